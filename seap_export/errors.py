@@ -6,7 +6,11 @@ status.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+#: So many threads a machine of few cores may have, whatever for.
+_MOST_THREADS = 64
 
 
 class SeapError(Exception):
@@ -57,6 +61,10 @@ class InputError(SeapError):
     exit_code = 8
 
 
+class MissingInput(UsageError, InputError):
+    """There is nothing at the path of a model or a corpus (exit code 2, as of every path)."""
+
+
 def in_one_line(error: Exception) -> str:
     """What an error of a library says, at most 200 characters."""
     return " ".join(str(error).split())[:200]
@@ -67,6 +75,16 @@ def refuse_less(least: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {least}")
+
+
+def refuse_threads(threads: int | None) -> None:
+    """Raises `UsageError` for no thread, and for many times as many as this machine has cores, which only wait."""
+    refuse_less(1, threads=threads)
+    cores = os.cpu_count() or 1
+    if threads is not None and threads > max(_MOST_THREADS, 4 * cores):
+        raise UsageError(
+            f"--threads {threads} is out of range; this machine has {cores} cores, and more threads are slower"
+        )
 
 
 def refuse_missing(path: Path) -> None:

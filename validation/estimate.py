@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 #: A mean is too close to a limit to tell on which side it is within this many standard errors.
 _ERRORS = 2.0
+#: The quantile of the normal distribution for 95 of 100 cases.
+_Z = 1.959964
 #: More texts than this are not named as a remedy.
 _MOST_GROUPS = 100_000
 _QUANTILES = {"median": 0.5, "p99": 0.99, "p999": 0.999}
@@ -59,6 +61,32 @@ class Estimate:
             return Estimate(mean, None, number)
         rest = math.fsum((part - mean * count) ** 2 for part, count in zip(sums, sizes, strict=True))
         return Estimate(mean, math.sqrt(number / (number - 1) * rest) / size, number)
+
+    @classmethod
+    def of_answers(cls, ours: Sequence[bool], others: Sequence[bool], *, share: bool) -> Estimate:
+        """How much more accurate one model is than another on the same questions, or the share of its accuracy it has.
+
+        The error counts one more question as half lost and half won, so that few questions without a difference do
+        not seem certain: for a difference, about as Agresti and Min, Simple improved confidence intervals for
+        comparing matched proportions, 2005, do.
+
+        Args:
+            ours: Whether each question was answered rightly.
+            others: The same of the other model.
+            share: Whether the share is asked for, and not the difference.
+
+        Raises:
+            ZeroDivisionError: The share of a model is asked for that answers nothing rightly.
+        """
+        sums = [int(one) - (0 if share else int(other)) for one, other in zip(ours, others, strict=True)]
+        sizes = [int(other) if share else 1 for other in others]
+        plain = cls.of_sums(sums, sizes)
+        if plain.stderr is None:
+            return plain
+        number, size, mean = len(sums), sum(sizes), plain.mean
+        lost, won = (-mean, 1.0) if share else (-1.0 - mean, 1.0 - mean)
+        more = (lost**2 + won**2) / 2 * number / (number - 1) / size**2
+        return cls(mean, math.sqrt(plain.stderr**2 + more), number)
 
     def is_close_to(self, limit: float) -> bool:
         """Whether the true mean may well be on the other side of a limit, or there is no error to tell."""
@@ -145,9 +173,29 @@ class TokenEstimate(Estimate):
         return cls(mean, error, len(texts), median, p99, p999, largest, texts)
 
 
+def wilson(share: float, number: int) -> tuple[float, float]:
+    """The interval that has the true share in 95 of 100 cases, from the share of so many questions.
+
+    Unlike a standard error, it is right for few questions, and where all or none are answered rightly. Wilson,
+    Probable inference, the law of succession, and statistical inference, 1927.
+    """
+    square = _Z**2 / number
+    middle = (share + square / 2) / (1 + square)
+    half = _Z / (1 + square) * math.sqrt(share * (1 - share) / number + square / (4 * number))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def is_close(mean: float, stderr: float | None, limit: float) -> bool:
     """Whether a mean with this standard error is too close to a limit to tell on which side the true mean is."""
     return stderr is None or abs(mean - limit) < _ERRORS * stderr
+
+
+def is_clearly_above(mean: float, stderr: float | None, limit: float) -> bool:
+    """Whether a mean with this standard error is above a limit, and not so close to it that the true mean may not be.
+
+    Without an error, the mean alone decides.
+    """
+    return mean > limit and (stderr is None or not is_close(mean, stderr, limit))
 
 
 def kl_json(kl: TokenEstimate | None) -> dict[str, float | None]:

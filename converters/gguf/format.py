@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from gguf import GGMLQuantizationType as Kind
+from gguf.constants import GGML_QUANT_SIZES
+
 from converters.format import Format
 from converters.gguf.choice import keeps_levels
 from converters.gguf.file import FilePlan
@@ -18,7 +21,10 @@ from converters.gguf.writer import write_gguf
 from seap_export.common.llama_library import llama_library
 from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
+from seap_export.pruning.plan.recipes import Target
 from seap_export.pruning.rounding.grid import BlockQuantization
+
+_BLOCK = GGML_QUANT_SIZES[Kind.Q8_0][0]
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class GgufFormat(Format):
     precisions: ClassVar[tuple[str, ...]] = ("q8_0", *(name for name in PRESETS if name != "q8_0"))
     version: ClassVar[int] = 4
     precision: str = precisions[0]
+
+    @property
+    def target(self) -> Target | None:
+        """Whole blocks; rows that are none of a K-quant's 256 take a type with blocks of 32."""
+        return None if PRESETS[self.precision].kind in (Kind.F32, Kind.F16) else Target(block_size=_BLOCK)
 
     @classmethod
     def read(cls, folder: Path) -> GgufFormat:

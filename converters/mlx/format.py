@@ -21,6 +21,7 @@ from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, Share
 from seap_export.model.families.sublayers import Gates
 from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
+from seap_export.pruning.plan.recipes import Target
 from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: Activations of the gates in `modeling_mlx.py`.
@@ -87,6 +88,11 @@ class MlxFormat(Format):
             f"mlx leaves {len(left)} matrices unquantised whose width is no multiple of {GROUPS[-1]}: {names}; "
             f"align = {GROUPS[-1]} in a recipe lets it quantise all"
         )
+
+    @property
+    def target(self) -> Target | None:
+        """Whole groups of the usual size."""
+        return None if PRECISIONS[self.precision].bits is None else Target(block_size=GROUPS[0])
 
     def size(self, spec: ModelSpec) -> int:
         layout = Layout(spec, self.precision)

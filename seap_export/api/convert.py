@@ -31,9 +31,9 @@ class ConvertOptions(RunOptions, ComputeOptions, FormOptions):
         "Statistics of a task, OUT/calibration/TASK of `calibrate` or `export`; its texts are used for rounding. "
         "Repeatable.",
         default=(),
-        unset="each weight gets the nearest level",
+        unset="those of the variant, if its export kept them; else each weight gets the nearest level",
         python="Statistics of tasks, OUT/calibration/TASK of an export, that 4-bit weights are rounded with; none: "
-        "each to the nearest level.",
+        "those of the variant, if its export kept them, and else each to the nearest level.",
     )
     weight: Weights = option(
         "Weight of a task among several. Repeatable.",

@@ -6,7 +6,7 @@ from seap_export.api.progress import ProgressArgument
 from seap_export.api.tasks import Tasks
 from seap_export.common.options import option, options
 from seap_export.common.providers import WrittenFor
-from seap_export.common.values import FilePathOrNone, NameOrPath, ThreadsOrNone
+from seap_export.common.values import FilePathOrNone, NameOrPath
 from seap_export.pipeline.request.options import ParityOptions
 
 
@@ -65,7 +65,7 @@ class ComputeOptions:
         rare=True,
         metavar="SIZE",
     )
-    threads: ThreadsOrNone = option(
+    threads: int | None = option(
         "Number of threads.", default=None, unset="all cores", title="Machine", metavar="N", least=1
     )
 

@@ -39,12 +39,14 @@ def prune(options: PruneOptions) -> PrunedModel:
     """
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of
+    from seap_export.errors import refuse_missing
     from seap_export.model.layers.compute import torch_threads
     from seap_export.model.sources.open import open_source
     from seap_export.pipeline.prune import prune as write_model
     from seap_export.pruning.plan.plan import read_plan
 
     compute, said, target = compute_of(options), options.progress, options.out
+    refuse_missing(options.plan)
     made_by, source = read_plan(options.plan), open_source(options.model)
     warn_of_memory(said, source, compute)
     with torch_threads(options.threads):

@@ -111,6 +111,12 @@ class ExportResult:
         return {} if self.report is None else self.report.whole
 
     @property
+    def recommended(self) -> Mapping[str, Mapping[str, Any]]:
+        """What to ship for each task and mixture: `file`, the sentences `words`, and all `files` that were compared;
+        empty in a dry run."""
+        return {} if self.report is None else self.report.recommended
+
+    @property
     def passed(self) -> bool:
         """Whether no check failed; True in a dry run."""
         return self.report is None or self.report.passed

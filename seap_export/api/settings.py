@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from seap_export.api.export_options import ExportOptions
 from seap_export.api.formats import all_formats_of, formats_of
 from seap_export.api.options import BatchOptions, ComparisonOptions, ComputeOptions
 from seap_export.common.options import part, values_of
-from seap_export.errors import UsageError
+from seap_export.errors import UsageError, refuse_threads
 from seap_export.model.layers.compute import Compute, choose_compute, parse_bytes
 from seap_export.model.vocabulary.choice import parse_size
 from seap_export.pipeline.cluster.connection import Cluster
@@ -27,9 +28,10 @@ def compute_of(options: ComputeOptions) -> Compute:
     """The device that torch computes on, and the limits of memory and batch size.
 
     Raises:
-        UsageError: The device or the size is not a valid one.
+        UsageError: The device, the size or the number of threads is not a valid one.
         EnvironmentFailure: torch cannot use the GPU.
     """
+    refuse_threads(options.threads)
     if isinstance(options, BatchOptions):
         return choose_compute(options.device, options.memory, options.batch_tokens)
     return choose_compute(options.device, options.memory)
@@ -100,8 +102,9 @@ def export_request(options: ExportOptions) -> ExportRequest:
 
 
 def _target(formats: Sequence[Format]) -> Target:
-    """The target that pruned widths should suit: that of the first format for which widths matter."""
-    return next((format.target for format in formats if format.target is not None), Target())
+    """The target of pruned widths: that of the first format for which they matter, and whole blocks in all of them."""
+    targets = [format.target for format in formats if format.target is not None] or [Target()]
+    return replace(targets[0], block_size=math.lcm(*(target.block_size for target in targets)))
 
 
 def _targets(options: ExportOptions) -> Targets | None:

@@ -51,6 +51,12 @@ class ValidateOptions(RunOptions, ComputeOptions, ComparisonOptions, RunnerOptio
         python=f'Compare and judge what these runtimes run, such as "{OWN_RUNTIME}"; none: of each format the first.',
         metavar="NAME",
     )
+    min_accuracy_retained: float | None = option(
+        "Smallest accuracy on a task's held-out questions, as the export measured it, as a fraction of the dense "
+        "model's.",
+        default=None,
+        metavar="F",
+    )
     min_decode_speedup: float | None = option(
         "Smallest speed-up of a decode step over the dense model.", default=None, metavar="X"
     )
@@ -135,6 +141,7 @@ def _request(options: ValidateOptions) -> ValidationRequest:
         quality=None
         if max_kl is None
         else EvaluationRequest((OWN_RUNTIME,), threads=threads, provider=provider, max_kl=max_kl),
+        min_accuracy_retained=options.min_accuracy_retained,
         speed=None if speed == (None, None, None) else SpeedLimits(*speed),
         bench=BenchRequest(options.depth, (1,), (OWN_RUNTIME,), provider=provider, threads=threads, runs=options.runs),
         dense=options.dense,

@@ -27,10 +27,12 @@ class Console(PrintedProgress):
         super().__init__(quiet)
         self.as_json = as_json
 
-    def result(self, value: Any, text: str) -> None:
-        """Prints the result as JSON with --json, else as text."""
+    def result(self, value: Any, text: str, shortest: str | None = None) -> None:
+        """Prints the result as JSON with --json, else as text; with --quiet the shortest one, if there is any."""
         if self.as_json:
             print_json(value)
+        elif self._quiet and shortest is not None:
+            click.echo(shortest)
         else:
             self.text(text)
 

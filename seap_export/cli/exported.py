@@ -1,33 +1,35 @@
-"""The output of `export`: a table of the variants with size, speed and quality, and what to do next."""
+"""The output of `export`: a table of the files with size, speed and quality, what to ship, and what to do next."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from seap_export.api.progress import duration
 from seap_export.cli.console import difference, megabytes, quoted, table
 from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
-from seap_export.cli.whole import measured_models, sizes, speed_cells, speed_heads, whole_legend
+from seap_export.cli.whole import measured_models, speed_cells, speed_heads, whole_legend
 from seap_export.common.providers import OWN_FORMAT
-from seap_export.pipeline.folder.names import HF, PLAN, QUALITY
+from seap_export.pipeline.folder.names import HF, PLAN
 
 if TYPE_CHECKING:
     from seap_export.api.results import ExportResult
     from seap_export.pipeline.folder.performance import StepFigures
 
-_BEFORE = ("variant", "removed", "parameters")
+_BEFORE = ("variant", "removed", "parameters", "file", "size", "of dense")
+#: What stands in the last column of a file that nobody should ship, and of the one to ship.
+_BEATEN, _SHIP = "beaten", "ship"
 #: Number of characters of a prompt or an answer that are shown.
 _LETTERS = 88
 _MOST_ANSWERS = 6
 
 
 def export_json(result: ExportResult) -> dict[str, Any]:
-    """The manifest's entries of the variants, each with its speed figures, or null, and with what beats it; the whole
-    models that were measured beside them; and with targets the frontier."""
+    """What to ship; the manifest's entries of the variants, each with its speed figures, or null, and with what beats
+    it; the whole models that were measured beside them; and with targets the frontier."""
     reported = result.described
     variants = {
         name: {**entry, **{key: reported[name][key] for key in ("speed", "beaten_by")}}
@@ -35,24 +37,24 @@ def export_json(result: ExportResult) -> dict[str, Any]:
     }
     whole = {name: {**row, "command": result.commands[name]} for name, row in result.whole.items()}
     frontier = {} if result.frontier is None else {"frontier": result.frontier}
-    return {"variants": variants, "whole": whole, **frontier}
+    return {"recommended": dict(result.recommended), "variants": variants, "whole": whole, **frontier}
 
 
 def export_text(result: ExportResult) -> str:
-    """The frontier if there are targets, the table of variants, what its columns mean, an answer of each variant, and
-    what to do next."""
-    variants = result.described
-    folders = list(dict.fromkeys(folder for name in result.variants for folder in _written(variants[name])))
-    rows = [_row(name, variants[name], folders) for name in result.variants]
-    rows += [_whole_row(name, row, folders, result.entries) for name, row in measured_models(result).items()]
-    heads = [title for folder in folders for title in (_head(folder, result.entries), "of dense")]
+    """The frontier if there are targets, the table of files, what its columns mean, an answer of each variant, what to
+    ship, and what to do next."""
+    variants, verdicts = result.described, _verdicts(result)
+    right = _accuracies(result)
+    rows = [row for name in result.variants for row in _rows(name, variants[name], verdicts, right)]
+    rows += [_whole_row(name, row, verdicts, right) for name, row in measured_models(result).items()]
+    before = [*_BEFORE, *(["accuracy"] if right else [])]
     parts = [] if result.frontier is None else [frontier_text(result.frontier)]
-    parts += [table([*_BEFORE, *heads, *speed_heads(), *measured_heads(), "parity"], rows), "\n".join(_legend(result))]
+    parts += [table([*before, *speed_heads(), *measured_heads(), "parity", ""], rows), "\n".join(_legend(result))]
     parts.append(general_text_table({name: variants[name]["quality"] for name in result.variants}))
     answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
         parts.append("\n".join(["A held-out prompt, continued by both models:", *answers]))
-    parts.append("\n".join(_next_steps(result)))
+    parts += ["\n".join(recommended_lines(result.recommended, result.commands)), "\n".join(_next_steps(result))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -70,39 +72,65 @@ def no_gains(result: ExportResult) -> Iterator[str]:
                     yield f"{name}: {what} is slower than with the dense model ({cell[f'{what}_speedup']:.2f}x)"
 
 
-def _head(folder: str, variants: Mapping[str, Any]) -> str:
-    """A folder with the precision that it has in all variants, unless its name says it already."""
-    precisions = {variant["precision"][folder] for variant in variants.values() if folder in variant["precision"]}
-    precision = precisions.pop() if len(precisions) == 1 else ""
-    return folder if precision in folder else f"{folder} {precision}"
-
-
 def _written(variant: Mapping[str, Any]) -> list[str]:
     """The names of a variant's folders except `hf`."""
     return [folder for folder in variant["bytes"] if folder != HF]
 
 
-def _sizes(variant: Mapping[str, Any], folder: str) -> list[str]:
-    size, dense = variant["bytes"].get(folder), variant["dense_bytes"].get(folder)
-    return ["-", "-"] if size is None else [megabytes(size), f"{size / dense:.0%}" if dense else "-"]
+def _verdicts(result: ExportResult) -> dict[str, str]:
+    """The word in the last column, by the name of the file."""
+    words: dict[str, str] = {}
+    for of_task in result.recommended.values():
+        words |= {file["name"]: _BEATEN for file in of_task["files"] if file["beaten"]}
+        words |= {of_task["file"]: _SHIP} if of_task["file"] else {}
+    return words
 
 
-def _row(name: str, variant: Mapping[str, Any], folders: Iterable[str]) -> list[str]:
-    return [
-        name,
-        f"{variant['achieved_ratio']:.1%}",
-        f"{variant['num_parameters'] / 1e6:.1f} M",
-        *(cell for folder in folders for cell in _sizes(variant, folder)),
-        *speed_cells(variant),
-        *measured_cells(variant),
-        _parity(variant["parity"]),
-    ]
+def _accuracies(result: ExportResult) -> dict[str, str]:
+    """The accuracy of each file in words, by its name; empty if no questions were asked."""
+    from validation.reports.figures import in_ascii
+    from validation.reports.recommended import accuracy_in_words
+
+    files = [file for of_task in result.recommended.values() for file in of_task["files"]]
+    return {file["name"]: in_ascii(accuracy_in_words(file)) for file in files if file["accuracy"]}
 
 
-def _whole_row(name: str, row: Mapping[str, Any], folders: Iterable[str], entries: Mapping[str, Any]) -> list[str]:
+def _rows(
+    name: str, variant: Mapping[str, Any], verdicts: Mapping[str, str], right: Mapping[str, str]
+) -> Iterator[list[str]]:
+    """A row for each file of a variant: for its folder `hf`, if there is no other."""
+    for folder in _written(variant) or [HF]:
+        precision = variant["formats"].get(folder, {}).get("precision", "")
+        size, dense, of_file = variant["bytes"][folder], variant["dense_bytes"].get(folder), of_folder(variant, folder)
+        compared = {key: of for key, of in variant["parity"].items() if key.split(" in ")[0] == folder}
+        yield [
+            name,
+            f"{variant['achieved_ratio']:.1%}",
+            f"{variant['num_parameters'] / 1e6:.1f} M",
+            folder if precision in folder else f"{folder} {precision}",
+            megabytes(size),
+            f"{size / dense:.0%}" if dense else "-",
+            *([right.get(f"{name}/{folder}", "-")] if right else []),
+            *speed_cells(of_file),
+            *measured_cells(of_file),
+            _parity(compared),
+            verdicts.get(f"{name}/{folder}", ""),
+        ]
+
+
+def of_folder(variant: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The speed and the quality of one folder of a variant, each None if it was not measured."""
+    from validation.reports.figures import divergence_of_folder
+
+    speed = variant["speed"] if (variant["speed"] or {}).get("folder", OWN_FORMAT) == folder else None
+    return {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
+
+
+def _whole_row(name: str, row: Mapping[str, Any], verdicts: Mapping[str, str], right: Mapping[str, str]) -> list[str]:
     """The whole model in the columns of the variants."""
-    sized = sizes(row, folders, lambda folder: _head(folder, entries))
-    return [name, "0.0%", "-", *sized, *speed_cells(row), *measured_cells(row), "-"]
+    file = f"{OWN_FORMAT} {row['precision']}"
+    before = [name, "0.0%", "-", file, megabytes(row["bytes"]), "-", *([right.get(name, "-")] if right else [])]
+    return [*before, *speed_cells(row), *measured_cells(row), "-", verdicts.get(name, "")]
 
 
 def measured_heads() -> list[str]:
@@ -210,6 +238,23 @@ def _next_steps(result: ExportResult) -> Iterator[str]:
     yield from (f"  seap-export {command:{width}}  {purpose}" for command, purpose in commands.items() if purpose)
 
 
+def recommended_lines(recommended: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str]) -> Iterator[str]:
+    """What to ship for each task, and the command that makes it where it is not in the folder.
+
+    Args:
+        recommended: As a report has it.
+        commands: The commands that make the whole models, by name.
+    """
+    from validation.reports.figures import in_ascii
+
+    if recommended:
+        yield "What to ship:"
+    for task, of_task in recommended.items():
+        yield in_ascii(f"  {task}: {of_task['words']}")
+        if command := commands.get(of_task["file"]):
+            yield f"    Make it with: {command}"
+
+
 def step_table(steps: Mapping[str, StepFigures]) -> str:
     """Wall time and peak memory by kind of step, and in total."""
     kinds: dict[str, list[StepFigures]] = defaultdict(list)
@@ -234,5 +279,7 @@ def _kind(step: str) -> str:
         return "parity"
     if first == "rounding":
         return first
-    kinds = {PLAN: "plan", HF: "shrinking", OWN_FORMAT: FORMATS[OWN_FORMAT].title, QUALITY: "quality"}
+    if last.startswith("quality") and last.endswith(".json"):
+        return "quality"
+    kinds = {PLAN: "plan", HF: "shrinking", OWN_FORMAT: FORMATS[OWN_FORMAT].title}
     return kinds.get(last, last if format_name(last) in FORMATS else first)

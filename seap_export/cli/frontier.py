@@ -54,6 +54,10 @@ def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
             f"{candidate['decode_ideal_speedup']:.2f}x",
         ]
         for candidate in candidates
+        if candidate["fits"]
     ]
-    remark = "Tried first; what is measured decides about further ones, and --max-kl about all their ratios."
-    return f"{table(['candidate', 'written as', 'size, about', 'decode, ideal'], rows)}\n{remark}"
+    lines = ["Tried first; what is measured decides about further ones, and --max-kl about all their ratios."]
+    beyond = dict.fromkeys(written(candidate) for candidate in candidates if not candidate["fits"])
+    if beyond:
+        lines.append(f"Measured to predict these, but beyond the target: the whole model in {', '.join(beyond)}.")
+    return "\n".join([table(["candidate", "written as", "size, about", "decode, ideal"], rows), *lines])

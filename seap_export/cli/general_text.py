@@ -23,7 +23,8 @@ def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
     rows += [[name, *map(_cell, cells)] for name, cells in matrix.rows.items()]
     words = (
         "Lost elsewhere: KL (nats per token, +- its standard error) and in brackets bits per byte, on up to "
-        f"{matrix.texts} held-out texts of each task and on a general text; * marks a variant's own tasks."
+        f"{matrix.texts} held-out texts of each task and on a general text; * marks a variant's own tasks; if it "
+        "has one, its KL there is that on all held-out texts."
     )
     return f"{words}\n{table(['', *matrix.columns], rows)}"
 

@@ -19,7 +19,6 @@ class Option(click.Option):
         is_rare: Whether only --help-all shows it.
         is_setting: Whether it is a setting: it can be given in a --config file or with --set, but not as an option.
         in_file: Whether a --config file may give it.
-        once: Whether a second value is an error, since `export` takes several; otherwise the last one counts.
     """
 
     def __init__(
@@ -28,11 +27,10 @@ class Option(click.Option):
         title: str = "",
         is_rare: bool = False,
         in_file: bool = False,
-        once: bool = False,
         **attributes: Any,
     ) -> None:
         self.title, self.is_rare, self.is_setting = title, is_rare, False
-        self.in_file, self.once = in_file, once
+        self.in_file = in_file
         super().__init__(*args, **attributes)
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
@@ -96,10 +94,11 @@ class GroupedCommand(click.Command):
         return [*params[:-1], _HELP_ALL, params[-1]] if is_short else params
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuses several values of an option that takes one here, and elsewhere several."""
+        """Refuses several values of an option that takes one, of which click would take the last."""
         given = self.make_parser(ctx).parse_args(list(args))[2]
         for param in given:
-            if getattr(param, "once", False) and given.count(param) > 1:
+            takes_one = isinstance(param, click.Option) and not (param.is_flag or param.multiple)
+            if takes_one and given.count(param) > 1:
                 raise click.UsageError(
                     f"'{param.opts[0]}' is given {given.count(param)} times; run the command once for each value", ctx
                 )

@@ -17,6 +17,7 @@ import click
 import seap_export
 from seap_export.cli.commands.bench import bench_command
 from seap_export.cli.commands.calibrate import calibrate_command
+from seap_export.cli.commands.chat import chat_command
 from seap_export.cli.commands.convert import convert_command
 from seap_export.cli.commands.doctor import doctor_command
 from seap_export.cli.commands.evaluate import evaluate_command
@@ -29,6 +30,7 @@ from seap_export.cli.commands.prune import prune_command
 from seap_export.cli.commands.push import push_command
 from seap_export.cli.commands.recipes import recipes_command
 from seap_export.cli.commands.route import route_command
+from seap_export.cli.commands.serve import serve_command
 from seap_export.cli.commands.validate import validate_command
 from seap_export.cli.console import print_json
 from seap_export.cli.errors import as_click_error, is_panic
@@ -52,7 +54,7 @@ _HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 #: The commands, in the order of work.
 _COMMANDS = {
     "Make variants": (doctor_command, export_command),
-    "Run them": (generate_command, route_command),
+    "Run them": (generate_command, chat_command, route_command, serve_command),
     "Check them": (inspect_command, validate_command, evaluate_command, bench_command, plot_command),
     "Publish them": (push_command,),
     "Single steps of an export": (

@@ -14,7 +14,7 @@ from converters.format import FormOptions
 from seap_export.api.tasks import Tasks
 from seap_export.cli.console import Console
 from seap_export.cli.groups import Option, option
-from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, PrecisionChoice, Ratio, Threads
+from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, PrecisionChoice, Ratio
 from seap_export.common.options import Declared, declared, defaults_of
 from seap_export.common.values import (
     CorpusPathOrNone,
@@ -27,7 +27,6 @@ from seap_export.common.values import (
     PrecisionOrNone,
     Several,
     ShareOrNone,
-    ThreadsOrNone,
     Weights,
     is_given,
     members_of,
@@ -48,7 +47,6 @@ _TYPES: tuple[tuple[type[Any], click.ParamType], ...] = (
     (PrecisionOrNone, PrecisionChoice()),
     (ShareOrNone, click.FloatRange(0.0, 1.0)),
     (Tasks, NameOrPathType()),
-    (ThreadsOrNone, Threads()),
     (Weights, click.STRING),
 )
 _REPEATABLE = (FilePaths, Several, Tasks, Weights)
@@ -60,13 +58,12 @@ def options_of(options: type, *names: str) -> tuple[Command, ...]:
     return tuple(option_of(options, name) for name in names or known)
 
 
-def option_of(options: type, name: str, *, once: bool = False, **changes: Any) -> Command:
+def option_of(options: type, name: str, **changes: Any) -> Command:
     """One option of a class.
 
     Args:
         options: The class.
         name: The name of the field.
-        once: Whether a second value is an error; see `Option`.
         **changes: What a command says in another way than `About` of the field.
     """
     each = next(each for each in declared(options) if each.name == name)
@@ -84,7 +81,6 @@ def option_of(options: type, name: str, *, once: bool = False, **changes: Any) -
         title=about.title,
         is_rare=about.rare,
         in_file=not about.of_a_run,
-        once=once,
         required=each.is_required,
         default=[default] if is_shown and is_repeatable else default,
         show_default=is_shown,
@@ -114,7 +110,12 @@ def _type(each: Declared) -> click.ParamType:
     return click.FLOAT if inner == (float,) else click.STRING
 
 
-raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
+raw_option = option(
+    "--raw/--template",
+    default=None,
+    help="Continue the prompt as it is, or put it into the model's chat template.  [default: as in the texts that the "
+    "variant was made from]",
+)
 
 
 def output_options(command: Command) -> Command:

@@ -12,9 +12,6 @@ import click
 from seap_export.common.values import PrecisionOrNone
 from seap_export.errors import refuse_missing
 
-#: Some machines of a cluster have more cores than this one, but hardly more than this many.
-_MOST_THREADS = 1024
-
 
 class PathType(click.Path):
     """A path; `~` is expanded if the shell did not, as in `--out=~/pruned`."""
@@ -36,22 +33,6 @@ class ExistingPath(PathType):
         path = super().convert(value, param, ctx)
         refuse_missing(path)
         return path
-
-
-class Threads(click.IntRange):
-    """A number of threads: at least 1, and not many times the cores."""
-
-    def __init__(self) -> None:
-        super().__init__(min=1)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Converts text to a number of threads, and refuses far more than the cores."""
-        threads, cores = int(super().convert(value, param, ctx)), os.cpu_count() or 1
-        if threads > max(_MOST_THREADS, 4 * cores):
-            self.fail(
-                f"{threads} is out of range; this machine has {cores} cores, and more threads are slower", param, ctx
-            )
-        return threads
 
 
 class IntChoice(click.Choice):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
-
-from seap_export.cli.console import megabytes
-from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
     from seap_export.api.results import ExportResult
@@ -31,21 +28,6 @@ def measured_models(result: ExportResult) -> dict[str, Mapping[str, Any]]:
     from validation.reports.whole import rows
 
     return dict(rows({"whole": result.whole}))
-
-
-def sizes(row: Mapping[str, Any], folders: Iterable[str], head: Callable[[str], str]) -> Iterator[str]:
-    """The cells of a whole model in the columns of sizes: its size, with the precision if the head has another.
-
-    Args:
-        row: The whole model.
-        folders: The folders of the variants.
-        head: The title of a folder's column.
-    """
-    for folder in folders:
-        size = megabytes(row["bytes"])
-        words = size if head(folder).endswith(row["precision"]) else f"{size} in {row['precision']}"
-        yield words if folder == OWN_FORMAT else "-"
-        yield "-"
 
 
 def whole_legend(names: Iterable[str]) -> str:

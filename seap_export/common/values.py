@@ -99,15 +99,6 @@ class ShareOrNone(Given[float | None, float | None]):
         return share
 
 
-class ThreadsOrNone(Given[int | None, int | None]):
-    """A number of threads, of which there cannot be many more than cores, or None."""
-
-    @classmethod
-    def read(cls, value: object) -> int | None:
-        number: int | None = converted(int | None, value)
-        return number
-
-
 class PrecisionOrNone(Given[str | None, str | None]):
     """The name of a precision of ONNX weights, such as "int8" or "mixed-3.5", or None."""
 

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 
 from seap_export.corpus.templates import render
 from seap_export.errors import InputError
-from seap_export.runtime.chat import Message, last_user_text
+from seap_export.runtime.chat import ROLES, Message, last_user_text
 
-_ROLES = ("system", "developer", "user", "assistant", "tool")
 #: The fields of each form, by the first of which it is recognised.
 _FORMS = (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"))
 #: Roles by the words that stand for them in `from`, in data in the form of ShareGPT.
@@ -182,8 +181,8 @@ def _checked(where: str, value: object) -> Message:
     turn = {key: item for key, item in value.items() if item is not None}
     if "from" in turn and "role" not in turn:
         turn = {"role": _SHARE_GPT.get(str(turn["from"]), turn["from"]), "content": turn.get("value")}
-    if turn.get("role") not in _ROLES:
-        raise InputError(f"{where} has the role {_short(turn.get('role'))}; use one of {', '.join(_ROLES)}")
+    if turn.get("role") not in ROLES:
+        raise InputError(f"{where} has the role {_short(turn.get('role'))}; use one of {', '.join(ROLES)}")
     if turn.get("content") is None and "tool_calls" not in turn:
         raise InputError(f"{where} has no 'content'; correct or drop the record")
     if isinstance(turn.get("tool_calls"), list):

@@ -14,7 +14,7 @@ from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_h
 from seap_export.corpus.names import is_folder_name
 from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import InputError, MissingInput, UsageError
 
 #: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
 _MAX_TASK_BYTES = 16 * 2**10
@@ -104,7 +104,8 @@ def _read_task_file(name: str, path: Path) -> Task:
     try:
         table = tomllib.loads(_small_text(path))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a task file") from error
+        kind = MissingInput if isinstance(error, FileNotFoundError) else InputError
+        raise kind(f"{path}: cannot be read ({error.strerror}); give the path of a task file") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a TOML file ({error}); see samples/tasks for an example") from error
     try:

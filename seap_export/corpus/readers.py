@@ -1,4 +1,4 @@
-"""Reads a corpus file record by record, never whole."""
+"""Reads a corpus file record by record; only a JSON list is read whole."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from seap_export.errors import InputError
+from seap_export.common.json_file import MAX_JSON_BYTES
+from seap_export.errors import InputError, MissingInput
 
 #: The longest line, and the longest plain text, that is read into memory (16 MiB).
 MAX_LINE_BYTES = 16 * 2**20
 _PARQUET_BATCH_ROWS = 256
+_SPLIT_LIST = "write one JSON object per line, as jq -c '.[]' does"
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a corpus file, in the order of the file.
 
-    JSONL gives its objects, Parquet its rows, and CSV its rows by the names in the first one. Plain text gives
-    `{"text": ...}`: texts are separated by blank lines; in a file without a blank line between two texts, each line is
-    a text.
+    JSONL gives its objects, a JSON list its entries, Parquet its rows, and CSV its rows by the names in the first one.
+    Plain text gives `{"text": ...}`: texts are separated by blank lines; in a file without a blank line between two
+    texts, each line is a text.
 
     Raises:
         InputError: The file is missing, is of an unknown kind, is damaged, or holds no record. Errors of
@@ -42,7 +45,7 @@ def check_corpus(path: Path) -> None:
     """
     # os.path, since Path.exists raises on a folder without permission and on a NUL character
     if not os.path.exists(path):
-        raise InputError(f"{path}: no such file; give the path of a corpus file")
+        raise MissingInput(f"{path}: no such file; give the path of a corpus file")
     if not os.path.isfile(path):
         raise InputError(f"{path}: not a file; give the path of a corpus file, not of a folder")
     if path.suffix.lower() not in _READERS:
@@ -59,9 +62,28 @@ def _refuse_empty(path: Path, records: Iterator[dict[str, Any]]) -> Iterator[dic
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in _lines(path):
-        if line.strip():
-            yield _parse_object(f"{path}, line {number}", line)
+    lines = ((number, line) for number, line in _lines(path) if line.strip())
+    first = next(lines, None)
+    if first is not None and first[1].lstrip().startswith("["):
+        yield from _read_list(path)
+        return
+    for number, line in chain(() if first is None else (first,), lines):
+        yield _parse_object(f"{path}, line {number}", line)
+
+
+def _read_list(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a JSON list, which is read whole."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(f"{path}: a JSON list of more than {MAX_JSON_BYTES // 2**20} MiB; {_SPLIT_LIST}")
+    try:
+        values = json.loads(path.read_text("utf-8-sig"))
+        json.dumps(values, ensure_ascii=False).encode()  # half of a surrogate pair cannot be encoded as text
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable JSON list ({error}); {_SPLIT_LIST}") from error
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise InputError(f"{path}, entry {number}: expected a JSON object, not {_json_kind(value)}; {_SPLIT_LIST}")
+        yield value
 
 
 def _parse_object(where: str, line: str) -> dict[str, Any]:
@@ -70,8 +92,6 @@ def _parse_object(where: str, line: str) -> dict[str, Any]:
         if "\\ud" in line.lower():  # half of a surrogate pair is valid JSON, but cannot be encoded as text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        if line.lstrip().startswith("["):
-            raise InputError(f"{where}: a JSON list; write one JSON object per line, as jq -c '.[]' does") from error
         reason = f"{error.msg} at column {error.colno}"
         raise InputError(f"{where}: not JSON ({reason}); write one JSON object per line") from error
     except (

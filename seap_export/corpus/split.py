@@ -40,6 +40,11 @@ class Split:
         digests = self.digests()
         check_disjoint(digests["calibration"], digests["held_out"])
 
+    @property
+    def num_conversations(self) -> int:
+        """How many of all texts a chat template, or what stands in for one, has rendered."""
+        return sum(sample.is_conversation for sample in (*self.calibration, *self.held_out))
+
     def digests(self) -> dict[str, list[str]]:
         """The sorted SHA-256 digests (hex) of the texts, under `calibration` and `held_out`."""
         return {

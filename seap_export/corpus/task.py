@@ -45,6 +45,11 @@ class Sample:
         """The prompt followed by the completion."""
         return self.prompt + self.completion
 
+    @property
+    def is_conversation(self) -> bool:
+        """Whether a chat template has rendered it, so that its question stands between other words."""
+        return self.question not in (self.prompt, self.completion)
+
 
 @dataclass(frozen=True)
 class TemplateCompletion:

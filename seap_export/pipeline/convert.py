@@ -23,6 +23,11 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.write import write_rounded_model
 
+_WITHOUT_TEXTS = (
+    "4 bits are rounded without texts, so that KL becomes several times larger than with them; give --calibration "
+    "OUT/calibration/TASK, or use 'seap-export export MODEL --task NAME=FILE --ratio 0 --precision int4'"
+)
+
 
 def convert(
     model_folder: Path,
@@ -42,7 +47,8 @@ def convert(
         out: The folder to make.
         progress: Reports what happens.
         force: Replace a folder of the same format.
-        statistics: The calibration texts that 4-bit weights are rounded with; None: to the nearest level.
+        statistics: The calibration texts that 4-bit weights are rounded with; None: those of the variant, if its
+            export kept them, and else no texts, which is said.
         compute: Where they are rounded; None: on the CPU.
 
     Returns:
@@ -57,7 +63,9 @@ def convert(
     row = row_of(format)
     _refuse_other_folder(model_folder)
     spec = writable_spec(format, model_folder)
-    how = None if statistics is None else format.grid(spec)
+    how = format.grid(spec)
+    if how is not None and statistics is None:
+        statistics = _of_variant(model_folder, progress)
     if statistics is not None and how is None:
         raise UsageError(
             f"--calibration has no effect on {format.name}:{format.precision}; use a 4-bit precision, or leave it out"
@@ -67,7 +75,9 @@ def convert(
             f"{format.name}:{format.precision} chooses the bits of each matrix with calibration texts; give "
             "--calibration"
         )
-    rounded = 0 if how is None else HfFormat("fp32").size(spec)
+    if how is not None and statistics is None:
+        progress.warn(_WITHOUT_TEXTS)
+    rounded = 0 if statistics is None else HfFormat("fp32").size(spec)
     refuse_full_disk(Disk(kept=format.size(spec), temporary=rounded), out)
     if (remark := format.remark(spec)) is not None:
         progress.warn(remark)
@@ -83,6 +93,20 @@ def convert(
             write_format(format, model_folder, target, advance)
         write_checksums(target)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def _of_variant(model_folder: Path, progress: Progress) -> TaskMixture | None:
+    """The calibration texts of the variant whose model folder it is, which is said; None: there are none.
+
+    Raises:
+        ArtifactError: The variant's plan or its statistics are damaged.
+    """
+    variant = Variant(model_folder.absolute().parent)
+    if model_folder.absolute() == variant.hf and variant.plan_file.is_file() and variant.records is not None:
+        plan = variant.plan
+        progress.say(f"rounding with the calibration texts of {', '.join(plan.weights)}, which the export kept")
+        return TaskMixture(plan.task, plan.weights, dict(zip(plan.weights, variant.calibrations(), strict=True)))
+    return None
 
 
 def _refuse_other_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.model.families import is_pruned, model_spec
 from seap_export.model.sources.stored import StoredForm
 from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
-from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
+from seap_export.pipeline.evaluation.quality import recorded_figures
 from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import calibration_step
@@ -85,7 +85,7 @@ def _variant(variant: Variant) -> dict[str, Any]:
             if folder.parity_file.is_file()
         },
         "warning": _remarks(variant),
-        "quality": None if (quality := recorded_quality(variant)) is None else quality_figures(quality),
+        "quality": recorded_figures(variant),
         "model": _model(variant.hf) if variant.hf.is_dir() else None,
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Template, TemplateError
 from tokenizers import Tokenizer
 
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.files import encode, read_object
 from seap_export.runtime.limits.budget import CURRENT, Budget, TooMuchWork
 from seap_export.runtime.limits.template import MAX_TEMPLATE, LimitedEnvironment
@@ -22,6 +22,10 @@ from seap_export.runtime.limits.template import MAX_TEMPLATE, LimitedEnvironment
 Message = Mapping[str, Any]
 #: A question for a model: a text, or the turns of a conversation.
 Prompt = str | Sequence[Message]
+#: The roles that a turn can have.
+ROLES = ("system", "developer", "user", "assistant", "tool")
+#: Key in tokenizer_config.json, and its value where a variant was made from plain texts though there is a template.
+TEXT_FORM, PLAIN = "seap_export_texts", "plain"
 
 DEFAULT_TEMPLATE, _WITH_TOOLS = "default", "tool_use"
 #: Stands for an assistant's turn, to find what follows it.
@@ -44,12 +48,15 @@ class ChatTemplate:
         special_tokens: The texts of the tokenizer's special tokens by the names that templates use.
         prefix: BOS, if the tokenizer itself puts it before every text, else ""; a rendered text lacks it.
         date: What templates that ask for the date are told; None: today.
+        takes_texts: Whether a text that comes as a prompt is a user's turn; not if the variant was made from plain
+            texts, which it continues.
     """
 
     sources: Mapping[str, str]
     special_tokens: Mapping[str, str]
     prefix: str = ""
     date: datetime | None = None
+    takes_texts: bool = True
 
     def render(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = False, tools: Sequence[Any] = ()
@@ -119,34 +126,6 @@ def answer_end(render: Callable[[Sequence[Message]], str]) -> str:
     return ""
 
 
-def rendered(prompt: Prompt, template: ChatTemplate | None, *, raw: bool = False) -> str:
-    """The text that a model continues to answer a prompt.
-
-    Args:
-        prompt: A text is one user turn if there is a template, and stays as it is otherwise.
-        template: The model's chat template.
-        raw: Whether a text stays as it is in any case.
-
-    Raises:
-        TypeError: The prompt is neither a text nor a list.
-        UsageError: Messages are given for a model without a template, or `raw`, or are no messages.
-        InputError: The template refuses the messages.
-    """
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
-        raise TypeError(f"a prompt is a text or a list of messages, not {prompt!r:.40}")
-    if isinstance(prompt, str):
-        if raw or template is None:
-            return prompt
-        prompt = [{"role": "user", "content": prompt}]
-    if raw:
-        raise UsageError("messages cannot be raw, for a chat template turns them into a text; give a text")
-    if template is None:
-        raise UsageError("this model has no chat template, which messages need; give a text")
-    if not prompt or not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in prompt):
-        raise UsageError('messages need a role and a content each; give [{"role": "user", "content": "..."}]')
-    return template.render(prompt, add_generation_prompt=True)
-
-
 def last_user_text(messages: Sequence[Message]) -> str:
     """The text of a conversation's last user turn, "" if there is none."""
     for message in reversed(messages):
@@ -176,7 +155,8 @@ def read_chat_template(folder: Path, tokenizer: Tokenizer, date: datetime | None
     tokens = _special_tokens(config)
     bos = tokens.get("bos_token")
     adds_bos = bos is not None and encode(tokenizer, "")[:1] == [tokenizer.token_to_id(bos)]
-    return ChatTemplate(sources, tokens, bos if bos is not None and adds_bos else "", date)
+    takes_texts = config.get(TEXT_FORM) != PLAIN
+    return ChatTemplate(sources, tokens, bos if bos is not None and adds_bos else "", date, takes_texts)
 
 
 def template_sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

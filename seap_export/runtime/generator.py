@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Generator as Generated
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seap_export.common.checksums import refuse_changed
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.runtime.chat import Prompt, read_chat_template, rendered
-from seap_export.runtime.decoding.decoder import OnnxDecoder
+from seap_export.runtime.chat import Prompt, read_chat_template
+from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding.prefix import PrefixCache
 from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
-from seap_export.runtime.files import GRAPH, decoder_options, encode, load_tokenizer, model_limits
-from seap_export.runtime.text import TextStream
+from seap_export.runtime.files import GRAPH, decoder_options, load_tokenizer, model_limits
+from seap_export.runtime.prompts import prompt_ids
+from seap_export.runtime.text import StopTexts, TextStream
 
 _CONFIG = "genai_config.json"
-#: Why a text ended: end-of-sequence token, requested number of tokens, or full context.
-Stop = Literal["end", "length", "context"]
+#: Why a text ended: end-of-sequence token, requested number of tokens, full context, or a stop text.
+Stop = Literal["end", "length", "context", "text"]
 
 
 @dataclass(frozen=True)
@@ -39,41 +45,96 @@ class Completion:
     prompt_tokens: int
 
 
+class Row:
+    """One text while it is generated.
+
+    Attributes:
+        prompt: The token ids of its prompt.
+        token_ids: The new tokens so far.
+        stop: Why it ended; None while it goes on.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        stops: Sequence[str] = (),
+    ) -> None:
+        """Starts after a prompt, which must fit the context; raises `UsageError` if a stop text is empty."""
+        self.prompt, self.token_ids = prompt, list[int]()
+        self.stop: Stop | None = None
+        self._sampler, self._text = Sampler(sampling, prompt), TextStream(generator.tokenizer, prompt)
+        self._stops, self._ends, self._wanted = StopTexts(stops), generator.ends, max_new_tokens
+        self._room = generator.decoder.context_length - len(prompt)
+
+    def add(self, logits: NDArray[np.float32]) -> str:
+        """Chooses the next token from finite logits [vocabulary]; the piece of text that it completes, if any."""
+        token = self._sampler.choose(logits)
+        self.token_ids.append(token)
+        piece = self._stops.add(self._text.add(token))
+        if token in self._ends:
+            self.stop = "end"
+        elif len(self.token_ids) >= min(self._wanted, self._room):
+            self.stop = "length" if len(self.token_ids) == self._wanted else "context"
+        if self.stop is not None:
+            piece += self._stops.add(self._text.end()) + self._stops.end()
+        if self._stops.is_reached:
+            self.stop = "text"
+        return piece
+
+
 class Stream(Iterator[str]):
     """The continuation of a prompt in pieces; no piece is empty or ends within a character.
 
     Attributes:
-        token_ids: The tokens so far.
-        stop: Why the text ended; None while it goes on.
+        prompt_tokens: How many tokens the prompt has.
     """
 
-    def __init__(self, generator: Generator, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> None:
+    def __init__(self, generator: Generator, row: Row, max_new_tokens: int, cache: PrefixCache | None = None) -> None:
         """Computes nothing until the first piece is requested."""
-        self.token_ids: list[int] = []
-        self.stop: Stop | None = None
-        self._pieces = self._run(generator, prompt, max_new_tokens, sampling)
+        self.prompt_tokens = len(row.prompt)
+        self._row = row
+        self._pieces = self._run(generator, max_new_tokens, cache)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens so far."""
+        return self._row.token_ids
+
+    @property
+    def stop(self) -> Stop | None:
+        """Why the text ended; None while it goes on."""
+        return self._row.stop
 
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def _run(
-        self, generator: Generator, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling
-    ) -> Iterator[str]:
-        text = TextStream(generator.tokenizer, prompt)
-        for step in generator.steps([prompt], max_new_tokens, sampling):
-            self.token_ids.append(step[0])
-            if piece := text.add(step[0]):
-                yield piece
-        self.stop = generator.stop(self.token_ids, max_new_tokens)
-        if piece := text.end():
-            yield piece
+    def close(self) -> None:
+        """Ends it before its end; nothing more is computed."""
+        self._pieces.close()
+
+    def _run(self, generator: Generator, max_new_tokens: int, cache: PrefixCache | None) -> Generated[str, None, None]:
+        row = self._row
+        if cache is None:
+            decoding = generator.decoder.start([row.prompt], max_new_tokens)
+        else:
+            decoding = cache.start(row.prompt, max_new_tokens)
+        try:
+            yield from filter(None, (pieces[0] for pieces in generator.steps(decoding, [row])))
+        finally:
+            ran = [*row.prompt, *row.token_ids[:-1]]
+            if cache is not None and len(ran) == decoding.lengths[0]:  # if not, an error broke a step off
+                cache.keep(ran, decoding)
 
 
 class Generator:
     """An opened ONNX folder of a variant. Calls and streams may run side by side; each has a separate cache.
 
     A prompt is a text or a list of messages, such as `[{"role": "user", "content": "What is 12 + 30?"}]`. If the model
-    has a chat template, a text becomes one user turn, unless `raw=True` leaves it as it is.
+    has a chat template, a text becomes one user turn, unless `raw=True` leaves it as it is, or the variant was made
+    from plain texts.
 
     Attributes:
         tokenizer: The tokenizer, as `load_tokenizer` loads it.
@@ -113,52 +174,93 @@ class Generator:
         options = decoder_options(folder / _CONFIG, provider, provider_options)
         self.decoder = OnnxDecoder(folder / GRAPH, context_length, provider, threads, options)
 
-    def generate(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False) -> str:
+    def generate(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        *,
+        raw: bool | None = None,
+        stop: Sequence[str] = (),
+    ) -> str:
         """Generates the answer to a prompt, or what follows a raw one, without special tokens.
 
+        Args:
+            prompt: A text or messages.
+            max_new_tokens: The most tokens of the answer.
+            sampling: How tokens are chosen.
+            raw: Whether a text stays as it is; None: as in the texts that the variant was made from, if it says so.
+            stop: Texts before the first of which the answer ends.
+
         Raises:
-            UsageError: `max_new_tokens` is not positive, or messages are given for a model without a chat template.
+            UsageError: `max_new_tokens` is not positive, a stop text is empty, or messages are given for a model
+                without a chat template.
             InputError: The prompt has no tokens, or too many for the model's context, or the chat template refuses it.
             ArtifactError: The graph does not run.
             EnvironmentFailure: There is not enough memory.
         """
-        return self.complete([prompt], max_new_tokens, sampling, raw=raw)[0].text
+        return self.complete([prompt], max_new_tokens, sampling, raw=raw, stop=stop)[0].text
 
     def generate_batch(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        *,
+        raw: bool | None = None,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Generates the answers to several prompts in one batch; raises the errors of `generate`."""
-        return [completion.text for completion in self.complete(prompts, max_new_tokens, sampling, raw=raw)]
+        return [answer.text for answer in self.complete(prompts, max_new_tokens, sampling, raw=raw, stop=stop)]
 
-    def stream(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        *,
+        raw: bool | None = None,
+        stop: Sequence[str] = (),
+        cache: PrefixCache | None = None,
+    ) -> Stream:
         """Generates the text of `generate` in pieces.
+
+        Args:
+            prompt: As of `generate`, and so are the others.
+            max_new_tokens: See there.
+            sampling: See there.
+            raw: See there.
+            stop: See there.
+            cache: Of this generator's `decoder`: what begins as the last text that was streamed with it is not
+                computed again.
 
         Raises the errors of `generate`; those that depend only on the arguments at once, not at the first piece.
         """
-        ids = self.token_ids(prompt, raw=raw)
-        self._check(ids, max_new_tokens)
-        return Stream(self, ids, max_new_tokens, sampling)
+        row = self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, stop)
+        return Stream(self, row, max_new_tokens, cache)
 
     def complete(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        sampling: Sampling = GREEDY,
+        *,
+        raw: bool | None = None,
+        stop: Sequence[str] = (),
     ) -> list[Completion]:
         """The answer to each prompt and why it ended; raises the errors of `generate`."""
         if isinstance(prompts, str):  # its letters are no prompts
             raise TypeError(f"several prompts are a list, not {prompts!r:.40}; give [prompt]")
-        rows = [self.token_ids(prompt, raw=raw) for prompt in prompts]
+        rows = [self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, stop) for prompt in prompts]
+        texts = self._texts(rows, max_new_tokens)
         return [
-            Completion(self._text_after(row, new), tuple(new), self.stop(new, max_new_tokens), len(row))
-            for row, new in zip(rows, self.generate_ids_batch(rows, max_new_tokens, sampling), strict=True)
+            Completion(text, tuple(row.token_ids), row.stop or "length", len(row.prompt))
+            for row, text in zip(rows, texts, strict=True)
         ]
 
-    def token_ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
-        """The prompt's token ids, including the special tokens that tokenizer.json adds (BOS).
-
-        Raises:
-            UsageError: Messages are given for a model without a chat template, or `raw`.
-            InputError: The chat template refuses the messages.
-        """
-        return encode(self.tokenizer, rendered(prompt, self.chat_template, raw=raw))
+    def token_ids(self, prompt: Prompt, *, raw: bool | None = None) -> list[int]:
+        """The prompt's token ids, as `prompts.prompt_ids` gives them; raises its errors."""
+        return prompt_ids(prompt, self.tokenizer, self.chat_template, raw=raw)
 
     def generate_ids(self, token_ids: Sequence[int], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[int]:
         """Generates tokens up to and including an end-of-sequence token.
@@ -171,48 +273,41 @@ class Generator:
         self, token_ids: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> list[list[int]]:
         """Like `generate_ids`, for several prompts in one batch."""
-        for prompt in token_ids:
-            self._check(prompt, max_new_tokens)
-        new: list[list[int]] = [[] for _ in token_ids]
-        if token_ids:
-            for step in self.steps(token_ids, max_new_tokens, sampling):
-                for row, token in step.items():
-                    new[row].append(token)
-        return new
+        rows = [self._row(prompt, max_new_tokens, sampling) for prompt in token_ids]
+        self._texts(rows, max_new_tokens)
+        return [row.token_ids for row in rows]
 
-    def steps(
-        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
-    ) -> Iterator[dict[int, int]]:
-        """Yields the next token of every unfinished row, step by step; the prompts must fit the context."""
-        decoding = self.decoder.start(rows, max_new_tokens)
-        samplers = [Sampler(sampling, row) for row in rows]
-        room = [min(max_new_tokens, self.decoder.context_length - len(row)) for row in rows]
+    def steps(self, decoding: Decoding, rows: Sequence[Row]) -> Iterator[dict[int, str]]:
+        """Adds a token to every unfinished row, step by step, and yields the pieces of their texts by row."""
         every = range(len(rows))
         active = list(every)
-        for number in range(1, max(room) + 1):
+        while True:
             logits = decoding.logits if len(active) == len(rows) else decoding.logits[active]
             # A NaN or an infinity shows in the minimum or the maximum.
             if not (math.isfinite(logits.min()) and math.isfinite(logits.max())):
                 raise ArtifactError(
                     f"{self.decoder.path}: its logits are NaN or infinite; the model is damaged, export again"
                 )
-            chosen = {row: samplers[row].choose(decoding.logits[row]) for row in active}
-            yield chosen
-            active = [row for row, token in chosen.items() if token not in self.ends and number < room[row]]
+            yield {row: rows[row].add(decoding.logits[row]) for row in active}
+            active = [row for row in active if rows[row].stop is None]
             if not active:
                 return
-            decoding.step([chosen.get(row, 0) for row in every], [row in active for row in every])
+            grows = [row in active for row in every]
+            decoding.step([rows[row].token_ids[-1] if grows[row] else 0 for row in every], grows)
 
-    def _text_after(self, prompt: Sequence[int], new: Sequence[int]) -> str:
-        """The text of new tokens after a prompt, which is that of all pieces of `stream`."""
-        text = TextStream(self.tokenizer, prompt)
-        return "".join([*map(text.add, new), text.end()])
+    def _texts(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
+        """The whole text of each row, generated together."""
+        texts: list[list[str]] = [[] for _ in rows]
+        if rows:
+            decoding = self.decoder.start([row.prompt for row in rows], max_new_tokens)
+            for pieces in self.steps(decoding, rows):
+                for row, piece in pieces.items():
+                    texts[row].append(piece)
+        return list(map("".join, texts))
 
-    def stop(self, new: Sequence[int], max_new_tokens: int) -> Stop:
-        """Why the generation of these new tokens ended."""
-        if new[-1] in self.ends:
-            return "end"
-        return "length" if len(new) == max_new_tokens else "context"
+    def _row(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, stop: Sequence[str] = ()) -> Row:
+        self._check(prompt, max_new_tokens)
+        return Row(self, prompt, max_new_tokens, sampling, [stop] if isinstance(stop, str) else stop)
 
     def _check(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
         if max_new_tokens < 1:

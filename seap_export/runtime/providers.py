@@ -13,7 +13,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from seap_export.common.providers import PROVIDERS
-from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.errors import EnvironmentFailure, UsageError, refuse_threads
 
 #: Earlier releases run attention of the standard dialect on the CPU, and norms overflow in float16.
 OLDEST_FOR_CUDA = "1.31"
@@ -49,12 +49,11 @@ def check_session_options(
     """Checks options before a session is opened.
 
     Raises:
-        UsageError: The provider is unknown, `threads` is not positive, or a provider option would cause wrong results.
+        UsageError: The provider is unknown, `threads` is out of range, or a provider option would cause wrong results.
     """
     if provider not in PROVIDERS:
         raise UsageError(f"provider '{provider}' is unknown; known providers: {', '.join(PROVIDERS)}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}")
+    refuse_threads(threads)
     for name, value in (provider_options or {}).items():
         is_captured = "cuda_graph" in name and str(value).lower() not in ("0", "false")
         if is_captured and name != PROVIDERS[provider].graph_option:

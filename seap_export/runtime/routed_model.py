@@ -105,7 +105,7 @@ class RoutedModel:
             raise ArtifactError(f"{variant}: this variant is missing; export again, or copy its folder there")
         return Route(task, probabilities[task], variant, fallback is not None, is_uncertain, probabilities)
 
-    def generate(self, prompt: Prompt, max_new_tokens: int = 64, *, raw: bool = False) -> str:
+    def generate(self, prompt: Prompt, max_new_tokens: int = 64, *, raw: bool | None = None) -> str:
         """Generates the answer to a prompt greedily with the variant of its task, as `Generator.generate` does.
 
         Raises:

@@ -1,10 +1,12 @@
-"""Decodes tokens to text as they arrive, in pieces that never split a character or lose a space."""
+"""Decodes tokens to text as they arrive, in pieces that never split a character or lose a space, up to a stop text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
+
+from seap_export.errors import UsageError
 
 #: The character that a tokenizer's decoder returns for an incomplete one.
 _INCOMPLETE = "\ufffd"
@@ -42,3 +44,39 @@ class TextStream:
         """The text of the context, and the text of the context and all tokens since."""
         decode, tokens = self._tokenizer.decode, self._tokens
         return decode(tokens[self._begin : self._given]), decode(tokens[self._begin :])
+
+
+class StopTexts:
+    """Ends a text before the first of some texts, and holds back what may become the beginning of one.
+
+    Attributes:
+        is_reached: Whether one of them has come.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Raises `UsageError` if one is empty, for it would end every text at once."""
+        self.is_reached = False
+        self._texts, self._held = tuple(texts), ""
+        if not all(texts):
+            raise UsageError("a stop text is empty; give at least one character")
+
+    def add(self, piece: str) -> str:
+        """What can be given out of the text, now that it goes on with a piece."""
+        if self.is_reached:
+            return ""
+        text = self._held + piece
+        starts = [start for stop in self._texts if (start := text.find(stop)) >= 0]
+        self.is_reached = bool(starts)
+        end = min(starts) if starts else len(text) - self._open(text)
+        self._held = text[end:]
+        return text[:end]
+
+    def end(self) -> str:
+        """What was held back, now that the text is over."""
+        return "" if self.is_reached else self._held
+
+    def _open(self, text: str) -> int:
+        """How many of the last characters may be the beginning of a stop text."""
+        longest = max(map(len, self._texts), default=1) - 1
+        sizes = range(min(longest, len(text)), 0, -1)
+        return next((size for size in sizes if any(stop.startswith(text[-size:]) for stop in self._texts)), 0)

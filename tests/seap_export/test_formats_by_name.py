@@ -20,8 +20,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "api/options.py": {"onnx", "onnx runtime"},
     "cli/commands/bench.py": {"onnx", "onnx runtime"},
     "cli/commands/convert.py": {"onnx"},
-    "cli/commands/generate.py": {"onnx runtime"},
     "cli/commands/plan.py": {"onnx runtime"},
+    "cli/generation.py": {"onnx runtime"},
     # Examples in help.
     "api/export_options.py": {"onnx", "gguf"},
     # A part of the Python API.

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from validation.estimate import Estimate, TokenEstimate, kl_json
+from validation.estimate import Estimate, TokenEstimate, kl_json, wilson
 
 
 def _texts(number: int = 60) -> list[np.ndarray]:
@@ -97,3 +97,30 @@ def test_an_estimate_is_read_as_it_was_written() -> None:
     assert set(kl_json(None)) == set(kl_json(estimate))
     with pytest.raises(ValueError, match="standard error"):
         Estimate(0.1, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("share", "number", "interval"),
+    [(1.0, 8, (0.6756, 1.0)), (0.0, 8, (0.0, 0.3244)), (0.5, 100, (0.4038, 0.5962)), (0.9, 10, (0.5958, 0.9821))],
+)
+def test_an_interval_of_few_answers_is_wide(share: float, number: int, interval: tuple[float, float]) -> None:
+    """Against the values of statsmodels' proportion_confint with method "wilson"."""
+    assert wilson(share, number) == pytest.approx(interval, abs=1e-4)
+
+
+def test_few_equal_answers_are_no_proof() -> None:
+    right = [True, True, False, True, True, False, True, True]
+    difference, kept = (Estimate.of_answers(right, right, share=share) for share in (False, True))
+    assert (difference.mean, kept.mean) == (0.0, 1.0)
+    assert difference.stderr == pytest.approx(math.sqrt(8 / 7) / 8)
+    assert kept.stderr == pytest.approx(math.sqrt(8 / 7) / 6)
+    assert kept.is_close_to(0.8)
+    assert Estimate.of_answers([True], [True], share=True).stderr is None
+
+
+def test_with_many_answers_the_error_is_that_of_the_pairs() -> None:
+    rng = np.random.default_rng(0)
+    dense, variant = (list(map(bool, rng.random(4000) < share)) for share in (0.6, 0.5))
+    plain = Estimate.of_sums([int(a) - int(b) for a, b in zip(variant, dense, strict=True)], [1] * 4000)
+    assert Estimate.of_answers(variant, dense, share=False).mean == plain.mean
+    assert Estimate.of_answers(variant, dense, share=False).stderr == pytest.approx(plain.stderr, rel=1e-3)

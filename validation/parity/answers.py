@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError, InputError, ParityFailure
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.decoding.sampling import GREEDY
-from seap_export.runtime.generator import Generator, Stream
+from seap_export.runtime.generator import Generator, Row, Stream
 from validation.array_store import ArrayStore, StoredArray
 from validation.metrics import CLEAR_MARGIN
 from validation.parity.compared import Compared, add_step
@@ -67,7 +67,7 @@ def write_answers(
         noted = _noted(generator.decoder)
         written = generator.generate_ids_batch(case.rows, steps)
         computed = [np.stack([logits[row] for logits in noted[: len(new)]]) for row, new in enumerate(written)]
-        stream = Stream(generator, case.rows[0], steps, GREEDY)
+        stream = Stream(generator, Row(generator, case.rows[0], steps, GREEDY), steps)
         pieces = list(stream)
     except (ArtifactError, InputError, ParityFailure) as error:
         return Answers(case, complaints=(f"generate: {error}",))

@@ -29,6 +29,11 @@ Tile = Literal["smaller", "faster", "worse"]
 _ASCII = str.maketrans({"×": "x", "±": "+-", "–": "-", "−": "-"})
 
 
+def in_ascii(text: str) -> str:
+    """The text with the signs of figures in ASCII."""
+    return text.translate(_ASCII)
+
+
 @dataclass(frozen=True)
 class Cell:
     """A figure of one variant in words.
@@ -51,7 +56,7 @@ class Cell:
     @property
     def line(self) -> str:
         """The figure, and in brackets what tables add, in ASCII."""
-        return (f"{self.main} ({self.brief})" if self.brief else self.main).translate(_ASCII)
+        return in_ascii(f"{self.main} ({self.brief})" if self.brief else self.main)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,28 @@ def divergence_of(quality: Json | None) -> Json | None:
     divergences = quality["divergence"] or {}
     chosen: Json | None = divergences.get("onnx") or next(iter(divergences.values()), None)
     return chosen
+
+
+def divergence_of_folder(quality: Json | None, folder: str) -> Json | None:
+    """The divergence of one folder of a variant, in the first runtime that ran it; None: it was not measured."""
+    divergences: Json = (quality or {}).get("divergence") or {}
+    return next((of for form, of in divergences.items() if form.split(" in ")[0] == folder), None)
+
+
+def accuracies(quality: Json | None, folder: str) -> dict[str, Json]:
+    """How often one folder of a variant was right, and the dense model, by task; empty: no questions were asked.
+
+    Returns:
+        For each task the `share` of right answers, that of the dense model (`dense`), and the number of `questions`.
+    """
+    found: dict[str, Json] = {}
+    for kind, key in (("zero_shot", "acc"), ("generation", "exact_match")):
+        by_form: Json = (quality or {}).get(kind) or {}
+        own: Json = next((of for form, of in by_form.items() if form.split(" in ")[0] == folder), {})
+        for task, figures in own.items():
+            dense = (by_form.get("dense") or {}).get(task, {}).get(key)
+            found[task] = {"share": figures[key], "dense": dense, "questions": figures["questions"]}
+    return found
 
 
 def _folder_titles(variant: Json) -> dict[str, str]:

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from validation.reports.figures import divergence_of
+
 #: Mean KL, in nats per token, from which a cell of a heat map gets the next darker colour.
 STEPS = (0.03, 0.1, 0.3, 1.0, 3.0)
 _Cells = Mapping[str, Mapping[str, Any]]
+_KL = ("mean_kl_nats", "mean_kl_nats_stderr")
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,15 @@ def loss_matrix(reports: Mapping[str, Mapping[str, Any] | None]) -> LossMatrix |
 
 
 def _cells(report: Mapping[str, Any] | None) -> _Cells:
-    """The figures by set of texts, of the form that was measured."""
+    """The figures by set of texts, of the form that was measured.
+
+    The KL on a variant's only task is that on all its held-out texts, which other tables show too.
+    """
     cells: _Cells = next(iter((report or {}).get("elsewhere", {}).values()), {})
+    own, divergence = [name for name, cell in cells.items() if cell["own"]], divergence_of(report)
+    if len(own) == 1 and divergence is not None:
+        of_all = {key: divergence[key] for key in _KL if key in divergence}
+        cells = {**cells, own[0]: {**cells[own[0]], **of_all}}
     return cells
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from validation.estimate import wilson
+
 #: Shown for a missing value.
 NOTHING = "–"
 
@@ -74,6 +76,13 @@ def with_error(value: float, error: float | None) -> str:
     mantissa, exponent = f"{error:.1e}".split("e")
     decimals = max(0, (2 if mantissa.startswith("1") else 1) - 1 - int(exponent))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def accuracy(share: float | None, number: int) -> tuple[str, str]:
+    """The share of right answers to so many questions, and its interval, in words; dashes for a missing one."""
+    if share is None:
+        return NOTHING, NOTHING
+    return percent(share), " to ".join(f"{100 * end:.0f}" for end in wilson(share, number)) + "%"
 
 
 def milliseconds(value: float | None) -> str:

@@ -24,6 +24,8 @@ EXIT_WORDS = {
 }
 
 _ENVIRONMENT, _DAMAGED = 6, 7
+#: The checks of whether files compute what they should.
+_FILE_CHECKS = frozenset({"integrity", "parity", "router"})
 _ADVICE = {
     "integrity": "Files are missing or differ from the manifest: copy the folder again, or export it again.",
     "parity": "A written file does not compute what the model in hf/ computes: do not ship it. Convert the model "
@@ -46,6 +48,9 @@ _FIGURES = {
     "mean_kl": ("mean KL", "mean_kl_nats"),
     "clear_top1_agreement": ("top-1 of clear choices", "top1_agreement_margin"),
 }
+#: How far torch's own noise widens a limit, in words; see `validation.parity.profiles`.
+_TEN_TIMES = "ten times that"
+_NOISE = {"mean_kl": "three times that, and more by chance where there are few tokens"}
 _AT_LEAST = frozenset({"clear_top1_agreement"})
 
 
@@ -81,6 +86,19 @@ def headline(report: Json) -> str:
     ends = ("failed", "passed", "skipped")
     parts = [f"{verdicts.count(end)} {end}" for end in ends if end in verdicts]
     return f"{counted(len(verdicts), 'check')}: {', '.join(parts)}" if parts else "Nothing was checked"
+
+
+def status(report: Json) -> str:
+    """What was checked, in a sentence without an end: the files, and whether quality and speed had limits."""
+    failed = [check["check"] for check in failed_checks(report)]
+    passed = {check["check"] for check in report["checks"] if check["verdict"] == "passed"}
+    files = _FILE_CHECKS & {*failed}
+    words = "Files failed" if files else "Files verified" if _FILE_CHECKS & passed else "Files not checked"
+    parts = [words]
+    for name in ("quality", "speed"):
+        limits = "outside its limit" if name in failed else "within its limit" if name in passed else "no limit set"
+        parts.append(f"{name}: {limits}")
+    return "; ".join(parts)
 
 
 def advice(report: Json, check: Json) -> str:
@@ -130,14 +148,17 @@ def limits_in_words(parity: Json) -> str:
         f"{_word(name)} {'≥' if name in _AT_LEAST else '≤'} {figure(value)}"
         for name, value in parity["limits"].items()
     ]
-    wider = {
-        f"{_word(name)} ≤ {figure(value)} in {case['case']}"
-        for case in parity["cases"]
-        for name, value in case["limits"].items()
-        if name not in _AT_LEAST and value > parity["limits"][name]
-    }
-    noisy = f"; ten times torch's own noise where that is more: {', '.join(sorted(wider))}" if wider else ""
-    return ", ".join(parts) + noisy
+    widest: dict[str, tuple[float, str]] = {}
+    for case in parity["cases"]:
+        for name, value in case["limits"].items():
+            if name not in _AT_LEAST and value > max(parity["limits"].get(name, 0.0), widest.get(name, (0.0, ""))[0]):
+                widest[name] = value, f"{case['case']}, {case['stage']}"
+    noisy = [
+        f"; where torch's own noise is larger, {_word(name)} may be {_NOISE.get(name, _TEN_TIMES)}, at most "
+        f"{figure(value)} ({where})"
+        for name, (value, where) in sorted(widest.items())
+    ]
+    return ", ".join(parts) + "".join(noisy)
 
 
 def case_failures(case: Json) -> list[str]:

@@ -16,10 +16,11 @@ from validation.reports.reading import (
     headline,
     label,
     remarks,
+    status,
 )
 from validation.reports.variants import cells, head
 
-_TITLES = {"passed": "✅ Passed", "failed": "❌ Failed"}
+_TITLES = {"passed": "✅", "failed": "❌ Failed:"}
 _SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "skipped": "⏭ skipped"}
 #: Characters that would start HTML or end a cell.
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
@@ -28,7 +29,9 @@ _MOST = 10
 
 
 def job_summary(report: Json) -> str:
-    """The verdict, what failed and what to do, the table of variants and remarks, for $GITHUB_STEP_SUMMARY.
+    """The verdict, what to ship, what failed and what to do, the table of variants and remarks.
+
+    This is what $GITHUB_STEP_SUMMARY takes.
 
     Args:
         report: The JSON object of a validation report.
@@ -36,9 +39,10 @@ def job_summary(report: Json) -> str:
     Returns:
         Markdown without control characters; equal reports give equal texts.
     """
-    code = report["exit_code"]
-    parts = [f"## {_TITLES[report['verdict']]}: {_plain(report['name'])}"]
-    parts.append(f"{_plain(headline(report))}. Exit code {code}: {EXIT_WORDS[code]}.")
+    code, shipped = report["exit_code"], (report.get("recommended") or {}).items()
+    parts = [f"## {_TITLES[report['verdict']]} {_plain(report['name'])}"]
+    parts += [f"**{_plain(task)}**: {_plain(of_task['words'])}" for task, of_task in shipped]
+    parts.append(f"{_plain(status(report))}. {_plain(headline(report))}. Exit code {code}: {EXIT_WORDS[code]}.")
     failures = [
         f"- **{_plain(label(check['variant']))}: {_plain(check_label(check))}** "
         f"{_plain('; '.join(_first(check['reasons'])))}  \n"

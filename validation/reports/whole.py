@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from validation.reports.figures import Cell, Figure, divergence_of, main_figures
+from validation.reports.figures import Cell, divergence_of
 from validation.reports.numbers import NOTHING, figure, megabytes, milliseconds, times
 from validation.reports.reading import Json
 from validation.reports.speedups import speedups
@@ -34,26 +34,6 @@ class Beaten:
 def rows(report: Json) -> dict[str, Json]:
     """The whole models that were measured, by name; those that were refused are in the report alone."""
     return {name: row for name, row in (report.get("whole") or {}).items() if not row["refusal"]}
-
-
-def head() -> tuple[str, ...]:
-    """The titles of the columns of `cells`."""
-    return ("Size", *(title[0].upper() + title[1:] for title in SPEED_HEAD), *(one.head for one in _figures()))
-
-
-def cells(size: int | None, row: Json) -> list[Cell]:
-    """The size and the figures of a variant or a whole model, as in `head`."""
-    return [Cell(megabytes(size)), *speed_cells(row), *(one.cell(row) for one in _figures())]
-
-
-def table_rows(report: Json) -> list[tuple[str, list[Cell]]]:
-    """The name and the cells of each variant that was measured beside whole models, and of these; by task."""
-    whole, found = rows(report), []
-    for task in dict.fromkeys(row["task"] for row in whole.values()):
-        beside = {name: one for name, one in report["variants"].items() if one["task"] == task}
-        found += [(name, cells(one["bytes"].get(_folder(one)), one)) for name, one in beside.items()]
-        found += [(name, cells(row["bytes"], row)) for name, row in whole.items() if row["task"] == task]
-    return found
 
 
 def speed_cells(row: Json) -> tuple[Cell, Cell]:
@@ -93,10 +73,6 @@ def _compared(size: int, variant: Json, other_size: int, other: Json) -> Iterato
     if divergences[0] is not None and divergences[1] is not None:
         kl, less = (figure(one["mean_kl_nats"]) for one in divergences if one is not None)
         yield f"nearer to the original (KL {less} instead of {kl})"
-
-
-def _figures() -> list[Figure]:
-    return main_figures("faster", "worse")
 
 
 def _folder(variant: Json) -> str:

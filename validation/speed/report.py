@@ -43,8 +43,8 @@ class Speedup:
 
     @property
     def is_slower(self) -> bool:
-        """Whether the variant is surely slower; without an interval, whether it was."""
-        return (self.measured if self.interval is None else self.interval.high) < 1
+        """Whether the variant is surely slower; too few runs for an interval say nothing."""
+        return self.interval is not None and self.interval.high < 1
 
     @property
     def share(self) -> float:

@@ -16,7 +16,7 @@ from seap_export.cli.values import ExistingPath
 
 @click.command("convert", cls=GroupedCommand)
 @click.argument("folder", type=ExistingPath())
-@titled("Output", option_of(ConvertOptions, "format", once=True), *options_of(ConvertOptions, "out", "force"))
+@titled("Output", option_of(ConvertOptions, "format"), *options_of(ConvertOptions, "out", "force"))
 @titled(
     "ONNX",
     *options_of(ConvertOptions, "provider", "precision"),

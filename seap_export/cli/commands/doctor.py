@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from seap_export.cli.console import Console, table
+from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.options import output_options
 from seap_export.common.providers import PROVIDERS
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
 
 
-@click.command("doctor")
+@click.command("doctor", cls=GroupedCommand)
 @click.option(
     "--require", type=click.Choice(list(PROVIDERS)), help="Exit with 6 unless this execution provider works."
 )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from validation.estimate import Estimate
 
 #: What is kept of the dense model's accuracy, the difference from it, and how many answers became wrong and right.
+#: The head of the column of Wilson's interval of a share of right answers.
+_INTERVAL = "95 in 100"
 _BESIDE_DENSE = ("retained", "difference", "lost", "won")
 
 
@@ -124,13 +126,14 @@ def _zero_shot_table(report: EvaluationReport) -> str:
         [
             f"{task} {model}",
             str(figures.questions),
-            *map(_share, (figures.acc, figures.acc_stderr, figures.acc_norm, figures.acc_norm_stderr)),
+            *_accuracy(figures.acc, figures.questions),
+            *_accuracy(figures.acc_norm, figures.questions),
             f"{figures.chance:.1%}",
             *_beside_dense(report, model, task),
         ]
         for task, model, figures in _answered(report, report.zero_shot)
     ]
-    header = ["zero-shot", "questions", "acc", "+-", "acc_norm", "+-", "chance", *_BESIDE_DENSE]
+    header = ["zero-shot", "questions", "acc", _INTERVAL, "acc_norm", _INTERVAL, "chance", *_BESIDE_DENSE]
     return table(header, rows)
 
 
@@ -141,15 +144,14 @@ def _generation_table(report: EvaluationReport) -> str:
         [
             f"{task} {model}",
             str(figures.questions),
-            _share(figures.exact_match),
-            _share(figures.exact_match_stderr),
+            *_accuracy(figures.exact_match, figures.questions),
             *_beside_dense(report, model, task),
             f"{figures.mean_tokens:.0f}",
             _share(figures.never_stopped),
         ]
         for task, model, figures in _answered(report, report.generation)
     ]
-    header = ["generated", "questions", "exact match", "+-", *_BESIDE_DENSE, "tokens", "never stopped"]
+    header = ["generated", "questions", "exact match", _INTERVAL, *_BESIDE_DENSE, "tokens", "never stopped"]
     return table(header, rows)
 
 
@@ -177,6 +179,14 @@ def _with_error(share: Estimate | None, *, signed: bool = False) -> str:
     from validation.reports.numbers import percent_with_error
 
     return "-" if share is None else Cell(percent_with_error(share.mean, share.stderr, signed=signed)).line
+
+
+def _accuracy(share: float | None, questions: int) -> list[str]:
+    """The cells of a share of right answers and its interval."""
+    from validation.reports.figures import in_ascii
+    from validation.reports.numbers import accuracy
+
+    return [in_ascii(words) for words in accuracy(share, questions)]
 
 
 def _share(value: float | None) -> str:

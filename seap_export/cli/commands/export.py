@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 @titled("Model and tasks", config_option, *rare(set_option))
 @titled("Machine", output_options)
 def export_command(console: Console, **options: Any) -> None:
-    """Prune MODEL for each task and ratio, write the variants, and check that every written file computes the same.
+    """Round MODEL, or prune it for each task and ratio; write the files, check them, and say which one to ship.
 
     MODEL is a Hugging Face folder, a .gguf file or a hub id, OWNER/NAME or OWNER/NAME@REVISION.
 
     \b
     Examples:
+      seap-export export model.gguf --task maths=maths.jsonl --ratio 0 --precision int4 --out rounded
       seap-export export ./SmolLM2-135M --task maths=maths.jsonl --ratio 0.2 --out pruned
       seap-export export HuggingFaceTB/SmolLM2-135M-Instruct --task gsm8k --ratio 0.2 --out pruned
       seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned

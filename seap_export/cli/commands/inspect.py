@@ -10,13 +10,14 @@ import click
 from seap_export.cli.console import Console, difference, megabytes, table
 from seap_export.cli.exported import measured_cells, measured_heads, parity_verdict
 from seap_export.cli.general_text import general_text_table
+from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.layer_table import layer_columns
 from seap_export.cli.options import output_options
 from seap_export.cli.values import ExistingPath
 from seap_export.common.providers import OWN_FORMAT
 
 
-@click.command("inspect")
+@click.command("inspect", cls=GroupedCommand)
 @click.argument("path", type=ExistingPath())
 @output_options
 def inspect_command(console: Console, path: Path) -> None:

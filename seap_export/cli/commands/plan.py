@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     option(
         "--ratio",
         required=True,
-        once=True,
         type=Ratio(),
         metavar="R",
         help="Fraction of the attention and MLP weights to remove, such as 0.2 or 20%.",

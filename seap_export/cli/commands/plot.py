@@ -9,17 +9,18 @@ import click
 
 from seap_export.api.options import RunOptions
 from seap_export.cli.console import Console
+from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.options import option_of, output_options
 from seap_export.cli.values import ExistingPath, PathType
 
 
-@click.command("plot")
+@click.command("plot", cls=GroupedCommand)
 @click.argument("paths", nargs=-1, type=ExistingPath(), metavar="[PATH]...")
 @click.option(
     "--evaluation",
     "evaluations",
     multiple=True,
-    type=PathType(),
+    type=ExistingPath(),
     help="A report of `evaluate`, for the figure of quality against ratio. Repeatable.",
 )
 @click.option(

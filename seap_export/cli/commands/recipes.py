@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from seap_export.cli.console import Console
+from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.options import output_options
 
 
-@click.command("recipes")
+@click.command("recipes", cls=GroupedCommand)
 @click.argument("name", required=False)
 @output_options
 def recipes_command(console: Console, name: str | None) -> None:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.groups import number_option, option
+from seap_export.cli.groups import GroupedCommand, number_option, option
 from seap_export.cli.options import output_options, raw_option
-from seap_export.cli.prompt import read_prompt
-from seap_export.cli.values import ExistingPath, PathType, Ratio
+from seap_export.cli.prompt import given_prompt, prompt_file_option
+from seap_export.cli.values import ExistingPath, Ratio
 
 if TYPE_CHECKING:
     from seap_export.runtime import Route
 
 
-@click.command("route")
+@click.command("route", cls=GroupedCommand)
 @click.argument("folder", type=ExistingPath(), metavar="DIR")
 @click.argument("prompt", required=False)
-@option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
+@prompt_file_option
 @number_option("--generate", "max_new_tokens", "Let the variant answer, with at most N tokens.")
 @raw_option
 @option(
@@ -42,7 +42,7 @@ def route_command(
     prompt: str | None,
     prompt_file: Path | None,
     max_new_tokens: int | None,
-    raw: bool,
+    raw: bool | None,
     ratio: float | None,
     threshold: float | None,
 ) -> None:
@@ -50,7 +50,8 @@ def route_command(
 
     DIR is an output folder of `export` with several tasks. If PROMPT is `-`, it is read from stdin. The router was
     fitted to the questions of the tasks' corpora, without a chat template, so give PROMPT in the same form. With
-    --generate, a chat model answers it in its chat template.
+    --generate, a chat model answers it in its chat template, unless the variant was made from plain texts. With
+    --quiet, the folder of the variant is printed alone, or the answer.
 
     \b
     Example:
@@ -60,31 +61,16 @@ def route_command(
     from seap_export.runtime import RoutedModel
 
     refuse_less(1, generate=max_new_tokens)
-    if raw and max_new_tokens is None:
-        raise UsageError("--raw has no effect without --generate; give both or neither")
-    text = _prompt(prompt, prompt_file)
+    if raw is not None and max_new_tokens is None:
+        raise UsageError(f"--{'raw' if raw else 'template'} has no effect without --generate; give both or neither")
+    text = given_prompt(prompt, prompt_file)
     model = RoutedModel(folder, ratio=ratio, threshold=threshold)
     route = model.route(text)
     result = {**vars(route), "variant": str(route.variant), "probabilities": dict(route.probabilities)}
     if max_new_tokens is not None:
         result["text"] = model.generator(route).generate(text, max_new_tokens, raw=raw)
-    console.result(result, "\n".join([_summary(route), *([result["text"]] if "text" in result else [])]))
-
-
-def _prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt itself, or the contents of the file, or of stdin for `-`, without the final line break.
-
-    Raises:
-        UsageError: Both or neither is given.
-        InputError: The file cannot be read.
-    """
-    from seap_export.errors import UsageError
-
-    if (prompt is None) == (file is None):
-        raise UsageError("give either a prompt or --prompt-file")
-    if prompt == "-":
-        file = Path("-")
-    return str(prompt) if file is None else read_prompt(file)
+    answer = [result["text"]] if "text" in result else []
+    console.result(result, "\n".join([_summary(route), *answer]), shortest="\n".join(answer or [str(route.variant)]))
 
 
 def _summary(route: Route) -> str:

@@ -39,7 +39,14 @@ _OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_js
 @titled(
     "Quality and speed gates",
     *options_of(
-        ValidateOptions, "max_kl", "min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio", "depth", "runs"
+        ValidateOptions,
+        "max_kl",
+        "min_accuracy_retained",
+        "min_decode_speedup",
+        "min_prefill_speedup",
+        "max_bytes_ratio",
+        "depth",
+        "runs",
     ),
 )
 @titled("Output", *options_of(ValidateOptions, "out", "junit", "html", "force"))
@@ -53,7 +60,8 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
     integrity  every file exists, has its hash and agrees with the others
     parity     every written format gives the same logits in its runtime as the model in hf/ in torch
     router     its files fit the variants, and it answers as recorded
-    quality    the divergence of every written format from --dense is within --max-kl
+    quality    the divergence of every written format from --dense is within --max-kl, and where a task has
+               answers, the accuracy that the export measured is at least --min-accuracy-retained
     speed      the speed and the size, compared with --dense, are within their limits
 
     \b
@@ -92,6 +100,7 @@ def _job_summary(console: Console, report: ValidationReport) -> None:
 
 def _show(console: Console, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
+    from seap_export.cli.exported import recommended_lines
 
     rows = [
         [
@@ -102,7 +111,9 @@ def _show(console: Console, report: ValidationReport) -> None:
         ]
         for check in report.checks
     ]
-    parts = [table(["variant", "check", "verdict", ""], rows), _measured(report)]
+    commands = {name: row["command"] for name, row in report.whole.items()}
+    shipped = "\n".join([*recommended_lines(report.recommended, commands), ""])
+    parts = [table(["variant", "check", "verdict", ""], rows), _measured(report), shipped.lstrip("\n")]
     text = "\n".join([*filter(None, parts), "passed" if report.passed else "FAILED"])
     if report.passed:
         console.result(report.to_json(), text)
@@ -112,11 +123,12 @@ def _show(console: Console, report: ValidationReport) -> None:
 
 
 def _measured(report: ValidationReport) -> str:
-    """The speed and the quality of the variants of which one was measured, now or by the export."""
-    from seap_export.cli.exported import measured_cells, measured_heads
+    """The speed and the quality of each folder of which one was measured, now or by the export."""
+    from seap_export.cli.exported import measured_cells, measured_heads, of_folder
 
-    measured = {name: variant for name, variant in report.variants.items() if variant["speed"] or variant["quality"]}
-    rows = [[name, *measured_cells(variant)] for name, variant in measured.items()]
+    folders = [(name, folder) for name, variant in report.variants.items() for folder in variant["bytes"]]
+    measured = {(name, folder): of_folder(report.variants[name], folder) for name, folder in folders}
+    rows = [[f"{name}/{folder}", *measured_cells(of)] for (name, folder), of in measured.items() if any(of.values())]
     return f"\n{table(['compared with dense', *measured_heads()], rows)}\n" if rows else ""
 
 

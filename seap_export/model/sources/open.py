@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from seap_export.common.json_file import read_json, read_json_if_present, write_json
-from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.errors import EnvironmentFailure, InputError, MissingInput
 from seap_export.model.families import (
     Attention,
     ModelSpec,
@@ -72,7 +72,7 @@ def open_source(model: str) -> Source:
         return _folder_source(path, path.resolve().name)
     hub_id, at, revision = model.partition("@")
     if not is_hub_id(hub_id) or path.suffix == ".gguf" or (at and not _REVISION.fullmatch(revision)):
-        raise InputError(f"{model}: no such folder or file; give a model folder, a .gguf file or a hub id")
+        raise MissingInput(f"{model}: no such folder or file; give a model folder, a .gguf file or a hub id")
     folder = _download(hub_id, revision or None)
     # the hub's cache names a snapshot by its commit
     commit = folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None

@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seap_export.common.json_file import read_json_if_present
+from seap_export.common.json_file import read_json_if_present, write_json
 from seap_export.errors import ArtifactError, InputError
 from seap_export.model.sources.tokenizer_check import check_tokenizer, check_tokenizer_config
-from seap_export.runtime.chat import refuse_costly_template
+from seap_export.runtime.chat import PLAIN, TEXT_FORM, refuse_costly_template, template_sources
 
 #: The inputs of a decoder. By default `PreTrainedTokenizerFast` of transformers 4.57 also returns token_type_ids,
 #: which `generate` rejects.
 MODEL_INPUTS = ["input_ids", "attention_mask"]
+_CONFIG = "tokenizer_config.json"
 _NAMES = (
     "tokenizer.json",
-    "tokenizer_config.json",
+    _CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -52,7 +53,7 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
         if is_stray_link(file, folder):
             raise InputError(f"{file}: is a link to a file outside the model folder; replace it with the file itself")
     check_tokenizer(folder / "tokenizer.json")
-    check_tokenizer_config(folder / "tokenizer_config.json", read_tokenizer_config(folder))
+    check_tokenizer_config(folder / _CONFIG, read_tokenizer_config(folder))
     return files
 
 
@@ -87,6 +88,13 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
         shutil.copyfile(file, copy)
 
 
+def note_plain_texts(folder: Path) -> None:
+    """Notes in a model folder with a chat template that the model was made from plain texts, which it continues."""
+    config = read_tokenizer_config(folder)
+    if template_sources(folder, config):
+        write_json(folder / _CONFIG, {**config, TEXT_FORM: PLAIN}, indent=2)
+
+
 def without_code(config: Mapping[str, Any], *, name_class: bool) -> Mapping[str, Any]:
     """A tokenizer_config.json without custom code, and with the class that uses tokenizer.json unchanged.
 
@@ -111,4 +119,4 @@ def read_tokenizer_config(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: It is damaged.
     """
-    return read_json_if_present(folder / "tokenizer_config.json") or {}
+    return read_json_if_present(folder / _CONFIG) or {}

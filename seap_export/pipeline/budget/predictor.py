@@ -79,11 +79,11 @@ class Predictor:
         """The smallest ratio at which size and speed are predicted to meet the targets; None: there is none."""
         ratios = self.ratios
         low, high = -1, len(ratios) - 1
-        if not self._meets(replace(way, ratio=ratios[high]), targets):
+        if not self.meets(replace(way, ratio=ratios[high]), targets):
             return None
         while high - low > 1:
             middle = (low + high) // 2
-            meets = self._meets(replace(way, ratio=ratios[middle]), targets)
+            meets = self.meets(replace(way, ratio=ratios[middle]), targets)
             low, high = (low, middle) if meets else (middle, high)
         return ratios[high]
 
@@ -98,7 +98,7 @@ class Predictor:
                 format = way.format.mixed(average)
                 assert format is not None
                 candidate = replace(pruned, format=format)
-                if self._meets(candidate, targets):
+                if self.meets(candidate, targets):
                     yield candidate
 
     def _averages(self, pruned: Candidate, size: int | None) -> list[float]:
@@ -116,7 +116,8 @@ class Predictor:
         average = math.floor(1000 * (LEAST_AVERAGE + share * (MOST_AVERAGE - LEAST_AVERAGE))) / 1000
         return [min(average, MOST_AVERAGE)] if average >= LEAST_AVERAGE else []
 
-    def _meets(self, candidate: Candidate, targets: Targets) -> bool:
+    def meets(self, candidate: Candidate, targets: Targets) -> bool:
+        """Whether a candidate is predicted to meet size and speed."""
         # One that was measured to fit is no smaller than those of the same way with a larger ratio.
         known = (one for one, size in self._sizes.items() if targets.size is not None and size <= targets.size)
         is_known = any(one.ratio <= candidate.ratio and one == replace(candidate, ratio=one.ratio) for one in known)

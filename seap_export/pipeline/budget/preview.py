@@ -34,6 +34,8 @@ def first_candidates(
 ) -> tuple[dict[str, Any], ...]:
     """The dense model in every way, and in each the ratio that about meets size and speed; KL is not known yet.
 
+    A dense model that does not fit is tried as well: it tells what its rounding costs, and so what pruning does.
+
     Args:
         spec: The dense model.
         request: The request, which has targets.
@@ -48,6 +50,7 @@ def first_candidates(
             "precision": candidate.format.precision,
             "vocabulary": candidate.vocabulary,
             "bytes_about": predictors[mixture.name].bytes(candidate),
+            "fits": request.targets is None or predictors[mixture.name].meets(candidate, request.targets),
             "decode_ideal_speedup": predictors[mixture.name].ideal_speedup(candidate),
         }
         for mixture in request.all_mixtures

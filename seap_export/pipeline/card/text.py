@@ -57,6 +57,7 @@ class CardFacts:
         datasets: The calibration texts that are data sets of the hub.
         needed: The files that make the variant again, by name: settings, and what lies beside them.
         whole: The whole models that were measured on the same texts, as whole.json describes them.
+        recommended: Which of these and of the variant's folders to ship, in words; "": nothing was measured.
     """
 
     source: Source
@@ -69,6 +70,7 @@ class CardFacts:
     datasets: Sequence[str]
     needed: Sequence[str]
     whole: Sequence[Mapping[str, Any]] = ()
+    recommended: str = ""
 
 
 def card_text(facts: CardFacts) -> str:
@@ -239,6 +241,9 @@ def _quality(facts: CardFacts) -> Iterator[str]:
         ["", "", ""], [[title, cell.main, "<br>".join(cell.details) or cell.brief] for title, cell in cells.items()]
     )
     yield from whole_lines(facts.whole)
+    if facts.recommended:
+        yield ""
+        yield f"**What to ship**, of this variant and the whole model: {facts.recommended}"
 
 
 def _elsewhere(facts: CardFacts) -> Iterator[str]:

@@ -85,6 +85,7 @@ def _describe(source: Source) -> dict[str, Any]:
         "sha256": source.digest,
         **({"hub": source.pinned_id} if source.pinned_id else {}),
         "family": source.spec.family.model_type,
+        "bytes": sum(path.stat().st_size for path in source.files),
         "num_parameters": source.spec.num_parameters(),
         "prunable_weights": sum(map(source.spec.prunable_weights, range(len(source.spec.layers)))),
     }

@@ -6,7 +6,7 @@ A few texts of the other tasks and a general text show what it lost elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
 from seap_export.model.sources.config import end_tokens
 from seap_export.model.sources.source import Source
+from seap_export.pipeline.evaluation.asked import Scores
 from seap_export.pipeline.evaluation.divergence import divergence_report, divergence_texts, text_sets
+from seap_export.pipeline.evaluation.report import TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, variant_subject
 from seap_export.pipeline.evaluation.texts import dense_tokenizer
@@ -67,8 +69,13 @@ class QualityRequest:
     @property
     def evaluation(self) -> EvaluationRequest:
         """The equivalent request of `seap-export evaluate`."""
+        of = self.measured
         return EvaluationRequest(
-            runtimes=(self.measured.runtime,), max_length=self.max_length, threads=self.threads, provider=self.provider
+            runtimes=(of.runtime,),
+            folders=((of.folder, of.runtime),),
+            max_length=self.max_length,
+            threads=self.threads,
+            provider=self.provider,
         )
 
 
@@ -138,7 +145,7 @@ class QualityWork:
         return len({text.variant for text in self.texts})
 
 
-def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[str]]) -> str:
+def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[str]], asked: str = "") -> str:
     """The key of a quality report: one part for what it belongs to, and one for the texts of other tasks.
 
     Args:
@@ -146,8 +153,10 @@ def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[s
             model, too, and for the runtime.
         max_length: Tokens after which a text is cut.
         elsewhere: The texts of all tasks and the general text.
+        asked: The digest of the questions; "" if there are none.
     """
-    texts = sha256_json({name: list(of_set) for name, of_set in elsewhere.items()})
+    further = {"asked": [asked]} if asked else {}
+    texts = sha256_json({**{name: list(of_set) for name, of_set in elsewhere.items()}, **further})
     return f"{folder_quality_key(folder, max_length)}-{texts}"
 
 
@@ -228,10 +237,28 @@ def _prompt(tokenizer: Tokenizer, record: Mapping[str, str]) -> list[int]:
     return list(ids if is_divided else ids[: max(1, len(ids) // 2)])
 
 
-def quality_report(work: QualityWork, answers: DenseAnswers, request: QualityRequest, done: Any) -> dict[str, Any]:
-    """The report of `seap-export evaluate`, and one answer of each model to the same prompt."""
+def quality_report(
+    work: QualityWork, answers: DenseAnswers, request: QualityRequest, scores: Mapping[str, Scores], done: Any
+) -> dict[str, Any]:
+    """The report of `seap-export evaluate`, and one answer of each model to the same prompt.
+
+    Args:
+        work: The texts and prompts.
+        answers: The dense model's answers to them.
+        request: How to measure.
+        scores: How the dense model, as `dense`, and the folder, by its label, answered the questions; empty: there are
+            none.
+        done: Called for each text.
+    """
     measured, subject = request.measured, work.subject
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
+    tasks = [name for of in scores.values() for name in (*of.zero_shot, *of.generation)]
+    report = replace(
+        report,
+        tasks={name: TaskOrigin("file", None, True) for name in tasks},
+        zero_shot={label: of.zero_shot for label, of in scores.items() if of.zero_shot},
+        generation={label: of.generation for label, of in scores.items() if of.generation},
+    )
     prompt, dense = answers.answer(work.prompts)
     asked = work.samples[work.prompts.index(prompt)]
     folder, execution = subject.artifact(measured.folder), request.evaluation.execution(None)
@@ -255,11 +282,40 @@ def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int])
 def recorded_quality(variant: Variant) -> dict[str, Any] | None:
     """The quality report that an export left in a variant's folder; None: it measured none.
 
+    The first folder's stands for the variant, as in `divergence_of`; the divergences of the others are added to it.
+
     Raises:
-        ArtifactError: The report is damaged.
+        ArtifactError: A report is damaged.
     """
-    if not variant.quality_file.is_file():
+    reports = _reports(variant)
+    for report in reports:
+        quality_figures(report)  # refuses a report without figures
+    if not reports:
         return None
-    report = read_artifact(variant.quality_file)
-    quality_figures(report)  # refuses a report without figures
-    return report
+    merged: dict[str, Any] = {
+        key: {form: figures for report in reports for form, figures in report[key].items()}
+        for key in ("divergence", "elsewhere")
+        if key in reports[0]
+    }
+    return {**reports[0], **merged}
+
+
+def recorded_figures(variant: Variant) -> dict[str, Any] | None:
+    """What the manifest repeats of these reports: the figures of the first, and under `others` those of the others.
+
+    Raises:
+        ArtifactError: A report is damaged.
+    """
+    return repeated_figures(_reports(variant))
+
+
+def repeated_figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the manifest repeats of the reports on a variant's folders; see `recorded_figures`."""
+    if not reports:
+        return None
+    first, *others = map(quality_figures, reports)
+    return {**first, **({"others": {of["folder"]: of for of in others}} if others else {})}
+
+
+def _reports(variant: Variant) -> list[dict[str, Any]]:
+    return [read_artifact(folder.quality_file) for folder in variant.formats if folder.quality_file.is_file()]

@@ -132,18 +132,15 @@ class EvaluationReport:
         question.
         """
         return self._beside_dense(
-            lambda dense, variant: Estimate.of_sums(variant.right, dense.right) if any(dense.right) else None
+            lambda dense, variant: (
+                Estimate.of_answers(variant.right, dense.right, share=True) if any(dense.right) else None
+            )
         )
 
     @property
     def accuracy_difference(self) -> dict[str, dict[str, Estimate]]:
         """Accuracy of the variant - accuracy of the dense model, by form and task, with the paired standard error."""
-        return self._beside_dense(
-            lambda dense, variant: Estimate.of_sums(
-                [int(ours) - int(other) for ours, other in zip(variant.right, dense.right, strict=True)],
-                [1] * len(dense.right),
-            )
-        )
+        return self._beside_dense(lambda dense, variant: Estimate.of_answers(variant.right, dense.right, share=False))
 
     @property
     def kl_difference(self) -> dict[str, Estimate]:

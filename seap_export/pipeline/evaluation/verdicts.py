@@ -6,10 +6,27 @@ its verdict, and only more texts would tell what a figure near its limit is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from validation.estimate import Estimate
+
+
+def retained(share: float | None, stderr: float | None, report: Mapping[str, Any], task: str) -> Estimate | None:
+    """The share of the dense model's accuracy that a report records; None: the dense model answers nothing rightly.
+
+    Args:
+        share: The share.
+        stderr: Its standard error.
+        report: The report, which says how many questions there were.
+        task: The task.
+    """
+    if share is None:
+        return None
+    of_dense = ((report.get(kind) or {}).get("dense", {}).get(task) for kind in ("zero_shot", "generation"))
+    questions = next((figures["questions"] for figures in of_dense if figures), 1)
+    return Estimate(share, stderr, 1 if stderr is None else max(2, questions))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from seap_export.model.families import ModelSpec, dense_config, model_spec
 from seap_export.model.sources.config import read_spec
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest, read_manifest
-from seap_export.pipeline.folder.names import HF, PLAN, QUALITY, calibration_step, parity_file
+from seap_export.pipeline.folder.names import HF, PLAN, calibration_step, parity_file, quality_file
 from seap_export.pipeline.folder.performance import Performance, read_performance
 from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord
 from seap_export.pruning.plan.plan import Plan, read_plan
@@ -95,11 +95,6 @@ class Variant:
     def own(self) -> FormatFolder:
         """The folder that `generate` runs, which need not exist."""
         return FormatFolder(self.path / OWN_FORMAT)
-
-    @property
-    def quality_file(self) -> Path:
-        """The path of the variant's quality report."""
-        return self.path / QUALITY
 
     @cached_property
     def plan(self) -> Plan:
@@ -196,6 +191,11 @@ class FormatFolder:
     def parity_file(self) -> Path:
         """The report of its comparison with torch, which need not exist."""
         return self.path.with_name(parity_file(self.name))
+
+    @property
+    def quality_file(self) -> Path:
+        """The report of its comparison with the dense model, which need not exist."""
+        return self.path.with_name(quality_file(self.name))
 
     @cached_property
     def format(self) -> Format:

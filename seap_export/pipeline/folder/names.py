@@ -6,9 +6,10 @@ from typing import Final
 
 from seap_export.common.providers import OWN_FORMAT
 
-# What lies in a variant's folder beside those of formats: its plan, its model folder and its quality report.
+# What lies in a variant's folder beside those of formats: its plan and its model folder.
 PLAN: Final = "plan.json"
 HF: Final = "hf"
+#: The quality report of our own format.
 QUALITY: Final = "quality.json"
 #: The folder of rounded models within an output folder.
 ROUNDING: Final = "rounding"
@@ -39,3 +40,8 @@ def variant_name(task: str, ratio: float) -> str:
 def parity_file(folder: str) -> str:
     """The file name of a folder's parity report within a variant; that of our own format has no folder in it."""
     return "parity.json" if folder == OWN_FORMAT else f"parity-{folder}.json"
+
+
+def quality_file(folder: str) -> str:
+    """The file name of a folder's quality report within a variant, likewise."""
+    return QUALITY if folder == OWN_FORMAT else f"quality-{folder}.json"

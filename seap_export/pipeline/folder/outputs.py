@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from seap_export.common import durable
+from seap_export.common.checksums import SUMS
 from seap_export.common.durable import JOURNAL
 from seap_export.errors import EnvironmentFailure, SeapError, UsageError
 from seap_export.pipeline.folder.names import HF, PLAN
@@ -67,20 +68,20 @@ def write_report(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def refuse_part_of_export(target: Path) -> None:
-    """Refuses an existing file of an export, or of a variant that was copied alone, but for reports beside variants.
+    """Refuses a file within an export, or within a variant that was copied alone, but for reports beside variants.
+
+    What lies there is replaced by nothing, and a further file would not be in the list of those that were checked.
 
     Raises:
         UsageError: The path leads to one.
     """
     real = Path(os.path.realpath(target))
-    if not real.is_file():
-        return
     for folder in real.parents:
         is_export = (folder / _MANIFEST).is_file() and ((folder / LOCK).exists() or _is_manifest(folder))
         is_report = real.parent == folder and real.name not in _OF_AN_EXPORT
         is_variant = (folder / PLAN).is_file() and (folder / HF).is_dir()
-        is_model = real.parent == folder and (folder / "tokenizer.json").is_file()
-        if (is_export and not is_report) or is_variant or is_model:
+        is_model = real.parent == folder and real.is_file() and (folder / "tokenizer.json").is_file()
+        if (is_export and not is_report) or is_variant or is_model or (folder / SUMS).is_file():
             raise UsageError(f"{target} is a file of the model or export in {folder}; give a path outside it")
 
 

@@ -12,10 +12,10 @@ from seap_export.common.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages,
 from seap_export.common.json_file import read_artifact
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError, InputError
-from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
+from seap_export.pipeline.evaluation.quality import recorded_figures
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
-from seap_export.pipeline.folder.names import CARD, HF, PLAN, QUALITY, parity_file, variant_name
+from seap_export.pipeline.folder.names import CARD, HF, PLAN, parity_file, variant_name
 from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.signature import signatures
 
@@ -79,11 +79,10 @@ def list_damages(variant: Variant) -> list[str]:
         return checksum_damages(variant.path, [*folders, *signed])
     known = {
         PLAN,
-        QUALITY,
         *LEFT_BY_OTHERS,
         *signed,
         *folders,
-        *(folder.parity_file.name for folder in folders.values()),
+        *(file.name for folder in folders.values() for file in (folder.parity_file, folder.quality_file)),
     }
     others = [path for path in sorted(variant.path.iterdir()) if path.name not in known or path.is_symlink()]
     lines = (line for folder in folders.values() for line in checksum_damages(folder.path))
@@ -150,7 +149,7 @@ def _entry(variant: Variant) -> Iterator[str]:
         "num_parameters": variant.spec.num_parameters(),
         "precision": {name: read_format(folder / name).precision for name in folders},
         "parity": {name: _verdict(folder / parity_file(name), entry["parity"].get(name, {})) for name in folders},
-        "quality": None if (quality := recorded_quality(variant)) is None else quality_figures(quality),
+        "quality": recorded_figures(variant),
     }
     for key, value in values.items():
         if entry.get(key) != value:

@@ -20,6 +20,8 @@ from seap_export.runtime.doctor.machine import processor
 VALIDATION_SCHEMA = "seap-export/validation/2"
 CheckName = Literal["integrity", "parity", "router", "quality", "speed"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
+#: What a report repeats of the manifest on the dense model; manifests of before have no size.
+_OF_SOURCE = ("name", "sha256", "bytes")
 Verdict = Literal["passed", "failed", "skipped"]
 #: The first of these codes among the failures becomes the exit code: damage comes before its consequences.
 _WORST_FIRST = (7, 3, 4, 5, 6)
@@ -87,6 +89,7 @@ class ValidationReport:
         threads: Threads of torch and ONNX Runtime.
         frontier: The candidates that the variants were chosen from; None: there were no targets.
         whole: The whole models that were measured beside the variants, by name.
+        recommended: What to ship for each task and mixture; see `seap_export.pipeline.gate.recommended`.
     """
 
     name: str
@@ -96,6 +99,7 @@ class ValidationReport:
     threads: int
     frontier: Mapping[str, Any] | None = None
     whole: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    recommended: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failures: tuple[Check, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -138,7 +142,7 @@ class ValidationReport:
             "exit_code": self.exit_code,
             "failure": self.failure,
             "name": self.name,
-            "source": {key: manifest.source[key] for key in ("name", "sha256")} if manifest.source else None,
+            "source": {key: manifest.source[key] for key in _OF_SOURCE if key in manifest.source} or None,
             "checks": [
                 {**asdict(check), "reasons": list(check.reasons), "notes": list(check.notes)} for check in self.checks
             ],
@@ -146,6 +150,7 @@ class ValidationReport:
             "tasks": manifest.tasks,
             **({} if self.frontier is None else {"frontier": self.frontier}),
             **({"whole": dict(sorted(self.whole.items()))} if self.whole else {}),
+            **({"recommended": dict(sorted(self.recommended.items()))} if self.recommended else {}),
             "files": manifest.files,
             "versions": package_versions(),
             "machine": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class ValidationRequest:
         signed_by: Public key with which every variant must be signed; None: signatures are mentioned, not checked.
         dense: The dense model, for quality and speed.
         quality: Texts, tasks and limits of the quality gate; None: no gate.
+        min_accuracy_retained: Least share of the dense model's accuracy, as the export measured both; None: no gate.
         speed: Limits of the speed gate; None: no gate.
         bench: How speed is measured.
         compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
@@ -42,6 +44,7 @@ class ValidationRequest:
     signed_by: Path | None = None
     dense: str | None = None
     quality: EvaluationRequest | None = None
+    min_accuracy_retained: float | None = None
     speed: SpeedLimits | None = None
     bench: BenchRequest = field(default_factory=BenchRequest)
     compute: Compute | None = None
@@ -53,6 +56,10 @@ class ValidationRequest:
             raise UsageError("--signed-by is a part of the check integrity; add --check integrity")
         if (self.quality or self.speed) and self.dense is None:
             raise UsageError("the limits of quality and speed are against the dense model; give it as --dense")
-        for name, gate in (("quality", self.quality), ("speed", self.speed)):
+        least = self.min_accuracy_retained
+        if least is not None and not 0.0 <= least < math.inf:
+            raise UsageError(f"--min-accuracy-retained {least:g} is out of range; give 0 or more")
+        judged = least if self.quality is None else self.quality
+        for name, gate in (("quality", judged), ("speed", self.speed)):
             if gate is None and name in self.checks and self.checks == (name,):
                 raise UsageError(f"--check {name} needs a limit; see 'seap-export validate --help'")

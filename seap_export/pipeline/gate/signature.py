@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.common.extras import install_remedy
-from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.errors import EnvironmentFailure, UsageError, refuse_missing
 from seap_export.pipeline.folder.contents import Variant
 
 
@@ -20,9 +20,10 @@ def refuse_unusable_key(public_key: Path) -> None:
         public_key: PEM of an elliptic curve of 256, 384 or 521 bits.
 
     Raises:
-        UsageError: The file is no such key.
+        UsageError: There is no such file, or it is no such key.
         EnvironmentFailure: The packages that check signatures are missing.
     """
+    refuse_missing(public_key)
     try:
         _verification(public_key)
     except ImportError as error:

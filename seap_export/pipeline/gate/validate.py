@@ -18,6 +18,7 @@ from seap_export.pipeline.evaluation.bench_request import refuse_long_prompts
 from seap_export.pipeline.evaluation.evaluate import evaluate
 from seap_export.pipeline.evaluation.quality import recorded_quality
 from seap_export.pipeline.evaluation.speed import recorded_speed, speed_json
+from seap_export.pipeline.evaluation.verdicts import QualityVerdict, retained
 from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
 from seap_export.pipeline.folder.names import HF, PLAN
@@ -27,6 +28,7 @@ from seap_export.pipeline.gate.bisection import bisect_variant
 from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
 from seap_export.pipeline.gate.parity import check_parity, prompts_of
+from seap_export.pipeline.gate.recommended import Limits, recommended
 from seap_export.pipeline.gate.report import Check, CheckName, ValidationReport, describe_variant
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.router_check import router_damages
@@ -44,6 +46,14 @@ from validation.speed.gate import judge_speed
 _Known = Mapping[str, Mapping[str, Mapping[str, Any]]]
 #: The most differing weights that are named, since all weights of a wrong file differ.
 _MOST_WEIGHTS = 5
+#: What a report of an evaluation says of answers to questions, and the subject of a check of these.
+_ANSWERED = (
+    "zero_shot",
+    "generation",
+    "flipped",
+    *(f"accuracy_{what}" for what in ("retained", "retained_stderr", "difference")),
+)
+_ACCURACY_OF = "the answers of "
 _ALONE = f"files were compared with {SUMS} in the folder itself, as no {MANIFEST} beside it lists them"
 _BY_HAND = f"the folder has no {SUMS} of its own, so that only its formats' folders were compared with theirs"
 
@@ -106,6 +116,8 @@ class _Validation:
                 self._parity(variant, is_sound)
             if self._request.quality is not None and self._asks("quality"):
                 self._quality(variant, is_sound)
+            if self._request.min_accuracy_retained is not None and self._asks("quality"):
+                self._accuracy(variant, is_sound, self._request.min_accuracy_retained)
         self._router()
         self._speed()
         if not any(check.verdict != "skipped" for check in self._checks):
@@ -120,6 +132,8 @@ class _Validation:
         }
         tasks = {variant["task"] for variant in variants.values()}
         whole = whole_rows(self._export, tasks) if self._export.exists else {}
+        frontier = read_frontier(self._path) if self._export.exists else None
+        limits, failed = self._limits(frontier), self._failed(variants)
         return ValidationReport(
             name=self._name(),
             checks=tuple(self._checks),
@@ -128,9 +142,27 @@ class _Validation:
             },
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
-            frontier=read_frontier(self._path) if self._export.exists else None,
+            frontier=frontier,
             whole=whole,
+            recommended=recommended(variants, whole, limits, failed) if self._export.exists else {},
         )
+
+    def _limits(self, frontier: Mapping[str, Any] | None) -> Limits:
+        """The limits of this validation, and the targets that the variants were made to meet."""
+        targets = None if frontier is None else frontier["targets"]
+        request = self._request
+        max_kl = None if request.quality is None else request.quality.max_kl
+        return Limits.of_targets(targets, max_kl, request.min_accuracy_retained)
+
+    def _failed(self, variants: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """The variants, and the folders of them, that failed a check; one without a subject concerns all folders."""
+        return [
+            (check.variant, folder)
+            for check in self._checks
+            if check.verdict == "failed" and check.variant is not None
+            for folder in variants[check.variant]["formats"]
+            if check.subject is None or check.subject.removeprefix(_ACCURACY_OF).split(" in ")[0] == folder
+        ]
 
     def _recorded(self, variant: Variant) -> dict[str, Any]:
         """Quality and speed as the export measured them, if its files are unchanged."""
@@ -332,7 +364,9 @@ class _Validation:
         except ArtifactError as error:
             self._add(Check.of(variant.name, "quality", [str(error)], ArtifactError.exit_code))
             return
-        self._results[variant.name]["quality"] = report.to_json()
+        recorded = self._recorded(variant).get("quality") or {}
+        answered = {key: recorded[key] for key in _ANSWERED if recorded.get(key)}
+        self._results[variant.name]["quality"] = report.to_json() | answered
         forms = list(dict.fromkeys(verdict.form for verdict in report.verdicts))
         for form in forms:
             verdicts = [verdict for verdict in report.verdicts if verdict.form == form]
@@ -340,6 +374,25 @@ class _Validation:
             close = [verdict.result for verdict in verdicts if verdict.passed and verdict.close]
             subject = form if len(forms) > 1 else None
             self._add(Check.of(variant.name, "quality", reasons, 4, (*close, *report.remarks), subject))
+
+    def _accuracy(self, variant: Variant, is_sound: bool, least: float) -> None:
+        """Judges the accuracy that the export measured of files which are as they were."""
+        recorded = (self._recorded(variant).get("quality") or {}) if is_sound else {}
+        errors = recorded.get("accuracy_retained_stderr", {})
+        verdicts = [
+            QualityVerdict(form, task, "accuracy", retained(share, errors[form][task], recorded, task), least)
+            for form, by_task in recorded.get("accuracy_retained", {}).items()
+            for task, share in by_task.items()
+        ]
+        if not verdicts:
+            self._skip(
+                variant.name, "quality", "no accuracy was measured: no task file says what is right", "accuracy"
+            )
+        for form in dict.fromkeys(verdict.form for verdict in verdicts):
+            of_form = [verdict for verdict in verdicts if verdict.form == form]
+            reasons = [verdict.result for verdict in of_form if not verdict.passed]
+            close = [verdict.result for verdict in of_form if verdict.passed and verdict.close]
+            self._add(Check.of(variant.name, "quality", reasons, 4, close, f"{_ACCURACY_OF}{form}"))
 
     def _judged(self, variant: Variant) -> list[tuple[str, str]]:
         """The folders whose quality is judged, each with its runtime: those of parity, or else the model folder."""

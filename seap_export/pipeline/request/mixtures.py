@@ -10,7 +10,7 @@ from pathlib import Path
 from seap_export.corpus import Task
 from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.corpus.parse import parse_task
-from seap_export.errors import UsageError
+from seap_export.errors import UsageError, refuse_missing
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.plan import Plan
@@ -167,6 +167,7 @@ def open_mixture_of(plan: Plan, folders: Sequence[Path]) -> TaskMixture:
 def _open(folders: Sequence[Path]) -> dict[str, Calibration]:
     calibrations: dict[str, Calibration] = {}
     for folder in folders:
+        refuse_missing(folder)
         calibration = Calibration(folder)
         if calibration.record.task in calibrations:
             raise UsageError(f"the statistics of task '{calibration.record.task}' are given twice; give them once")

@@ -11,6 +11,7 @@ from seap_export.corpus import Split
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.cost.cost import Cost
+from seap_export.pipeline.evaluation.asked import says_what_is_right
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.card import CardStep
 from seap_export.pipeline.steps.joint.checksums import ChecksumStep
@@ -147,6 +148,7 @@ def export_steps(
         )
         for name, variant in request.variants.items()
     }
+    questions = tuple(filter(says_what_is_right, request.tasks))
     tasks, parity, whole = tuple(calibrations), request.parity, whole_step(source, request, rankings)
     return ExportSteps(
         calibrations,
@@ -154,7 +156,7 @@ def export_steps(
         variants,
         router_step(request, splits),
         whole,
-        QualityStep(variants, tasks, parity, request.general_text, whole) if request.quality else None,
+        QualityStep(variants, tasks, parity, request.general_text, whole, questions) if request.quality else None,
         SpeedStep(variants, parity, whole) if request.speed else None,
         CardStep(variants, request),
         ChecksumStep(),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from seap_export.corpus import Split, Task
 from seap_export.model.layers.compute import Compute
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.cost import Cost
+from seap_export.pipeline.evaluation.asked import Asked, questions_to_ask
 from seap_export.pipeline.folder.keys import step_key
 from seap_export.pipeline.folder.manifest import made_with
 from seap_export.pipeline.folder.outputs import alone, go_on
@@ -61,6 +63,7 @@ class Made:
             model is of another form.
         variants: Each finished variant as the manifest describes it, which later steps complete.
         whole: The folders of whole models that are to be measured beside the variants, by name.
+        asked: The held-out questions of the tasks of variants, by the names of the tasks.
         report: The report of the validation, once it has run.
     """
 
@@ -70,7 +73,16 @@ class Made:
     dense: Callable[[], Path] = _no_folder
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     whole: dict[str, Path] = field(default_factory=dict)
+    asked: dict[tuple[str, ...], Asked] = field(default_factory=dict)
     report: ValidationReport | None = None
+
+    def questions(self, tasks: Iterable[Task], splits: Mapping[str, Split]) -> Asked:
+        """The held-out questions of some tasks, which are read once; see `questions_to_ask`."""
+        named = {task.name: task for task in tasks}
+        if (names := tuple(named)) not in self.asked:
+            asked = questions_to_ask(named.values(), splits, self.work.source, self.work.progress)
+            self.asked[names] = asked
+        return self.asked[names]
 
     def enter(self, variant: str) -> None:
         """Puts a finished variant on the list of the manifest, from which each new file of it takes it off."""

@@ -48,14 +48,21 @@ class VariantSteps:
         """The folder whose quality and speed are measured; None: none is written beside `hf`."""
         return measured_of({folder: step.format for folder, step in self.formats.items()})
 
-    def planned_work(self, cost: Cost, others: tuple[str, ...] = ()) -> PlannedWork:
-        """A part of the work on the folder that is measured.
+    @property
+    def every_folder(self) -> tuple[Measured, ...]:
+        """Each folder beside `hf`, as one to measure."""
+        return tuple(Measured(folder, step.format) for folder, step in self.formats.items())
+
+    def planned_work(self, cost: Cost, others: tuple[str, ...] = (), measured: Measured | None = None) -> PlannedWork:
+        """A part of the work on a folder that is measured.
 
         Args:
             cost: The cost of this kind of work.
             others: Further tasks of which a few texts are used.
+            measured: The folder; None: the one that stands for the variant.
         """
-        format = None if self.measured is None else self.measured.format
+        measured = measured or self.measured
+        format = None if measured is None else measured.format
         return PlannedWork(cost, self.plan.tasks, self.plan.ratio, format, self.plan.vocabulary, others)
 
 
@@ -89,7 +96,7 @@ def variant_steps(
 
 
 def sound(
-    variants: Mapping[str, VariantSteps], entries: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, VariantSteps], entries: Mapping[str, Mapping[str, Any]], *, every: bool
 ) -> dict[Measured, dict[str, str]]:
     """The keys of the folders to measure, by what is measured and the variant's name; none that failed parity.
 
@@ -98,10 +105,11 @@ def sound(
     Args:
         variants: The variants, by name.
         entries: The manifest's entry of each variant.
+        every: Whether every folder is measured, or the one that stands for the variant.
     """
     keys: dict[Measured, dict[str, str]] = {}
     for name, steps in variants.items():
-        if (measured := steps.measured) is not None:
+        for measured in steps.every_folder if every else filter(None, [steps.measured]):
             alike = keys.setdefault(measured, {})
             if entries[name]["parity"][measured.folder]["verdict"] == "passed":
                 alike[name] = steps.formats[measured.folder].key

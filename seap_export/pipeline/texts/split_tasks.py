@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import chain, combinations, permutations
 from typing import Any
 
 from seap_export.corpus import Sample, Split, Task, split_samples
@@ -103,9 +103,22 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
         refits: Whether weights are fitted to the texts; if not, few are enough.
     """
     inputs = max(spec.channels)
+    digests = {task: sorted(chain(*split.digests().values())) for task, split in splits.items()}
+    for one, other in combinations(splits, 2):
+        if digests[one] == digests[other]:
+            progress.warn(
+                f"tasks '{one}' and '{other}' have the same texts, so their variants are alike and no router can tell "
+                "their prompts apart; leave one out, or give it texts of its own"
+            )
     for notice in dict.fromkeys(notice for split in splits.values() for notice in split.notices):
         progress.warn(notice)
     for task, split in splits.items():
+        total = len(split.calibration) + len(split.held_out)
+        if 0 < split.num_conversations < total:
+            progress.warn(
+                f"task '{task}': {split.num_conversations} of its {total} texts are conversations in the chat "
+                "template, and the others plain texts; give texts of the form alone in which prompts will come"
+            )
         if refits and split.num_tokens and split.num_tokens < inputs:
             texts = f"{len(split.calibration)} calibration text{'s' * (len(split.calibration) != 1)}"
             progress.warn(

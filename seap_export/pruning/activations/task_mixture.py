@@ -74,6 +74,12 @@ class TaskMixture:
         self.source_sha256 = digests.pop()
 
     @property
+    def is_plain(self) -> bool:
+        """Whether no text was rendered by a chat template; the held-out ones tell, whose question stands apart."""
+        samples = [sample for each in self.calibrations.values() for sample in each.record.held_out]
+        return bool(samples) and not any("question" in sample for sample in samples)
+
+    @property
     def probabilities(self) -> dict[str, float]:
         """The weights of the tasks, scaled to a sum of 1."""
         total = sum(self.weights.values())

@@ -17,6 +17,7 @@ from seap_export.model.layers.kept import UNFINISHED
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import StoredForm
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
+from seap_export.model.sources.tokenizer import note_plain_texts
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.shrink.config import shrunk_config
@@ -70,6 +71,8 @@ def write_shrunk_model(
     if reduced.generation_config is not None:
         write_json(folder / "generation_config.json", dict(reduced.generation_config), indent=2, sort_keys=True)
     reduced.write_tokenizer(folder)
+    if statistics.is_plain:
+        note_plain_texts(folder)
     for name in MODELING_FILES if plan.settings.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.model.modeling") / name) as file:
             shutil.copyfile(file, folder / name)

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seap_export.runtime.decoding.tensors import ELEMENTS, Element, zeros
+from seap_export.runtime.decoding.tensors import ELEMENTS, Element, view, zeros
 from seap_export.runtime.providers import CPU, TensorDevice
 
 _STATE = re.compile(r"past\w*\.\d+\.\w+")
@@ -103,6 +103,13 @@ class Cache(Protocol):
             is_real: 1 for the real tokens of the call, 0 for padding; int64 [rows, length].
         """
 
+    def reserve(self, kept: int, capacity: int) -> bool:
+        """Takes the only row back to its first `kept` tokens, with room for `capacity` positions.
+
+        Returns:
+            Whether it could; the cache is as it was, otherwise.
+        """
+
     def bind(self, binding: ort.IOBinding) -> None:
         """Makes the next call read and write the cache; the output `logits` must already be bound as the first."""
 
@@ -159,6 +166,23 @@ class SharedCache:
             self._mask[row, length - new : length] = 1
         return self._mask
 
+    def reserve(self, kept: int, capacity: int) -> bool:
+        """Makes larger buffers if they are too small, with what the kept positions hold; not on a GPU."""
+        if capacity > self._capacity:
+            if self._device != CPU:
+                return False
+            larger = empty_buffers(self._layouts, self._rows, capacity, self._device)
+            for layout in self._layouts:
+                if layout.grows:
+                    positions = (slice(None), *(slice(kept if size == -1 else None) for size in layout.dims))
+                    old, new = self.buffers[layout.past], larger[layout.past]
+                    view(new, layout.element)[positions] = view(old, layout.element)[positions]
+                    self.buffers[layout.past] = new
+            self._capacity, self._is_bound = capacity, False
+        self._lengths = [kept]
+        self._mask = (np.arange(self._capacity) < kept).astype(np.int64)[None]
+        return True
+
     def bind(self, binding: ort.IOBinding) -> None:
         """Binds all buffers once, and again those that have changed places; one binding serves all calls."""
         for layout in self._layouts:
@@ -198,6 +222,10 @@ class AppendedCache:
         """The mask of the previous call followed by the new tokens; padding keeps its place."""
         self._mask = np.concatenate([self._mask, is_real], axis=1)
         return self._mask
+
+    def reserve(self, kept: int, capacity: int) -> bool:
+        """It grows by itself, but gives nothing back."""
+        return kept == self._positions
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Binds the current cache as past; the call allocates present."""

@@ -103,6 +103,30 @@ class OnnxDecoder:
         self._buffer_pool.keep_after(decoding, pooled)
         return decoding
 
+    def resume(self, decoding: Decoding, kept: int, tokens: Sequence[int], max_new_tokens: int) -> bool:
+        """Continues a decoding of one row with other tokens than those after its first `kept` ones.
+
+        Args:
+            decoding: A decoding of this graph, of one row.
+            kept: How many of the row's tokens stay.
+            tokens: At least one token that follows them.
+            max_new_tokens: Number of steps to reserve room for after these, within the context length.
+
+        Returns:
+            Whether it could: steps that are captured, states of a fixed size that would have to be taken back, and a
+            cache that would have to grow on a GPU cannot. The decoding is as it was then.
+
+        Raises:
+            ArtifactError, EnvironmentFailure: As of `start`; the decoding is of no use then.
+        """
+        is_shorter = kept < int(decoding.lengths[0])
+        if self._model.captures or (is_shorter and not all(layout.grows for layout in self._layouts)):
+            return False
+        if not decoding.reserve(kept, self.capacity(kept + len(tokens), max_new_tokens)):
+            return False
+        decoding.extend(tokens)
+        return True
+
     def capacity(self, length: int, max_new_tokens: int) -> int:
         """Cache positions for a prompt of that length, no more than the context length.
 
@@ -174,7 +198,7 @@ class Decoding:
         for row, prompt in zip(input_ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         with model.turn:
-            self._set_logits(self._run_prompts(input_ids, is_real))
+            self._set_logits(self._run_tokens(input_ids, is_real))
         if buffers:
             self._binding.clear_binding_outputs()  # the prompts' logits
 
@@ -198,6 +222,21 @@ class Decoding:
                 self._steps = self._make_steps()
             self._set_logits(self._steps.run(self._next, mask))
 
+    def reserve(self, kept: int, capacity: int) -> bool:
+        """Drops all but the first tokens of the only row, and makes room for as many positions; whether it could."""
+        if not self._cache.reserve(kept, capacity):
+            return False
+        self.lengths = np.array([kept], np.int64)
+        return True
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Appends tokens to the only row in one call, for which there must be room, and computes the next logits."""
+        self.lengths = self.lengths + len(tokens)
+        self._steps = None  # they have bound a buffer for the logits of one token
+        with self._model.turn:
+            input_ids = np.array([tokens], np.int64)
+            self._set_logits(self._run_tokens(input_ids, np.ones_like(input_ids)))
+
     def _set_logits(self, logits: NDArray[Any]) -> None:
         self.logits = float32_of(logits, self._element)
         if self._buffers:
@@ -209,7 +248,7 @@ class Decoding:
             return self._buffers.steps(self._element, vocabulary)
         return BoundSteps(self._model, self._binding, self._cache, self._element, rows, vocabulary)
 
-    def _run_prompts(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
+    def _run_tokens(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
         """The logits of each row's last token, [rows, vocabulary] as the graph stores them."""
         binding, device = self._binding, self._model.device
         binding.bind_output("logits", device.kind, device.number)
@@ -218,16 +257,16 @@ class Decoding:
         self._cache.bind(binding)
         self._model.run_bound(binding)
         self._cache.advance(binding)
-        return self._last_logits(ort.OrtValue(binding.get_outputs_as_ortvaluevector()[0]), input_ids.shape)
+        return self._last_logits(ort.OrtValue(binding.get_outputs_as_ortvaluevector()[0]), is_real)
 
-    def _last_logits(self, value: ort.OrtValue, shape: tuple[int, ...]) -> NDArray[Any]:
-        sizes, rows = value.shape(), shape[0]
+    def _last_logits(self, value: ort.OrtValue, is_real: NDArray[np.int64]) -> NDArray[Any]:
+        sizes, shape, rows = value.shape(), is_real.shape, len(is_real)
         if len(sizes) != 3 or tuple(sizes[:2]) not in (shape, (rows, 1)):
             raise ArtifactError(
                 f"{self._model.path}: its logits are {list(sizes)} for tokens {list(shape)}; export again"
             )
         # Some graphs return only the last position.
-        columns = self.lengths - 1 if sizes[1] == shape[1] else np.zeros_like(self.lengths)
+        columns = is_real.sum(axis=1) - 1 if sizes[1] == shape[1] else np.zeros_like(self.lengths)
         if self._model.device == CPU:
             return view(value, self._element)[np.arange(rows), columns]
         storage, vocabulary = self._element.storage, sizes[2]

@@ -21,9 +21,16 @@ _Loop = Callable[[list[int], int], Iterator[int]]
 
 def _runner(folder: Path, threads: int) -> _Loop:
     from seap_export.runtime import GREEDY, Generator
+    from seap_export.runtime.generator import Row
 
     generator = Generator(folder, threads=threads)
-    return lambda prompt, new_tokens: (step[0] for step in generator.steps([prompt], new_tokens, GREEDY))
+
+    def tokens(prompt: list[int], new_tokens: int) -> Iterator[int]:
+        row = Row(generator, prompt, new_tokens, GREEDY)
+        for _ in generator.steps(generator.decoder.start([prompt], new_tokens), [row]):
+            yield row.token_ids[-1]
+
+    return tokens
 
 
 def _genai(folder: Path, threads: int) -> _Loop:

@@ -47,7 +47,7 @@ def refuse(run: Run, work: Path, *arguments: object, code: int, says: str, resum
 @pytest.mark.parametrize(
     ("task", "code", "says"),
     [
-        ("a=none.jsonl", 8, "none.jsonl no such file"),
+        ("a=none.jsonl", 2, "none.jsonl no such file"),
         ("a.jsonl", 2, "'a.jsonl' NAME=FILE"),
     ],
 )
@@ -76,7 +76,8 @@ def test_a_field_that_is_not_there(run: Run, work: Path) -> None:
         (["--set", "samples=-3"], "samples=-3: -3 is not in the range"),
         (["--calibration-tokens", "0"], "'--calibration-tokens': 0"),
         (["--threads", "0"], "'--threads': 0"),
-        (["--threads", "100000"], "'--threads': 100000 is out of range; cores"),
+        (["--threads", "999"], "--threads 999 is out of range; cores"),
+        (["--precision", "int8", "--precision", "int4"], "'--precision' is given 2 times; once for each value"),
         (["--ratio", "0.2,0.5"], "'0.2,0.5' is not a number; repeat the option"),
         (["--target-size", "60"], "'60' has no unit; write 60MB or 60GB"),
         (["--memory", "4"], "'4' has no unit; write 4MB or 4GB"),
@@ -132,7 +133,7 @@ def test_a_family_that_is_not_supported(run: Run, work: Path) -> None:
 
 
 def test_a_model_that_is_not_there(run: Run, work: Path) -> None:
-    refuse(run, work, "./none", code=8, says="./none: no such folder or file")
+    refuse(run, work, "./none", code=2, says="./none: no such folder or file")
 
 
 def test_a_hub_model_that_cannot_be_had(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +242,25 @@ def test_a_path_that_is_not_there(run: Run, work: Path, command: tuple[str, ...]
     """Every command says the same."""
     message = run(command[0], "nowhere", *command[1:]).refused(2)
     assert message == "nowhere: no such file or folder; check the path"
+    assert not (work / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("calibrate", "m", "--task", "a=nowhere.jsonl", "--out", "x"),
+        ("calibrate", "m", "--task", "a=nowhere.toml", "--out", "x"),
+        ("convert", "m", "--calibration", "nowhere", "--precision", "int4", "--out", "x"),
+        ("plan", "m", "--calibration", "nowhere", "--ratio", "0.2"),
+        ("plot", "m", "--evaluation", "nowhere", "--out", "x"),
+        ("prune", "m", "--plan", "nowhere", "--calibration", "nowhere", "--out", "x"),
+        ("calibrate", "nowhere.gguf", "--task", "a=a.jsonl", "--out", "x"),
+        ("route", "m", "--prompt-file", "nowhere"),
+    ],
+)
+def test_an_option_that_leads_nowhere(run: Run, work: Path, command: tuple[str, ...]) -> None:
+    """The exit code is that of every path that is not there, whatever is looked for."""
+    run(*command).refused(2, "nowhere")
     assert not (work / "x").exists()
 
 

@@ -314,3 +314,22 @@ def test_the_sample_names_the_model_that_the_demo_fetches(run: Run, work: Path, 
     outcome = run("export", "m", "--config", sample, "--dry-run", "--json")  # a smaller one takes less time
     assert outcome.code == 0, outcome.err
     assert "general-0.2" in [row["variant"] for row in json.loads(outcome.out)["variants"]]
+
+
+@pytest.mark.parametrize(
+    ("formats", "align"),
+    [
+        (["onnx"], 16),
+        (["gguf:q4_0"], 32),
+        (["gguf:q4_k_m"], 32),
+        (["gguf:f16"], 16),
+        (["mlx:4bit"], 64),
+        (["mlx:fp16"], 16),
+        (["onnx:int4", "gguf:q8_0", "mlx:8bit"], 64),
+        ([], 16),
+    ],
+)
+def test_pruned_widths_are_whole_blocks_in_every_format(tmp_path: Path, formats: list[str], align: int) -> None:
+    """Rows that are not are stored in more bits, which takes more space and was not asked for."""
+    options = ExportOptions("m", {"a": ["text"]}, ratio=0.2, format=formats or "hf", out=tmp_path)
+    assert export_request(options).plan.align == align

@@ -129,8 +129,30 @@ def test_bad_json_names_its_line(tmp_path: Path, content: str, message: str) -> 
     assert _error(path).startswith(f"FILE, line 2: not JSON ({message}); ")
 
 
-def test_a_list_over_several_lines_is_named_with_what_splits_it(tmp_path: Path) -> None:
-    assert _error(_write(tmp_path, "a.json", '[\n {"text": "x"}\n]\n')).startswith("FILE, line 1: a JSON list; ")
+@pytest.mark.parametrize(
+    "content", ['[\n {"text": "x"},\n {"text": "é"}\n]\n', b'\xef\xbb\xbf\n [{"text": "x"}, {"text": "\xc3\xa9"}]']
+)
+def test_a_json_list_gives_its_entries(tmp_path: Path, content: str | bytes) -> None:
+    assert list(read_records(_write(tmp_path, "a.json", content))) == [{"text": "x"}, {"text": "é"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"text": "x"}, 5]', "FILE, entry 2: expected a JSON object, not a number; "),
+        ('[{"text": "x"}', "FILE: not a readable JSON list (Expecting ',' delimiter"),
+        ('[{"text": "\\ud800"}]', "FILE: not a readable JSON list ("),
+        ("[]", "FILE: the corpus is empty; "),
+        ("[" * 200_000, "FILE: not a readable JSON list ("),
+    ],
+)
+def test_a_damaged_json_list_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    assert _error(_write(tmp_path, "a.json", content)).startswith(message)
+
+
+def test_a_json_list_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seap_export.corpus.readers.MAX_JSON_BYTES", 10)
+    assert "a JSON list of more than" in _error(_write(tmp_path, "a.json", '[{"text": "x"}]'))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +160,7 @@ def test_a_list_over_several_lines_is_named_with_what_splits_it(tmp_path: Path) 
     [("[1]", "a list"), ('"x"', "a string"), ("null", "null"), ("1.5", "a number"), ("true", "a truth value")],
 )
 def test_line_without_object_is_refused(tmp_path: Path, line: str, kind: str) -> None:
-    path = _write(tmp_path, "a.jsonl", f"\n{line}\n")
+    path = _write(tmp_path, "a.jsonl", f'{{"text": "x"}}\n{line}\n')
     assert _error(path).startswith(f"FILE, line 2: expected a JSON object, not {kind}; ")
 
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime import Generator
 from seap_export.runtime.files import decoder_options
+from seap_export.runtime.text import TextStream
 
 PROMPT = "the cat sat on a mat and then it ran"
 
@@ -76,10 +77,11 @@ def test_text_that_changes_the_prompt_before_it_is_decoded_alone(done: Path) -> 
         [decoders.Fuse(), decoders.Strip(" ", 0, 0), decoders.Replace("catdog", "x")]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
-    generator = Generator(folder)
-    cat, dog = generator.token_ids("cat dog")
-    assert generator._text_after([cat], [dog]) == "dog"
-    assert generator._text_after([cat], [cat]) == "cat"
+    tokenizer = Generator(folder).tokenizer
+    cat, dog = tokenizer.encode("cat dog").ids
+    for token, text in ((dog, "dog"), (cat, "cat")):
+        stream = TextStream(tokenizer, [cat])
+        assert stream.add(token) + stream.end() == text
 
 
 @pytest.mark.parametrize("has_bos", [True, False])

@@ -8,7 +8,8 @@ import pytest
 from support.tokenizers import trained_byte_level
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from seap_export.runtime.text import TextStream
+from seap_export.errors import UsageError
+from seap_export.runtime.text import StopTexts, TextStream
 
 TEXTS = [
     "the cat sat  on   a mat\n\n\tand it ran",
@@ -82,3 +83,28 @@ def test_a_decoder_that_changes_what_stands_before() -> None:
     tokenizer.add_tokens([AddedToken("mouse")])
     stream = TextStream(tokenizer, [0])
     assert (stream.add(1), stream.end()) == ("", "dog")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize(
+    ("stops", "text", "expected"),
+    [
+        ([], "one two", "one two"),
+        (["two"], "one two three", "one "),
+        (["xx", " tw"], "one twxx", "one"),
+        (["aab"], "aaab.", "a"),
+        (["\n\n", "one two!"], "one two\n", "one two\n"),
+        (["one"], "one", ""),
+    ],
+)
+def test_a_text_ends_before_a_stop_text(stops: list[str], text: str, expected: str, size: int) -> None:
+    """However it comes; what may be the beginning of one is held back, and given out at the end."""
+    watched = StopTexts(stops)
+    pieces = [watched.add(text[start : start + size]) for start in range(0, len(text), size)]
+    assert "".join([*pieces, watched.end()]) == expected
+    assert watched.is_reached == (expected != text)
+
+
+def test_an_empty_stop_text_is_refused() -> None:
+    with pytest.raises(UsageError, match="a stop text is empty"):
+        StopTexts(["a", ""])

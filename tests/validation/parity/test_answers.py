@@ -101,10 +101,10 @@ def _lost_piece(self: TextStream, token: int) -> str:
     return ""
 
 
-def _unending(self: Generator, rows: Any, new: int, sampling: Any, steps: Any = Generator.steps) -> Any:
-    self.ends, ends = frozenset(), self.ends
-    yield from steps(self, rows, new, sampling)
-    self.ends = ends
+def _unending(self: Generator, decoding: Any, rows: Any, steps: Any = Generator.steps) -> Any:
+    for row in rows:
+        row._ends = frozenset()
+    return steps(self, decoding, rows)
 
 
 FAULTS: dict[str, tuple[Any, str, Any, str]] = {

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from seap_export.pipeline.gate.recommended import Limits, recommended
+
 LAYERS, DENSE_PARAMETERS = 30, 134_515_008
 #: The failing report carries these as names and in reasons.
 HOSTILE = 'a|b <script>alert("x")</script> `*_[x](y)'
@@ -389,10 +391,37 @@ def _failing() -> dict[str, Any]:
     return report | {"verdict": "failed", "exit_code": 7, "failure": "file 0 is missing", "name": f"out {HOSTILE}"}
 
 
+def _shipped() -> dict[str, Any]:
+    """The passing report of an export, which recommends a file."""
+    passing = _passing()
+    whole = {
+        f"everyday-whole-{precision}": {
+            "task": "everyday",
+            "precision": precision,
+            "beside": "fp32",
+            "options": {},
+            "command": f"seap-export export m --task everyday=e.jsonl --ratio 0 --precision {precision} --out out",
+            "refusal": "",
+            "bytes": size,
+            "quality": {"divergence": {"onnx": _divergence(kl)}, "folder": "onnx", "runtime": "onnxruntime"},
+            "speed": recorded_speed(speedup, 1.6),
+        }
+        for precision, size, kl, speedup in (("int4", 86_400_000, 0.032, 3.25), ("int8", 153_700_000, 0.004, 2.5))
+    }
+    shipped = recommended(passing["variants"], whole, Limits())
+    return {**passing, "source": {**passing["source"], "bytes": 98_000_000}, "whole": whole, "recommended": shipped}
+
+
 @pytest.fixture(scope="session")
 def samples() -> dict[str, dict[str, Any]]:
-    """Both reports, for readers that change nothing."""
-    return {"passing": _passing(), "failing": _failing()}
+    """A passing and a failing report, for readers that change nothing."""
+    return {"passing": _shipped(), "failing": _failing()}
+
+
+@pytest.fixture
+def shipped() -> dict[str, Any]:
+    """The passing report with whole models, and what it recommends."""
+    return _shipped()
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ function measure(frame) {
     beyond: beyond(page, view),
     scrolling: scrolling(page),
     tiles: tiles(page),
-    table: page.querySelector("table")?.getBoundingClientRect().top,
+    table: page.querySelector("#variants ~ * table")?.getBoundingClientRect().top,
     overlaps: overlaps(page),
     charts: [...page.querySelectorAll("svg")].map((chart) => [chart.clientWidth, chart.clientHeight]),
     requests: view.performance.getEntriesByType("resource").map((entry) => entry.name),

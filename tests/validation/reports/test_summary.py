@@ -17,10 +17,15 @@ def _table(text: str) -> list[list[str]]:
 
 def test_verdict_comes_first(passing: Report, failing: Report) -> None:
     lines = job_summary(passing).splitlines()
-    assert lines[0] == "## ✅ Passed: demo-output"
-    assert lines[2] == "11 checks: 9 passed, 2 skipped. Exit code 0: passed."
+    assert lines[0] == "## ✅ demo-output"
+    verified = "Files verified; quality: within its limit; speed: within its limit."
+    assert lines[2] == f"{verified} 11 checks: 9 passed, 2 skipped. Exit code 0: passed."
     assert job_summary(failing).startswith("## ❌ Failed: out a&#124;b ")
     assert "10 checks: 7 failed, 2 passed, 1 skipped. Exit code 7: an artifact is damaged" in job_summary(failing)
+
+
+def test_what_to_ship_stands_below_the_title(shipped: Report) -> None:
+    assert "\n\n**everyday**: Ship the whole model in int4 (86.4 MB, " in job_summary(shipped)
 
 
 def test_recorded_speed_has_its_interval(passing: Report) -> None:

@@ -137,9 +137,14 @@ def columns(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[flo
             left = (layer + (1 - width) / 2) / number
             marks.append(rectangle(left, bottom - height, width / number, height, kind))
     marks += x_axis([((layer + 0.5) / number, str(layer)) for layer in steps(number)], bottom, "layer")
-    spans = "; ".join(f"{words} from {figure(min(values))} to {figure(max(values))}" for _, words, values in series)
+    spans = "; ".join(f"{words} from {_exact(min(values))} to {_exact(max(values))}" for _, words, values in series)
     legend = [(kind, words) for kind, words, _ in series] if len(series) > 1 else []
     return Chart(title, f"{number} layers: {spans} ({unit}).", bottom + _BELOW, marks, legend, inset=True)
+
+
+def _exact(value: float) -> str:
+    """A count with all its digits, and a share with three."""
+    return str(int(value)) if value.is_integer() else figure(value)
 
 
 def error_chart(bisect: Json) -> Chart:

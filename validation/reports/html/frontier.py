@@ -1,4 +1,4 @@
-"""The candidates of an export with targets: a chart of size against divergence for each task."""
+"""Size against divergence: a chart of the candidates of an export with targets, or of the files that it measured."""
 
 from __future__ import annotations
 
@@ -8,15 +8,32 @@ from itertools import pairwise
 
 from validation.reports.figures import KL
 from validation.reports.frontier import written
-from validation.reports.html.axes import Chart, across, circle, floor_ticks, line, text, x_axis, y_axis
+from validation.reports.html.axes import Chart, across, circle, floor_ticks, line, x_axis, y_axis
 from validation.reports.numbers import figure, megabytes
 from validation.reports.reading import Json
+from validation.reports.recommended import title
 
 _ABOVE, _HEIGHT, _BELOW = 20, 220, 38  # pixels: the label of the vertical axis, the plot, the horizontal axis
 _MOST_TICKS = 6
 
 
+def files_chart(task: str, found: Json) -> Chart:
+    """The files that were measured for a task; a ring marks the one to ship."""
+    limits = {"size": found["limits"]["bytes"], "max_kl": found["limits"]["max_kl"]}
+    points = [
+        {**file, "words": title(file), "ratio": not file["is_whole"], "chosen": file["name"] == found["file"]}
+        for file in found["files"]
+    ]
+    return _chart(f"{task}: size against divergence", points, limits, "ship")
+
+
 def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Chart:
+    """The candidates that were evaluated for a task."""
+    named = [{**point, "words": f"{point['variant']}, {written(point)}"} for point in points]
+    return _chart(f"{task}: size against divergence of the candidates", named, targets, "chosen")
+
+
+def _chart(heading: str, points: Sequence[Json], targets: Json, ringed: str) -> Chart:
     """Size on a logarithmic scale against KL; a line joins what nothing beats, dashed lines are the targets."""
     sizes = [point["bytes"] for point in points]
     limits = [size for size in (targets["size"],) if size is not None and min(sizes) / 2 < size < 2 * max(sizes)]
@@ -39,26 +56,25 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Chart:
         ends = [(across(x_of(point["bytes"])), height(point["mean_kl_nats"])) for point in (left, right)]
         marks.append(line(*ends[0], *ends[1], "path"))
     for point in points:
-        words = f"{point['variant']}, {written(point)}"
+        words = point["words"]
         said = f"{words}: {megabytes(point['bytes'])}, KL {KL.cell({'quality': point}).main}"
         kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
         x, y = x_of(point["bytes"]), height(point["mean_kl_nats"])
         if point["chosen"]:
             marks.append(circle(x, y, 9, "ring"))
-            beside, anchor = (x + 0.03, "start") if x < 0.6 else (x - 0.03, "end")
-            marks.append(text(words, across(beside), y + 4, anchor, "chosen"))
         marks.append(circle(x, y, 5, kind, said))
     marks += x_axis([(x_of(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)")
     told = "; ".join(
-        f"{point['variant']} in {written(point)} {megabytes(point['bytes'])}, "
+        f"{point['words']}: {megabytes(point['bytes'])}, "
         f"KL {KL.cell({'quality': point}).main}"
         f"{', chosen' if point['chosen'] else ', beaten' if point['beaten'] else ''}"
         for point in points
     )
-    legend = [("a", "pruned"), ("b", "dense"), ("beaten", "beaten")]
+    legend = [("a", "pruned"), ("b", "whole"), ("beaten", "beaten")]
+    legend += [("ring", f"{ringed}: {point['words']}") for point in points if point["chosen"]]
     if limits or targets["max_kl"] is not None:
         legend.append(("dash", "target"))
-    return Chart(f"{task}: size against divergence", f"{told}.", bottom + _BELOW, marks, legend, inset=True)
+    return Chart(heading, f"{told}.", bottom + _BELOW, marks, legend, inset=True)
 
 
 def _sizes(low: float, high: float) -> list[int]:

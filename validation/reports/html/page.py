@@ -11,9 +11,9 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from validation.reports import figures, frontier, matrix, numbers, reading, speedups, variants, whole
+from validation.reports import figures, frontier, matrix, numbers, reading, recommended, speedups, variants, whole
 from validation.reports.html import charts, tables
-from validation.reports.html.frontier import frontier_chart
+from validation.reports.html.frontier import files_chart, frontier_chart
 from validation.reports.reading import Json, clean
 
 #: How templates are laid out, which is no part of the page.
@@ -21,7 +21,7 @@ _LINE_BREAKS = re.compile(r">\s*\n\s*<")
 
 
 def html_page(report: Json) -> str:
-    """The page: the verdict and what to do, then how much smaller, faster and worse the variants are, then the rest.
+    """The page: what to ship and what was verified, then all files, how the variants compare, and the rest.
 
     Args:
         report: The JSON object of a validation report.
@@ -47,7 +47,7 @@ def templates() -> Environment:
     )
     filters = (numbers.figure, numbers.megabytes, numbers.milliseconds, numbers.percent, numbers.ratio, numbers.times)
     environment.filters |= {function.__name__: function for function in filters}
-    modules = (charts, figures, frontier, matrix, numbers, reading, speedups, tables, variants, whole)
+    modules = (charts, figures, frontier, matrix, numbers, reading, recommended, speedups, tables, variants, whole)
     environment.globals |= {module.__name__.rsplit(".", 1)[-1]: module for module in modules}
-    environment.globals["frontier_chart"] = frontier_chart
+    environment.globals |= {"files_chart": files_chart, "frontier_chart": frontier_chart}
     return environment

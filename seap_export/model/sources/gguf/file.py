@@ -11,7 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from seap_export.errors import InputError
+from seap_export.errors import InputError, MissingInput
 from seap_export.model.families import Family, GgufForm, family_of_gguf, family_of_model_type
 from seap_export.model.sources.gguf.header import GgufTensor, read_header
 
@@ -171,7 +171,7 @@ def _read_header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, GgufTensor
     try:
         return read_header(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; check the path") from error
+        raise MissingInput(f"{path}: no such file; check the path") from error
     except OSError as error:
         raise InputError(f"{path}: not a readable file ({error.strerror}); check its permissions") from error
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from seap_export.common.checksums import SUMS
 from seap_export.common.hashing import sha256_json
@@ -12,10 +13,13 @@ from seap_export.corpus.hub import HubCorpus
 from seap_export.model.sources.metadata import model_metadata
 from seap_export.pipeline.card.recipe import given_as, model_name, needed_files, recipe_files
 from seap_export.pipeline.card.text import CalibrationText, CardFacts, card_text
-from seap_export.pipeline.folder.contents import Export
-from seap_export.pipeline.folder.manifest import card_key
+from seap_export.pipeline.evaluation.quality import recorded_quality
+from seap_export.pipeline.folder.contents import Export, Variant
+from seap_export.pipeline.folder.manifest import Manifest, card_key
 from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.folder.whole import read_whole
+from seap_export.pipeline.gate.recommended import Limits, recommended
+from seap_export.pipeline.gate.report import describe_variant
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.step import Made, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
@@ -67,6 +71,19 @@ class CardStep(Step):
         model = model_name(source, manifest.source["name"])
         recipe = recipe_files(source.pinned_id or model, request, asked, formats)
         needed = [*recipe, *([] if source.hub_id else [model]), *needed_files(request, asked)]
-        whole = [row for row in read_whole(made.work.folder).values() if row["task"] == entry["task"]]
-        facts = CardFacts(source, model, metadata, variant, entry, manifest, texts, datasets, needed, whole)
+        whole = {key: row for key, row in read_whole(made.work.folder).items() if row["task"] == entry["task"]}
+        of_files = source, model, metadata, variant, entry, manifest, texts, datasets, needed
+        facts = CardFacts(*of_files, list(whole.values()), self._recommended(variant, entry, manifest, whole))
         return {CARD: card_text(facts).encode(), **recipe, **metadata.licence_files}
+
+    def _recommended(
+        self, variant: Variant, entry: Mapping[str, Any], manifest: Manifest, whole: Mapping[str, Mapping[str, Any]]
+    ) -> str:
+        """What to ship of a variant and the whole models.
+
+        Without speeds, which differ from run to run, and without targets, so that its ratio makes the same card again.
+        """
+        described = describe_variant(variant, manifest, {"quality": recorded_quality(variant)})
+        untimed = {name: {**row, "speed": None} for name, row in whole.items()}
+        words = recommended({variant.name: described}, untimed, Limits())
+        return str(words[entry["task"]]["words"]) if entry["task"] in words else ""

@@ -10,7 +10,7 @@ from typing import Any
 from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
 from seap_export.pipeline.folder.contents import Export
-from seap_export.pipeline.folder.names import HF, ROUNDING, parity_file
+from seap_export.pipeline.folder.names import HF, ROUNDING, parity_file, quality_file
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.joint.quality import settled_quality
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
@@ -133,6 +133,7 @@ def _drop_outdated(steps: VariantSteps, earlier: Mapping[str, FormatStep], works
         if recorded.get(step.name, step.key) != step.key:
             workspace.remove(step.name)
             workspace.remove(f"{name}/{parity_file(folder)}")
+            workspace.remove(f"{name}/{quality_file(folder)}")
         else:
             origins.add(step.before.name)
     for path in recorded:

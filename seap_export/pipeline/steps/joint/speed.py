@@ -61,7 +61,7 @@ class SpeedStep(Step):
             ArtifactError: A variant cannot be loaded.
         """
         speed, export = made.performance.speed, Export(made.work.folder)
-        for measured, keys in sound(self.variants, made.variants).items():
+        for measured, keys in sound(self.variants, made.variants, every=False).items():
             request = speed_request(made.work.source.spec, measured, self.settings)
             setting, missing = speed_setting(request), []
             for name, key in keys.items():

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.common.hashing import sha256_json
+from seap_export.corpus import Task
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.card.command import whole_command
 from seap_export.pipeline.card.recipe import given_as, model_name
 from seap_export.pipeline.cost.cost import Cost
-from seap_export.pipeline.evaluation.figures_json import divergence_json
+from seap_export.pipeline.evaluation.asked import Asked, Scores, says_what_is_right
+from seap_export.pipeline.evaluation.figures_json import by_task_json, divergence_json, generation_json, zero_shot_json
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH, QualityRequest, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request, speed_setting
 from seap_export.pipeline.evaluation.subject import Subject
@@ -52,11 +54,13 @@ class WholeSteps:
         model: What is made.
         ranking: The ranking of its task or mixture, which knows the texts.
         written: The step that writes it; None: it cannot be written.
+        questions: The tasks of the export that say what is right.
     """
 
     model: WholeModel
     ranking: RankingStep
     written: FormatStep | None
+    questions: tuple[Task, ...] = ()
 
     @property
     def all(self) -> tuple[PathStep, ...]:
@@ -82,9 +86,15 @@ class WholeSteps:
     @cached_property
     def key(self) -> str:
         """The hash of everything that its figures depend on; "" if it cannot be written."""
-        return (
-            "" if self.written is None else folder_quality_key(sha256_json([self.written.key, self.texts]), MAX_LENGTH)
-        )
+        if self.written is None:
+            return ""
+        rules = [repr((task.completion, task.answer)) for task in self.questions]
+        return folder_quality_key(sha256_json([self.written.key, self.texts, *([rules] if rules else [])]), MAX_LENGTH)
+
+    def asked(self, made: Made) -> Asked:
+        """The held-out questions that it answers."""
+        splits = {step.task: step.split for step in self.ranking.calibrations}
+        return made.questions(self.questions, splits)
 
 
 @dataclass(frozen=True)
@@ -246,10 +256,30 @@ class WholeStep(Step):
             if name in made.whole and steps.model.measured == measured:
                 yield name, steps
 
+    def asked(self, made: Made, names: Sequence[str]) -> dict[str, Asked]:
+        """The questions that some of the models answer, by their digest."""
+        asked = {name: self.models[name].asked(made) for name in names}
+        return {of.digest: of for of in asked.values() if of}
+
     def compare(
-        self, made: Made, name: str, pairs: tuple[PairedText, ...], answers: DenseAnswers, request: QualityRequest
+        self,
+        made: Made,
+        name: str,
+        pairs: tuple[PairedText, ...],
+        answers: DenseAnswers,
+        request: QualityRequest,
+        scores: Mapping[str, Scores],
     ) -> None:
-        """Compares a model with the dense model, and writes the figures down."""
+        """Compares a model with the dense model, and writes the figures down.
+
+        Args:
+            made: What the run has made.
+            name: The model.
+            pairs: The held-out texts.
+            answers: The dense model's answers to these.
+            request: How it is measured.
+            scores: The dense model's answers to questions, by their digest.
+        """
         known, measured, folder = read_whole(made.work.folder), request.measured, made.whole[name]
         label = f"{name}: comparing with the dense model"
         with made.work.progress.step(label, len(pairs), "texts", name=f"{name}/{QUALITY}") as done:
@@ -257,12 +287,28 @@ class WholeStep(Step):
             reference = answers.reference([pair.dense for pair in pairs])
             try:
                 figures = measure_divergence(reference, folder, measured.runtime, texts=pairs, **options)
+                answered = self._answered(made, name, request, scores)
             except _REFUSALS as error:
                 known[name]["refusal"] = str(error)
             else:
                 divergence = {measured.folder: divergence_json(figures)}
-                known[name]["quality"] = {"divergence": divergence, **measured.to_json()}
+                known[name]["quality"] = {"divergence": divergence, **measured.to_json(), **answered}
         write_whole(known, made.work.folder)
+
+    def _answered(
+        self, made: Made, name: str, request: QualityRequest, scores: Mapping[str, Scores]
+    ) -> dict[str, Any]:
+        """How a model and the dense model answer the questions, as a report of quality has it."""
+        asked, folder = self.models[name].asked(made), made.whole[name]
+        if not asked:
+            return {}
+        execution = request.evaluation.execution(made.work.compute)
+        own = asked.answered(folder, execution, runtime=request.measured.runtime, tokenizer_folder=folder)
+        both = {"dense": scores[asked.digest], request.measured.folder: own}
+        return {
+            "zero_shot": by_task_json({of: one.zero_shot for of, one in both.items()}, zero_shot_json),
+            "generation": by_task_json({of: one.generation for of, one in both.items()}, generation_json),
+        }
 
 
 def whole_step(source: Source, request: ExportRequest, rankings: Mapping[str, RankingStep]) -> WholeStep | None:
@@ -284,5 +330,6 @@ def whole_step(source: Source, request: ExportRequest, rankings: Mapping[str, Ra
         if model.format is not None:
             before = hf if grid is None else WholeRoundingStep(hf, grid, tuple(calibrations.values()))
             written = FormatStep(before, f"{model.format.name}-{model.precision}", model.format)
-        steps[model.name] = WholeSteps(model, ranking, written)
+        of_tasks = tuple(task for task in request.tasks if task.name in ranking.tasks and says_what_is_right(task))
+        steps[model.name] = WholeSteps(model, ranking, written, of_tasks)
     return WholeStep(steps, request)

@@ -28,7 +28,7 @@ from seap_export.pruning.shrink.sequential import storage_for_both
 from seap_export.pruning.shrink.write import MODELING_FILES
 
 #: Increased when the same inputs give different bytes than before.
-_PLAN, _HF = 3, 5
+_PLAN, _HF = 3, 6
 #: Bytes of plan.json for each single channel that is kept.
 _CHANNEL = 5
 #: Bytes that are read and written of each weight when it is trained.

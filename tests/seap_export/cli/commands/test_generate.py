@@ -31,8 +31,25 @@ def test_it_prints_the_text(run: Run, expected: Generator, folder: str) -> None:
 def test_it_samples(run: Run, expected: Generator) -> None:
     command = ("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 12, "--temperature", 1.5, "--seed", 7)
     assert run(*command).out == expected.generate(PROMPT, 12, Sampling(1.5, seed=7)) + "\n"
+    others = run(*command, "--min-p", 0.02, "--repetition-penalty", 1.4).out
+    assert others == expected.generate(PROMPT, 12, Sampling(1.5, None, 1.0, 7, 0.02, 1.4)) + "\n"
     narrow = run(*command, "--top-k", 4, "--top-p", 0.8).out
     assert narrow == expected.generate(PROMPT, 12, Sampling(1.5, 4, 0.8, 7)) + "\n"
+
+
+def test_it_ends_before_a_stop_text(run: Run, expected: Generator) -> None:
+    whole = expected.generate(PROMPT, 12)
+    word = whole.split()[4]
+    command = ("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 12, "--stop", "no such text", "--stop", word)
+    assert run(*command).out == whole.partition(word)[0] + "\n"
+    answer = json.loads(run(*command, "--json").out)
+    assert (answer["text"], answer["stop"]) == (whole.partition(word)[0], "text")
+
+
+def test_a_prompt_from_a_file(run: Run, expected: Generator, work: Path) -> None:
+    (work / "prompt.txt").write_text(PROMPT + "\n")
+    command = ("generate", "out/a-0.2", "--prompt-file", "prompt.txt", "--max-new-tokens", 9)
+    assert run(*command).out == expected.generate(PROMPT, 9) + "\n"
 
 
 def test_in_json(run: Run, expected: Generator) -> None:
@@ -98,7 +115,8 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
         (["out/a-0.2", PROMPT, "--temperature", 1, "--top-p", 2], 2, "top-p 2 is out of range"),
         (["out/a-0.2", PROMPT, "--system", "a"], 2, "out/a-0.2: this model has no chat template"),
         (["out/a-0.2", PROMPT, "--system", "a", "--raw"], 2, "--system and --raw exclude each other"),
-        (["out/a-0.2"], 2, "'PROMPT'; see 'seap-export generate --help'"),
+        (["out/a-0.2"], 2, "give either a prompt or --prompt-file"),
+        (["out/a-0.2", PROMPT, "--stop", ""], 2, "a stop text is empty"),
     ],
 )
 def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:

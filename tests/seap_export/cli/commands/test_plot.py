@@ -173,8 +173,8 @@ def broken_config(work: Path) -> None:
         (
             None,
             ["out", "--evaluation", "none.json"],
-            7,
-            "none.json: no such file; make a report with 'seap-export evaluate'",
+            2,
+            "none.json: no such file or folder; check the path",
         ),
         (
             None,

@@ -35,7 +35,7 @@ def test_it_names_the_task_and_the_variant(run: Run, out: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert re.fullmatch(r"b, confidence 0\.\d{3}: out/b-0\.2\n", outcome.out)
     assert run("route", "out", PROMPT, "--ratio", "0.40").out.endswith(": out/b-0.4\n")
-    assert run("route", "out", PROMPT, "--ratio", "0.2", "--quiet").out == ""
+    assert run("route", "out", PROMPT, "--ratio", "0.2", "--quiet").out == "out/b-0.2\n"
 
 
 def test_in_json(run: Run, out: Path) -> None:
@@ -65,6 +65,7 @@ def test_it_generates(run: Run, out: Path) -> None:
     command = ("route", "out", PROMPT, "--ratio", "0.4", "--generate", "6")
     assert run(*command).out.split("\n", 1)[1] == text + "\n"
     assert json.loads(run(*command, "--json").out)["text"] == text
+    assert run(*command, "--quiet").out == text + "\n"
 
 
 def test_a_chat_model_answers_in_its_template(run: Run, out: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_prompt_from_a_file(run: Run, out: Path) -> None:
     )
     outcome = run("route", "out", "--prompt-file", "none.txt", "--ratio", "0.2")
     message = "Error: none.txt: cannot be read (No such file or directory); give a text file\n"
-    assert (outcome.code, outcome.err) == (8, message)
+    assert (outcome.code, outcome.err) == (2, message)
 
 
 @pytest.mark.parametrize("given", [["--prompt-file", "-"], ["-"]])
@@ -109,6 +110,7 @@ def test_a_prompt_from_stdin(run: Run, out: Path, given: list[str]) -> None:
         (["out", PROMPT, "--prompt-file", "x"], 2, "give either a prompt or --prompt-file"),
         (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0"),
         (["out", PROMPT, "--ratio", "0.2", "--raw"], 2, "--raw has no effect without --generate"),
+        (["out", PROMPT, "--ratio", "0.2", "--template"], 2, "--template has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2"),
         (["none", PROMPT], 2, "none: no such file or folder"),
         (["out/a-0.2", PROMPT], 7, "out/a-0.2: there is no router"),

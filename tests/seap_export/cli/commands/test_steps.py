@@ -175,6 +175,7 @@ def test_plan_and_statistics_of_another_model(run: Run, done: Path, work: Path) 
 
 
 def test_statistics_that_are_not_there(run: Run, work: Path) -> None:
+    (work / "none").mkdir()
     run("plan", "m", "--calibration", "none", "--ratio", "0.2", "--quiet").refused(
         7, "none: ", "seap-export calibrate"
     )

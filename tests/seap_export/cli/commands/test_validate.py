@@ -141,7 +141,7 @@ def test_a_dense_model_that_cannot_serve_is_refused_before_anything_is_run(run: 
     for arguments, code, message in (
         (("other", "--max-kl", "1"), 8, "'other' is not the model that a-0.2 was made from ('m')"),
         (("m", "--max-bytes-ratio", "1", "--depth", "4000"), 2, "the model's context of"),
-        (("nowhere", "--max-kl", "1"), 8, "nowhere"),
+        (("nowhere", "--max-kl", "1"), 2, "nowhere"),
     ):
         outcome = run(*gate, *arguments)
         assert (outcome.code, outcome.out) == (code, "")
@@ -181,6 +181,7 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
         (("validate", "out", "--check", "integrity", "--save-golden", "g"), 2, "--save-golden"),
         (("validate", "out/a-0.2", "--save-golden", "a.jsonl"), 2, "another --save-golden"),
         (("validate", "out/a-0.2", "--out", "a.jsonl"), 2, "another path"),
+        (("validate", "out", "--signed-by", "nowhere"), 2, "nowhere: no such file or folder"),
         *(
             (("validate", path, option, file, "--force"), 2, "a path outside")
             for path, option, file in (
@@ -190,6 +191,10 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
                 ("out/a-0.2", "--out", "out/a-0.2/plan.json"),
                 ("out/a-0.2", "--save-golden", "out/a-0.4/onnx/tokenizer.json"),
                 ("m", "--out", "m/config.json"),
+                # what is not there yet would be in no list of files, or in a folder that nobody knows
+                ("out", "--html", "out/a-0.2/onnx/new.html"),
+                ("out/a-0.2/onnx", "--out", "out/a-0.2/onnx/deep/new.json"),
+                ("out", "--junit", "out/deep/new.xml"),
             )
         ),
         (

@@ -50,14 +50,13 @@ def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pris
     outcome = run(*ALL)
 
     assert outcome.code == 0
-    assert [row[:7] for row in rows(outcome.out)] == [
-        ["a-0.2", "20.2%", "0.1", "M", "0.2", "MB", "86%"],
-        ["a-0.4", "40.4%", "0.1", "M", "0.2", "MB", "71%"],
-        ["b-0.2", "20.2%", "0.1", "M", "0.2", "MB", "86%"],
-        ["b-0.4", "40.4%", "0.1", "M", "0.2", "MB", "71%"],
+    assert [row[:9] for row in rows(outcome.out)] == [
+        ["a-0.2", "20.2%", "0.1", "M", "onnx", "int8", "0.2", "MB", "86%"],
+        ["a-0.4", "40.4%", "0.1", "M", "onnx", "int8", "0.2", "MB", "71%"],
+        ["b-0.2", "20.2%", "0.1", "M", "onnx", "int8", "0.2", "MB", "86%"],
+        ["b-0.4", "40.4%", "0.1", "M", "onnx", "int8", "0.2", "MB", "71%"],
     ]
     assert all("passed" in row for row in rows(outcome.out))
-    assert "onnx int8" in outcome.out.splitlines()[0]
     lines = outcome.err.splitlines()
     assert [line.partition("] ")[2] for line in lines if line.startswith("[")] == STEPS
     assert lines[:2] == ["hashing m", f"[1/{len(STEPS)}] calibrating a"]

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from support.conversations import conversations, write_chat_model, write_records
-from support.corpora import WORDS
+from support.corpora import WORDS, write_corpus
 from support.exports import Run
 from support.models import greedy_completions
 from support.tokenizers import write_byte_level
 
+from seap_export import Variant
 from seap_export.corpus import text_digest
 from seap_export.runtime import Generator, RoutedModel
 
@@ -74,6 +75,27 @@ def test_variants_answer_in_the_chat_template_and_are_chosen_without_it(
         assert sample["variant"] == generator.generate(sample["prompt"], 64)
         assert generator.tokenizer.token_to_id("</s>") in generator.chat_template.turn_ends(generator.tokenizer)
         assert {RoutedModel("out").route(question).task for question in questions} == {name}
+    assert run("validate", "out", "-q").code == 0
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_a_variant_takes_texts_in_the_form_that_it_was_made_from(run: Run, work: Path, is_plain: bool) -> None:
+    """Though its model has a chat template; that is for messages, or on request."""
+    if is_plain:
+        write_corpus(work / "a.jsonl")
+    assert run(*EXPORT).code == 0
+    generator = Generator("out/a-0.4/onnx")
+    question = " the cat sat"
+    forms = {raw: generator.generate(question, 8, raw=raw) for raw in (True, False)}
+    assert forms[True] != forms[False]
+    options = ("--max-new-tokens", 8, "-q")
+    assert run("generate", "out/a-0.4", question, *options).out == forms[is_plain] + "\n"
+    assert run("generate", "out/a-0.4", question, "--raw", *options).out == forms[True] + "\n"
+    assert run("generate", "out/a-0.4", question, "--template", *options).out == forms[False] + "\n"
+    assert generator.generate([{"role": "user", "content": question}], 8) == forms[False]
+    variant = Variant("out/a-0.4")
+    assert variant.generate(question, 8) == "".join(variant.stream(question, 8)) == forms[is_plain]
+    assert variant.generate(question, 8, stop=forms[is_plain][-3:]) == forms[is_plain][:-3]
     assert run("validate", "out", "-q").code == 0
 
 

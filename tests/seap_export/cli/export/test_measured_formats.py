@@ -1,4 +1,4 @@
-"""Quality and speed of an export without the folder `onnx`: those of its first format, in its first runtime."""
+"""Quality and speed of an export without the folder `onnx`: every format is compared, and the first is timed."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def out(once: tuple[Path, str, str], work: Path) -> Path:
     return Path(shutil.copytree(once[0], work / "out"))
 
 
-def test_the_first_format_is_measured(run: Run, out: Path) -> None:
-    recorded = read_json(out / "a-0.2" / "quality.json")
+def test_every_format_is_compared_and_the_first_is_timed(run: Run, out: Path) -> None:
+    recorded, other = (read_json(out / "a-0.2" / f"quality-{folder}.json") for folder in ("fake", "fake-f16"))
     assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("fake", "faked", [NAME])
     values = json.loads(
         run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "faked", "--json").out
@@ -66,6 +66,12 @@ def test_the_first_format_is_measured(run: Run, out: Path) -> None:
     figures = read_json(out / "manifest.json")["variants"]["a-0.2"]["quality"]
     assert (figures["folder"], figures["runtime"]) == ("fake", "faked")
     assert figures["mean_kl_nats"] == recorded["divergence"][NAME]["mean_kl_nats"]
+    assert list(other["divergence"]) == [NAME.replace("fake", "fake-f16", 1)]
+    (rounded,) = other["divergence"].values()
+    assert rounded["mean_kl_nats"] != figures["mean_kl_nats"]
+    assert figures["others"]["fake-f16"].items() <= (rounded | other).items()
+    reported = read_json(out / "validation.json")["variants"]["a-0.2"]["quality"]
+    assert reported["divergence"] == recorded["divergence"] | other["divergence"]
     timed = read_json(out / "performance.json")["speed"]["a-0.2"]
     assert timed["fake"] == read_json(out / "manifest.json")["steps"]["a-0.2/fake"]
     assert (timed["figures"]["folder"], timed["figures"]["runtime"]) == ("fake", "faked")
@@ -73,7 +79,7 @@ def test_the_first_format_is_measured(run: Run, out: Path) -> None:
 
 def test_the_answer_is_that_of_the_onnx_file(run: Run, out: Path, work: Path) -> None:
     """Both runtimes have the same weights in fp32, so that greedy steps give the same text."""
-    answer = read_json(out / "a-0.2" / "quality.json")["sample"]
+    answer = read_json(out / "a-0.2" / "quality-fake.json")["sample"]
     assert run(*EXPORT, "--format", "onnx:fp32", "--quality").code == 0
     recorded = read_json(out / "a-0.2" / "quality.json")
     assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("onnx", "onnxruntime", ["onnx"])
@@ -85,8 +91,8 @@ def test_the_answer_is_that_of_the_onnx_file(run: Run, out: Path, work: Path) ->
 def test_the_files_of_an_export_without_onnx(once: tuple[Path, str, str]) -> None:
     out, _, said = once
     assert {path.name for path in (out / "a-0.2").iterdir()} == {
-        "plan.json", "hf", "fake", "parity-fake.json", "fake-f16", "parity-fake-f16.json", "quality.json",
-        "SHA256SUMS",
+        "plan.json", "hf", "fake", "parity-fake.json", "quality-fake.json", "fake-f16",
+        "parity-fake-f16.json", "quality-fake-f16.json", "SHA256SUMS",
     }  # fmt: skip
     assert "a-0.2: writing Fake\n" in said
     assert "comparing Faked with torch" in said
@@ -110,7 +116,7 @@ def test_reports_name_it(run: Run, once: tuple[Path, str, str], out: Path) -> No
 
 
 def test_a_report_that_was_changed_is_shown_as_it_is(run: Run, out: Path) -> None:
-    set_json(out / "a-0.2" / "quality.json", runtime=["x"], folder=3)
+    set_json(out / "a-0.2" / "quality-fake.json", runtime=["x"], folder=3)
     assert "3 in ['x']" in run("inspect", "out/a-0.2").out
     assert run("inspect", "out").code == 7
 
@@ -125,14 +131,14 @@ def test_figures_stay_while_what_they_belong_to_does(run: Run, out: Path) -> Non
     assert run("validate", "out", "-q").code == 0
     formats = ("--format", "fake", "--format", "fake:f16", "--format", "onnx")
     assert run(*EXPORT, *formats, "--set", "seed=1", "--force").code == 0
-    assert not (out / "a-0.2" / "quality.json").exists()
+    assert not list((out / "a-0.2").glob("quality*"))
 
 
 def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prefill = FakeRunner.prefill
     monkeypatch.setattr(FakeRunner, "prefill", lambda self, *words: prefill(self, *words) * 0.5)
     assert run(*EXPORT, "--format", "fake", *MEASURED).code == 3
-    assert not (work / "out" / "a-0.2" / "quality.json").exists()
+    assert not list((work / "out" / "a-0.2").glob("quality*"))
 
 
 def test_the_gate_takes_what_there_is(run: Run, out: Path) -> None:

@@ -67,7 +67,15 @@ def test_convert_with_the_calibration_writes_the_same_files(out: Path, run: Run)
     words = ("convert", out / "a-0.3" / "hf", "--precision", "int4")
     assert run(*words, "--calibration", out / "calibration" / "a", "--out", "calibrated").code == 0
     assert contents(Path("calibrated")) == contents(out / "a-0.3" / "onnx")
-    assert run(*words, "--out", "nearest").code == 0
+    kept = run(*words, "--out", "kept")
+    assert (kept.code, "calibration texts of a, which the export kept" in kept.err) == (0, True)
+    assert contents(Path("kept")) == contents(Path("calibrated"))
+    bare = shutil.copytree(out / "a-0.3" / "hf", "bare")
+    outcome = run("convert", bare, *words[2:], "--out", "nearest")
+    assert outcome.code == 0
+    (warning,) = [line for line in outcome.err.splitlines() if line.startswith("Warning: ")]
+    assert "KL becomes several times larger" in warning
+    assert "--calibration" in warning
     nearest, calibrated = contents(Path("nearest")), contents(Path("calibrated"))
     assert len(nearest) == 2  # no note
     assert len(nearest[1]) == len(calibrated[1])
@@ -123,7 +131,8 @@ def test_bits_that_cannot_be_are_refused_by_name(inputs: Path, words: tuple[str,
 
 
 def test_bits_of_each_matrix_need_the_calibration(out: Path, run: Run) -> None:
-    outcome = run("convert", out / "a-0.3" / "hf", "--format", "onnx:mixed-3.5", "--out", "x")
+    bare = shutil.copytree(out / "a-0.3" / "hf", "bare")
+    outcome = run("convert", bare, "--format", "onnx:mixed-3.5", "--out", "x")
     outcome.refused(2, "mixed-3.5 chooses the bits of each matrix with calibration texts; give --calibration")
     assert not Path("x").exists()
 
@@ -149,7 +158,8 @@ def test_nearest_levels_if_they_are_asked_for(out: Path, run: Run) -> None:
     run(*words, "--out", "out", "--quiet").refused(2, "--force")  # it was made otherwise
     assert run(*words, "--out", "plain").code == 0
     assert not Path("plain", "rounding").exists()
-    assert run("convert", out / "a-0.3" / "hf", "--precision", "int4", "--out", "by-hand").code == 0
+    bare = shutil.copytree(out / "a-0.3" / "hf", "bare")
+    assert run("convert", bare, "--precision", "int4", "--out", "by-hand").code == 0
     assert contents(Path("plain", "a-0.3", "onnx")) == contents(Path("by-hand"))
 
 
@@ -230,7 +240,7 @@ def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path,
     format, spec = read_format(variant / folder), read_spec(hf)
     read = format.weights(variant / folder, spec).read(note.rounded)
     assert all(torch.equal(read[name], rounded[name]) for name in note.rounded)
-    nearest = (*words[:4], "--out", "nearest")
+    nearest = ("convert", shutil.copytree(hf, "bare"), *words[2:4], "--out", "nearest")
     assert run(*nearest).code == 0
     assert list(format.differences(hf, variant / folder))
     assert not list(format.differences(hf, Path("nearest")))

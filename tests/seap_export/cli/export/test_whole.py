@@ -56,7 +56,7 @@ def test_a_variant_that_it_beats_says_so_everywhere(run: Run, work: Path) -> Non
     assert "a-0.4 is beaten by the whole model in int8" in warning
     assert "seap-export export m --task a=a.jsonl --ratio 0 --precision int8 --out out-int8" in warning
     (row,) = [line for line in outcome.out.splitlines() if line.startswith("a-whole-int8 ")]
-    assert "in int8" in row
+    assert " onnx int8 " in row
     report = read_json(work / "out" / "validation.json")
     Draft202012Validator(schema()).validate(report)
     assert report["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
@@ -65,9 +65,29 @@ def test_a_variant_that_it_beats_says_so_everywhere(run: Run, work: Path) -> Non
     header = page[page.index("<header") : page.index("</header>")]
     assert "is beaten by the whole model in int8" in header
     assert "--ratio 0 --precision int8" in header
-    assert "Beside the whole model" in page
+    assert "What to ship for a" in page
     assert result(run, *PRUNED)["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
     assert "The whole model, merely rounded" in (work / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
+
+
+def test_the_same_file_is_recommended_everywhere(run: Run, work: Path) -> None:
+    values = result(run, *PRUNED)["recommended"]["a"]
+    assert values["file"] == "a-whole-int4"
+    outcome = run(*PRUNED)
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith("  a: Ship the whole model in int4 ")]
+    assert line.removeprefix("  a: ") == values["words"].replace("±", "+-")
+    assert "Make it with: seap-export export m --task a=a.jsonl --ratio 0 --precision int4" in outcome.out
+    table = outcome.out.partition("\n\n")[0]
+    marks = {line.split()[0]: line.split()[-1] for line in table.splitlines() if line.startswith("a-")}
+    assert (marks["a-0.4"], marks["a-whole-int4"]) == ("beaten", "ship")
+    report = read_json(work / "out" / "validation.json")
+    assert report["recommended"] == {"a": values}
+    for shown in ("validation.html", "a-0.4/hf/README.md"):
+        assert values["words"] in (work / "out" / shown).read_text("utf-8")
+    judged = run("validate", "out", "--dense", "m", "--max-kl", "99", "--json")
+    limited = json.loads(judged.out)["recommended"]["a"]
+    assert (limited["rule"], limited["limits"]["max_kl"]) == ("limits", 99)
+    assert values["words"].replace("±", "+-") in run("validate", "out").out
 
 
 def test_a_second_export_makes_and_measures_nothing_again(run: Run, work: Path) -> None:

@@ -62,5 +62,13 @@ def test_a_cut_vocabulary_that_is_small_enough_needs_no_pruning() -> None:
     } == {"b"}
 
 
+def test_it_says_which_of_the_first_candidates_fit() -> None:
+    """The whole model is tried in any case, since it tells what its rounding costs."""
+    size = DENSE * 9 // 10
+    candidates = first_candidates(SPEC, asked("all", Targets(size=size)), KEPT, 0)
+    assert {candidate["fits"] for candidate in candidates} == {True, False}
+    assert all(candidate["fits"] == (candidate["bytes_about"] <= size) for candidate in candidates)
+
+
 def test_speed_ups_are_over_the_usual_precision_whatever_is_tried() -> None:
     assert baseline_format((OnnxFormat("int4"), OnnxFormat("fp16"))).precision == "fp32"

@@ -68,7 +68,7 @@ def _limit(**limits: Any) -> dict[str, Any]:
         ({"max_kl": 0.16}, ()),
         ({"max_kl": 0.09}, ("hf: mean KL 0.125 nats is above 0.09",)),
         ({"min_accuracy_retained": 0.5}, ()),
-        ({"min_accuracy_retained": 0.98}, ("hf: piqa retains 75.00% of acc, below 98.00%",)),
+        ({"min_accuracy_retained": 1.1}, ("hf: piqa retains 75.00% of acc, below 110.00%",)),
     ],
 )
 def test_the_gate(source: Source, limits: dict[str, float], reasons: tuple[str, ...]) -> None:
@@ -101,14 +101,14 @@ def test_the_gate(source: Source, limits: dict[str, float], reasons: tuple[str, 
         (
             {"min_accuracy_retained": 0.7},
             True,
-            "hf: piqa retains 75.00% of acc, at least 70.00%; too close to tell: the standard error is 0.11; "
-            "about 380 more questions would tell",
+            "hf: piqa retains 75.00% of acc, at least 70.00%; too close to tell: the standard error is 0.12; "
+            "about 480 more questions would tell",
         ),
         (
             {"min_accuracy_retained": 0.8},
             False,
-            "hf: piqa retains 75.00% of acc, below 80.00%; too close to tell: the standard error is 0.11; "
-            "about 380 more questions would tell",
+            "hf: piqa retains 75.00% of acc, below 80.00%; too close to tell: the standard error is 0.12; "
+            "about 480 more questions would tell",
         ),
     ],
 )
@@ -155,8 +155,8 @@ def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> Non
     )
     values = report.to_json()
     assert values["accuracy_retained"]["hf"] == {"piqa": pytest.approx(0.75), "sums": 1.0}
-    # differences -1, -1, 1, 1 and 0, whose sample variance is 1
-    assert values["accuracy_difference"]["hf"]["sums"] == {"mean": 0.0, "stderr": pytest.approx(math.sqrt(1 / 5))}
+    # differences -1, -1, 1, 1 and 0, and half a question more on either side: their sum of squares is 5
+    assert values["accuracy_difference"]["hf"]["sums"] == {"mean": 0.0, "stderr": pytest.approx(math.sqrt(5 / 4 / 5))}
     assert report.flipped == {
         "hf": {"piqa": {"right_to_wrong": 4, "wrong_to_right": 0}, "sums": {"right_to_wrong": 2, "wrong_to_right": 2}}
     }

@@ -89,14 +89,37 @@ def test_fewer_tokens_than_the_refit_has_inputs_are_worth_a_warning(tmp_path: Pa
     calibration = tuple(Sample(str(index), "") for index in range(96 // number))
     split = Split(calibration, (), 95)
     listening = Listening()
-    warn_of_texts(
-        {"a": split, "b": replace(split, num_tokens=96), "c": replace(split, num_tokens=None)}, spec, listening
-    )
+    enough, uncounted = (replace(split, calibration=(Sample(text, ""),)) for text in ("b", "c"))
+    others = {"b": replace(enough, num_tokens=96), "c": replace(uncounted, num_tokens=None)}
+    warn_of_texts({"a": split, **others}, spec, listening)
     assert listening.warnings == [
         f"task 'a': {texts} are too few to refit this model well; calibrate on at least 96, better 65536 tokens"
     ]
     warn_of_texts({"a": split}, spec, listening, refits=False)
     assert len(listening.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("corpora", "warnings"),
+    [
+        ({"a": ["1", "2"], "b": ["2", "1"]}, ["tasks 'a' and 'b' have the same texts"]),
+        ({"a": ["1", "2"], "b": ["2", "1", "3"]}, []),
+        ({"a": ["1", "2"], "b": ["chat 1"]}, []),
+        ({"a": ["1", "chat 2", "3"]}, ["task 'a': 1 of its 3 texts are conversations"]),
+    ],
+)
+def test_texts_that_are_hardly_meant_so_are_worth_a_warning(
+    tmp_path: Path, corpora: dict[str, list[str]], warnings: list[str]
+) -> None:
+    spec = open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))).spec
+    samples = {
+        task: [Sample(f"<{text}>", "", text if "chat" in text else "") for text in texts]
+        for task, texts in corpora.items()
+    }
+    splits = {task: Split(tuple(every[:1]), tuple(every[1:])) for task, every in samples.items()}
+    listening = Listening()
+    warn_of_texts(splits, spec, listening)
+    assert [line[: len(start)] for line, start in zip(listening.warnings, warnings, strict=True)] == warnings
 
 
 @pytest.mark.parametrize(("max_length", "warnings"), [(2, 1), (8, 0)])

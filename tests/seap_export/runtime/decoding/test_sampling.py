@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from seap_export.errors import UsageError
-from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling, distribution
+from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling, distribution, penalised
 
 
 def plain(logits: list[float], temperature: float, top_k: int | None, top_p: float) -> dict[int, float]:
@@ -39,6 +40,46 @@ def test_the_distribution_is_the_plain_one(temperature: float, top_k: int | None
         assert set(tokens.tolist()) == set(expected)
         assert probabilities.tolist() == pytest.approx([expected[token] for token in tokens.tolist()], rel=1e-9)
         assert probabilities.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+@pytest.mark.parametrize("top_k", [None, 7])
+@pytest.mark.parametrize("top_p", [0.6, 1.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("penalty", [0.8, 1.0, 1.3])
+def test_the_distribution_is_that_of_transformers(
+    temperature: float, top_k: int | None, top_p: float, min_p: float, penalty: float
+) -> None:
+    """Its processors in the order of `generate`; the penalty counts a token once, however often it has come."""
+    from transformers.generation import logits_process
+
+    chance = np.random.default_rng(5)
+    seen = [3, 8, 3, 41, 8, 3]
+    processors = [
+        logits_process.RepetitionPenaltyLogitsProcessor(penalty),
+        logits_process.TemperatureLogitsWarper(temperature),
+        *([] if top_k is None else [logits_process.TopKLogitsWarper(top_k)]),
+        *([] if top_p == 1 else [logits_process.TopPLogitsWarper(top_p)]),
+        logits_process.MinPLogitsWarper(min_p),
+    ]
+    for _ in range(4):
+        logits = chance.normal(0, 3, 50).astype(np.float32)
+        scores = torch.from_numpy(logits)[None].clone()
+        for processor in processors:
+            scores = processor(torch.tensor([seen]), scores)
+        expected = scores.double().softmax(-1)[0].numpy()
+        sampling = Sampling(temperature, top_k, top_p, 0, min_p, penalty)
+        tokens, probabilities = distribution(penalised(logits, sorted(set(seen)), penalty), sampling)
+        assert sorted(tokens.tolist()) == np.flatnonzero(expected).tolist()
+        np.testing.assert_allclose(probabilities, expected[tokens], rtol=1e-5)
+
+
+def test_the_penalty_is_for_the_prompt_and_all_that_was_chosen() -> None:
+    logits = np.array([-1.0, 3.0, 2.9, 2.0, -5.0], np.float32)
+    sampler = Sampler(Sampling(repetition_penalty=2.0), [3, 3])
+    assert [sampler.choose(logits) for _ in range(5)] == [1, 2, 1, 1, 1]
+    assert sampler.choose(np.array([-1.0, -0.6, -0.7, -9.0, -1.1], np.float32)) == 0
+    assert logits[1] == 3.0  # its own copy is changed
 
 
 @pytest.mark.parametrize("sampling", [Sampling(1.0, seed=1), Sampling(0.7, 4, 0.9), Sampling(2.0, None, 0.6)])
@@ -82,8 +123,14 @@ def test_greedy_takes_the_first_of_the_most_likely() -> None:
         ({"temperature": 1.0, "top_p": 1.1}, "top-p 1.1 .*; .* 1$"),
         ({"temperature": 1.0, "top_p": math.nan}, "top-p nan .*; .* 1$"),
         ({"seed": -1}, "seed -1 .*; "),
-        ({"top_k": 5}, "top-k and top-p .* temperature 0; "),
-        ({"top_p": 0.5}, "top-k and top-p .* temperature 0; "),
+        ({"top_k": 5}, "top-k, top-p and min-p .* temperature 0; "),
+        ({"top_p": 0.5}, "top-k, top-p and min-p .* temperature 0; "),
+        ({"min_p": 0.5}, "top-k, top-p and min-p .* temperature 0; "),
+        ({"temperature": 1.0, "min_p": -0.1}, "min-p -0.1 .*; .* 0 to 1$"),
+        ({"temperature": 1.0, "min_p": 1.1}, "min-p 1.1 .*; .* 0 to 1$"),
+        ({"temperature": 1.0, "min_p": math.nan}, "min-p nan .*; .* 0 to 1$"),
+        ({"repetition_penalty": 0.0}, "repetition penalty 0 .*; .* than 0$"),
+        ({"repetition_penalty": math.inf}, "repetition penalty inf .*; .* than 0$"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:

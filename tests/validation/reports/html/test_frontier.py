@@ -71,7 +71,7 @@ def test_a_line_joins_what_nothing_beats_and_dashes_are_the_targets() -> None:
 
 def test_the_chart_says_in_words_what_it_shows() -> None:
     described = next(chart().iter("desc")).text or ""
-    assert "a-0.4 in onnx int4 58.0 MB, KL 0.25, chosen" in described
+    assert "a-0.4, onnx int4: 58.0 MB, KL 0.25, chosen" in described
     assert "beaten" in described
 
 

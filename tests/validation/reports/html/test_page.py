@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import html
 import re
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from validation.reports import html_page
+from validation.reports import html_page, reading
 
 Report = dict[str, Any]
 _VOID = {"meta", "link"}
@@ -74,14 +75,76 @@ def test_links_lead_to_places_on_the_page(page: Page) -> None:
 
 
 def test_verdict_comes_first(passing: Report, failing: Report) -> None:
-    for report, words in ((passing, "✓ Passed: demo-output"), (failing, "✗ Failed: out a|b <script>")):
+    for report, words, status in (
+        (passing, "demo-output", "✓ Files verified; quality: within its limit; speed: within its limit."),
+        (failing, "✗ Failed: out a|b <script>", "✗ Files failed; quality: outside its limit; speed: outside its"),
+    ):
         page = Page(html_page(report))
         first = next(tag for tag, _ in page.tags if tag in ("header", "section"))
         assert first == "header"
         assert page.text.count(words) == 2  # in the title, too
+        assert page.text.index(words) < page.text.index(status)
     text = Page(html_page(failing)).text
-    assert "file 0 is missing 3 variants of SmolLM2-135M-Instruct.Q4_1.gguf" in text
+    assert "file 0 is missing ✗ Files failed" in text
+    assert "3 variants of SmolLM2-135M-Instruct.Q4_1.gguf" in text
     assert "Exit code 7: an artifact is damaged or incomplete." in text
+
+
+def test_the_recommendation_comes_before_what_was_verified(shipped: Report) -> None:
+    text = html_page(shipped)
+    page, words = Page(text), shipped["recommended"]["everyday"]["words"]
+    assert words.startswith("Ship the whole model in int4 (86.4 MB, ")
+    assert page.text.index(words) < page.text.index("Files verified")
+    assert shipped["whole"]["everyday-whole-int4"]["command"] in text[: text.index("</header>")]
+    assert text.index("</header>") < text.index('id="files-1"') < text.index('id="variants"')
+
+
+def test_every_file_has_a_row_and_a_point_and_so_has_the_input(shipped: Report) -> None:
+    page = html_page(shipped)
+    section = page[page.index('<section id="files-2">') :].split("</section>")[0]
+    rows = [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in re.findall(r"<tr>(.*?)</tr>", section)]
+    assert rows[1] == "the input, SmolLM2-135M-Instruct.Q4_1.gguf 98.0 MB"
+    right = (
+        "piqa 54.2% (50 to 59%), dense 54.2%; boolq 54.2% (42 to 66%), dense 54.2%; gsm8k 29% (23 to 36%), dense 33.5%"
+    )
+    assert [row.split(" MB")[0] for row in rows[2:]] == [
+        "the whole model in int4 ship – 86.4", "the whole model in int8 – 154",
+        f"everyday-0.35/onnx in fp32 beaten {right} 390",
+    ]  # fmt: skip
+    assert rows[2].split("86.4 MB ")[1].startswith("162 125 ms 3.25×")
+    assert section.count("<circle") == 4  # three files, and a ring around the one to ship
+
+
+def test_answers_stand_side_by_side_in_full(shipped: Report) -> None:
+    for name, answer in (("arithmetic-0.2", " a\nb"), ("everyday-0.35", " <c>" * 200)):
+        shipped["variants"][name]["quality"]["sample"] = {"prompt": "How?", "dense": " d", "variant": answer}
+        shipped["variants"][name]["task"] = "both"
+    page = html_page(shipped)
+    section = page[page.index('<section class="answers">') :].split("</section>")[0]
+    assert section.count("<blockquote>How?</blockquote>") == 1
+    shown = re.findall(r"<h3>(.*?)</h3><p class=\"answer\">(.*?)</p>", section, re.DOTALL)
+    assert [name for name, _ in shown] == ["Dense model", "arithmetic-0.2", "everyday-0.35"]
+    assert [html.unescape(answer) for _, answer in shown] == [" d", " a\nb", " <c>" * 200]
+
+
+@pytest.mark.parametrize(
+    ("checks", "words"),
+    [
+        ([("integrity", "passed")], "Files verified; quality: no limit set; speed: no limit set"),
+        ([("quality", "passed")], "Files not checked; quality: within its limit; speed: no limit set"),
+        ([("parity", "failed"), ("integrity", "passed")], "Files failed; quality: no limit set; speed: no limit set"),
+        ([("quality", "failed"), ("quality", "passed")], "Files not checked; quality: outside its limit"),
+        ([("integrity", "passed"), ("quality", "skipped")], "Files verified; quality: no limit set"),
+    ],
+)
+def test_what_was_verified_and_which_limits_there_were(checks: list[tuple[str, str]], words: str) -> None:
+    report = {"checks": [{"check": name, "verdict": verdict} for name, verdict in checks]}
+    assert reading.status(report).startswith(words)
+
+
+def test_counts_have_all_their_digits(passing: Report) -> None:
+    passing["variants"]["arithmetic-0.2"]["layers"][0]["intermediate_size"] = 1536
+    assert "to 1536 (neurons)" in html_page(passing)
 
 
 def test_failures_say_where_why_and_what_to_do(failing: Report) -> None:
@@ -123,8 +186,8 @@ def test_a_heat_map_shows_what_was_lost_elsewhere(passing: Report) -> None:
     assert [re.sub("<[^>]*>", " ", row).split() for row in rows] == [
         ["Variant", "arithmetic", "everyday", "general", "text"],
         ["dense", "model", "–", "0.9", "–", "0.9", "–", "0.9"],
-        ["arithmetic-0.2", "0.024", "±", "0.003", "0.906", "3.2", "±", "0.4", "1.7", "1.7", "±", "0.2", "1.32"],
-        ["everyday-0.35", "0.44", "±", "0.06", "1.01", "0.061", "±", "0.008", "0.915", "0.120", "±", "0.015", "0.93"],
+        ["arithmetic-0.2", "0.024", "±", "0.004", "0.906", "3.2", "±", "0.4", "1.7", "1.7", "±", "0.2", "1.32"],
+        ["everyday-0.35", "0.44", "±", "0.06", "1.01", "0.062", "±", "0.010", "0.915", "0.120", "±", "0.015", "0.93"],
     ]
     kinds = [re.findall(r'class="heat ([^"]*)"', row) for row in rows[2:]]
     assert kinds == [["h0 own", "h5", "h4"], ["h3", "h1 own", "h2"]]
@@ -139,7 +202,7 @@ def test_a_variant_measured_on_other_texts_has_columns_of_its_own(passing: Repor
     cell |= {"sha256": "f" * 64, "dense_bits_per_byte": 1.25}
     text = Page(html_page(passing)).text
     assert "Variant arithmetic arithmetic everyday general text dense model – 0.9 – 1.25 – 0.9 – 0.9" in text
-    assert "arithmetic-0.2 0.024 ± 0.003 0.906 – 3.2 ± 0.4 1.7 1.7 ± 0.2 1.32 everyday-0.35 – 0.44 ± 0.06" in text
+    assert "arithmetic-0.2 0.024 ± 0.004 0.906 – 3.2 ± 0.4 1.7 1.7 ± 0.2 1.32 everyday-0.35 – 0.44 ± 0.06" in text
 
 
 def test_sections_hold_the_figures(passing: Report) -> None:
@@ -152,10 +215,10 @@ def test_sections_hold_the_figures(passing: Report) -> None:
         "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
         "everyday-0.35, onnx: 0.062 ± 0.010 nats per token",
         "onnx 0.062 ± 0.010 93.8% ± 1.2% 15.1 dense 14.2 0.0124 0.498 1.24 2.55 3,012",
-        "piqa onnx 54.2% ± 2% – 50% 500 +0.4% ± 1.8% 41 / 43",
-        "gsm8k dense 33.5% ± 3% 200 96 0%",
-        "gsm8k onnx 29% ± 3% 200 −4.5% ± 2.5% 17 / 8 134 12.5%",
-        "This variant Put it in <hot> water.",
+        "piqa onnx 54.2% 50 to 59% – – 50% 500 +0.4% ± 1.8% 41 / 43",
+        "gsm8k dense 33.5% 27 to 40% 200 96 0%",
+        "gsm8k onnx 29% 23 to 36% 200 −4.5% ± 2.5% 17 / 8 134 12.5%",
+        "Dense model Put it in water. everyday-0.35 Put it in <hot> water.",
         "batch 1, 128 tokens decode 20 ms 16 ms 1.25× 1.23 to 1.27 1.30× 96%",
         "batch 1, 128 tokens prefill 200 ms 133 ms 1.50× 1.48 to 1.52 1.56× 96%",
         "0 100% 9 3 1536",
@@ -248,7 +311,16 @@ def test_limits_that_noise_widened_are_told(passing: Report) -> None:
     assert "torch's own noise" not in html_page(passing)
     case["limits"]["max_abs"] = 0.021
     page = html_page(passing).replace("&#x27;", "'").replace("&#39;", "'")
-    assert "ten times torch's own noise where that is more: max abs ≤ 0.021 in prompt 0" in page
+    assert "≤ 0.001; where torch's own noise is larger, max abs may be ten times that, at most 0.021 (" in page
+    case["limits"]["max_abs"] = 0.001
+    parity = passing["variants"][name]["parity"]["onnx"]
+    parity["limits"] = {"mean_kl": 0.001}
+    for case, value in zip(parity["cases"], (0.03, 0.05, *[0.04] * 8), strict=True):
+        case["limits"] = {"mean_kl": value}
+    words = reading.limits_in_words(parity)
+    assert words.startswith("mean KL ≤ 0.001; where torch's own noise is larger, mean KL may be three times that, and")
+    second = parity["cases"][1]
+    assert words.endswith(f"at most 0.05 ({second['case']}, {second['stage']})")
 
 
 def _parity(page: str, variant: str) -> list[tuple[bool, str]]:

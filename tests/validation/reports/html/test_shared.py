@@ -21,7 +21,7 @@ def test_everything_but_markup_is_escaped() -> None:
 
 def test_control_characters_and_halves_of_pairs_are_removed(passing: dict[str, Any]) -> None:
     page = html_page({**passing, "name": "a\x00\x1b\ud800\x7fb\n", "versions": {"\x01c": "é 漢 😀"}})
-    assert "<h1>✓ Passed: ab\n</h1>" in page
+    assert "<h1>ab\n</h1>" in page
     assert '<tr><th scope="row">c</th><td>é 漢 😀</td></tr>' in page
 
 

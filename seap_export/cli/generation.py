@@ -1,0 +1,143 @@
+"""What `generate`, `chat` and `serve` share: their options, and the opened variant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.api.options import ComputeOptions
+from seap_export.cli.console import Console
+from seap_export.cli.groups import Decorator, number_option, option, titled
+from seap_export.cli.options import option_of, output_options, raw_option
+from seap_export.common.providers import OWN_FORMAT, PROVIDERS
+
+if TYPE_CHECKING:
+    from seap_export.runtime import Generator, Sampling
+
+
+def generation_options(most_tokens: int) -> Decorator:
+    """The options of how an answer is generated, with the usual number of its tokens."""
+    return titled(
+        "Generation",
+        option("--system", metavar="TEXT", help="System prompt, before the user's turn."),
+        raw_option,
+        number_option(
+            "--max-new-tokens", "Largest number of tokens to generate.", default=most_tokens, show_default=True
+        ),
+        option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
+        option(
+            "--temperature",
+            type=float,
+            metavar="T",
+            default=0.0,
+            show_default=True,
+            help="Temperature of the sampling; at 0, each token is the most likely one.",
+        ),
+        option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens.  [default: all]"),
+        option(
+            "--top-p",
+            type=float,
+            metavar="P",
+            help="Sample from the most likely tokens whose probabilities add up to P.  [default: all]",
+        ),
+        option(
+            "--min-p",
+            type=float,
+            metavar="P",
+            default=0.0,
+            help="Sample from tokens at least P times as likely as the most likely one.  [default: all]",
+        ),
+        option(
+            "--repetition-penalty",
+            type=float,
+            metavar="R",
+            default=1.0,
+            help="Make tokens that have come less likely: above 1, such as 1.1.  [default: no penalty]",
+        ),
+        number_option("--seed", "Seed of the sampling.", default=0, show_default=True),
+    )
+
+
+#: The options of the machine that a variant runs on, and of the output.
+machine_options = titled(
+    "Machine",
+    option(
+        "--provider",
+        type=click.Choice(list(PROVIDERS)),
+        default="cpu",
+        show_default=True,
+        help="Execution provider of ONNX Runtime that runs the variant.",
+    ),
+    option_of(ComputeOptions, "threads"),
+    output_options,
+)
+
+
+def sampling_of(options: dict[str, Any]) -> Sampling:
+    """Takes the options of the sampling out of all that were given.
+
+    Raises:
+        UsageError: One is out of range.
+    """
+    from seap_export.runtime import Sampling
+
+    temperature, top_k, top_p = (options.pop(name) for name in ("temperature", "top_k", "top_p"))
+    seed, min_p, penalty = (options.pop(name) for name in ("seed", "min_p", "repetition_penalty"))
+    return Sampling(temperature, top_k, 1.0 if top_p is None else top_p, seed, min_p, penalty)
+
+
+def refuse_system(folder: Path, generator: Generator, system: str | None, raw: bool | None) -> None:
+    """Raises `UsageError` for a system prompt that no template would take."""
+    from seap_export.errors import UsageError
+
+    if raw and system is not None:
+        raise UsageError("--system and --raw exclude each other; leave one out")
+    if system is not None and generator.chat_template is None:
+        raise UsageError(f"{folder}: this model has no chat template, which --system needs; leave it out")
+
+
+def open_generator(console: Console, folder: Path, provider: str, threads: int | None) -> Generator:
+    """Opens a variant; says so if its files could not be checked.
+
+    Raises:
+        ArtifactError: There is no graph, or a file is damaged.
+        EnvironmentFailure: The provider is not available.
+    """
+    from seap_export.runtime import Generator
+
+    own = own_folder(folder)
+    generator = Generator(own, provider, threads)
+    if not generator.is_checked:
+        console.say(f"{own} has no SHA256SUMS, so its files were not checked; 'convert' writes one")
+    return generator
+
+
+def own_folder(folder: Path) -> Path:
+    """The folder itself, or the one in it of the format that is run here.
+
+    Raises:
+        ArtifactError: There is no graph in either.
+    """
+    from seap_export.errors import ArtifactError
+    from seap_export.runtime.files import GRAPH
+
+    own = _own_folder(folder)
+    if own is not None:
+        return own
+    variants = variants_in(folder)
+    remedy = f"give a variant in it, such as {variants[0]}" if variants else "give a variant's folder"
+    raise ArtifactError(f"{folder}: contains neither {GRAPH} nor {OWN_FORMAT}/{GRAPH}; {remedy}")
+
+
+def variants_in(folder: Path) -> list[Path]:
+    """The variants in an output folder that can be run here."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in inside if path.is_dir() and _own_folder(path)]
+
+
+def _own_folder(folder: Path) -> Path | None:
+    from seap_export.runtime.files import GRAPH
+
+    return next((path for path in (folder, folder / OWN_FORMAT) if (path / GRAPH).is_file()), None)

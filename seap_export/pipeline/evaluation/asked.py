@@ -1,0 +1,115 @@
+"""The held-out questions of tasks that say what is right, and how models answer them in an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from seap_export.common.hashing import sha256_json
+from seap_export.corpus import Chat, ChoiceCompletion, Split, Task
+from seap_export.corpus.harness import require_harness
+from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.model.sources.source import Source
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.texts.chat import chat_of_source
+from validation.execution import Execution
+from validation.generation import GenerationFigures, OpenTask, evaluate_generation, open_task
+from validation.runtimes.table import REFERENCE
+from validation.zero_shot import Question, ZeroShotFigures, evaluate_zero_shot, local_task, read_questions
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The answers of one model, by task.
+
+    Attributes:
+        zero_shot: Of questions with choices.
+        generation: Of questions that it answers in its own words.
+    """
+
+    zero_shot: Mapping[str, ZeroShotFigures]
+    generation: Mapping[str, GenerationFigures]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The held-out questions of some tasks.
+
+    Attributes:
+        choices: Questions with choices, by task.
+        open: Questions that are answered in a model's own words.
+    """
+
+    choices: Mapping[str, tuple[Question, ...]]
+    open: tuple[OpenTask, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.choices or self.open)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all questions; "" if there are none."""
+        questions = {name: [vars(question) for question in of_task] for name, of_task in self.choices.items()}
+        return sha256_json([questions, [task.sha256 for task in self.open]]) if self else ""
+
+    def answered(
+        self, folder: Path, execution: Execution, *, runtime: str = REFERENCE, tokenizer_folder: Path | None = None
+    ) -> Scores:
+        """Lets a model answer them; see `evaluate_zero_shot` and `evaluate_generation`.
+
+        Raises:
+            InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for these.
+        """
+        options: Any = {"runtime": runtime, "execution": execution, "tokenizer_folder": tokenizer_folder}
+        tasks = [local_task(name, questions) for name, questions in self.choices.items()]
+        return Scores(
+            evaluate_zero_shot(folder, tasks, **options) if tasks else {},
+            evaluate_generation(folder, self.open, **options) if self.open else {},
+        )
+
+
+def says_what_is_right(task: Task) -> bool:
+    """Whether a task file has choices with a label, or says how the answer is found."""
+    return task.answer is not None or isinstance(task.completion, ChoiceCompletion)
+
+
+def held_out_questions(tasks: Iterable[Task], splits: Mapping[str, Split], chat: Chat) -> Asked:
+    """The questions among the held-out texts of tasks.
+
+    Args:
+        tasks: The tasks; of one that does not say what is right, there are no questions.
+        splits: The texts of each task.
+        chat: Renders conversations as it did for these.
+
+    Raises:
+        InputError: A corpus cannot be read, or a record has no right answer.
+        EnvironmentFailure: A corpus cannot be downloaded.
+    """
+    choices, answered = dict[str, tuple[Question, ...]](), list[OpenTask]()
+    for task in filter(says_what_is_right, tasks):
+        texts = {sample.text for sample in splits[task.name].held_out}
+        prompts = {sample.prompt for sample in splits[task.name].held_out if sample.prompt}
+        if task.answer is not None:
+            whole = open_task(task, chat=chat)
+            kept = tuple(one for one in whole.questions if one.prompt in prompts)
+            if kept:
+                answered.append(OpenTask(task.name, whole.rule, kept, whole.examples))
+        else:
+            of_task = tuple(one for one in read_questions(task, chat=chat) if one.text in texts)
+            choices |= {task.name: of_task} if of_task else {}
+    return Asked(choices, tuple(answered))
+
+
+def questions_to_ask(tasks: Iterable[Task], splits: Mapping[str, Split], source: Source, progress: Progress) -> Asked:
+    """The questions of an export, as in `held_out_questions`; none, which is said, if they cannot be read or asked."""
+    try:
+        asked = held_out_questions(tasks, splits, chat_of_source(source))
+        if asked.choices:
+            require_harness()
+    except (InputError, EnvironmentFailure) as error:
+        progress.warn(f"accuracy is not measured: {error}")
+        return Asked({}, ())
+    return asked

@@ -1,0 +1,34 @@
+"""Keeps what was computed for one text, for the next one that begins with the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
+
+
+class PrefixCache:
+    """The keys and values of the last text, of which the next one uses those of the tokens that both begin with.
+
+    One text at a time: `start` hands its decoding out, and `keep` takes it back.
+    """
+
+    def __init__(self, decoder: OnnxDecoder) -> None:
+        """Starts empty."""
+        self._decoder = decoder
+        self._tokens: list[int] = []
+        self._decoding: Decoding | None = None
+
+    def start(self, tokens: Sequence[int], max_new_tokens: int) -> Decoding:
+        """Runs a prompt, or what is new of it; raises the errors of `OnnxDecoder.start`."""
+        decoding, self._decoding = self._decoding, None  # what fails leaves nothing behind
+        pairs = zip(self._tokens, tokens[:-1], strict=False)  # the last one is run in any case, for its logits
+        kept = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
+        kept = min(len(self._tokens), len(tokens) - 1) if kept is None else kept
+        if decoding is not None and kept and self._decoder.resume(decoding, kept, tokens[kept:], max_new_tokens):
+            return decoding
+        return self._decoder.start([tokens], max_new_tokens)
+
+    def keep(self, tokens: Sequence[int], decoding: Decoding) -> None:
+        """Keeps a decoding, and the tokens that it has run."""
+        self._tokens, self._decoding = list(tokens), decoding

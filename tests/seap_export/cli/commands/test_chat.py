@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from support.exports import Run
+from support.tokenizers import add_chat_template, name_all_tokens
+
+from seap_export.cli import main
+from seap_export.runtime import Generator, Sampling
+
+STATS = r"\[\d+ tokens(, [\d.]+ tokens/s)?, the first after [\d.]+ s(; [\w' ]+)?\]\n"
+
+
+@pytest.fixture
+def expected(done: Path) -> Generator:
+    """The variant without a chat template, which gives what any other form gives for the same text."""
+    return Generator(name_all_tokens(done / "a-0.2" / "onnx"))
+
+
+def said(*options: object, lines: str | bytes) -> Result:
+    few = () if "--max-new-tokens" in options else ("--max-new-tokens", 9)
+    command = ["chat", "out/a-0.2", *few, *options]
+    return CliRunner().invoke(main, [str(each) for each in command], input=lines)
+
+
+def test_each_line_is_a_turn_that_knows_those_before(expected: Generator, done: Path) -> None:
+    add_chat_template(done / "a-0.2" / "onnx")
+    first = expected.generate("cat the cat home dog", 9)
+    second = expected.generate(f"cat the cat home dog {first} home cat sat on home dog", 9)
+    outcome = said(lines="the cat\n\nsat on\n/reset\nthe cat\n/exit\nsat on\n")
+    assert (outcome.exit_code, outcome.stdout) == (0, f"{first}\n{second}\n{first}\n")
+    assert re.fullmatch(STATS * 3, outcome.stderr)
+    assert said("--quiet", lines="the cat").stderr == ""
+    assert said("--system", "a mat", lines="the cat").stdout == (
+        expected.generate("dog a mat home cat the cat home dog", 9) + "\n"
+    )
+
+
+def test_turns_without_a_template_are_joined(expected: Generator) -> None:
+    first = expected.generate("the cat", 9)
+    second = expected.generate(f"the cat\n\n{first}\n\nsat on", 9)
+    assert said(lines="the cat\nsat on\n").stdout == f"{first}\n{second}\n"
+
+
+def test_in_json_and_from_a_file(expected: Generator, run: Run, work: Path) -> None:
+    (whole,) = expected.complete(["the cat"], 9)
+    (work / "turns.txt").write_text("the cat\n/exit\n")
+    outcome = run("chat", "out/a-0.2", "--max-new-tokens", 9, "--prompt-file", "turns.txt", "--json")
+    turn = {"prompt": "the cat", "text": whole.text, "prompt_tokens": 2, "tokens": 9, "stop": "length"}
+    assert json.loads(outcome.out) == {"turns": [turn]}
+
+
+def test_it_samples_and_stops(expected: Generator) -> None:
+    options = ("--temperature", 1.5, "--seed", 7, "--min-p", 0.01, "--repetition-penalty", 1.2)
+    text = expected.generate("the cat", 9, Sampling(1.5, seed=7, min_p=0.01, repetition_penalty=1.2))
+    assert said(*options, lines="the cat").stdout == text + "\n"
+    word = text.split()[3]
+    assert said(*options, "--stop", word, lines="the cat").stdout == text.partition(word)[0] + "\n"
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    echo, printed = click.echo, []
+
+    def interrupting(text: Any = "", nl: bool = True, **more: Any) -> None:
+        echo(text, nl=nl, **more)
+        printed.append(text)
+        if len(printed) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(click, "echo", interrupting)
+    outcome = said(lines="the cat\n/reset\nthe cat\n")
+    whole = expected.generate("the cat", 9)
+    first, second = outcome.stdout.removesuffix("\n").split("\n")
+    assert second == whole
+    assert whole.startswith(first)
+    assert 0 < len(first) < len(whole)
+    assert "; stopped]" in outcome.stderr
+    assert (outcome.exit_code, signal.getsignal(signal.SIGINT)) == (0, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "lines", "code", "word"),
+    [
+        (["--system", "a"], "the", 2, "out/a-0.2: this model has no chat template"),
+        (["--system", "a", "--raw"], "the", 2, "--system and --raw exclude each other"),
+        (["--max-new-tokens", 0], "the", 2, "--max-new-tokens 0"),
+        (["--stop", ""], "the", 2, "a stop text is empty"),
+        (["--min-p", 0.1], "the", 2, "min-p have no effect at temperature 0"),
+        (["--repetition-penalty", 0], "the", 2, "repetition penalty 0"),
+        (["--prompt-file", "nowhere"], "", 2, "nowhere"),
+        ([], b"\xff\n", 8, "stdin: not UTF-8"),
+        ([], "cat " * 200, 8, "the model's context is"),
+    ],
+)
+def test_bad_input(expected: Generator, options: list[Any], lines: str | bytes, code: int, word: str) -> None:
+    outcome = said(*options, lines=lines)
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr.count("\n")) == (code, "", 1)
+    assert word in outcome.stderr

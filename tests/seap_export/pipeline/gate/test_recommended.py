@@ -1,0 +1,143 @@
+"""Which file is recommended: one rule, from what was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from seap_export.pipeline.gate.recommended import Limits, recommended
+
+MB = 1_000_000
+
+
+def divergence(kl: float, error: float | None = 0.001, texts: list[list[float]] | None = None) -> dict[str, Any]:
+    figures = {f"{name}_kl_nats": kl for name in ("mean", "median", "p99", "p999", "max")}
+    return {**figures, "mean_kl_nats_stderr": error, **({} if texts is None else {"kl_nats_by_text": texts})}
+
+
+def variant(
+    size: int = 50, kl: float | None = 0.1, error: float | None = 0.001, left: int = 80, **changes: Any
+) -> dict[str, Any]:
+    """A variant with one file, of 20 % fewer parameters unless `left` says more."""
+    return {
+        "task": "a",
+        "num_parameters": left,
+        "dense_parameters": 100,
+        "formats": {"onnx": {"precision": "int8"}},
+        "bytes": {"hf": 400 * MB, "onnx": size * MB},
+        "quality": None if kl is None else {"divergence": {"onnx": divergence(kl, error)}},
+        "speed": None,
+        **changes,
+    }
+
+
+def whole(size: int, kl: float, precision: str = "int4", **changes: Any) -> dict[str, Any]:
+    quality = {"divergence": {"onnx": divergence(kl)}}
+    row = {"task": "a", "precision": precision, "bytes": size * MB, "refusal": "", "quality": quality, "speed": None}
+    return {**row, **changes}
+
+
+WHOLE = {"int4": whole(90, 0.037), "int8": whole(157, 0.0056, "int8")}
+
+
+def of_a(
+    variants: dict[str, Any], rows: dict[str, Any], limits: Limits | None = None, failed: Any = ()
+) -> dict[str, Any]:
+    return recommended(variants, rows, limits or Limits(), failed)["a"]
+
+
+@pytest.mark.parametrize(
+    ("variants", "limits", "file", "rule"),
+    [
+        ({"a-0.2": variant(134, 0.13)}, Limits(), "int4", "as near as int4"),  # beaten by it
+        ({"a-0.2": variant(60, 0.13)}, Limits(), "int4", "as near as int4"),  # clearly further away
+        ({"a-0.2": variant(60, 0.039)}, Limits(), "a-0.2/onnx", "as near as int4"),  # within two errors
+        ({"a-0.2": variant(60, 0.03), "a-0.5": variant(40, 0.037)}, Limits(), "a-0.5/onnx", "as near as int4"),
+        ({"a-0.2": variant(60, 0.039, error=None)}, Limits(), "int4", "as near as int4"),  # nothing says how close
+        ({"a-0.2": variant(60, 0.13)}, Limits(max_kl=0.2), "a-0.2/onnx", "limits"),
+        ({"a-0.2": variant(60, 0.13)}, Limits(max_kl=0.01), "int8", "limits"),
+        ({"a-0.2": variant(60, 0.13)}, Limits(max_kl=0.001), None, "limits"),
+        ({"a-0.2": variant(60, 0.13), "a-0.5": variant(40, 0.3)}, Limits(bytes=70 * MB), "a-0.2/onnx", "nearest"),
+        ({"a-0.2": variant(60, 0.13)}, Limits(bytes=50 * MB), None, "limits"),
+        ({"a-0.2": variant(60, None)}, Limits(), "int4", "as near as int4"),
+    ],
+)
+def test_the_rule(variants: dict[str, Any], limits: Limits, file: str | None, rule: str) -> None:
+    found = of_a(variants, WHOLE, limits)
+    assert (found["file"], found["rule"]) == (file, rule)
+
+
+def test_without_the_whole_model_the_nearest_is_recommended_and_the_smallest_named() -> None:
+    found = of_a({"a-0.2": variant(60, 0.13), "a-0.5": variant(40, 0.3), "a-0.6": variant(50, 0.4)}, {})
+    assert (found["file"], found["rule"], found["beside"]) == ("a-0.2/onnx", "nearest", None)
+    assert (found["nearest"], found["smallest"]) == ("a-0.2/onnx", "a-0.5/onnx")
+    assert [file["name"] for file in found["files"] if file["beaten"]] == ["a-0.6/onnx"]
+
+
+def test_a_difference_is_paired_by_text() -> None:
+    """Each text differs by as much, so that the error of the difference is far below those of the means."""
+    texts = [[1.0, 10], [3.0, 10], [9.0, 10], [2.0, 10]]
+    more = [[total + 0.2, count] for total, count in texts]
+    rows = {"int4": whole(90, 0.375, quality={"divergence": {"onnx": divergence(0.375, 0.18, texts)}})}
+    further = variant(60, quality={"divergence": {"onnx": divergence(0.395, 0.18, more)}})
+    assert of_a({"a-0.2": further}, rows)["file"] == "int4"
+    unpaired = variant(60, quality={"divergence": {"onnx": divergence(0.395, 0.18)}})
+    assert of_a({"a-0.2": unpaired}, rows)["file"] == "a-0.2/onnx"
+
+
+def test_what_failed_a_check_is_no_candidate() -> None:
+    variants = {"a-0.2": variant(60, 0.03)}
+    assert of_a(variants, WHOLE)["file"] == "a-0.2/onnx"
+    assert of_a(variants, WHOLE, failed=[("a-0.2", "onnx")])["file"] == "int4"
+    assert of_a(variants, WHOLE, failed=[("a-0.2", "gguf")])["file"] == "a-0.2/onnx"
+
+
+def test_each_folder_is_a_candidate_and_one_without_figures_is_named() -> None:
+    formats = {"onnx": {"precision": "int8"}, "gguf": {"precision": "q4_0"}, "mlx": {"precision": "4bit"}}
+    sizes = {"hf": 400 * MB, "onnx": 80 * MB, "gguf": 55 * MB, "mlx": 50 * MB}
+    quality = {"divergence": {"onnx": divergence(0.02), "gguf in llama.cpp": divergence(0.03)}}
+    found = of_a({"a-0.2": variant(formats=formats, bytes=sizes, quality=quality)}, WHOLE)
+    assert found["file"] == "a-0.2/gguf"
+    assert found["not_measured"] == ["a-0.2/mlx"]
+    assert found["words"].endswith("Not measured: a-0.2/mlx.")
+
+
+def test_what_was_not_measured_is_not_recommended() -> None:
+    assert recommended({"a-0.2": variant(60, None)}, {}, Limits()) == {}
+
+
+def test_a_variant_of_ratio_0_is_the_whole_model() -> None:
+    own = variant(90, 0.037, left=100, formats={"onnx": {"precision": "int4"}})
+    found = of_a({"a-0": own, "a-0.2": variant(60, 0.2)}, {})
+    assert (found["file"], found["beside"]) == ("a-0/onnx", "a-0/onnx")
+    assert "the whole model, a-0/onnx, in int4" in found["words"]
+
+
+def test_a_refused_model_and_other_tasks_are_left_out() -> None:
+    rows = {**WHOLE, "int4": whole(90, 0.037, refusal="no"), "other": whole(1, 0.0, task="b")}
+    found = recommended({"a-0.2": variant()}, rows, Limits())
+    assert [file["name"] for file in found["a"]["files"]] == ["a-0.2/onnx", "int8"]
+    assert found["b"]["file"] == "other"
+
+
+def test_a_limit_of_accuracy() -> None:
+    """Of the dense model's, on every task; what was asked nothing is not within it."""
+
+    def answered(share: float) -> dict[str, Any]:
+        shares = {"dense": 0.8, "onnx": share}
+        scores = {form: {"a": {"acc": value, "questions": 100}} for form, value in shares.items()}
+        return {"divergence": {"onnx": divergence(0.1)}, "zero_shot": scores}
+
+    variants = {"a-0.2": variant(60, quality=answered(0.77)), "a-0.5": variant(40, quality=answered(0.7))}
+    found = of_a(variants, WHOLE, Limits(min_accuracy_retained=0.95))
+    assert (found["file"], found["rule"]) == ("a-0.2/onnx", "limits")
+    assert [file["within_limits"] for file in found["files"]] == [False, True, False, False]
+    assert found["files"][1]["accuracy"] == {"a": {"share": 0.77, "dense": 0.8, "questions": 100}}
+    assert of_a(variants, WHOLE, Limits(min_accuracy_retained=0.99))["file"] is None
+
+
+def test_limits_are_those_of_the_targets_unless_others_are_given() -> None:
+    assert Limits.of_targets({"size": 5, "max_kl": 0.3}) == Limits(5, 0.3)
+    assert Limits.of_targets({"size": None, "max_kl": 0.3}, 0.1) == Limits(None, 0.1)
+    assert Limits.of_targets(None) == Limits()

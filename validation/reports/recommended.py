@@ -1,0 +1,191 @@
+"""What to ship, in one or two sentences: what the terminal, the page, the card and the job summary say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from validation.reports.figures import Cell, divergence_of, divergence_of_folder, main_figures
+from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, percent, times, with_error
+from validation.reports.reading import Json
+from validation.reports.whole import SPEED_HEAD, speed_cells
+
+#: Speeds that differ by less are called the same.
+_ALIKE = 0.03
+
+
+def in_words(found: Json) -> str:
+    """The sentences on one task: what to ship and why, what else there is, and what was not measured.
+
+    Args:
+        found: The recommendation of a task as a report has it.
+    """
+    return " ".join(_sentences(found))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What models answer to one held-out prompt.
+
+    Attributes:
+        task: The task or mixture.
+        prompt: The prompt.
+        answers: The name of each model and its answer, the dense model first.
+    """
+
+    task: str
+    prompt: str
+    answers: tuple[tuple[str, str], ...]
+
+
+def command(report: Json, found: Json) -> str:
+    """The command that makes the recommended file; "" if it is in the folder, or there is none."""
+    row = (report.get("whole") or {}).get(found["file"] or "")
+    return "" if row is None else str(row["command"])
+
+
+def head(found: Json) -> tuple[str, ...]:
+    """The titles of the cells of `rows`; accuracy comes first, if there is any."""
+    titles = *SPEED_HEAD, *(one.title for one in main_figures("faster", "worse"))
+    return *(["Accuracy"] if has_accuracy(found) else []), "Size", *(title[0].upper() + title[1:] for title in titles)
+
+
+def has_accuracy(found: Json) -> bool:
+    """Whether questions were asked of a file of a task."""
+    return any(file["accuracy"] for file in found["files"])
+
+
+def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
+    """The name, the result and the cells of each file that was measured for a task, by size."""
+    for file in found["files"]:
+        result = "ship" if file["name"] == found["file"] else "beaten" if file["beaten"] else ""
+        beyond = "" if file["within_limits"] else "beyond the limits"
+        if file["name"] in (report.get("whole") or {}):
+            row = report["whole"][file["name"]]
+            of = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
+        else:
+            variant, folder = report["variants"][file["name"].rpartition("/")[0]], file["folder"]
+            speed = variant["speed"] if file["decode_speedup"] is not None else None
+            of = {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
+        figures = (one.cell(of) for one in main_figures("faster", "worse"))
+        share, bracket, more = accuracy_in_words(file).partition(" (")
+        right = [Cell(share or NOTHING, f"{bracket}{more}".strip())] if has_accuracy(found) else []
+        cells = [*right, Cell(megabytes(file["bytes"])), *speed_cells(of), *figures]
+        yield title(file), Cell(result or beyond, beyond if result else ""), cells
+
+
+def answers(report: Json) -> list[Answers]:
+    """The answers of the dense model and of the variants to the same prompts, by task and prompt."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for name, variant in report["variants"].items():
+        if sample := (variant["quality"] or {}).get("sample"):
+            of_prompt = found.setdefault((variant["task"], sample["prompt"]), {"Dense model": sample["dense"]})
+            of_prompt[name] = sample["variant"]
+    return [Answers(task, prompt, tuple(by_name.items())) for (task, prompt), by_name in found.items()]
+
+
+def title(file: Json) -> str:
+    """A file in words: where it lies, and that it is the whole model, if it is."""
+    if not file["is_whole"]:
+        return file["name"] if file["precision"] in file["folder"] else f"{file['name']} in {file['precision']}"
+    where = "" if file["folder"] is None else f", {file['name']},"
+    return f"the whole model{where} in {file['precision']}"
+
+
+def _sentences(found: Json) -> Iterator[str]:
+    files = {file["name"]: file for file in found["files"]}
+    if found["file"] is None:
+        near = files[found["nearest"]]
+        yield f"Ship none of these files: none is within {_limits(found)}."
+        yield f"The nearest to the original is {_told(near)}."
+    else:
+        chosen = files[found["file"]]
+        yield f"Ship {title(chosen)} ({_size_and_speed(chosen)}): {_why(found, files)}."
+        if others := _others(found, files):
+            yield others
+    if found["not_measured"]:
+        yield f"Not measured: {', '.join(found['not_measured'])}."
+
+
+def _why(found: Json, files: Json) -> str:
+    chosen, beside = files[found["file"]], files.get(found["beside"] or "")
+    kl = f"KL {_kl(chosen)}"
+    if found["rule"] == "limits":
+        return f"the smallest file within {_limits(found)}, with {kl}{_compared(chosen, beside)}"
+    if found["rule"] == "nearest":
+        fits = f" of those within {_limits(found)}" if _limits(found) else ""
+        which = f"the nearest to the original{fits}" if len(files) > 1 else "the only file that was measured"
+        return f"{which}, with {kl}{_compared(chosen, beside)}"
+    if beside is None or chosen == beside:
+        return f"no smaller file is as near to the original ({kl})"
+    near = f"about as near to the original as {title(beside)} ({kl} instead of {_kl(beside)})"
+    size, speed = _beside(chosen, beside)
+    return f"{near}, at {size} of its size{f' and {speed} its speed' if speed else ''}"
+
+
+def _compared(file: Json, beside: Json | None) -> str:
+    """The size and the speed of a file as those of the whole model in 4 bits; "" if it is that, or there is none."""
+    if beside is None or file == beside:
+        return ""
+    size, speed = _beside(file, beside)
+    return f", at {size} of the size{f' and {speed} the speed' if speed else ''} of {title(beside)}"
+
+
+def _beside(file: Json, beside: Json) -> tuple[str, str]:
+    """The size and the speed of a file as shares of another one's; "": one was not timed, or both are as fast."""
+    size = percent(file["bytes"] / beside["bytes"])
+    if file["decode_speedup"] is None or beside["decode_speedup"] is None:
+        return size, ""
+    speed = file["decode_speedup"] / beside["decode_speedup"]
+    return size, "" if abs(speed - 1) < _ALIKE else f"{times(speed)} times"
+
+
+def _others(found: Json, files: Json) -> str:
+    """What to ship if a larger file fits, and the smallest file that nothing beats."""
+    chosen = files[found["file"]]
+    larger = [files[name] for name in (found["beside"], found["nearest"]) if name is not None]
+    larger = [file for file in larger if file["bytes"] > chosen["bytes"] and not file["beaten"]]
+    parts = []
+    if larger:
+        file = larger[0]
+        nearest = ", the nearest to the original" if file["name"] == found["nearest"] else ""
+        parts.append(f"if {megabytes(file['bytes'])} fit, ship {title(file)}{nearest} (KL {_kl(file)})")
+    if found["smallest"] != found["file"]:
+        parts.append(f"the smallest is {_told(files[found['smallest']])}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _told(file: Json) -> str:
+    return f"{title(file)} ({megabytes(file['bytes'])}, KL {_kl(file)})"
+
+
+def _size_and_speed(file: Json) -> str:
+    speed, right = file["tokens_per_second"], accuracy_in_words(file)
+    parts = [megabytes(file["bytes"]), "" if speed is None else f"{figure(speed)} tokens/s"]
+    return ", ".join(filter(None, [*parts, f"accuracy {right}" if right else ""]))
+
+
+def accuracy_in_words(file: Json) -> str:
+    """How often a file is right, with Wilson's interval, beside the dense model; "" if no questions were asked."""
+    parts = []
+    for task, of in file["accuracy"].items():
+        share, interval = accuracy(of["share"], of["questions"])
+        name = f"{task} " if len(file["accuracy"]) > 1 else ""
+        parts.append(f"{name}{share} ({interval}), dense {percent(of['dense'])}")
+    return "; ".join(parts)
+
+
+def _kl(file: Json) -> str:
+    return with_error(file["mean_kl_nats"], file["mean_kl_nats_stderr"])
+
+
+def _limits(found: Json) -> str:
+    """The limits in words; "" if there are none."""
+    size, kl, least = (found["limits"][key] for key in ("bytes", "max_kl", "min_accuracy_retained"))
+    parts = [
+        *([] if size is None else [megabytes(size)]),
+        *([] if kl is None else [f"a KL of {figure(kl)}"]),
+        *([] if least is None else [f"{percent(least)} of the dense model's accuracy"]),
+    ]
+    return " and ".join(parts)
