@@ -49,9 +49,9 @@ def _dense(source: Source) -> ModelSpec:
     """
     if not _was_pruned(source) or source.spec.family.global_layers is not None:
         return source.spec
-    return model_spec({
-        key: value for key, value in source.config.items() if key not in ("per_layer_config", PRUNED_FROM)
-    })
+    return model_spec(
+        {key: value for key, value in source.config.items() if key not in ("per_layer_config", PRUNED_FROM)}
+    )
 
 
 def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
