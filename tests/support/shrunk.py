@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from seap_export.model.families import names
+from seap_export.model.sources.open import open_source
 from seap_export.model.sources.source import Source
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.activations.task_mixture import TaskMixture
@@ -84,9 +85,21 @@ def shrink_micro(
     dtype: str = "float32",
 ) -> Shrunk:
     """A micro model that is shrunk by a plan and statistics of its own."""
-    dense, out = folder / f"dense-{variation}", folder / f"shrunk-{variation}"
-    source = micro_source(dense, variation, dtype)
+    dense = folder / f"dense-{variation}"
+    micro_source(dense, variation, dtype)
+    return shrink_folder(dense, folder / f"shrunk-{variation}", calibrated, compensation, plan)
+
+
+def shrink_folder(
+    model: Path,
+    out: Path,
+    calibrated: Callable[[Source], Calibration],
+    compensation: Compensation,
+    plan: Callable[[Source, Compensation], Plan],
+) -> Shrunk:
+    """A model that is shrunk by a plan and statistics of its own."""
+    source = open_source(str(model))
     made, statistics = plan(source, compensation), single_mixture(calibrated(source))
     out.mkdir()
     write_shrunk_model(source, made, statistics, out)
-    return Shrunk(dense, source, made, statistics, out)
+    return Shrunk(model, source, made, statistics, out)

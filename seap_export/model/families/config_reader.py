@@ -21,9 +21,11 @@ PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in O
 #: Says that the stock class makes attention as wide as the hidden states, and where layers and shared experts are.
 _RESIZED, _LAYERS, _SHARED = "resized_attention", "layers_path", "shared_path"
 _USUAL_LAYERS = "model.layers"
+#: What vLLM multiplies logits by; some families have it themselves.
+LOGIT_SCALE = "logit_scale"
 #: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
-_WRITTEN_KEYS = frozenset({
-    _RESIZED, _LAYERS, _SHARED, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale",
+WRITTEN_KEYS = frozenset({
+    _RESIZED, _LAYERS, _SHARED, "model_type", "per_layer_config", PRUNED_FROM, LOGIT_SCALE,
     *PROJECTION_PATHS.values(), *(f"{name}_bias" for name in OUTPUTS),
 })  # fmt: skip
 
@@ -163,7 +165,7 @@ class ConfigReader:
         layers = self.family.global_layers
         self._read |= set() if layers is None else {layers.head_dim, layers.num_key_value_heads}
         self._read |= {key for variant in self.family.variants for key in variant.when}
-        known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _WRITTEN_KEYS
+        known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | WRITTEN_KEYS
         unknown = (key for key in self._given if key not in known and not key.startswith("_"))
         # What tools leave, no model reads; but nobody knows what code that comes with a model does.
         read = (key for key in unknown if "auto_map" in self._given or key in transformers_keys())

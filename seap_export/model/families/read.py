@@ -89,9 +89,10 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of the dense model that a pruned one was made from, as far as shapes are concerned."""
-    dense = {**config, **(config.get(PRUNED_FROM) or {})}
-    return {key: value for key, value in dense.items() if key not in ("per_layer_config", PRUNED_FROM)}
+    """The config.json of the model that a pruned one was made from, as far as shapes are concerned."""
+    before = config.get(PRUNED_FROM) or {}
+    dense = {**{key: value for key, value in config.items() if key != "per_layer_config"}, **before}
+    return {key: value for key, value in dense.items() if key != PRUNED_FROM}
 
 
 def _spec(config: ConfigReader) -> ModelSpec:

@@ -14,8 +14,15 @@ import torch
 
 from seap_export.common.json_file import read_json, read_json_if_present, write_json
 from seap_export.errors import EnvironmentFailure, InputError, MissingInput
-from seap_export.model.families import Attention, ModelSpec, language_config, model_spec, names, wrapper_of_model_type
-from seap_export.model.families.family import PRUNED_PREFIX
+from seap_export.model.families import (
+    Attention,
+    ModelSpec,
+    is_pruned,
+    language_config,
+    model_spec,
+    names,
+    wrapper_of_model_type,
+)
 from seap_export.model.sources.config import portable_config
 from seap_export.model.sources.joint_experts import with_experts_apart
 from seap_export.model.sources.source import Source
@@ -56,7 +63,10 @@ def open_source(model: str) -> Source:
             raise InputError(f"{model}: not a model; give a Hugging Face folder, a .gguf file or a hub id")
         source = open_gguf(path)
         if source.config.get("per_layer_config") is not None:
-            raise InputError(f"{model}: already pruned (its layers differ in shape); give the dense model")
+            raise InputError(
+                f"{model}: already pruned (its layers differ in shape); give the folder hf/ that it was written from, "
+                "or the dense model"
+            )
         return source
     if os.path.isdir(path):
         return _folder_source(path, path.resolve().name)
@@ -100,9 +110,11 @@ def _folder_source(folder: Path, name: str) -> Source:
     values = read_json(folder / "config.json")
     config, wrapper = language_config(values), wrapper_of_model_type(values.get("model_type"))
     spec = model_spec(config)  # what is not supported is said before any weights are looked for
-    is_uneven = spec.family.global_layers is None or str(config["model_type"]).startswith(PRUNED_PREFIX)
-    if is_uneven and config.get("per_layer_config") is not None:
-        raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
+    if config.get("per_layer_config") is not None and spec.family.global_layers is None and not is_pruned(config):
+        raise InputError(
+            f"{folder}: its layers differ in shape (per_layer_config), and seap-export did not write it; "
+            "give the dense model"
+        )
     files = SafetensorsReader(folder)
     reader = with_prefix(files, spec.family) if wrapper is None else LanguagePart(files, wrapper)
     if wrapper is not None and "tie_word_embeddings" not in config:  # it decides, and does not always say so

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from seap_export.model.families import Attention, LayerSpec, ModelSpec, SharedExpert
-from seap_export.model.families.config_reader import class_settings
+from seap_export.model.families import (
+    Attention,
+    LayerSpec,
+    ModelSpec,
+    SharedExpert,
+    is_pruned,
+    model_spec,
+)
+from seap_export.model.families.config_reader import LOGIT_SCALE, WRITTEN_KEYS, class_settings
 from seap_export.model.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
 from seap_export.model.families.names import Projection
 from seap_export.model.sources.source import Source
@@ -13,18 +20,43 @@ from seap_export.pruning.plan.settings import Layout
 
 
 def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
-    """The config.json of a shrunk model of these shapes: the dense one with what pruning changed."""
+    """The config.json of a shrunk model of these shapes: the dense one with what pruning changed.
+
+    If the source was pruned before, layer by layer, `PRUNED_FROM` holds what its layers were.
+    """
+    earlier = source.config["per_layer_config"] if _was_pruned(source) else None
+    left_out = {"auto_map", PRUNED_FROM, *(() if earlier is None else WRITTEN_KEYS - {LOGIT_SCALE})}
+    changed = _plain(source, spec) if layout == "uniform" else _per_layer(source, spec)
+    if earlier is not None:
+        changed[PRUNED_FROM] = {**changed.get(PRUNED_FROM, {}), "per_layer_config": earlier}
     return {
-        **{key: value for key, value in source.config.items() if key not in ("auto_map", PRUNED_FROM)},
+        **{key: value for key, value in source.config.items() if key not in left_out},
         **({} if layout == "uniform" and spec.family.head_dim_is_derived else {"head_dim": _head_dim(source)}),
         "dtype": str(source.dtype).removeprefix("torch."),
-        **(_plain(source, spec) if layout == "uniform" else _per_layer(source, spec)),
+        **changed,
     }
+
+
+def _was_pruned(source: Source) -> bool:
+    """Whether the source was pruned before, with a shape of its own for each layer."""
+    return is_pruned(source.config) and source.config.get("per_layer_config") is not None
+
+
+def _dense(source: Source) -> ModelSpec:
+    """The model that the keys outside of the layers are about: the source, or what it was before it was pruned.
+
+    Families whose layers differ by themselves say every size in the layers.
+    """
+    if not _was_pruned(source) or source.spec.family.global_layers is not None:
+        return source.spec
+    return model_spec(
+        {key: value for key, value in source.config.items() if key not in ("per_layer_config", PRUNED_FROM)}
+    )
 
 
 def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
     """The keys that the family's own class reads, and the dense model's values in their place."""
-    family, dense = spec.family, source.spec
+    family, dense = spec.family, _dense(source)
     biases = zip(spec.layers, dense.layers, strict=True)
     added = frozenset[Projection]().union(*(layer.biases - whole.biases for layer, whole in biases))
     switches = {str(family.biases[projection]) for projection in added}
@@ -43,7 +75,7 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
     stem = family.stem
     per_layer: dict[str, dict[str, Any]] = {}
     unnamed: dict[str, Any] = {}  # sizes that the family's configs leave out, without which transformers reads none
-    for index, (layer, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
+    for index, (layer, dense) in enumerate(zip(spec.layers, _dense(source).layers, strict=True)):
         had = _sizes(family, dense)
         values: dict[str, Any] = {key: size for key, size in _sizes(family, layer).items() if size != had[key]}
         if family.global_layers is not None:  # the dense model has such values, too
@@ -80,7 +112,7 @@ def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:
     """The keys that vLLM's class around models of transformers goes by, whatever the family's own class does."""
     values: dict[str, Any] = {}
     if spec.block.logits_multiplier != 1.0:
-        values["logit_scale"] = spec.block.logits_multiplier
+        values[LOGIT_SCALE] = spec.block.logits_multiplier
     if spec.first(Attention).softcap is None and "attn_logit_softcapping" in source.config:
         values["attn_logit_softcapping"] = None  # Gemma 3 has the key and no cap
     return values

@@ -55,10 +55,10 @@ def test_generation_config_is_read_where_there_is_one(folder: Path) -> None:
     [
         ({"num_hidden_layers": 4}, r"disagree: tensor 'model\.layers\.3\..*' is missing"),
         ({"intermediate_size": 64}, r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"),
-        ({"per_layer_config": {"0": {"intermediate_size": 80}}}, "already pruned"),
+        ({"per_layer_config": {"0": {"intermediate_size": 80}}}, "did not write it"),
         ({"model_type": "xglm"}, "'xglm' is not supported"),
     ],
-    ids=["another depth", "another shape", "pruned", "an unknown family"],
+    ids=["another depth", "another shape", "of several shapes", "an unknown family"],
 )
 def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, Any], message: str) -> None:
     change_config(folder, **values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ from support.product import (
     open_source,
     portable_config,
 )
-from support.shrunk import Shrunk, shrink_micro
+from support.shrunk import Shrunk, shrink_folder, shrink_micro
 from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from seap_export.model.families import Attention, Mamba, dense_config, model_spec, names
+from seap_export.model.families import Attention, Mamba, Mlp, dense_config, model_spec, names
 from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.settings import LAYOUTS
 from seap_export.pruning.plan.sublayers.attention import keeps_heads
@@ -72,9 +73,9 @@ def whole_plan(source: Source, compensation: Compensation) -> Plan:
     return plan_of(source, [whole_layer(layer) for layer in source.spec.layers], compensation, layout="uniform")
 
 
-def neurons_only(source: Source, compensation: Compensation) -> Plan:
+def neurons_only(source: Source, compensation: Compensation, neurons: int = 40) -> Plan:
     """All heads stay."""
-    layers = [layer_plan(layer, None, None, range(40)) for layer in source.spec.layers]
+    layers = [layer_plan(layer, None, None, range(neurons)) for layer in source.spec.layers]
     return plan_of(source, layers, compensation, layout="uniform")
 
 
@@ -138,6 +139,31 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
     changed |= {} if family.head_dim_is_derived else {"head_dim": shrunk.source.spec.head_dim}
     assert config == dense | changed
     assert model_spec(dense_config(shrunk.config())) == shrunk.source.spec
+
+
+def some_heads(source: Source, compensation: Compensation) -> Plan:
+    """The second layer loses heads, and the others nothing."""
+    layers = [whole_layer(layer) for layer in source.spec.layers]
+    (neurons,) = {layer[Mlp].intermediate_size for layer in source.spec.layers}
+    layers[1] = layer_plan(source.spec.layers[1], 0, 0, range(neurons))
+    return plan_of(source, layers, compensation)
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "qwen2", "gemma2-all"])
+@pytest.mark.parametrize("again", [uniform_plan, some_heads], ids=["uniform", "each layer"])
+def test_a_shrunk_model_is_shrunk_again(
+    shrink: Callable[..., Shrunk],
+    random_calibration: Callable[[Source], Calibration],
+    tmp_path: Path,
+    variation: str,
+    again: Callable[[Source, Compensation], Plan],
+) -> None:
+    once = shrink(variation, "bias", partial(neurons_only, neurons=60))
+    twice = shrink_folder(once.folder, tmp_path / "twice", random_calibration, "one-shot", again)
+    actual, expected = masked_logits(transformers_model(twice.folder)), masked_logits(twice.masked_dense_model())
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
+    if twice.plan.settings.layout == "uniform":
+        assert model_spec(dense_config(twice.config())) == twice.source.spec
 
 
 def test_the_folder_holds_no_code(shrink: Callable[..., Shrunk]) -> None:

@@ -32,7 +32,7 @@ from support.models import (
     why_not_loaded,
     write_micro_model,
 )
-from support.plans import kept_sizes, micro_plan, plan_of, whole_layer, with_settings
+from support.plans import NEURONS, kept_sizes, layer_plan, micro_plan, plan_of, whole_layer, with_settings
 from support.product import (
     COMPENSATIONS,
     Calibration,
@@ -45,12 +45,13 @@ from support.product import (
     TaskMixture,
     open_source,
 )
-from support.shrunk import Shrunk, shrink_micro
+from support.shrunk import Shrunk, shrink_folder, shrink_micro
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
+from seap_export.model.families import dense_config, model_spec
 from seap_export.pruning.shrink.write import write_shrunk_model
 
 
@@ -432,6 +433,23 @@ def test_weights_that_are_not_finite_are_refused_by_tensor(
         )
 
 
-def test_a_shrunk_folder_is_not_pruned_again(shrink: Callable[..., Shrunk]) -> None:
-    with pytest.raises(InputError, match="already pruned"):
-        open_source(str(shrink().folder))
+def first_layer_plan(source: Source, compensation: Compensation) -> Plan:
+    """The first layer loses what the second one does in `micro_plan`, and the others nothing."""
+    first, *others = source.spec.layers
+    layers = [layer_plan(first, 0, 0, range(1, NEURONS, 3)), *map(whole_layer, others)]
+    return plan_of(source, layers, compensation)
+
+
+@pytest.mark.parametrize("variation", featured(JOINT))
+def test_a_shrunk_model_is_shrunk_again(
+    shrink: Callable[..., Shrunk], tmp_path: Path, random_calibration: Callable[[Source], Calibration], variation: str
+) -> None:
+    once = shrink(variation, "bias")
+    twice = shrink_folder(once.folder, tmp_path / "twice", random_calibration, "sequential", first_layer_plan)
+    model = transformers_model(twice.folder)
+    assert_close(masked_logits(model), masked_logits(twice.masked_dense_model()))
+    shapes = StoredForm(twice.plan.shrunk_spec(twice.source.spec)).shapes
+    assert {name: tuple(tensor.shape) for name, tensor in twice.stored().items()} == shapes
+    assert model_spec(twice.config()) == twice.plan.shrunk_spec(twice.source.spec)
+    assert twice.config().keys() == once.config().keys() | {"pruned_from"}
+    assert model_spec(dense_config(twice.config())) == twice.source.spec
