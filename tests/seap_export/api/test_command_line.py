@@ -87,8 +87,8 @@ def test_a_variant_generates_as_the_command_does() -> None:
         for name, parameter in inspect.signature(function).parameters.items()
     }
     params = {str(param.name): param for param in main.commands["generate"].params}
-    # the folder is the variant's, and a system prompt is a message
-    assert set(arguments) - {"self", "path"} == set(params) - {"folder", "system", "as_json", "quiet"}
+    # the folder is the variant's, and a program reads files itself
+    assert set(arguments) - {"self", "path"} == set(params) - {"folder", "prompt_file", "as_json", "quiet"}
     context = main.commands["generate"].make_context("generate", [], resilient_parsing=True)
     assert {name: context.params[name] for name in arguments if name in params and name != "prompt"} == {
         name: default for name, default in arguments.items() if name in params and name != "prompt"
