@@ -18,7 +18,7 @@ READ_ONLY = "read-only"
 PLAN = ("--calibration", "out/calibration/a")
 WRITING = {
     "export into a finished folder": ALL,
-    "export into a folder to be made": (*ALL, "--out", "out/deep/new"),
+    "export into a folder to be made": tuple("out/deep/new" if word == "out" else word for word in ALL),
     "calibrate": ("calibrate", "m", "--task", "a=a.jsonl", "--out", "out"),
     "plan": ("plan", "m", *PLAN, "--ratio", "0.2", "--out", "out/plan.json"),
     "prune": ("prune", "m", "--plan", "out/a-0.2/plan.json", *PLAN, "--out", "out/pruned"),

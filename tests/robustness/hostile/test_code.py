@@ -82,7 +82,7 @@ def test_a_model_with_code_is_pruned_by_ours(
         outcome = run(*command, "--quiet")
         assert outcome.code == 0, (command, outcome)
         assert not marker.exists(), command
-    run(*GENERATE, "--quiet").refused(8, "chat template refuses the messages", "unsafe")
+    run(*GENERATE, "--template", "--quiet").refused(8, "chat template refuses the messages", "unsafe")
     assert not marker.exists()
     weights = "a-0.2/hf/model.safetensors"
     assert (work / "out" / weights).read_bytes() == (undisturbed / weights).read_bytes()

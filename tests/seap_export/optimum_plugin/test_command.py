@@ -51,7 +51,7 @@ def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
         ((*GOOD, "--unknown"), 2),
         ((*GOOD, "--dry-run"), 0),
         ((*GOOD[:-1], "-q", "--ratio=-0.5"), 2),
-        (("nowhere", *GOOD[1:]), 8),
+        (("nowhere", *GOOD[1:]), 2),
         (("--json", "--", "m", "--task"), 2),
     ],
     ids=str,

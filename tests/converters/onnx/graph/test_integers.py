@@ -11,13 +11,14 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.product import BlockQuantization, dequantize, quantize
 
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.integers import IntegerProducts
-from converters.onnx.weights.quantize import QuantizedMatrix, as_columns, dequantize, of_columns, quantize
+from converters.onnx.weights.quantize import QuantizedMatrix, as_columns, of_columns
 from converters.onnx.weights.weights import QuantizedTensors
-from seap_export.pruning.rounding.grid import WHOLE_ROW, BlockQuantization
+from seap_export.pruning.rounding.grid import WHOLE_ROW
 
 HOW, IN, OUT = BlockQuantization(8, WHOLE_ROW), 80, 48
 

@@ -230,7 +230,8 @@ def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: P
     weights = [Path(folder, "model.safetensors").read_bytes() for folder in ("again", "out/a-0.4/hf")]
     assert weights[0] == weights[1]
     (work / "plain.toml").write_text("min_tokens = 0\n")
-    assert run(*FRESH, "--recipe", "plain.toml", "--out", "plain").code == 0
+    plain = [{"fresh.toml": "plain.toml", "out": "plain"}.get(word, word) for word in FRESH]
+    assert run(*plain).code == 0
     assert weights[0] != Path("plain/a-0.4/hf/model.safetensors").read_bytes()
     assert not (work / "plain/fresh").exists()
 

@@ -113,7 +113,7 @@ def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
         (("--format", "onnx:mixed-9"), "from 2.25 to 8.25"),
         (("--format", "onnx:mixed-few"), "no number of bits"),
         (("--precision", "half"), "'half' is not one of"),
-        (("--format", "onnx:int3"), "use fp32, fp16, bf16, int8, int4 or mixed-BITS such as mixed-3.5"),
+        (("--format", "onnx:int3"), "use fp32, fp16, bf16, int8, int4, w8a8 or mixed-BITS such as mixed-3.5"),
         (("--format", "web:mixed-4"), "web has no precision 'mixed-4'"),
         (
             ("--format", "onnx:mixed-4", "--provider", "cuda"),
