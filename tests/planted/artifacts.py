@@ -18,7 +18,7 @@ from seap_export.cli import main
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 _FEW = ("--no-quality", "--no-speed", "--set", "samples=24", "--set", "held_out=6", "--set", "prompts=1")
-_EXACT = ("--precision", "fp32", "--logits", "all")
+_EXACT = (("--precision", "fp32"), ("--logits", "all"))
 _STANDARD = ("--set", "dialect=standard")
 _WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 _LLAMA3 = {
@@ -107,7 +107,8 @@ def make(name: str, folder: Path) -> Artifact:
     write_task_corpora(folder)
     tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
     ratios = [part for ratio in base.ratios for part in ("--ratio", ratio)]
-    usual = () if "--format" in base.options else _EXACT
+    usual = [part for option in _EXACT if option[0] not in base.options for part in option]
+    usual = [] if "--format" in base.options else usual
     arguments = ["export", str(model), *tasks, *ratios, *_FEW, *usual, *base.options]
     result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
     assert result.exit_code == 0, result.stderr
