@@ -95,7 +95,8 @@ def test_a_text_goes_on(client: openai.OpenAI, expected: Generator) -> None:
     assert (stopped.text, stopped.finish_reason) == (text.partition(word)[0], "stop")
     chunks = client.completions.create(model="plain", prompt="the cat", stream=True, **how)
     assert "".join(chunk.choices[0].text for chunk in chunks) == text
-    long = client.completions.create(model="plain", prompt="the cat", max_tokens=10**6, temperature=0, top_p=0.9)
+    most: dict[str, Any] = {"max_tokens": 10**6, "extra_body": {"max_completion_tokens": 10**6}}
+    long = client.completions.create(model="plain", prompt="the cat", temperature=0, top_p=0.9, **most)
     assert long.usage is not None
     assert long.usage.completion_tokens == MOST_TOKENS
 
