@@ -24,8 +24,8 @@ from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.write import write_rounded_model
 
 _WITHOUT_TEXTS = (
-    "4 bits are rounded without texts, so that KL becomes several times larger than with them; give --calibration "
-    "OUT/calibration/TASK, or use 'seap-export export MODEL --task NAME=FILE --ratio 0 --precision int4'"
+    "{0} is rounded without texts, so that KL becomes several times larger than with them; give --calibration "
+    "OUT/calibration/TASK, or use 'seap-export export MODEL --task NAME=FILE --ratio 0 --format {1}:{0}'"
 )
 
 
@@ -68,7 +68,7 @@ def convert(
         statistics = _of_variant(model_folder, progress)
     if statistics is not None and how is None:
         raise UsageError(
-            f"--calibration has no effect on {format.name}:{format.precision}; use a 4-bit precision, or leave it out"
+            f"--calibration has no effect on {format.name}:{format.precision}, which needs no texts; leave it out"
         )
     if statistics is None and format.average is not None:
         raise UsageError(
@@ -76,7 +76,7 @@ def convert(
             "--calibration"
         )
     if how is not None and statistics is None:
-        progress.warn(_WITHOUT_TEXTS)
+        progress.warn(_WITHOUT_TEXTS.format(format.precision, format.name))
     rounded = 0 if statistics is None else HfFormat("fp32").size(spec)
     refuse_full_disk(Disk(kept=format.size(spec), temporary=rounded), out)
     if (remark := format.remark(spec)) is not None:
