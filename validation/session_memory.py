@@ -61,6 +61,7 @@ class SessionMemory:
         mapped: Pages of the data file that are read at every step beside them.
         largest: The largest matrix, which is there twice while it is copied.
         run: Logits, activations and caches.
+        unpacked: What nodes on constants give, all of which is there at once when weights of few bits are unpacked.
         can_map: Whether the session can do without copies at no great cost: all products are in float32, on the CPU.
     """
 
@@ -68,12 +69,13 @@ class SessionMemory:
     mapped: int
     largest: int
     run: int
+    unpacked: int = 0
     can_map: bool = False
 
     @property
     def total(self) -> int:
-        """Peak bytes, reached either while the largest matrix is copied or while the graph runs."""
-        return self.copies + self.mapped + _SESSION + max(self.largest, self.run)
+        """Peak bytes: while weights are unpacked, while the largest matrix is copied, or while the graph runs."""
+        return _SESSION + max(self.unpacked, self.copies + self.mapped + max(self.largest, self.run))
 
     @property
     def without_copies(self) -> int:
@@ -156,7 +158,7 @@ def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -
             copies += 2 * _FLOAT * (size // graph.item(name))
         elif not kinds & {("Gather", 0), ("GatherBlockQuantized", 2)}:  # of tables, only a few rows are read
             copies += size
-    return SessionMemory(copies, mapped, largest, run, graph.is_float32)
+    return SessionMemory(copies, mapped, largest, run, graph.unpacked_bytes(), graph.is_float32)
 
 
 class _Graph:
@@ -174,8 +176,10 @@ class _Graph:
         self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
         #: By the outputs of nodes on constants, which a session computes when it is opened, the tensors in them.
         folded: dict[str, frozenset[str]] = {name: frozenset([name]) for name in self.tensors}
+        self._folded: list[onnx.NodeProto] = []
         for node in self._proto.graph.node:
             if node.input and all(name in folded for name in node.input):
+                self._folded.append(node)
                 of_all = frozenset[str]().union(*(folded[name] for name in node.input))
                 folded |= dict.fromkeys(node.output, of_all)
                 continue
@@ -194,6 +198,16 @@ class _Graph:
     def size(self, name: str) -> int:
         """Bytes of all elements of a tensor."""
         return math.prod(self.tensors[name].dims) * self.item(name)
+
+    def unpacked_bytes(self) -> int:
+        """Bytes of the constants that nodes on constants read and give."""
+        read = {name for node in self._folded for name in node.input if name in self.tensors}
+        tensors = [self.tensors[name] for name in sorted(read)]
+        part = onnx.helper.make_graph(self._folded, "constants", [], [], tensors)
+        model = onnx.helper.make_model(part, opset_imports=self._proto.opset_import, ir_version=self._proto.ir_version)
+        given = (item.type.tensor_type for item in onnx.shape_inference.infer_shapes(model).graph.value_info)
+        sizes = (math.prod(one.dim_value for one in kind.shape.dim) * _item(kind.elem_type) for kind in given)
+        return sum(map(self.size, read)) + sum(sizes)
 
     @property
     def is_float32(self) -> bool:

@@ -15,9 +15,9 @@ from converters.onnx.graph.graph import GRAPH_VERSION
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
 from converters.onnx.precision import (
     BLOCK_SIZE,
+    INTEGERS,
     MIXED,
     PRECISIONS,
-    W8A8,
     BlockQuantization,
     Precision,
     PrecisionName,
@@ -92,7 +92,7 @@ class OnnxFormat(Format):
             yield cls.of_options(None, options)
             return
         idle = {name: value for name, value in defaults_of(FormOptions).items() if name in OF_BLOCKS}
-        for precision in (*(name for name in PRECISIONS if name != W8A8), f"{MIXED}{USUAL_AVERAGE}"):
+        for precision in (*(name for name in PRECISIONS if name not in INTEGERS), f"{MIXED}{USUAL_AVERAGE}"):
             with suppress(UsageError):
                 yield cls.of_options(precision, options if precision.startswith("int") else replace(options, **idle))
 

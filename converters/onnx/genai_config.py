@@ -7,7 +7,7 @@ from typing import Any
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.onnx_writer import MODEL_FILE
-from converters.onnx.precision import W8A8
+from converters.onnx.precision import INTEGERS
 from seap_export.common.providers import EXACT_INTEGERS, PROVIDERS
 from seap_export.errors import InputError
 from seap_export.model.families import Attention, Convolution, LayerSpec, ModelSpec
@@ -75,7 +75,7 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
         "session_options": {
             "log_id": "onnxruntime-genai",
             "provider_options": _provider_options(form),
-            **(EXACT_INTEGERS if form.precision.name == W8A8 else {}),
+            **(EXACT_INTEGERS if form.precision.name in INTEGERS else {}),
         },
         "filename": MODEL_FILE,
         "head_size": spec.head_dim,

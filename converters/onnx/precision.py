@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import onnx_ir as ir
@@ -16,18 +18,18 @@ from seap_export.common.values import PrecisionOrNone
 from seap_export.errors import UsageError
 from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, BlockQuantization
 
-PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4", "w8a8"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4", "w8a8", "w4a8"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
-#: 8 bits with one scale for each row of a weight and for each token, so that products are of integers.
-W8A8: PrecisionName = "w8a8"
+#: The bits of weights in precisions whose products are of integers: each row of a weight has one step, each token one
+#: scale.
+INTEGERS: Mapping[str, int] = MappingProxyType({"w8a8": 8, "w4a8": 4})
 #: What the name of a precision begins with whose matrices have different bits; their average follows.
 MIXED = PrecisionOrNone.mixed
 
 #: The usual number of quantised weights that share a scale.
 BLOCK_SIZE = 32
 _SCALE_BYTES = 2
-_BITS: dict[str, int] = {"int8": 8, "int4": 4, W8A8: 8}
-_NAMES: dict[int, PrecisionName] = {8: "int8", 4: "int4"}
+_BITS: dict[str, int] = {"int8": 8, "int4": 4, **INTEGERS}
 _TORCH: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _ONNX: dict[Dtype, ir.DataType] = {
     "fp32": ir.DataType.FLOAT,
@@ -56,7 +58,9 @@ class Precision:
     def name(self) -> PrecisionName:
         """The usual name, which describes the weights; where matrices have different bits, that of the most usual."""
         how = self.quantization
-        return self.dtype if how is None else W8A8 if how.rows else _NAMES[how.bits]
+        if how is None:
+            return self.dtype
+        return next(name for name in PRECISIONS if _BITS.get(name) == how.bits and (name in INTEGERS) == how.rows)
 
     @property
     def label(self) -> str:
@@ -107,8 +111,8 @@ class Precision:
             return float(self.dtype_bytes)
         if how.average is not None:
             return how.average / 8
-        if how.rows:
-            return 1.0  # scales are a thousandth
+        if how.rows:  # scales of rows are a thousandth
+            return 1.0 if how.bits == _BITS["w8a8"] else how.bits / 8 + 1 / how.block_size
         zero_point = 0 if how.symmetric else how.bits / 8
         return how.bits / 8 + (_SCALE_BYTES + zero_point) / how.block_size
 
@@ -175,7 +179,7 @@ def choose_precision(
     """The precision of the given name for a provider.
 
     Args:
-        name: A floating-point precision, or int8, int4 or w8a8.
+        name: A floating-point precision, or int8, int4, w8a8 or w4a8.
         provider: The provider that will run the graph.
         dialect: The graph's set of operators.
         activations: Dtype in which int8 and int4 compute; None: the provider's first.
@@ -193,12 +197,15 @@ def choose_precision(
             raise UsageError(
                 f"the {provider} provider cannot run {name} with {dtype} activations; use {either(dtypes)}"
             )
-        if name == W8A8 and not PROVIDERS[provider].multiplies_int8:
+        if name in INTEGERS and not PROVIDERS[provider].multiplies_int8:
             able = either(other for other, row in PROVIDERS.items() if row.multiplies_int8)
-            raise UsageError(f"the {provider} provider cannot run {name}; use int8, or the provider {able}")
-        return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings, rows=name == W8A8))
+            raise UsageError(
+                f"the {provider} provider cannot run {name}; use int{_BITS[name]}, or the provider {able}"
+            )
+        how = BlockQuantization(_BITS[name], block_size, symmetric, embeddings, rows=name in INTEGERS)
+        return Precision(dtype, how)
     if name not in dtypes:
-        quantised = [other for other in _BITS if other != W8A8 or PROVIDERS[provider].multiplies_int8]
+        quantised = [other for other in _BITS if other not in INTEGERS or PROVIDERS[provider].multiplies_int8]
         others = either(dtypes if dialect == "standard" else [*dtypes, *quantised])
         standard = ", or the dialect standard" if name in PROVIDERS[provider].computes["standard"] else ""
         raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")

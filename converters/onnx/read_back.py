@@ -13,7 +13,7 @@ from converters.onnx.form import read_form
 from converters.onnx.graph.linear import JOINED, joined_name
 from converters.onnx.graph.sublayers.experts import expert_biases, expert_matrices
 from converters.onnx.stored import open_graph
-from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import StackedLayout
 from converters.read_back import PlainWeights
@@ -62,11 +62,15 @@ class GraphWeights(PlainWeights):
                 levels, scales = (self._number(f"{stored}.{part}")[..., rows] for part in ("packed", "scales"))
                 matrix = QuantizedMatrix(of_columns(levels), scales.float().unsqueeze(1), None)
                 return dequantize(matrix, how, self._shapes[name][1])
+            packed, scales = (self._number(f"{stored}.{part}") for part in ("packed", "scales"))
+            if how.rows:
+                steps = self._number(f"{stored}.steps")
+                packed = of_nibbles(packed, (steps.shape[0], how.block_size, steps.shape[2]))
+                matrix = QuantizedMatrix(packed[rows], scales_of(steps.squeeze(1).T, scales)[rows], None)
+                return dequantize(matrix, how, self._shapes[name][1])
             points = f"{stored}.zero_points"
             matrix = QuantizedMatrix(
-                self._number(f"{stored}.packed")[rows],
-                self._number(f"{stored}.scales")[rows].float(),
-                self._number(points)[rows] if points in self._tensors else None,
+                packed[rows], scales[rows].float(), self._number(points)[rows] if points in self._tensors else None
             )
             return dequantize(matrix, how, self._shapes[name][1])
         if f"{stored}.transposed" in self._tensors:
@@ -91,6 +95,8 @@ class GraphWeights(PlainWeights):
         if value is None or value.const_value is None:
             raise ArtifactError(f"{self._model}: it does not store '{name:.80}'; export again")
         tensor = value.const_value
+        if tensor.dtype == ir.DataType.INT4:
+            return torch.from_numpy(np.frombuffer(tensor.tobytes(), np.uint8).copy())
         array = np.array(tensor.numpy())
         if tensor.dtype == ir.DataType.BFLOAT16:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)

@@ -18,7 +18,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.precision import BlockQuantization
-from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
 from seap_export.errors import ArtifactError
@@ -26,7 +26,7 @@ from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.weights import Difference
 
 _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
-_PARTS = (".packed", ".scales", ".zero_points")
+_PARTS = (".packed", ".scales", ".zero_points", ".steps")
 
 
 def _data_file(tensor: ir.ExternalTensor) -> Path:
@@ -103,12 +103,12 @@ class _Stored:
         self._tensor, self._next = tensor, 0
 
     def take(self, count: int) -> NDArray[Any]:
-        """The next `count` numbers; raises `ArtifactError` where the file ends before them."""
+        """The next `count` numbers, or bytes of two; raises `ArtifactError` where the file ends before them."""
         start, self._next = self._next, self._next + count
         tensor = self._tensor
         if not isinstance(tensor, ir.ExternalTensor):
             return _widened(np.asarray(tensor.numpy())).reshape(-1)[start : self._next]
-        dtype = tensor.dtype.numpy()
+        dtype = np.dtype(np.uint8) if tensor.dtype == ir.DataType.INT4 else tensor.dtype.numpy()
         file = _data_file(tensor)
         numbers = np.fromfile(file, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
         if len(numbers) != count:
@@ -150,11 +150,14 @@ def _is_equal(first: QuantizedMatrix, second: QuantizedMatrix) -> bool:
 
 
 def _matrix(name: str, tensors: Mapping[str, ir.Value]) -> QuantizedMatrix:
-    packed, scales, points = (_part(name + part, tensors) for part in _PARTS)
+    packed, scales, points, steps = (_part(name + part, tensors) for part in _PARTS)
     if packed is None or scales is None:
         raise ArtifactError(f"model.onnx: '{name}' is stored only in part; export again")
     if packed.dtype == torch.int8:
         return QuantizedMatrix(of_columns(packed), scales.float().unsqueeze(1), None)
+    if steps is not None:
+        levels = of_nibbles(packed, (steps.shape[0], -1, steps.shape[2]))
+        return QuantizedMatrix(levels, scales_of(steps.squeeze(1).T, scales), None)
     return QuantizedMatrix(packed, scales.float(), points)
 
 
@@ -165,5 +168,7 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
     tensor = value.const_value
     if isinstance(tensor, LazyTensor):
         return torch.cat(list(tensor.pieces()))
+    if tensor.dtype == ir.DataType.INT4:
+        return torch.from_numpy(_Stored(tensor).take(tensor.nbytes))
     array = _Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy())
     return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only

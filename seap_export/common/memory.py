@@ -52,6 +52,13 @@ def peak_memory() -> int | None:
     return _linux_peak(_STATUS) or _unix_peak()
 
 
+def give_back_memory() -> None:
+    """Returns what has been freed to the system, which glibc may keep for this process otherwise."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # other C libraries have no such function
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def children_peak() -> int | None:
     """Peak resident memory of the largest process that this one started and that has ended; None if it is not known.
 

@@ -102,7 +102,7 @@ class ShareOrNone(Given[float | None, float | None]):
 class PrecisionOrNone(Given[str | None, str | None]):
     """The name of a precision of ONNX weights, such as "int8" or "mixed-3.5", or None."""
 
-    names = ("fp32", "fp16", "bf16", "int8", "int4", "w8a8")
+    names = ("fp32", "fp16", "bf16", "int8", "int4", "w8a8", "w4a8")
     #: Of matrices with bits of their own; the average follows.
     mixed = "mixed-"
 

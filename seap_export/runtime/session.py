@@ -11,6 +11,7 @@ from pathlib import Path
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from seap_export.common.memory import give_back_memory
 from seap_export.common.providers import CUDA_GRAPH, EXACT_INTEGERS, PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.driver import read_driver
@@ -166,7 +167,9 @@ def _create(
         options.add_session_config_entry(_DATA_FOLDER, str(model.parent.absolute()))
     try:
         # Without enable_fallback=False, ONNX Runtime replaces a failing provider by the CPU and prints a notice.
-        return ort.InferenceSession(graph or str(model), options, providers=providers, enable_fallback=False)
+        session = ort.InferenceSession(graph or str(model), options, providers=providers, enable_fallback=False)
+        give_back_memory()  # weights of few bits are unpacked in several steps, whose results take many times the file
+        return session
     except ORT_ERRORS as error:
         if lack := environment_failure(error, f"{model}: ONNX Runtime cannot load it"):
             raise lack from error

@@ -58,7 +58,7 @@ def written(models: Sequence[tuple[str, Path]], positions: int, folder: Path) ->
     """Each model in each precision that CUDA can run."""
     for name, model in models:
         config = json.loads((model / "config.json").read_text())
-        for precision in [it for it in get_args(PrecisionName) if it not in ("fp32", "w8a8")]:
+        for precision in [it for it in get_args(PrecisionName) if it not in ("fp32", "w8a8", "w4a8")]:
             form = OnnxForm(choose_precision(precision, "cuda"), "fused", "last", "cuda")
             out = folder / f"{name}, {precision}"
             out.mkdir()

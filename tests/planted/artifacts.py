@@ -70,6 +70,7 @@ BASES: dict[str, Base] = {
     "half": Base({"model_type": "llama"}, options=("--precision", "fp16", *_STANDARD)),
     "int4": Base({"model_type": "llama"}, options=("--precision", "int4")),
     "rows": Base({"model_type": "llama"}, options=("--precision", "w8a8")),
+    "steps": Base({"model_type": "llama"}, options=("--precision", "w4a8")),
     "mixed": Base({"model_type": "llama"}, options=("--format", "onnx:mixed-3.5", "--logits", "last")),
     "points": Base({"model_type": "qwen2", **_WINDOW}, options=("--precision", "int4", "--set", "asymmetric=true")),
     "gemma3": Base(VARIATIONS["gemma3-all"]),

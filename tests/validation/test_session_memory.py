@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def test_int4_is_copied_with_its_scales(micro_hf: Callable[..., Path], tmp_path:
     int4 = estimate(written(hf, tmp_path / "int4", precision=choose_precision("int4")), ONE)
     assert 1 / 8 < int4.copies / fp32.copies < 3 / 4
     assert not int4.can_map
+
+
+def test_what_unpacking_holds_at_once_counts(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
+    model = written(micro_hf("Llama"), tmp_path / "onnx", precision=choose_precision("w4a8"))
+    graph = onnx.load(model, load_external_data=False).graph
+    packed = {t.name: int(np.prod(t.dims)) for t in graph.initializer if t.data_type == onnx.TensorProto.INT4}
+    assert packed
+    unpacked = estimate(model, ONE).unpacked
+    assert 3 * sum(packed.values()) <= unpacked <= 5 * sum(packed.values()) + 50_000  # scales
+    large = replace(estimate(model, ONE), unpacked=10**9)
+    assert 10**9 <= large.total <= 1.1 * 10**9
 
 
 @pytest.mark.parametrize("name", ["rows", "tokens", "positions"])

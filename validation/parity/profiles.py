@@ -36,6 +36,7 @@ DEFAULT_LIMITS: dict[PrecisionName, dict[Figure, float]] = {
     "int8": {**_EXACT, "mean_kl": 1e-3},
     "int4": {**_EXACT, "mean_kl": 1e-3},
     "w8a8": {**_EXACT, "mean_kl": 1e-3},
+    "w4a8": {**_EXACT, "mean_kl": 1e-3},
 }
 #: The least limit of `mean_kl` for a graph that is exact without the rounding, whose cost is a matter of quality.
 _OF_EXACT = 1e-2

@@ -27,6 +27,7 @@ NEARLY_TIED: Mapping[PrecisionName, float] = {
     "int8": 3e-2,
     "int4": 3e-2,
     "w8a8": 3e-2,
+    "w4a8": 3e-2,
 }
 #: The largest share of choices that may be nearly tied. Beyond it, such a run says nothing of rounding.
 _MOST = 0.05

@@ -28,12 +28,15 @@ class IntegerProducts:
     _g: GraphBuilder
     _rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = field(default_factory=dict, init=False)
 
-    def product(self, x: ir.Value, tensors: QuantizedTensors, name: str, bias: ir.Value | None = None) -> ir.Value:
+    def product(
+        self, x: ir.Value, tensors: QuantizedTensors, shape: tuple[int, int], name: str, bias: ir.Value | None = None
+    ) -> ir.Value:
         """`x @ weight.T + bias`.
 
         Args:
             x: float32 [batch_size, sequence_length, in].
-            tensors: The weight: levels, int8 [in, out], and the scale of each of its rows, [out].
+            tensors: The weight: its levels, and the scale or step of each of its rows, [out].
+            shape: Of the weight: out, in.
             name: Name of the last node.
             bias: float32 [out].
         """
@@ -42,10 +45,27 @@ class IntegerProducts:
         scales = g.node("Cast", [g.initializer(tensors.scales)], f"{tensors.scales.name}.wide", attributes={"to": 1})
         # asked for exact products on processors that add up in 16 bits, ONNX Runtime replaces the weight and its zero
         zero = g.constant(f"{tensors.packed.name}.zero", np.array(0, np.int8))
-        inputs = [levels, g.initializer(tensors.packed), self._step, scales, self._middle, zero]
+        inputs = [levels, self._weight(tensors, shape), self._step, scales, self._middle, zero]
         integers = g.node("MatMulIntegerToFloat", inputs, f"{name}.integers", domain=MS_DOMAIN)
         product = op.multiply(g, integers, largest, label)
         return product if bias is None else op.add(g, product, bias, name)
+
+    def _weight(self, tensors: QuantizedTensors, shape: tuple[int, int]) -> ir.Value:
+        """The weight in steps of its rows, int8 [in, out].
+
+        Where blocks have steps of their own, nodes on constants multiply their levels by them. ONNX Runtime computes
+        that once, when it opens the file, and keeps what each of these nodes gives until the last: so they are few.
+        """
+        g, packed = self._g, self._g.initializer(tensors.packed)
+        if tensors.steps is None:
+            return packed
+        (rows, columns), name = shape, str(packed.name)
+        levels = g.node("Cast", [packed], f"{name}.wide", attributes={"to": ir.DataType.INT8})
+        whole = g.node("Mul", [levels, g.initializer(tensors.steps)], f"{name}.products")
+        whole = g.node("Reshape", [whole, g.ints(-1, rows)], f"{name}.columns")
+        if columns % tensors.packed.shape.numpy()[1] == 0:
+            return whole
+        return g.node("Slice", [whole, g.ints(0), g.ints(columns), g.ints(0)], f"{name}.integers")
 
     def _levels(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The levels of tokens, uint8, and the largest absolute value of each, [batch_size, sequence_length, 1]."""

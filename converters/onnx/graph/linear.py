@@ -62,8 +62,9 @@ class Linears:
             is_rounded: Whether a precision that quantises weights quantises these.
         """
         if self._quantization is not None and is_rounded:
-            if self._weights.grid(weights).block_size == WHOLE_ROW:
-                return self._integers.product(x, self._weights.quantized(weights, stored_as), name, bias)
+            if (how := self._weights.grid(weights)).block_size == WHOLE_ROW or how.rows:
+                tensors, shape = self._weights.quantized(weights, stored_as), self._weights.shape(weights)
+                return self._integers.product(x, tensors, shape, name, bias)
             return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
         weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
         return op.matmul(self._g, x, weight, name, bias)

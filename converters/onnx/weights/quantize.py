@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from converters.onnx.precision import kernel_bits
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
+from seap_export.pruning.rounding.grid import (
+    MOST_STEPS,
+    BlockQuantization,
+    best_scales,
+    levels,
+    padded_blocks,
+    short_scales,
+)
 
 #: Elements that are quantised at a time.
 _ELEMENTS = 1 << 18
@@ -27,6 +35,23 @@ class QuantizedMatrix:
     packed: torch.Tensor
     scales: torch.Tensor
     zero_points: torch.Tensor | None
+
+    @property
+    def steps(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales that are multiples of a step: how many each has, int8 [N, blocks], and the step of each row, [N]."""
+        largest = self.scales.abs().amax(1, keepdim=True)
+        rows, counts = largest.flatten() / MOST_STEPS, torch.zeros_like(self.scales)
+        for most in range(1, MOST_STEPS + 1):
+            step = short_scales(largest / most)
+            each = (self.scales / step).round_()
+            is_exact = (each * step == self.scales).all(1)
+            rows[is_exact], counts[is_exact] = step[is_exact].flatten(), each[is_exact]
+        return counts.to(torch.int8), rows
+
+
+def scales_of(steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The way back from `QuantizedMatrix.steps`: float32 [N, blocks]."""
+    return steps.float() * rows.float().unsqueeze(1)
 
 
 def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
@@ -68,6 +93,21 @@ def as_columns(packed: torch.Tensor) -> torch.Tensor:
 def of_columns(levels: torch.Tensor) -> torch.Tensor:
     """The way back from `as_columns`."""
     return (levels.T.contiguous().view(torch.uint8) ^ 128).unsqueeze(1)
+
+
+def as_nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """Levels of 4 bits, uint8 [N, blocks, block_size / 2], as signed ones of a tensor [blocks, block_size, N].
+
+    Two of these lie in a byte, the first one in its lower half: uint8, flat.
+    """
+    levels = (torch.stack((packed & 15, packed >> 4), -1).flatten(2) ^ 8).permute(1, 2, 0).flatten()
+    return levels[0::2] | levels[1::2] << 4
+
+
+def of_nibbles(nibbles: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The way back from `as_nibbles`, given the shape of the tensor."""
+    levels = torch.stack((nibbles & 15, nibbles >> 4), -1).view(*shape).permute(2, 0, 1) ^ 8
+    return levels[..., 0::2] | levels[..., 1::2] << 4
 
 
 def planes(bits: int) -> tuple[int, ...]:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from converters.onnx.precision import Precision
-from converters.onnx.weights.quantize import QuantizedMatrix, as_columns, quantize
+from converters.onnx.weights.quantize import QuantizedMatrix, as_columns, as_nibbles, quantize
 from converters.onnx.weights.scaling import ScaledReader
 from converters.read_back import not_finite
 from seap_export.errors import InputError
@@ -34,18 +34,21 @@ _TORCH = {
 }
 
 Pieces = Iterator[torch.Tensor]
+Part = Callable[[QuantizedMatrix], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class QuantizedTensors:
     """The parts of a `QuantizedMatrix` as tensors of a graph; scales have 16 bits whatever the precision.
 
-    Levels of whole rows are as `as_columns` makes them, and their scales [N].
+    Levels of whole rows are as `as_columns` makes them. Scales are [N] there, and where blocks count steps of their
+    row: these are int8 [blocks, 1, N] beside levels as `as_nibbles` makes them.
     """
 
     packed: ir.TensorProtocol
     scales: ir.TensorProtocol
-    zero_points: ir.TensorProtocol | None
+    zero_points: ir.TensorProtocol | None = None
+    steps: ir.TensorProtocol | None = None
 
 
 @dataclass(frozen=True)
@@ -117,38 +120,37 @@ class LazyWeights:
         """
         self.grids[name] = how = self.grid(names)
         rows, columns = self.shape(names) if layout is None else layout.shape[1:]
-        uint8, dtype = ir.DataType.UINT8, self.precision.scale_dtype
-        if how.block_size == WHOLE_ROW:
+        uint8, int8, dtype = ir.DataType.UINT8, ir.DataType.INT8, self.precision.scale_dtype
 
-            def levels() -> Pieces:
-                yield as_columns(self._quantize(names, name, None).packed)
-
-            def of_rows() -> Pieces:
-                yield self._narrowed(self._quantize(names, name, None).scales.squeeze(1), names, dtype)
-
-            return QuantizedTensors(
-                lazy_tensor(f"{name}.packed", (columns, rows), levels, ir.DataType.INT8),
-                lazy_tensor(f"{name}.scales", (rows,), of_rows, dtype),
-                None,
-            )
-        blocks = -(-columns // how.block_size)
-        points = (rows, -(-blocks * how.bits // 8))
-
-        def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
+        def part(label: str, kind: ir.DataType, shape: tuple[int, ...], of: Part) -> ir.TensorProtocol:
             if layout is not None:
                 shape = (layout.shape[0], shape[0], math.prod(shape[1:]))
 
             def read() -> Pieces:
-                tensor: torch.Tensor = getattr(self._quantize(names, name, layout), label).view(shape)
-                yield tensor if kind == uint8 else self._narrowed(tensor, names, dtype)
+                tensor = of(self._quantize(names, name, layout)).view(shape)
+                yield self._narrowed(tensor, names, dtype) if kind == dtype else tensor
 
             return lazy_tensor(f"{name}.{label}", shape, read, kind)
 
-        return QuantizedTensors(
-            part("packed", uint8, (rows, blocks, how.block_size * how.bits // 8)),
-            part("scales", dtype, (rows, blocks)),
-            None if how.symmetric else part("zero_points", uint8, points),
-        )
+        def nibbles() -> Pieces:
+            yield as_nibbles(self._quantize(names, name, None).packed)
+
+        if how.block_size == WHOLE_ROW:
+            levels = part("packed", int8, (columns, rows), lambda matrix: as_columns(matrix.packed))
+            return QuantizedTensors(levels, part("scales", dtype, (rows,), lambda matrix: matrix.scales))
+        blocks = -(-columns // how.block_size)
+        if how.rows:
+            return QuantizedTensors(
+                LazyTensor(nibbles, ir.DataType.INT4, (blocks, how.block_size, rows), f"{name}.packed"),
+                part("scales", dtype, (rows,), lambda matrix: matrix.steps[1]),
+                steps=part("steps", int8, (blocks, 1, rows), lambda matrix: matrix.steps[0].T.contiguous()),
+            )
+        levels = part("packed", uint8, (rows, blocks, how.block_size * how.bits // 8), lambda matrix: matrix.packed)
+        scales = part("scales", dtype, (rows, blocks), lambda matrix: matrix.scales)
+        if how.symmetric:
+            return QuantizedTensors(levels, scales)
+        points = (rows, -(-blocks * how.bits // 8))
+        return QuantizedTensors(levels, scales, part("zero_points", uint8, points, _zero_points))
 
     def grid(self, names: Sequence[str]) -> BlockQuantization:
         """The grid of weights that the graph joins, which have the same.
@@ -258,6 +260,10 @@ def lazy_tensor(
     if math.prod(shape) * dtype.itemsize <= INLINE_BYTES:
         return TorchTensor(_whole(read()), name=name)
     return LazyTensor(read, dtype, shape, name)
+
+
+def _zero_points(matrix: QuantizedMatrix) -> torch.Tensor:
+    return cast(torch.Tensor, matrix.zero_points)
 
 
 def _rows(parts: list[torch.Tensor]) -> Pieces:

@@ -22,6 +22,7 @@ from seap_export.pruning.rounding.grid import (
     on_grid,
     padded_blocks,
     padded_importance,
+    row_steps,
     short_scales,
 )
 
@@ -89,12 +90,13 @@ def _blocks(power: torch.Tensor, block_size: int) -> list[torch.Tensor]:
 def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: BlockQuantization) -> torch.Tensor:
     """The rounded columns of a matrix in the order of `factor`, block by block; overwrites the matrix."""
     rounded, end, top = torch.empty_like(left), 0, (1 << how.bits) - 1
+    of_rows = _row_steps(left, factor, sizes, how) if how.rows else None
     for size in sizes:
         start, end = end, end + size
         remains = factor.diagonal()[start:end]
         importance = padded_importance(remains.reciprocal().square(), how)[0]
-        scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance)
-        step, zero = short_scales(scales).flatten(), points.flatten()
+        scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance, of_rows)
+        step, zero = (scales if how.rows else short_scales(scales)).flatten(), points.flatten()
         errors = torch.empty(len(left), size, device=left.device)
         for column in range(start, end):
             level = (left[:, column] / step).add_(zero).round_().clamp_(0, top).sub_(zero)
@@ -104,3 +106,10 @@ def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: Bl
             left[:, column:end].addr_(error, factor[column, column:end], alpha=-1.0)
         left[:, end:] -= errors @ factor[start:end, end:]
     return rounded
+
+
+def _row_steps(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: BlockQuantization) -> torch.Tensor:
+    """The step of each row, [N, 1, 1], chosen before any of its columns is rounded."""
+    importance = factor.diagonal().reciprocal().square().split(sizes)
+    blocks = torch.cat([padded_blocks(part, how) for part in left.split(sizes, 1)], 1)
+    return row_steps(blocks, how, torch.cat([padded_importance(part, how) for part in importance]))

@@ -16,6 +16,9 @@ WHOLE_ROW = 0
 #: The numbers of bits that a weight may have. With those of `_EVEN`, zero is a level; with the others, levels lie in
 #: pairs above and below it, since one more below would be a large share of so few.
 BITS, _EVEN = (2, 3, 4, 5, 6, 8), (4, 8)
+#: The bits of the integers that are multiplied where the weights in a row are multiples of one step, and the largest
+#: scale of a block of 4 bits in such steps: 15 times its lowest level is within 8 bits.
+_MULTIPLIED, MOST_STEPS = 8, 15
 #: Bits of a weight on average, with its share of a scale of 16 bits, where matrices have bits and blocks of their own.
 #: The usual number is that of 4 bits in blocks of 32.
 LEAST_AVERAGE, USUAL_AVERAGE, MOST_AVERAGE = 2.25, 4.5, 8.25
@@ -44,8 +47,9 @@ class BlockQuantization:
         average: Bits of a weight with its share of a scale, the mean of all matrices, which then have bits of their
             own; None: all matrices are alike.
         others: The matrices that have other bits and blocks than these: the full names of weights, bits, block size.
-        rows: Whether each row of a matrix that layers multiply with has one scale, so that integers can be multiplied
-            as they are. Blocks are then those of the embedding, the LM head and experts.
+        rows: Whether the weights in a row of a matrix that layers multiply with are whole multiples of one step, so
+            that integers can be multiplied. With 8 bits, such a row is one block; with 4, the scale of each of its
+            blocks is a multiple of the step, too. The embedding, the LM head and experts have blocks as usual.
     """
 
     bits: int
@@ -68,8 +72,8 @@ class BlockQuantization:
             raise ValueError(f"the average must be from {LEAST_AVERAGE} to {MOST_AVERAGE}, not {self.average}")
         if not self.symmetric and self.bits not in _EVEN:
             raise ValueError(f"weights of {self.bits} bits have no zero points")
-        if self.rows and (self.bits != 8 or not self.symmetric):
-            raise ValueError("rows have one scale with 8 bits, and no zero points")
+        if self.rows and (self.bits not in _EVEN or not self.symmetric):
+            raise ValueError("rows have one step with 4 or 8 bits, and no zero points")
 
     @property
     def middle(self) -> float:
@@ -82,7 +86,7 @@ class BlockQuantization:
         further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
         further += ["-whole-blocks" if self.whole_blocks else "", "-positive" if self.positive else ""]
         kind = f"int{self.bits}-{self.block_size}" if self.average is None else f"mixed-{self.average:g}"
-        kind = f"w8a8-{self.block_size}" if self.rows else kind
+        kind = f"w{self.bits}a8-{self.block_size}" if self.rows else kind
         return f"{kind}{''.join(further)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -94,9 +98,11 @@ class BlockQuantization:
 
     def of(self, name: str) -> BlockQuantization:
         """The grid of one matrix, given the full name of its weight."""
-        usual = WHOLE_ROW if self.rows and is_product(name) else self.block_size
-        bits, size = self._others.get(name, (self.bits, usual))
-        return replace(self, bits=bits, block_size=size, average=None, others=(), rows=False)
+        rows = self.rows and is_product(name)
+        if rows and self.bits == _MULTIPLIED:
+            return replace(self, block_size=WHOLE_ROW, rows=False)
+        bits, size = self._others.get(name, (self.bits, self.block_size))
+        return replace(self, bits=bits, block_size=size, average=None, others=(), rows=rows)
 
     def width(self, columns: int) -> int:
         """Number of weights in a block of a row with so many columns."""
@@ -136,7 +142,10 @@ def padded_importance(values: torch.Tensor, how: BlockQuantization) -> torch.Ten
 
 
 def best_scales(
-    blocks: torch.Tensor, how: BlockQuantization, importance: torch.Tensor | None = None
+    blocks: torch.Tensor,
+    how: BlockQuantization,
+    importance: torch.Tensor | None = None,
+    steps: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of each block, both [N, blocks, 1]; see `padded_blocks`.
 
@@ -149,7 +158,10 @@ def best_scales(
         how: The grid.
         importance: The weight of the squared error in each column, float32 [block_size] or [blocks, block_size]; None:
             all count alike.
+        steps: `row_steps` of a grid whose rows have one step; None: those of these blocks, which are whole rows.
     """
+    if how.rows:
+        return _multiples(blocks, how, importance, row_steps(blocks, how, importance) if steps is None else steps)
     full, zero_points = _symmetric(blocks, how) if how.symmetric else _asymmetric(blocks, how.bits)
     if how.bits == 8:
         return full, zero_points
@@ -159,6 +171,44 @@ def best_scales(
         error = _error(blocks, scales, zero_points, how.bits, importance)
         best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
     return _exact(blocks, how, best, zero_points)
+
+
+def row_steps(blocks: torch.Tensor, how: BlockQuantization, importance: torch.Tensor | None = None) -> torch.Tensor:
+    """The step of each row, [N, 1, 1], whose whole multiples the scales of its blocks have to be.
+
+    The largest scale that a block would have alone becomes `MOST_STEPS` steps. A row whose weights are multiples of
+    some step already keeps it.
+
+    Args:
+        blocks: Whole rows, float32 [N, blocks, block_size].
+        how: The grid.
+        importance: As in `best_scales`.
+    """
+    alone, _ = best_scales(blocks, replace(how, rows=False), importance)
+    steps = short_scales(alone.abs().amax(1, keepdim=True) / MOST_STEPS)
+    span = blocks.abs().amax((1, 2), keepdim=True)
+    few, unsure = (blocks[..., :1] / _not_zero(span)).squeeze(-1), span.flatten() != 0
+    for count in range(1, 1 + (MOST_STEPS << how.bits - 1)):
+        near = (few * count - (few * count).round()).abs().amax(1) < _NEARLY
+        if (rows := (near & unsure).nonzero().flatten()).numel():
+            step = short_scales(span[rows] / count)
+            exact = ((blocks[rows] / step).round_().mul_(step) == blocks[rows]).all(-1).all(-1)
+            steps[rows[exact]], unsure[rows[exact]] = step[exact], False
+    return steps
+
+
+def _multiples(
+    blocks: torch.Tensor, how: BlockQuantization, importance: torch.Tensor | None, steps: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scales with the least squared error among the multiples of a row's step."""
+    full, zero_points = _symmetric(blocks, how)
+    best = unit = torch.copysign(steps, full)
+    lowest = _error(blocks, best, zero_points, how.bits, importance)
+    for count in range(2, MOST_STEPS + 1):
+        scales = unit * count
+        error = _error(blocks, scales, zero_points, how.bits, importance)
+        best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
+    return best, zero_points
 
 
 def float16_scales(scales: torch.Tensor) -> torch.Tensor:

@@ -139,9 +139,16 @@ def test_the_graph_is_valid_in_every_dtype(dtype: Any, written: Callable[..., An
 def test_a_tied_embedding_is_stored_once(name: Any, written: Callable[..., Any]) -> None:
     values = 128 * 64 + 3 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96)
     rows = 128 * 64 / 32 + 3 * (64 + 2 * 32 + 64 + 2 * 96 + 64)
-    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8 + 16 / 32, "int4": 4 + 16 / 32}.get(
-        name, 8 + 16 * rows / values
-    )
+    steps = (values - 128 * 64) / 32  # of a byte each
+    bits = {
+        "fp32": 32,
+        "fp16": 16,
+        "bf16": 16,
+        "int8": 8 + 16 / 32,
+        "int4": 4 + 16 / 32,
+        "w8a8": 8 + 16 * rows / values,
+        "w4a8": 4 + (16 * rows + 8 * steps) / values,
+    }[name]
     provider = "cuda" if name == "bf16" else "cpu"
     precision = choose_precision(name, provider)  # type: ignore[arg-type]
     made = written("llama", precision=precision, tie_word_embeddings=True)
@@ -201,7 +208,7 @@ def test_the_table_of_the_cpu_is_what_a_session_accepts(written: Callable[..., A
 @pytest.mark.parametrize(
     ("name", "provider", "dialect", "words"),
     [
-        ("bf16", "cpu", "fused", "cpu provider cannot run bf16; use fp32, fp16, int8, int4 or w8a8"),
+        ("bf16", "cpu", "fused", "cpu provider cannot run bf16; use fp32, fp16, int8, int4, w8a8 or w4a8"),
         ("w8a8", "cuda", "fused", "cuda provider cannot run w8a8; use int8, or the provider cpu"),
         ("bf16", "cpu", "standard", "cpu provider cannot run bf16; use fp32 or fp16"),
         ("fp32", "cuda", "fused", "cuda .*fp32; use fp16, bf16, int8 or int4, or the dialect standard"),

@@ -1,4 +1,4 @@
-"""Wrong levels, scales and zero points of int8, int4 and w8a8 weights."""
+"""Wrong levels, scales and zero points of int8, int4, w8a8 and w4a8 weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _change(graph: Graph, name: str, rows: slice, change: Callable[[Array], Any]
 
 
 def _of_rows(layer: int, projection: Projection, part: str, change: Callable[[Array], Any]) -> Edit:
-    """Alters what belongs to one projection of w8a8: levels `packed` [in, out], or `scales` [out]."""
+    """Alters what belongs to one projection of w8a8 or w4a8: `packed` and `steps` [..., out], or `scales` [out]."""
 
     def edit(graph: Graph) -> None:
         stem, rows = columns_of(graph, layer, projection)
@@ -67,6 +67,15 @@ def _a_scale_doubled(scales: Array) -> Array:
 def _scale_doubled(scales: Array) -> Array:
     scales[5] *= 2
     return scales
+
+
+def _a_step_more(steps: Array) -> Array:
+    steps[2, 0, 0] += 1
+    return steps
+
+
+def _steps_shifted(steps: Array) -> Array:
+    return np.roll(steps, 1, axis=2)
 
 
 def _row_one_up(levels: Array) -> Array:
@@ -112,7 +121,7 @@ def _gate_and_up_swapped(layer: int) -> Edit:
     def edit(graph: Graph) -> None:
         names = [f"{layer_name(layer, projection)}.weight" for projection in ("gate_proj", "up_proj")]
         gate, up = names
-        parts = ("packed", "scales", "zero_points")
+        parts = ("packed", "scales", "zero_points", "steps")
         graph.rename_inputs({f"{a}.{part}": f"{b}.{part}" for a, b in ((gate, up), (up, gate)) for part in parts})
 
     return edit
@@ -159,6 +168,11 @@ FAULTS: tuple[Fault, ...] = (
     numeric("w8a8: gate and up swapped", "rows", _gate_and_up_swapped(1), layer=1),
     structural("w8a8: steps of another size", "rows", _constant_doubled("level_step")),
     structural("w8a8: another level for zero", "rows", _constant_doubled("level_of_zero")),
+    numeric("w4a8: a block with one step more", "steps", _of_rows(1, "q_proj", "steps", _a_step_more), layer=1),
+    numeric("w4a8: steps of blocks shifted", "steps", _of_rows(2, "down_proj", "steps", _steps_shifted), layer=2),
+    numeric("w4a8: a step doubled", "steps", _of_rows(0, "o_proj", "scales", _scale_doubled), layer=0),
+    numeric("w4a8: two rows swapped", "steps", _of_rows(1, "v_proj", "packed", _rows_swapped), layer=1),
+    numeric("w4a8: gate and up swapped", "steps", _gate_and_up_swapped(1), layer=1),
     numeric("mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
     numeric("mixed: two rows swapped", "mixed", _part(2, "down_proj", "packed", _rows_swapped), layer=2),
     numeric("mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),

@@ -379,7 +379,7 @@ def test_export_for_cuda_is_refused_before_any_work(run: Run, work: Path) -> Non
 
 
 def test_a_form_that_cannot_be_written_is_refused_before_any_work(run: Run, work: Path) -> None:
-    says = "the cpu provider cannot run bf16; use fp32, fp16, int8, int4 or w8a8"
+    says = "the cpu provider cannot run bf16; use fp32, fp16, int8, int4, w8a8 or w4a8"
     refuse(run, work, "--precision", "bf16", code=2, says=says)
     says = "the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16"
     refuse(run, work, "--precision", "int8", "--set", "dialect=standard", code=2, says=says)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,3 +62,21 @@ def test_a_container_could_take_back_what_it_keeps_of_files(monkeypatch: pytest.
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(memory, "_GROUPS", (tuple(str(tmp_path / name) for name in files),))
     assert available_memory() == 350
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps what is freed in this way")
+def test_what_is_freed_goes_back_to_the_system() -> None:
+    program = (
+        "import gc, psutil\n"
+        "from seap_export.common.memory import give_back_memory\n"
+        "used = lambda: psutil.Process().memory_info().rss\n"
+        "kept = [bytes(60_000 + (i % 2) * 4_000) for i in range(2000)]\n"
+        "last = kept[-1]\n"  # the end of the heap stays in use, so that the rest is not returned unasked
+        "del kept\n"
+        "gc.collect()\n"
+        "before = used()\n"
+        "give_back_memory()\n"
+        "print(before - used())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 50_000_000

@@ -83,7 +83,7 @@ def test_the_standard_dialect_passes(micro_hf: Callable[[str], Path], tmp_path: 
 
 
 @pytest.mark.parametrize("logits", ["all", "last"])
-@pytest.mark.parametrize("name", ["int8", "int4", "w8a8"])
+@pytest.mark.parametrize("name", ["int8", "int4", "w8a8", "w4a8"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_quantised_weights_are_compared_in_float32_too(
     micro_hf: Callable[[str], Path], tmp_path: Path, family: str, name: Any, logits: Any

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.product import BlockQuantization
 
-from converters.onnx.weights.quantize import dequantize, quantize
+from converters.onnx.weights.quantize import dequantize, quantize, scales_of
 
 WAYS = [
     BlockQuantization(bits, size, symmetric)
@@ -113,3 +113,14 @@ def test_rows_do_not_depend_on_how_many_are_done_at_once(symmetric: bool, monkey
 def test_unknown_forms_are_refused(bits: int, size: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         BlockQuantization(bits, size)
+
+
+def test_scales_of_a_row_are_counts_of_its_step() -> None:
+    how = BlockQuantization(4, rows=True)
+    for factor in (1.0, 1e-2, 1e-5):  # the last has steps of few digits in float16
+        made = quantize(matrix(200, 150) * factor, how)
+        counts, rows = made.steps
+        assert counts.dtype == torch.int8
+        assert torch.equal(rows.half().float(), rows)
+        assert torch.equal(scales_of(counts, rows), made.scales)
+        assert counts.abs().max() <= 15

@@ -279,7 +279,7 @@ def test_convert_to_another_precision(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--precision", "bf16"), "the cpu provider cannot run bf16; use fp32, fp16, int8, int4 or w8a8"),
+        (("--precision", "bf16"), "the cpu provider cannot run bf16; use fp32, fp16, int8, int4, w8a8 or w4a8"),
         (("--provider", "cuda", "--precision", "fp32"), "use fp16, bf16, int8 or int4, or the dialect standard"),
         (("--precision", "int4", "--activations", "bf16"), "cannot run int4 with bf16 activations; use fp32 or fp16"),
         (("--dialect", "standard", "--activations", "fp16"), "fp32 weights, which are not quantised: activations"),

@@ -113,7 +113,7 @@ def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
         (("--format", "onnx:mixed-9"), "from 2.25 to 8.25"),
         (("--format", "onnx:mixed-few"), "no number of bits"),
         (("--precision", "half"), "'half' is not one of"),
-        (("--format", "onnx:int3"), "use fp32, fp16, bf16, int8, int4, w8a8 or mixed-BITS such as mixed-3.5"),
+        (("--format", "onnx:int3"), "use fp32, fp16, bf16, int8, int4, w8a8, w4a8 or mixed-BITS such as mixed-3.5"),
         (("--format", "web:mixed-4"), "web has no precision 'mixed-4'"),
         (
             ("--format", "onnx:mixed-4", "--provider", "cuda"),
@@ -252,13 +252,16 @@ def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:
     run(*words, "--precision", "int4", "--weight", "a=2").refused(2, "--weight has no effect")
 
 
-def test_w8a8_has_factors_in_its_norms_and_is_proven_without_the_rounded_model(out: Path, run: Run) -> None:
-    written = out / "a-0.3" / "onnx-w8a8"
-    words = ("convert", out / "a-0.3" / "hf", "--precision", "w8a8", "--calibration", out / "calibration" / "a")
+@pytest.mark.parametrize("precision", ["w8a8", "w4a8"])
+def test_products_of_integers_have_factors_in_norms_and_are_proven_without_the_rounded_model(
+    out: Path, run: Run, precision: str
+) -> None:
+    written = out / "a-0.3" / f"onnx-{precision}"
+    words = ("convert", out / "a-0.3" / "hf", "--precision", precision, "--calibration", out / "calibration" / "a")
     assert run(*words, "--out", written).code == 0
     note = read_note(written)
     assert note is not None
-    assert note.grid.name == "w8a8-32"
+    assert note.grid.name == f"{precision}-32"
     assert any("layernorm" in name for name in note.rounded)
     assert list(differences(written)) == []
     tensors = load_file(out / "a-0.3" / "hf" / "model.safetensors")

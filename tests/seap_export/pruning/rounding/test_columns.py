@@ -12,13 +12,16 @@ from seap_export.pruning.rounding.columns import round_columns
 from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 
 WAYS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64, positive=True)]
+WAYS.append(BlockQuantization(4, rows=True))
 
 
 def nearest(weight: torch.Tensor, how: BlockQuantization, power: torch.Tensor | None = None) -> torch.Tensor:
     blocks = padded_blocks(weight, how)
     importance = None if power is None else padded_blocks(power[None].float(), how)[0]
     scales, points = best_scales(blocks, how, importance)
-    return on_grid(blocks, short_scales(scales), points, how.bits).flatten(1)[:, : weight.shape[1]]
+    return on_grid(blocks, scales if how.rows else short_scales(scales), points, how.bits).flatten(1)[
+        :, : weight.shape[1]
+    ]
 
 
 def loss(weight: torch.Tensor, rounded: torch.Tensor, moment: torch.Tensor) -> float:

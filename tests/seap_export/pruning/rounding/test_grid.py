@@ -7,7 +7,15 @@ import itertools
 import pytest
 import torch
 
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+from seap_export.pruning.rounding.grid import (
+    MOST_STEPS,
+    BlockQuantization,
+    best_scales,
+    on_grid,
+    padded_blocks,
+    row_steps,
+    short_scales,
+)
 
 WAYS = [BlockQuantization(4, size, symmetric) for size, symmetric in itertools.product((32, 128), (True, False))]
 WAYS.append(BlockQuantization(4, positive=True))
@@ -86,6 +94,47 @@ def test_short_scales_are_held_by_all_float_types() -> None:
     assert torch.equal(scales.sign(), given.sign())
     usual = given.abs() > 2.0**-17
     assert ((scales - given).abs() <= 2.0**-8 * given.abs())[usual].all()
+
+
+def test_scales_of_a_row_are_multiples_of_its_step() -> None:
+    how = BlockQuantization(4, rows=True)
+    sizes = torch.linspace(0.2, 3.0, 5).repeat_interleave(32)
+    rows = torch.randn(40, 160, generator=torch.Generator().manual_seed(0)) * sizes
+    rows[7] = 0.0
+    blocks = padded_blocks(rows, how)
+    scales, points = best_scales(blocks, how)
+    steps = row_steps(blocks, how)
+    counts = scales / steps
+    assert torch.equal(counts, counts.round())
+    assert ((counts.abs() >= 1) & (counts.abs() <= MOST_STEPS)).all()
+    rounded = on_grid(blocks, scales, points, 4)
+    integers = rounded / steps
+    assert torch.equal(integers, integers.round())
+    assert integers.abs().max() <= 127
+    free = on_grid(blocks, *best_scales(blocks, BlockQuantization(4)), 4)
+    assert (rounded - blocks).square().sum() < 1.1 * (free - blocks).square().sum()
+    # no worse among fewer multiples, and rounded again it is the same
+    for count in range(1, MOST_STEPS + 1):
+        other = on_grid(blocks, torch.copysign(steps, scales) * count, points, 4)
+        assert ((rounded - blocks).square().sum(-1) <= (other - blocks).square().sum(-1)).all()
+    assert torch.equal(on_grid(rounded, *best_scales(rounded, how), 4), rounded)
+
+
+def test_a_row_of_multiples_of_a_step_keeps_it() -> None:
+    how, generator = BlockQuantization(4, rows=True), torch.Generator().manual_seed(1)
+    counts = torch.tensor([4.0, 9.0, 11.0, 5.0, 10.0])[:, None]
+    steps = short_scales(torch.rand(30, 1, 1, generator=generator) + 0.1)
+    blocks = torch.randint(-8, 8, (30, 5, 32), generator=generator) * counts * steps
+    assert torch.equal(on_grid(blocks, *best_scales(blocks, how), 4), blocks)
+
+
+def test_only_products_of_layers_have_rows_of_one_step() -> None:
+    for bits, expected in ((8, BlockQuantization(8, 0)), (4, BlockQuantization(4, rows=True))):
+        how = BlockQuantization(bits, rows=True)
+        assert how.of("model.layers.1.mlp.up_proj.weight") == expected
+        assert how.of("model.embed_tokens.weight") == BlockQuantization(bits)
+    with pytest.raises(ValueError, match="4 or 8 bits, and no zero points"):
+        BlockQuantization(6, rows=True)
 
 
 def test_what_a_grid_takes() -> None:
