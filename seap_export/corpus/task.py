@@ -170,6 +170,11 @@ class Task:
                 check_template(template)
 
     @property
+    def says_what_is_right(self) -> bool:
+        """Whether it has choices with a label, or says how the answer is found."""
+        return self.answer is not None or isinstance(self.completion, ChoiceCompletion)
+
+    @property
     def notice(self) -> str:
         """A notice for the user about the corpus, such as the split that is used; "" for none.
 
