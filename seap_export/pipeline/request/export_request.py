@@ -127,7 +127,7 @@ class ExportRequest(VariantOptions):
         if not 0.0 <= least < math.inf:
             raise UsageError(f"min_accuracy_retained {least:g} is out of range; give 0 or more")
         if not self.quality:
-            raise UsageError("--no-quality contradicts min_accuracy_retained, which is measured; leave out one of them")
+            raise UsageError("--no-quality contradicts min_accuracy_retained, which is measured; leave out one")
         silent = [task.name for task in self.tasks if not task.says_what_is_right]
         if silent:
             raise UsageError(

@@ -55,7 +55,8 @@ def test_limits_and_what_is_missing_are_named() -> None:
         "model in int8 (157 MB, KL 0.0056). Not measured: a-0.4/gguf."
     )
     fast = {**dict.fromkeys(limits), "decode_speedup": 5.0}
-    assert "of those within 5.00 times the dense model's speed" in in_words(found("a-0.4/onnx", "nearest", limits=fast))
+    words = in_words(found("a-0.4/onnx", "nearest", limits=fast))
+    assert "of those within 5.00 times the dense model's speed" in words
 
 
 def test_one_file_is_compared_with_nothing() -> None:

@@ -147,7 +147,8 @@ def test_what_misses_a_target_for_the_speed_is_not_recommended() -> None:
     point = {"variant": "a-0.2", "decode_speedup": 2.0, "chosen": True}
     frontier = {"tasks": {"a": {"points": [{**point, "variant": "a-0.1", "chosen": False}, point]}}}
     variants = {"a-0.2": variant(95, 0.13, speed=timed(100))}
-    for rate, wanted, file in [(90, 1.9, "a-0.2/onnx"), (96, 1.9, "int4"), (200, 1.9, "int4"), (99, 2.0, "a-0.2/onnx")]:
+    pruned = "a-0.2/onnx"
+    for rate, wanted, file in [(90, 1.9, pruned), (96, 1.9, "int4"), (200, 1.9, "int4"), (99, 2.0, pruned)]:
         rows = {"int4": whole(90, 0.037, speed=timed(rate)), "int8": whole(157, 0.0056, "int8")}
         found = recommended(variants, rows, Limits(decode_speedup=wanted), frontier=frontier)["a"]
         assert (found["file"], found["files"][-1]["within_limits"]) == (file, False)
