@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Variant", "__version__", "convert", "evaluate", "export", "prune", "push", "validate"]
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 register_pruned_families()
 

@@ -1,9 +1,10 @@
-"""The wheel: what it carries, and that it works on its own."""
+"""The wheel and the sdist: what they carry, and that they work on their own, on the oldest and the newest Python."""
 
 from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,22 +14,35 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from support.models import write_micro_model
 from support.product import families
+from support.tokenizers import write_byte_level
+
+from seap_export import __version__
+from seap_export.cli import main
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The sdist, and the wheel that is built from it, by their suffixes."""
     source = tmp_path_factory.mktemp("source")  # a copy: setuptools leaves its build folder where it builds
     for name in ("seap_export", "converters", "validation"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    subprocess.run([sys.executable, "-m", "build", "--wheel", source], check=True, capture_output=True, text=True)
-    (built,) = (source / "dist").glob("*.whl")
-    return built
+    subprocess.run([sys.executable, "-m", "build", source], check=True, capture_output=True, text=True)
+    return {suffix: next((source / "dist").glob(f"*{suffix}")) for suffix in (".whl", ".tar.gz")}
+
+
+@pytest.fixture(scope="module")
+def wheel(built: dict[str, Path]) -> Path:
+    return built[".whl"]
 
 
 def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(wheel: Path) -> None:
@@ -104,3 +118,75 @@ def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path, monkeyp
     done = subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True)
     assert done.stdout.startswith("Usage: seap-export export [OPTIONS] MODEL\n")
     assert list(empty.iterdir()) == []
+
+
+def _pythons() -> list[str]:
+    """The oldest and the newest Python of this machine that pyproject.toml allows; one if there is no other."""
+    allowed = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"])
+    names = [f"3.{minor}" for minor in range(8, 30) if allowed.contains(f"3.{minor}")]
+    works = [name for name in names if (path := shutil.which(f"python{name}")) and _runs(path, name)]
+    return works[:1] + works[-1:] if len(works) > 1 else works
+
+
+def _runs(path: str, name: str) -> bool:
+    """Whether it is no shim of a Python that is not there, and can make an environment."""
+    code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout.strip() == name
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX folder of a micro model."""
+    folder = tmp_path_factory.mktemp("written")
+    write_micro_model(folder / "m", model_type="llama", vocab_size=130)
+    write_byte_level(folder / "m")
+    result = CliRunner().invoke(main, ["convert", str(folder / "m"), "--out", str(folder / "onnx"), "-q"])
+    assert result.exit_code == 0, result.stderr
+    return folder / "onnx"
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("suffix", [".whl", ".tar.gz"])
+@pytest.mark.parametrize("python", _pythons())
+def test_it_installs_and_answers(
+    python: str, suffix: str, built: dict[str, Path], written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the five packages that a device needs (docs/fit.md), from the index."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    environment = tmp_path / "environment"
+    subprocess.run([f"python{python}", "-m", "venv", "--without-pip", environment], check=True)
+    install = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install", "--quiet"]
+    needed = ["click", "jinja2", "numpy", "onnxruntime", "tokenizers"]
+    subprocess.run([*install, *needed], cwd=tmp_path, check=True)
+    subprocess.run([*install, "--no-deps", built[suffix]], cwd=tmp_path, check=True)
+
+    def run(*words: object) -> str:
+        command = [str(word) for word in (environment / "bin" / "seap-export", *words)]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    assert run("--version").split()[-1] == __version__
+    assert json.loads(run("doctor", "--require", "cpu", "--json"))["schema"] == "seap-export/doctor/1"
+    asked = "generate", written, "the quick brown fox", "--max-new-tokens", "4", "--json"
+    here = CliRunner().invoke(main, [str(word) for word in asked])
+    assert json.loads(run(*asked)) == json.loads(here.stdout)
+
+
+def test_there_is_a_python_to_install_on() -> None:
+    assert _pythons()
+
+
+def test_the_workflow_publishes_what_was_installed_without_a_token() -> None:
+    """Trusted publishing with attestations; every action is pinned to a commit."""
+    text = (ROOT / ".github" / "workflows" / "publish.yml").read_text("utf-8")
+    workflow = yaml.safe_load(text)
+    build, install, publish = (workflow["jobs"][name] for name in ("build", "install", "publish"))
+    assert (install["needs"], publish["needs"]) == ("build", "install")
+    assert (workflow["permissions"], publish["permissions"]) == ({"contents": "read"}, {"id-token": "write"})
+    steps = [step for job in (build, install, publish) for step in job["steps"]]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert [action for action in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", action)] == []
+    assert publish["steps"][-1]["with"] == {"attestations": True}
+    assert "secrets." not in text
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"]
+    assert f">={install['strategy']['matrix']['python'][0]}" == oldest

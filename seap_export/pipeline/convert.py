@@ -112,6 +112,11 @@ def _of_variant(model_folder: Path, progress: Progress) -> TaskMixture | None:
 def _refuse_other_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         inner = Variant(folder).hf
+        if folder.is_file():
+            raise InputError(
+                f"{folder} is a file, and convert takes a model folder; a GGUF file is rounded by "
+                f"'seap-export export {folder} --task NAME=FILE --ratio 0'"
+            )
         remedy = (
             f"give {inner}" if (inner / "config.json").is_file() else "give a model folder, such as OUT/TASK-0.2/hf"
         )

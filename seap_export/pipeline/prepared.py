@@ -84,6 +84,18 @@ class Prepared:
     def token_counts(self, count: CountTokens) -> dict[str, TokenCounts]:
         """The tokens of each task, with the most that answers may have, and of the general text."""
         counts = token_counts(self.splits, self.general, self.request.calibration.max_length, count)
+        for task in self.request.tasks if self.request.quality else ():
+            texts, answers = task.texts_of_a_question, dict[str, tuple[Sample, ...]]()
+            if task.answer is not None:
+                answers[task.name] = tuple(
+                    Sample("", of.completion) for of in self.splits[task.name].held_out if of.completion.strip()
+                )
+            of_task = counts[task.name]
+            counts[task.name] = replace(
+                of_task,
+                asked_tokens=texts * of_task.held_out_tokens,
+                written_tokens=sum(count(answers, self.request.calibration.max_length).values()) if answers else 0,
+            )
         return counts | {task: step.expected(counts[task]) for task, step in self.unanswered.items()}
 
 

@@ -182,10 +182,12 @@ def _kl(file: Json) -> str:
 
 def _limits(found: Json) -> str:
     """The limits in words; "" if there are none."""
-    size, kl, least = (found["limits"][key] for key in ("bytes", "max_kl", "min_accuracy_retained"))
+    keys = "bytes", "max_kl", "min_accuracy_retained", "decode_speedup"
+    size, kl, least, faster = (found["limits"][key] for key in keys)
     parts = [
         *([] if size is None else [megabytes(size)]),
         *([] if kl is None else [f"a KL of {figure(kl)}"]),
         *([] if least is None else [f"{percent(least)} of the dense model's accuracy"]),
+        *([] if faster is None else [f"{times(faster)} times the dense model's speed"]),
     ]
     return " and ".join(parts)

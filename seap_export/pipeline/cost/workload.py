@@ -40,12 +40,16 @@ class TokenCounts:
         held_out_tokens: Tokens that its quality is measured on.
         shared_tokens: Held-out tokens that the quality of all other variants is measured on, too.
         tasks: Number of tasks that the tokens belong to.
+        asked_tokens: Tokens that a model reads to answer the held-out questions.
+        written_tokens: Tokens of the answers that it writes.
     """
 
     calibration_tokens: int
     held_out_tokens: int
     shared_tokens: int = 0
     tasks: int = 1
+    asked_tokens: int = 0
+    written_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.common.hashing import sha256_json
-from seap_export.corpus import Chat, ChoiceCompletion, Split, Task
+from seap_export.corpus import Chat, Split, Task
 from seap_export.corpus.harness import require_harness
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.model.sources.source import Source
@@ -71,11 +71,6 @@ class Asked:
         )
 
 
-def says_what_is_right(task: Task) -> bool:
-    """Whether a task file has choices with a label, or says how the answer is found."""
-    return task.answer is not None or isinstance(task.completion, ChoiceCompletion)
-
-
 def held_out_questions(tasks: Iterable[Task], splits: Mapping[str, Split], chat: Chat) -> Asked:
     """The questions among the held-out texts of tasks.
 
@@ -89,7 +84,7 @@ def held_out_questions(tasks: Iterable[Task], splits: Mapping[str, Split], chat:
         EnvironmentFailure: A corpus cannot be downloaded.
     """
     choices, answered = dict[str, tuple[Question, ...]](), list[OpenTask]()
-    for task in filter(says_what_is_right, tasks):
+    for task in (task for task in tasks if task.says_what_is_right):
         texts = {sample.text for sample in splits[task.name].held_out}
         prompts = {sample.prompt for sample in splits[task.name].held_out if sample.prompt}
         if task.answer is not None:

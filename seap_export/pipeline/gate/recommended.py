@@ -1,6 +1,7 @@
 """Which file to ship for each task: one rule, from what was measured of the variants and of the whole model, rounded.
 
-Size and quality decide, which are the same on every machine; speeds are only told. Of the files within the limits:
+Size and quality decide, which are the same on every machine; speeds are told, and held against a target alone. Of the
+files within the limits:
 
 - with a limit of quality, the smallest;
 - without one, the smallest that is not clearly further from the original than the whole model in 4 bits, by two
@@ -38,11 +39,13 @@ class Limits:
         bytes: The largest size of its folder.
         max_kl: The largest mean KL divergence from the dense model, nats per token.
         min_accuracy_retained: The smallest share of the dense model's accuracy, on every task that says what is right.
+        decode_speedup: The smallest speed-up of a decode step over the dense model in the usual precision.
     """
 
     bytes: int | None = None
     max_kl: float | None = None
     min_accuracy_retained: float | None = None
+    decode_speedup: float | None = None
 
     @classmethod
     def of_targets(
@@ -50,15 +53,28 @@ class Limits:
     ) -> Limits:
         """The limits of an export with targets, or of a validation, whose own limits come first."""
         targets = targets or {}
-        return cls(targets.get("size"), targets.get("max_kl") if max_kl is None else max_kl, min_accuracy_retained)
+        of_kl = targets.get("max_kl") if max_kl is None else max_kl
+        return cls(targets.get("size"), of_kl, min_accuracy_retained, targets.get("decode_speedup"))
 
     @property
     def of_quality(self) -> bool:
         """Whether one of them is of quality."""
         return self.max_kl is not None or self.min_accuracy_retained is not None
 
-    def allow(self, file: Row) -> bool:
-        """Whether a file is within them; one whose accuracy is not known is not within a limit of it."""
+    def allow(self, file: Row, least_rate: float | None = None) -> bool:
+        """Whether a file is within them; one whose accuracy or speed is not known is not within a limit of it.
+
+        Args:
+            file: The file.
+            least_rate: The fewest tokens a second that meet the limit of speed; None: no file was timed.
+        """
+        return self._allow_quality(file) and self._allow_speed(file, least_rate)
+
+    def _allow_speed(self, file: Row, least_rate: float | None) -> bool:
+        rate = file["tokens_per_second"]
+        return self.decode_speedup is None or (None not in (rate, least_rate) and rate >= least_rate)
+
+    def _allow_quality(self, file: Row) -> bool:
         size, kl, least = file["bytes"], file["mean_kl_nats"], self.min_accuracy_retained
         of_tasks = file["accuracy"].values()
         is_right = bool(of_tasks) and all(
@@ -69,7 +85,11 @@ class Limits:
 
 
 def recommended(
-    variants: Mapping[str, Row], whole: Mapping[str, Row], limits: Limits, failed: Iterable[tuple[str, str]] = ()
+    variants: Mapping[str, Row],
+    whole: Mapping[str, Row],
+    limits: Limits,
+    failed: Iterable[tuple[str, str]] = (),
+    frontier: Row | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What to ship for each task and mixture of which a file was measured, as reports have it, with the sentences.
 
@@ -78,20 +98,43 @@ def recommended(
         whole: The whole models that were measured beside them; see `whole_rows`.
         limits: The limits.
         failed: The variants and their folders that a check failed for, which nobody should ship.
+        frontier: The candidates of a search for targets, of which the chosen ones were timed beside the dense model in
+            the usual precision; None: there was none.
     """
     damaged = set(failed)
     found: dict[str, list[tuple[dict[str, Any], Row | None]]] = {}
     for task, file, divergence in (*_of_variants(variants, damaged), *_of_whole(whole)):
         found.setdefault(task, []).append((file, divergence))
-    return {task: _of_task(files, limits) for task, files in found.items() if any(of for _, of in files)}
+    timed = _timed(frontier)
+    return {task: _of_task(files, limits, timed) for task, files in found.items() if any(of for _, of in files)}
 
 
-def _of_task(found: list[tuple[dict[str, Any], Row | None]], limits: Limits) -> dict[str, Any]:
+def _timed(frontier: Row | None) -> dict[str, float]:
+    """The speed-up over the dense model in the usual precision of each variant that a search has chosen."""
+    points = [point for of in (frontier or {"tasks": {}})["tasks"].values() for point in of["points"]]
+    return {of["variant"]: of["decode_speedup"] for of in points if of["chosen"] and of["decode_speedup"]}
+
+
+def _least_rate(files: Iterable[Row], speedup: float | None, timed: Mapping[str, float]) -> float | None:
+    """The fewest tokens a second that are `speedup` times the dense model's in the usual precision.
+
+    The dense model was not timed in that precision beside these files, but a variant that a search has chosen was, so
+    its own rate stands for its speed-up. It met the target there, so its own rate is always enough.
+    """
+    rates = {file["name"].rpartition("/")[0]: file["tokens_per_second"] for file in files if file["tokens_per_second"]}
+    chosen = rates.keys() & timed
+    return min((rates[name] * min(1.0, (speedup or 0.0) / timed[name]) for name in chosen), default=None)
+
+
+def _of_task(
+    found: list[tuple[dict[str, Any], Row | None]], limits: Limits, timed: Mapping[str, float]
+) -> dict[str, Any]:
     divergences = {file["name"]: divergence for file, divergence in found if divergence is not None}
     files = sorted((file for file, _ in found if file["name"] in divergences), key=_by_size)
+    least_rate = _least_rate(files, limits.decode_speedup, timed)
     for file in files:
         file["beaten"] = any(_beats(other, file) for other in files)
-        file["within_limits"] = limits.allow(file)
+        file["within_limits"] = limits.allow(file, least_rate)
     best = [file for file in files if not file["beaten"]]
     within = [file for file in files if file["within_limits"]]
     fitting = [file for file in within if not any(_beats(other, file) for other in within)]

@@ -144,7 +144,7 @@ class _Validation:
             threads=self._request.parity.threads or available_threads(),
             frontier=frontier,
             whole=whole,
-            recommended=recommended(variants, whole, limits, failed) if self._export.exists else {},
+            recommended=recommended(variants, whole, limits, failed, frontier) if self._export.exists else {},
         )
 
     def _limits(self, frontier: Mapping[str, Any] | None) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -116,7 +117,23 @@ class ExportRequest(VariantOptions):
         for name, is_asked in (("quality", self.quality), ("speed", self.speed)):
             if is_asked and self.measured is None:
                 raise UsageError(f"{name} is not measured on hf alone; add --format {OWN_FORMAT}, or use --no-{name}")
+        self._refuse_accuracy_that_is_not_measured()
         _router_settings(self)  # refuses an invalid threshold
+
+    def _refuse_accuracy_that_is_not_measured(self) -> None:
+        least = self.min_accuracy_retained
+        if least is None:
+            return
+        if not 0.0 <= least < math.inf:
+            raise UsageError(f"min_accuracy_retained {least:g} is out of range; give 0 or more")
+        if not self.quality:
+            raise UsageError("--no-quality contradicts min_accuracy_retained, which is measured; leave out one")
+        silent = [task.name for task in self.tasks if not task.says_what_is_right]
+        if silent:
+            raise UsageError(
+                f"min_accuracy_retained needs to know what is right, which {', '.join(silent)} does not say; give a "
+                "task file with choices or an answer"
+            )
 
     def grid(self, format: Format, spec: ModelSpec) -> BlockQuantization | None:
         """The grid that a model of these shapes is rounded to with the calibration texts before it is written."""

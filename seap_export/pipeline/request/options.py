@@ -105,3 +105,9 @@ class VariantOptions:
         default=None,
         unset="a text of this package",
     )
+    min_accuracy_retained: float | None = option(
+        "Smallest accuracy on the held-out questions of a task, as a fraction of the dense model's; below it the "
+        "export fails, and of the files within it the smallest is recommended.",
+        default=None,
+        unset="no limit",
+    )

@@ -11,7 +11,6 @@ from seap_export.corpus import Split
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.cost.cost import Cost
-from seap_export.pipeline.evaluation.asked import says_what_is_right
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.card import CardStep
 from seap_export.pipeline.steps.joint.checksums import ChecksumStep
@@ -148,7 +147,7 @@ def export_steps(
         )
         for name, variant in request.variants.items()
     }
-    questions = tuple(filter(says_what_is_right, request.tasks))
+    questions = tuple(task for task in request.tasks if task.says_what_is_right)
     tasks, parity, whole = tuple(calibrations), request.parity, whole_step(source, request, rankings)
     return ExportSteps(
         calibrations,
@@ -160,6 +159,6 @@ def export_steps(
         SpeedStep(variants, parity, whole) if request.speed else None,
         CardStep(variants, request),
         ChecksumStep(),
-        ValidationStep(variants, parity),
+        ValidationStep(variants, parity, request.min_accuracy_retained),
         request.targets,
     )

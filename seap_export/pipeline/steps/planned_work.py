@@ -67,7 +67,8 @@ class PlannedWork:
         )
         calibration = sum(task.calibration_tokens for task in tasks)
         most = calibration if self.most_tokens is None else min(calibration, self.most_tokens)
-        return TokenCounts(most, held_out, tasks=len(tasks))
+        asked, written = (sum(getattr(task, key) for task in tasks) for key in ("asked_tokens", "written_tokens"))
+        return TokenCounts(most, held_out, tasks=len(tasks), asked_tokens=asked, written_tokens=written)
 
 
 def planned_disk(parts: Iterable[PlannedWork], counts: Mapping[str, TokenCounts], work: Workload) -> Disk:

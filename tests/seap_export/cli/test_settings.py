@@ -153,6 +153,7 @@ def test_the_file_above_has_every_setting(home: Path) -> None:
     of_a_run = {"as_json", "quiet", "force", "dry_run"}
     # others than the defaults contradict the rest of the file
     only_one_value = {"provider", "dialect", "model", "target_size", "target_decode_speedup", "max_kl"}
+    only_one_value |= {"min_accuracy_retained"}
     assert {name for name in given if given[name] == defaults[name]} - of_a_run - only_one_value == {"threshold"}
 
 

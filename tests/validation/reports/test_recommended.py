@@ -24,7 +24,7 @@ INT8 = file("w8", 157, 0.0056, folder=None, is_whole=True)
 def found(chosen: str | None, rule: str = "as near as int4", **changes: Any) -> dict[str, Any]:
     return {
         "file": chosen, "rule": rule, "beside": "w4", "nearest": "w8", "smallest": "a-0.4/onnx",
-        "limits": {"bytes": None, "max_kl": None, "min_accuracy_retained": None},
+        "limits": {"bytes": None, "max_kl": None, "min_accuracy_retained": None, "decode_speedup": None},
         "files": [SMALL, INT4, INT8], "not_measured": [], **changes,
     }  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_the_whole_model_in_4_bits_and_what_else_there_is() -> None:
 
 
 def test_limits_and_what_is_missing_are_named() -> None:
-    limits = {"bytes": 60_000_000, "max_kl": 0.2, "min_accuracy_retained": None}
+    limits = {"bytes": 60_000_000, "max_kl": 0.2, "min_accuracy_retained": None, "decode_speedup": None}
     words = in_words(found("a-0.4/onnx", "limits", limits=limits))
     assert "the smallest file within 60.0 MB and a KL of 0.2, with KL 0.036, at 52.2% of the size" in words
     none = in_words(found(None, "limits", limits=limits, not_measured=["a-0.4/gguf"]))
@@ -54,6 +54,9 @@ def test_limits_and_what_is_missing_are_named() -> None:
         "Ship none of these files: none is within 60.0 MB and a KL of 0.2. The nearest to the original is the whole "
         "model in int8 (157 MB, KL 0.0056). Not measured: a-0.4/gguf."
     )
+    fast = {**dict.fromkeys(limits), "decode_speedup": 5.0}
+    words = in_words(found("a-0.4/onnx", "nearest", limits=fast))
+    assert "of those within 5.00 times the dense model's speed" in words
 
 
 def test_one_file_is_compared_with_nothing() -> None:
@@ -71,7 +74,7 @@ def test_a_speed_that_is_about_the_same_is_not_named() -> None:
 def test_accuracy_has_its_interval_and_stands_beside_the_dense_models() -> None:
     right = {"quiz": {"share": 1.0, "dense": 0.875, "questions": 8}}
     files = [{**SMALL, "accuracy": right}, INT4, INT8]
-    limits = {"bytes": None, "max_kl": None, "min_accuracy_retained": 0.95}
+    limits = {"bytes": None, "max_kl": None, "min_accuracy_retained": 0.95, "decode_speedup": None}
     words = in_words(found("a-0.4/onnx", "limits", files=files, limits=limits))
     assert words.startswith(
         "Ship a-0.4/onnx in int8 (47.0 MB, 194 tokens/s, accuracy 100% (68 to 100%), dense 87.5%): the smallest file "

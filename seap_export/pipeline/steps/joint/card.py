@@ -85,5 +85,6 @@ class CardStep(Step):
         """
         described = describe_variant(variant, manifest, {"quality": recorded_quality(variant)})
         untimed = {name: {**row, "speed": None} for name, row in whole.items()}
-        words = recommended({variant.name: described}, untimed, Limits())
+        limits = Limits(min_accuracy_retained=self.request.min_accuracy_retained)
+        words = recommended({variant.name: described}, untimed, limits)
         return str(words[entry["task"]]["words"]) if entry["task"] in words else ""

@@ -53,7 +53,9 @@ DENSE_TEXTS = "dense texts"
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     vocabulary = 8 * 4 * model.work.spec.vocab_size  # passes over the logits to compare them
-    return tokens.held_out_tokens * ((model.active + model.head) / rates.operations + vocabulary / rates.memory_bytes)
+    read = (model.active + model.head) / rates.operations
+    compared = tokens.held_out_tokens * (read + vocabulary / rates.memory_bytes)
+    return compared + tokens.asked_tokens * read + tokens.written_tokens * model.bytes / rates.memory_bytes
 
 
 def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:

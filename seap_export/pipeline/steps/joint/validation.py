@@ -26,12 +26,14 @@ class ValidationStep(Step):
     Attributes:
         variants: The variants' own steps, by name.
         settings: How written folders were compared.
+        min_accuracy_retained: Least share of the dense model's accuracy; None: no gate.
     """
 
     cost = Cost("validation", lambda model, tokens, rates: 4 * model.bytes / rates.memory_bytes, effort=38.0)
 
     variants: Mapping[str, VariantSteps]
     settings: ParitySettings
+    min_accuracy_retained: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -49,7 +51,12 @@ class ValidationStep(Step):
             name: {format: read_artifact(folder / name / parity_file(format)) for format in variant["parity"]}
             for name, variant in made.variants.items()
         }
-        request = ValidationRequest(tuple(made.variants), ("integrity", "parity", "router"), self.settings)
+        request = ValidationRequest(
+            tuple(made.variants),
+            ("integrity", "parity", "quality", "router"),
+            self.settings,
+            min_accuracy_retained=self.min_accuracy_retained,
+        )
         with made.work.progress.step("validating the variants", name="validation"):
             made.report = validate(folder, request, known_parity=known)
         values = made.report.to_json()

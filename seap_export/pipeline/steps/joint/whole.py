@@ -15,7 +15,7 @@ from seap_export.model.sources.source import Source
 from seap_export.pipeline.card.command import whole_command
 from seap_export.pipeline.card.recipe import given_as, model_name
 from seap_export.pipeline.cost.cost import Cost
-from seap_export.pipeline.evaluation.asked import Asked, Scores, says_what_is_right
+from seap_export.pipeline.evaluation.asked import Asked, Scores
 from seap_export.pipeline.evaluation.figures_json import by_task_json, divergence_json, generation_json, zero_shot_json
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH, QualityRequest, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request, speed_setting
@@ -330,6 +330,6 @@ def whole_step(source: Source, request: ExportRequest, rankings: Mapping[str, Ra
         if model.format is not None:
             before = hf if grid is None else WholeRoundingStep(hf, grid, tuple(calibrations.values()))
             written = FormatStep(before, f"{model.format.name}-{model.precision}", model.format)
-        of_tasks = tuple(task for task in request.tasks if task.name in ranking.tasks and says_what_is_right(task))
+        of_tasks = tuple(task for task in request.tasks if task.name in ranking.tasks and task.says_what_is_right)
         steps[model.name] = WholeSteps(model, ranking, written, of_tasks)
     return WholeStep(steps, request)

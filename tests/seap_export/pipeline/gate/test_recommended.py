@@ -137,7 +137,26 @@ def test_a_limit_of_accuracy() -> None:
     assert of_a(variants, WHOLE, Limits(min_accuracy_retained=0.99))["file"] is None
 
 
+def test_what_misses_a_target_for_the_speed_is_not_recommended() -> None:
+    """The chosen variant was measured to be twice as fast as the dense model; the others are held against its rate."""
+
+    def timed(rate: float) -> dict[str, Any]:
+        cell = {"batch": 1, "depth": 128, "decode_ms_per_token": 1e3 / rate, "prefill_ms": 9.0}
+        return {"dense": [{**cell, "decode_ms_per_token": 20.0}], "variant": [cell], "verdicts": []}
+
+    point = {"variant": "a-0.2", "decode_speedup": 2.0, "chosen": True}
+    frontier = {"tasks": {"a": {"points": [{**point, "variant": "a-0.1", "chosen": False}, point]}}}
+    variants = {"a-0.2": variant(95, 0.13, speed=timed(100))}
+    pruned = "a-0.2/onnx"
+    for rate, wanted, file in [(90, 1.9, pruned), (96, 1.9, "int4"), (200, 1.9, "int4"), (99, 2.0, pruned)]:
+        rows = {"int4": whole(90, 0.037, speed=timed(rate)), "int8": whole(157, 0.0056, "int8")}
+        found = recommended(variants, rows, Limits(decode_speedup=wanted), frontier=frontier)["a"]
+        assert (found["file"], found["files"][-1]["within_limits"]) == (file, False)
+    assert recommended(variants, rows, Limits(decode_speedup=2.0))["a"]["file"] is None  # nothing says how fast
+
+
 def test_limits_are_those_of_the_targets_unless_others_are_given() -> None:
     assert Limits.of_targets({"size": 5, "max_kl": 0.3}) == Limits(5, 0.3)
     assert Limits.of_targets({"size": None, "max_kl": 0.3}, 0.1) == Limits(None, 0.1)
+    assert Limits.of_targets({"decode_speedup": 2.0}) == Limits(decode_speedup=2.0)
     assert Limits.of_targets(None) == Limits()
