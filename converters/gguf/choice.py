@@ -106,9 +106,9 @@ def _kinds(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     for one in spec.sublayers:
         if type(one) not in architecture.kinds:
             yield f"has no layer with {one.noun}"
-        if isinstance(one, Attention) and one.has_gate != architecture.has_output_gate:
-            yield "has no output gate in attention" if one.has_gate else "has an output gate in attention"
-        if isinstance(one, Attention) and one.extra is not None and not one.has_gate:
+        if isinstance(one, Attention) and (one.gate == "channels") != architecture.has_output_gate:
+            yield "has no output gate in attention" if one.gate else "has an output gate in attention"
+        if isinstance(one, Attention) and one.extra is not None and one.gate != "channels":
             yield f"has no {one.extra}"
     for kind in (Convolution, DeltaNet, Mamba):
         if kind in architecture.kinds and not any(spec.all(kind)):
