@@ -203,7 +203,7 @@ def _groups(rows: Sequence[tuple[Family, Mapping[str, str]]], columns: Sequence[
 
 def _inside_of(known: Sequence[Family]) -> str:
     wrappers = ", ".join(
-        f"`{family.model_type}` of `{family.wrapper.model_type}`" for family in known if family.wrapper is not None
+        f"`{family.model_type}` of `{wrapper.model_type}`" for family in known for wrapper in family.wrappers
     )
     return f"Of multimodal models, the language model is taken: {wrappers}."
 

@@ -19,6 +19,7 @@ from seap_export.model.families import (
     Convolution,
     DeltaNet,
     Experts,
+    LayerInput,
     Mamba,
     Mlp,
     ModelSpec,
@@ -44,6 +45,9 @@ class Architecture:
         name: Its name, the value of `general.architecture`.
         kinds: The kinds of sublayers that it has.
         has_output_gate: Whether attention has an output gate.
+        normalises_values: Whether attention is Gemma 4's: it normalises values and does not scale scores, its heads
+            may be larger in layers without a window, where keys may serve as values, and the last layers may attend to
+            keys and values of the last ones before them.
         norms: The norms of the residual stream.
         qk_norm: How queries and keys are normalised; None: not at all.
         activation: Activation function of the gate, or of an MLP without one.
@@ -82,6 +86,7 @@ class Architecture:
     name: str
     kinds: frozenset[type[Sublayer]] = frozenset({Attention, Mlp})
     has_output_gate: bool = False
+    normalises_values: bool = False
     norms: frozenset[Norm] = _USUAL_NORMS
     qk_norm: QkNorm | None = None
     activation: Activation = "silu"
@@ -255,6 +260,21 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         windows=True,
         local_theta=True,
         wide_scale=62,
+        logits_softcap=True,
+    ),
+    Architecture(
+        "gemma4",
+        kinds=frozenset({Attention, Mlp, LayerInput}),
+        normalises_values=True,
+        norms=_AROUND,
+        qk_norm="before_rotation",
+        activation="gelu_tanh",
+        biases=frozenset(),
+        varies=True,
+        scales_embeddings=True,
+        ropes=frozenset({"proportional"}),
+        windows=True,
+        local_theta=True,
         logits_softcap=True,
     ),
 )

@@ -81,8 +81,11 @@ def keeps_levels(spec: ModelSpec) -> bool:
 
 def _for_any_shapes(spec: ModelSpec) -> list[Architecture]:
     """The architectures that may compute the model if its layers differ in shape."""
-    has_norms = spec.first(Attention).qk_norm is not None
-    return [one for one in _candidates(spec) if one.varies and (one.qk_norm is not None) == has_norms]
+    attention = spec.first(Attention)
+    normed = attention.qk_norm is not None, attention.has_value_norm
+    return [
+        one for one in _candidates(spec) if one.varies and (one.qk_norm is not None, one.normalises_values) == normed
+    ]
 
 
 def _candidates(spec: ModelSpec) -> list[Architecture]:
@@ -106,10 +109,14 @@ def _kinds(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     for one in spec.sublayers:
         if type(one) not in architecture.kinds:
             yield f"has no layer with {one.noun}"
-        if isinstance(one, Attention) and one.has_gate != architecture.has_output_gate:
-            yield "has no output gate in attention" if one.has_gate else "has an output gate in attention"
-        if isinstance(one, Attention) and one.extra is not None and not one.has_gate:
+        if isinstance(one, Attention) and (one.gate == "channels") != architecture.has_output_gate:
+            yield "has no output gate in attention" if one.gate else "has an output gate in attention"
+        if isinstance(one, Attention) and one.has_value_norm and architecture.normalises_values:
+            continue
+        if isinstance(one, Attention) and one.extra is not None and one.gate != "channels":
             yield f"has no {one.extra}"
+        if isinstance(one, Attention) and architecture.normalises_values:
+            yield "normalises values"
     for kind in (Convolution, DeltaNet, Mamba):
         if kind in architecture.kinds and not any(spec.all(kind)):
             yield f"has layers with {kind.noun}"
@@ -173,7 +180,7 @@ def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
 
 def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     block, attention = spec.block, spec.first(Attention)
-    if architecture.norms != spec.norms:
+    if architecture.norms != spec.norms - {"post_layer_input_norm"}:
         yield "has its norms elsewhere"
     if architecture.qk_norm != attention.qk_norm:
         where = "no" if architecture.qk_norm is None else "other"
@@ -221,8 +228,8 @@ def _rotation(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     }[architecture.unrotated]
     if rotating != expected:
         yield "rotates other layers"
-    for rope in filter(None, (full, local)):
-        if rope.dim != spec.head_dim and not architecture.partial:
+    for attention in spec.all(Attention):
+        if attention.rope is not None and attention.rope.dim != attention.head_dim and not architecture.partial:
             yield "rotates whole heads only"
     if full is not None and full.rope_type not in architecture.ropes:
         yield f"has no {full.rope_type} rotation"
@@ -230,6 +237,20 @@ def _rotation(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
         yield "rotates alike with and without a window"
     if full is not None and full.rope_type == "yarn":
         yield from _yarn(architecture, full)
+
+
+def _of_gemma4(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
+    """What the sizes of heads and the layer whose keys and values are borrowed follow from."""
+    if not architecture.normalises_values:
+        return
+    attentions = list(spec.all(Attention))
+    windowed = [one.sliding_window is not None for one in attentions]
+    if len(set(windowed)) == 1 or any(effective_window(spec, one) != one.sliding_window for one in attentions):
+        yield "has layers with a window, shorter than the context, and without one"
+    first = len(attentions) - sum(one.cache_of is not None for one in attentions)
+    for one in attentions[first:]:
+        if one.cache_of != first - (1 if one.sliding_window is None else 2):
+            yield "attends to keys and values of other layers"
 
 
 def _yarn(architecture: Architecture, rope: RopeSpec) -> Iterator[str]:
@@ -247,4 +268,5 @@ _CHECKS: tuple[Callable[[Architecture, ModelSpec], Iterator[str]], ...] = (
     _windows,
     _rotation,
     _shapes,
+    _of_gemma4,
 )

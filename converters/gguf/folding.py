@@ -16,6 +16,8 @@ from seap_export.model.families import Attention, ModelSpec
 
 def attention_scale(architecture: Architecture, spec: ModelSpec) -> float:
     """The factor on attention scores in llama.cpp, where the metadata do not give it."""
+    if architecture.normalises_values:
+        return 1.0
     if architecture.wide_scale and len(spec.layers) == architecture.wide_scale:
         return float((spec.hidden_size // spec.first(Attention).num_attention_heads) ** -0.5)
     return float(spec.head_dim**-0.5)

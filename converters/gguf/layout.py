@@ -14,7 +14,7 @@ from converters.gguf.folding import Folding
 from converters.gguf.orders import Orders
 from seap_export.model.families import Experts, Mamba, ModelSpec, Sublayer, names
 from seap_export.model.families.family import FUSED
-from seap_export.model.families.names import DENSE, NORMS, PROJECTIONS, ROUTED, Projection
+from seap_export.model.families.names import DENSE, NORMS, PROJECTIONS, ROUTED, STREAM_SCALE, Projection
 from seap_export.model.families.sublayers import QK_NORMS
 
 _NORM_NAMES: Mapping[str, str] = {
@@ -22,6 +22,7 @@ _NORM_NAMES: Mapping[str, str] = {
     "post_self_attn_layernorm": "post_attention_norm.weight",
     "post_attention_layernorm": "ffn_norm.weight",
     "post_mlp_layernorm": "post_ffw_norm.weight",
+    "post_layer_input_norm": "post_norm.weight",
     "q_norm": "attn_q_norm.weight",
     "k_norm": "attn_k_norm.weight",
 }
@@ -53,6 +54,16 @@ _PROJECTION_NAMES: Mapping[str, str] = {
     "shared_gate_proj": "ffn_gate_shexp",
     "shared_up_proj": "ffn_up_shexp",
     "shared_down_proj": "ffn_down_shexp",
+    "layer_input_gate": "inp_gate",
+    "layer_input_proj": "proj",
+}
+#: Stems of the tensors outside of the layers.
+_OUTER_STEMS: Mapping[str, str] = {
+    "embed_tokens": "token_embd",
+    "lm_head": "output",
+    "layer_inputs": "per_layer_token_embd",
+    "layer_inputs_proj": "per_layer_model_proj",
+    "layer_inputs_norm": "per_layer_proj_norm",
 }
 #: Stem and suffix of the tensors of a layer that are neither projections nor norms of the stream.
 _INNER_NAMES: Mapping[str, tuple[str, str]] = {
@@ -129,7 +140,7 @@ def file_tensors(architecture: Architecture, spec: ModelSpec) -> Iterator[FileTe
     """The tensors of a model's file, in the order of use; those of the rotation are not among them."""
     outer, folding = spec.outer_tensors(), Folding.of(architecture, spec)
     norm = architecture.norm_names.get("norm", "output_norm.weight").partition(".")[0]
-    stems = {"embed_tokens": "token_embd", "norm": norm, "lm_head": "output"}
+    stems = {**_OUTER_STEMS, "norm": norm}
 
     def of_outer(name: str) -> FileTensor:
         plain = names.tensor(name)
@@ -161,6 +172,10 @@ class _Layer:
                 part = Part(plain, shapes[plain][0], self.folding.factor(norm), self._orders.rows(norm))
                 stem = name.partition(".")[0]
                 yield FileTensor(f"blk.{self.index}.{name}", shapes[plain], (part,), self.index, stem)
+        scale = names.tensor(STREAM_SCALE, self.index)
+        if scale in shapes:
+            stem = "layer_output_scale"
+            yield FileTensor(f"blk.{self.index}.{stem}.weight", shapes[scale], (Part(scale, 1),), self.index, stem)
         for stored, projections in self._stored().items():
             for suffix in (".weight", ".bias"):
                 if names.tensor(projections[0], self.index) + suffix in shapes:

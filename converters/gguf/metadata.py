@@ -30,6 +30,8 @@ from seap_export.model.sources.gguf.file import MODEL_TYPE_KEY
 
 Value: TypeAlias = bool | int | float | str | list[str] | list[int] | list[float] | list[bool]
 Metadata: TypeAlias = dict[str, Value]
+#: The divisor of the frequency of a pair that does not turn.
+_NO_ROTATION = 1e30
 _SIZES = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
@@ -42,7 +44,9 @@ def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) 
     general: Metadata = {"general.type": "model", "general.file_type": preset.number}
     if preset.number > 1:
         general["general.quantization_version"] = GGML_QUANT_VERSION
-    if architecture.varies and not Folding.of(architecture, spec).factors:
+    form = spec.family.gguf
+    is_own = form is not None and form.architecture == architecture.name
+    if architecture.varies and not is_own and not Folding.of(architecture, spec).factors:
         general[MODEL_TYPE_KEY] = spec.family.model_type
     specific: Metadata = {
         "vocab_size": spec.vocab_size,
@@ -52,8 +56,7 @@ def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) 
         **_sizes(architecture, spec),
         **_states(spec),
         **_experts(spec),
-        "attention.key_length": spec.head_dim,
-        "attention.value_length": spec.head_dim,
+        **_heads(architecture, spec),
         **dict.fromkeys(architecture.epsilons, spec.norm.epsilon),
         **_windows(architecture, spec),
         **_factors(architecture, spec),
@@ -70,11 +73,11 @@ def rope_tensors(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
     if rope.rope_type == "longrope":
         names = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight": "short_factor"}
         return {name: np.asarray(rope.parameters[key], np.float32) for name, key in names.items()}
-    if rope.rope_type != "llama3":
+    if rope.rope_type not in ("llama3", "proportional"):
         return {}
     plain = RopeSpec(rope.theta, "default", {}, rope.dim)
     factors = inverse_frequencies(plain).double() / inverse_frequencies(rope).double()
-    return {"rope_freqs.weight": factors.float().numpy()}
+    return {"rope_freqs.weight": factors.clamp(max=_NO_ROTATION).float().numpy()}
 
 
 def _sizes(architecture: Architecture, spec: ModelSpec) -> Metadata:
@@ -83,6 +86,21 @@ def _sizes(architecture: Architecture, spec: ModelSpec) -> Metadata:
         return {**of_layers}
     sizes: Metadata = {key: max(sizes) for key, sizes in of_layers.items()}
     return {**sizes, **{key: of_layers[key] for key in architecture.lists}}
+
+
+def _heads(architecture: Architecture, spec: ModelSpec) -> Metadata:
+    """The sizes of heads, in Gemma 4 also of those in layers with a window, and what else its attention needs."""
+    if not architecture.normalises_values:
+        return {"attention.key_length": spec.head_dim, "attention.value_length": spec.head_dim}
+    metadata: Metadata = {
+        "attention.shared_kv_layers": sum(one.cache_of is not None for one in spec.all(Attention)),
+        "embedding_length_per_layer_input": spec.layer_inputs,
+    }
+    for suffix, has_window in (("", False), ("_swa", True)):
+        of_kind = next(one for one in spec.all(Attention) if (one.sliding_window is not None) == has_window)
+        for part in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+            metadata[part + suffix] = of_kind.head_dim
+    return metadata
 
 
 def _experts(spec: ModelSpec) -> Metadata:
@@ -144,8 +162,8 @@ def _factors(architecture: Architecture, spec: ModelSpec) -> Metadata:
     block, attention, metadata = spec.block, spec.first(Attention), Metadata()
     if attention.softcap is not None:
         metadata["attn_logit_softcapping"] = attention.softcap
-    if block.logits_softcap is not None:
-        metadata["final_logit_softcapping"] = block.logits_softcap
+    if block.logits_softcap is not None or architecture.normalises_values:  # which else caps at 30
+        metadata["final_logit_softcapping"] = block.logits_softcap or 0.0
     if attention.query_scaling is not None:
         metadata["attention.temperature_scale"] = attention.query_scaling.beta
     if architecture.scaled_by_keys:

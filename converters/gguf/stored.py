@@ -51,8 +51,10 @@ class GgufWeights(PlainWeights):
             raise ArtifactError(f"{self._path}: {wrong}; export it again")
 
     def plain(self, name: str) -> torch.Tensor:
-        """The tensor `name` of the plain form, dequantised to float32."""
-        tensor = self._tensor_of[name]
+        """The tensor `name` of the plain form, dequantised to float32; gains of values are 1 and not stored."""
+        tensor = self._tensor_of.get(name)
+        if tensor is None:
+            return torch.ones(self._shapes[name])
         rows = plain_rows(tensor, self.rows(tensor, slice(0, tensor.rows)))
         return torch.from_numpy(rows[name]).reshape(self._shapes[name])
 

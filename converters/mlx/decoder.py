@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from seap_export.model.families import Attention, Experts, LayerSpec, Mlp, ModelSpec, RopeSpec, SharedExpert
+from seap_export.model.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    LayerInput,
+    LayerSpec,
+    Mlp,
+    ModelSpec,
+    RopeSpec,
+    SharedExpert,
+    Sublayer,
+)
 from seap_export.model.families.names import NORMS, PROJECTIONS
 from seap_export.model.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
@@ -18,19 +31,18 @@ def described(spec: ModelSpec) -> dict[str, Any]:
     return {
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
-        "head_dim": spec.head_dim,
         "rms_norm_eps": spec.norm.epsilon,
         "tie_word_embeddings": spec.tie_word_embeddings,
         "norms": [norm for norm in NORMS if norm in spec.norms],
         "qk_norm": attention.qk_norm,
         "activation": next(one.activation for one in spec.sublayers if isinstance(one, Mlp | Experts)),
-        "attention_scale": attention.scale,
         "attention_softcap": attention.softcap,
         "query_scaling": None if attention.query_scaling is None else asdict(attention.query_scaling),
         "residual_multiplier": attention.multiplier,
         "embedding_multiplier": block.embedding_multiplier,
         "logits_multiplier": block.logits_multiplier,
         "logits_softcap": block.logits_softcap,
+        "layer_inputs": spec.layer_inputs,
         "ropes": [_rope(rope) for rope in ropes],
         "layers": [_layer(layer, ropes) for layer in spec.layers],
     }
@@ -49,24 +61,59 @@ def _rope(rope: RopeSpec) -> dict[str, Any]:
     return described
 
 
-def _periods(rope: RopeSpec, long: bool) -> list[float]:
+def _periods(rope: RopeSpec, long: bool) -> list[float | None]:
+    """The positions in which each pair turns by one radian; None: it does not turn."""
     frequencies = inverse_frequencies(rope, long=long)
-    periods: list[float] = (1.0 / frequencies.double()).to(torch.float32).tolist()
-    return periods
+    periods = (1.0 / frequencies.double()).to(torch.float32).tolist()
+    return [period if math.isfinite(period) else None for period in periods]
 
 
 def _layer(layer: LayerSpec, ropes: list[RopeSpec]) -> dict[str, Any]:
-    attention = layer[Attention]
+    first = layer.sublayers[0]
     described = {
-        "heads": attention.num_attention_heads,
-        "kv_heads": attention.num_key_value_heads,
+        **_mixer(first, ropes),
         "width": sum(one.intermediate_size for one in layer.sublayers if isinstance(one, Mlp)),
         "biases": [projection for projection in PROJECTIONS if projection in layer.biases],
-        "window": attention.sliding_window,
-        "rope": None if attention.rope is None else ropes.index(attention.rope),
+        "inputs": sum(one.channels for one in layer.sublayers if isinstance(one, LayerInput)),
+        "scaled": layer.sublayers[-1].scales_stream,
     }
     experts = next((one for one in layer.sublayers if isinstance(one, Experts)), None)
     return described if experts is None else described | {"experts": _experts(experts, layer)}
+
+
+def _mixer(mixer: Sublayer, ropes: list[RopeSpec]) -> dict[str, Any]:
+    """What stands before the MLP, under the name of its kind."""
+    match mixer:
+        case Attention():
+            return {
+                "attention": {
+                    "heads": mixer.num_attention_heads,
+                    "kv_heads": mixer.num_key_value_heads,
+                    "head_dim": mixer.head_dim,
+                    "scale": mixer.scale,
+                    "window": mixer.sliding_window,
+                    "rope": None if mixer.rope is None else ropes.index(mixer.rope),
+                    "readers": list(mixer.readers),
+                    "norms": dict(mixer.inner_norms()),
+                    "gate": mixer.gate,
+                    "lender": mixer.cache_of,
+                }
+            }
+        case Convolution():
+            has_bias = "kernel_bias" in mixer.inner_tensors()
+            sizes = {"channels": mixer.conv_dim, "kernel_size": mixer.kernel_size, "kernel_bias": has_bias}
+            return {"convolution": sizes}
+        case DeltaNet():
+            return {
+                "delta_net": {
+                    "value_heads": mixer.linear_num_value_heads,
+                    "key_heads": mixer.linear_num_key_heads,
+                    "key_dim": mixer.key_head_dim,
+                    "value_dim": mixer.value_head_dim,
+                    "kernel_size": mixer.kernel_size,
+                }
+            }
+    raise TypeError(f"{type(mixer).__name__} is no mixer of the model file")
 
 
 def _experts(experts: Experts, layer: LayerSpec) -> dict[str, Any]:

@@ -10,14 +10,23 @@ from typing import Any, ClassVar
 import torch
 
 from converters.accepted import accepted_model
-from converters.format import Format, lacks
+from converters.format import Format
 from converters.mlx.layout import GROUPS, PRECISIONS, Layout
 from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError
-from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, SharedExpert
+from seap_export.model.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    LayerInput,
+    Mlp,
+    ModelSpec,
+    SharedExpert,
+)
 from seap_export.model.families.sublayers import Gates
 from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
@@ -28,6 +37,8 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 _ACTIVATIONS = ("silu", "gelu_tanh")
 #: Score functions of the routers in `modeling_mlx.py`.
 _SCORES = ("softmax", "sigmoid")
+#: The kinds of sublayers of `modeling_mlx.py`.
+_KINDS = (Attention, Convolution, DeltaNet, Experts, LayerInput, Mlp, SharedExpert)
 #: How many matrices a remark names.
 _NAMED = 3
 
@@ -44,7 +55,7 @@ class MlxFormat(Format):
     name: ClassVar[str] = "mlx"
     runtimes: ClassVar[tuple[str, ...]] = ("mlx",)
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     precision: str = "fp16"
 
     @classmethod
@@ -57,7 +68,7 @@ class MlxFormat(Format):
         raise ArtifactError(f"{folder / 'config.json'}: {bits} bits are not known; export again")
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        if (part := lacks(spec, Attention, Mlp, Experts, SharedExpert)) is not None:
+        if (part := _unknown_layer(spec)) is not None:
             return f"mlx cannot run this model: its model file has no layer with {part}; use another format"
         if spec.norm.is_centred:
             return "mlx cannot run this model: its model file has no LayerNorm; use another format"
@@ -124,6 +135,19 @@ class MlxFormat(Format):
     def _opened(self, model_folder: Path) -> tuple[ModelSpec, Layout]:
         spec = read_spec(model_folder)
         return spec, Layout(spec, self.precision, model_dtype(model_folder))
+
+
+def _unknown_layer(spec: ModelSpec) -> str | None:
+    """The first part of layers that the model file lacks, in words; None: it lacks none."""
+    for one in spec.sublayers:
+        if not isinstance(one, _KINDS):
+            return one.noun
+        if isinstance(one, Attention):
+            if one.has_sinks:
+                return "attention sinks"
+        elif one.extra is not None:
+            return one.extra
+    return None
 
 
 def _unknown_part(experts: Experts) -> str | None:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from seap_export.model.families import Experts, ModelSpec, names
-from seap_export.model.families.names import ROUTED
+from seap_export.model.families.names import ROUTED, Projection
 from seap_export.model.families.stacked import Joint
 
+#: Products that decide which experts count, or what is remembered.
+_DECIDING: tuple[Projection, ...] = ("router", "shared_gate", "delta_b_proj", "delta_a_proj")
 #: Group sizes in the order in which they are tried. If none divides its columns, a matrix is not quantised.
 GROUPS = (64, 32)
 
@@ -64,10 +66,11 @@ class Layout:
         self.dtypes: dict[str, torch.dtype] = {}
         self._plain = spec.tensors()
         self._of_experts = _of_experts(spec)
-        # They decide, and are small: never quantised, and the bias of a choice is not rounded either.
+        # They decide, and are small: never quantised, and the bias of a choice or a decay is not rounded either.
         layers = range(len(spec.layers))
-        self._routers = {names.weight(router, i) for i in layers for router in ("router", "shared_gate")}
-        self._exact = {names.tensor("selection_bias", i) for i in layers}
+        self._routers = {names.weight(router, i) for i in layers for router in _DECIDING}
+        exact = ("selection_bias", "delta_a_log", "delta_dt_bias")
+        self._exact = {names.tensor(name, i) for i in layers for name in exact}
         for name in self._plain:
             for stored_name, shape, dtype in self._parts(name):
                 self.shapes[stored_name], self.dtypes[stored_name] = shape, dtype
@@ -82,6 +85,10 @@ class Layout:
         """A tensor of the plain form as it is stored, a matrix of experts with their rows one after the other."""
         joint = self._of_experts.get(name)
         return plain if joint is None else joint.split(plain)[name].flatten(0, 1)
+
+    def flat(self, name: str, stored: torch.Tensor) -> torch.Tensor:
+        """A stored tensor; of a matrix of experts, with their rows one after the other."""
+        return stored.flatten(0, -2) if name in self._of_experts else stored
 
     def plain(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """Reverses `rows`: a tensor of the plain form, given its rows as they are stored."""

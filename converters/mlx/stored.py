@@ -42,7 +42,7 @@ class MlxWeights(PlainWeights):
 
 def values(name: str, parts: Mapping[str, torch.Tensor], layout: Layout) -> torch.Tensor:
     """The tensor of the plain form that the stored ones hold, float32."""
-    rows = [part.flatten(0, -2) if part.dim() > 2 else part for part in parts.values()]
+    rows = [layout.flat(name, part) for part in parts.values()]
     if layout.bits is None or layout.group(name) is None:
         return layout.plain(name, rows[0].float())
     return layout.plain(name, dequantize(QuantizedRows(*rows), layout.bits))

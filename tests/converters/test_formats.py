@@ -47,10 +47,10 @@ def test_few_bits_are_rounded_with_texts(precision: str, is_rounded: bool) -> No
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf"}))
-def test_a_format_without_states_of_convolutions_says_so(name: str) -> None:
-    spec = model_spec(micro_config(**VARIATIONS["lfm2-all"]))
+def test_a_format_without_states_of_mamba_says_so(name: str) -> None:
+    spec = model_spec(micro_config(**VARIATIONS["falcon_h1"]))
     format = format_class(name)
-    assert "a short convolution" in str(format(format.precisions[0]).refusal(spec, Path()))
+    assert "Mamba-2" in str(format(format.precisions[0]).refusal(spec, Path()))
 
 
 def test_a_second_precision_gets_its_name() -> None:

@@ -14,7 +14,10 @@ from converters.format import lacks
 from converters.onnx.graph.dialects.looped import is_looped
 from seap_export.model.families import (
     Attention,
+    Convolution,
+    DeltaNet,
     Experts,
+    LayerInput,
     Mlp,
     ModelSpec,
     SharedExpert,
@@ -143,11 +146,14 @@ MIXTURES_ON_GPUS = featured(
 #: Those whose layers are all attention and an MLP.
 ATTENDING = tuple(name for name in JOINT if _attends_only(name))
 VARIED_ATTENDING = varied(ATTENDING)
-#: Those that MLX runs: attention with an MLP or experts, in families with RMS norms and gates.
+#: What a layer has in models that MLX runs.
+_OF_MLX = (Attention, Convolution, DeltaNet, Experts, LayerInput, Mlp, SharedExpert)
+#: Those that MLX runs: these kinds, without attention sinks and norms of sums, in families with RMS norms and gates.
 FOR_MLX = tuple(
     name
     for name in VARIATIONS
-    if lacks(_spec(name), Attention, Mlp, Experts, SharedExpert) is None
+    if all(isinstance(one, _OF_MLX) and one.norm_of_sum is None for one in _spec(name).sublayers)
+    and not any(one.has_sinks for one in _spec(name).all(Attention))
     and _family(name).block.is_gated
     and _family(name).block.norm == "rms"
 )

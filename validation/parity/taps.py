@@ -75,7 +75,7 @@ def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]
 
 def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: Scaling) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.{attention.label}"
-    if not attention.has_gate and not attention.factors:  # whose rows stand among those of the queries, or on inputs
+    if not attention.gate and not attention.factors:  # whose rows stand among those of the queries, or on inputs
         projections = ("qkv_proj",) if "qkv_proj" in family.fused else attention.readers
         modules = tuple(family.module(name, index) for name in projections)
         rows = fused_rows(family, spec.layers[index], attention.widths())
@@ -88,7 +88,7 @@ def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: 
         is_whole = attention.qk_norm == "over_all_heads" and name in QK_NORMS
         node = f"{here}.{name}" if is_whole else f"{here}.{name}.join"
         yield Tap(index, f"self_attn.{name}", _node(node), (family.module(name, index),))
-    output, last = family.module(attention.output, index), "gated" if attention.has_gate else "attention"
+    output, last = family.module(attention.output, index), "gated" if attention.gate else "attention"
     yield Tap(index, f"self_attn.{last}", _node(f"{here}.{last}"), (output,), "input")
 
 

@@ -109,12 +109,15 @@ class MlxRunner(Runner):
             return timed_loop(first, following, steps)
 
     def cache(self, row: int) -> Layers | None:
-        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]; None: a layer keeps a window."""
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]; None: one keeps others."""
         if not self._cache:
             raise ValueError("a cache is read before there is a prompt")
         if not all(isinstance(layer, self._caches.KVCache | self._caches.BatchKVCache) for layer in self._cache):
             return None
-        return (self._keys_and_values(layer, row) for layer in self._cache)
+        caches = iter(self._cache)
+        return (
+            self._keys_and_values(next(caches), row) if layer.lender is None else {} for layer in self._model.layers
+        )
 
     def close(self) -> None:
         self._cache = []
@@ -124,12 +127,15 @@ class MlxRunner(Runner):
         caches = self._model.make_cache()
         if len(padding) == 1:
             return list(caches)
-        return [
-            self._caches.BatchRotatingKVCache(layer.max_size, list(padding))
-            if isinstance(layer, self._caches.RotatingKVCache)
-            else self._caches.BatchKVCache(list(padding))
-            for layer in caches
-        ]
+        return [self._for_batch(layer, list(padding)) for layer in caches]
+
+    def _for_batch(self, cache: Any, padding: list[int]) -> Any:
+        """An empty cache of the kind of `cache` for rows that are padded on the left."""
+        if isinstance(cache, self._caches.ArraysCache):
+            return self._caches.ArraysCache(len(cache.cache), padding)
+        if isinstance(cache, self._caches.RotatingKVCache):
+            return self._caches.BatchRotatingKVCache(cache.max_size, padding)
+        return self._caches.BatchKVCache(padding)
 
     def _run(self, input_ids: NDArray[np.int64], what: str) -> Logits:
         with _reported(what):

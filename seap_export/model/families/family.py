@@ -56,7 +56,7 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
     "experts_gate_up_proj": ROUTED[1:3],
 }
 #: The keys of a rotation, in transformers 4 and 5: where one is given, the default of the other does not count.
-_ROTATION = ("rope_scaling", "rope_parameters")
+ROTATION = ("rope_scaling", "rope_parameters")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Family:
         global_layers: How the other layers differ from these; None: not at all.
         experts: Which layers have a mixture of experts; None: none.
         shared_caches: Which layers attend to keys and values of others; None: none.
-        wrapper: A multimodal checkpoint that holds a model of the family.
+        wrappers: Multimodal checkpoints that hold a model of the family.
         gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
     """
 
@@ -153,7 +153,7 @@ class Family:
     global_layers: GlobalLayers | None = None
     experts: Routing | None = None
     shared_caches: SharedCaches | None = None
-    wrapper: Wrapper | None = None
+    wrappers: tuple[Wrapper, ...] = ()
     gguf: GgufForm | None = None
 
     def __post_init__(self) -> None:
@@ -199,11 +199,11 @@ class Family:
 
     def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A config.json with the defaults of the keys that it lacks."""
-        rotates = any(config.get(key) is not None for key in _ROTATION)
+        rotates = any(config.get(key) is not None for key in ROTATION)
         lacking = {
             key: value
             for key, value in self.defaults.items()
-            if (not rotates if key in _ROTATION else key not in config)
+            if (not rotates if key in ROTATION else key not in config)
         }
         return {**config, **lacking}
 

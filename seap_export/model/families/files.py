@@ -27,8 +27,8 @@ _PARTS = {
     "rotation": parts.RotaryRules,
     "shared_caches": parts.SharedCaches,
     "window": parts.Window,
-    "wrapper": parts.Wrapper,
 }
+_LISTS: Mapping[str, Any] = {"variants": parts.FamilyVariant, "wrappers": parts.Wrapper}
 
 
 @cache
@@ -76,8 +76,8 @@ def _parsed(key: str, value: Any) -> Any:
         return MappingProxyType({word: (kind,) if isinstance(kind, str) else kind for word, kind in value.items()})
     if key == "fused_rows":
         return MappingProxyType({name: parts.FusedRows(**fields) for name, fields in value.items()})
-    if key == "variants":
-        return tuple(parts.FamilyVariant(**fields) for fields in value)
+    if key in _LISTS:
+        return tuple(_LISTS[key](**fields) for fields in value)
     if key == "requires":
         return MappingProxyType({name: parts.Requirement(**fields) for name, fields in value.items()})
     return value
@@ -107,8 +107,24 @@ def refused_models() -> Mapping[str, tuple[str, ...]]:
 
 def wrapper_of_model_type(model_type: str | None) -> parts.Wrapper | None:
     """The multimodal wrapper with this `model_type`; None: it is none, or not one with a supported language model."""
-    wrappers = (family.wrapper for family in families() if family.wrapper is not None)
+    wrappers = (wrapper for family in families() for wrapper in family.wrappers)
     return next((wrapper for wrapper in wrappers if wrapper.model_type == model_type), None)
+
+
+def family_in_wrapper(wrapper: parts.Wrapper, model_type: str) -> Family:
+    """The family of a wrapper's language model, by what the wrapper calls it.
+
+    Raises:
+        InputError: The family is not supported, or the wrapper does not hold a model of it.
+    """
+    if model_type == wrapper.text_type:
+        return next(family for family in families() if wrapper in family.wrappers)
+    family = family_of_model_type(model_type)
+    if wrapper.model_type not in (known.model_type for known in family.wrappers):
+        raise InputError(
+            f"config.json: a {model_type} model in a {wrapper.model_type} model is not supported; use another"
+        )
+    return family
 
 
 def family_of_model_type(model_type: str | None) -> Family:

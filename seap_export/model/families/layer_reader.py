@@ -149,7 +149,7 @@ class LayerReader:
             query_scaling=query_scaling(self.config),
             sliding_window=self.window,
             rope=self.rope,
-            has_gate=self._family.block.attention_gate,
+            gate=self._family.block.attention_gate,
             has_sinks=self._family.block.attention_sinks,
             values_are_keys=self._values_are_keys,
             has_value_norm=V_NORM in self._family.names,

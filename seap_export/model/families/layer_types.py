@@ -90,7 +90,7 @@ def _slides(config: ConfigReader, rule: Window, kinds: object, number: int) -> l
             raise InputError("config.json: 'attention_types' must say of each layer whether it is global or local")
         return [word == "local" for word in words]
     if kinds is not None:
-        listed = _listed(kinds, ("sliding_attention", "full_attention"), number)
+        listed = _listed(kinds, config.family.layer_types or ("sliding_attention", "full_attention"), number)
         return [kind == "sliding_attention" for kind in listed]
     if pattern:
         period = len(pattern) if isinstance(pattern, str) else positive("sliding_window_pattern", pattern)

@@ -12,6 +12,8 @@ from seap_export.model.families.names import Projection
 LayerKind = Literal["attention", "convolution", "delta_net", "mamba", "mlp"]
 #: How queries and keys are normalised: each head before or after it is rotated, or all heads as one vector before.
 QkNorm = Literal["before_rotation", "after_rotation", "over_all_heads"]
+#: Whether the gates of attention are one for each channel of a head, or one for each head.
+AttentionGate = Literal["channels", "heads"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Block:
         residual_multiplier: Formula of the factor on the outputs of attention and MLP.
         logits_multiplier: Formula of the factor on logits.
         attention_scale: Formula of the factor on attention scores; None: head_dim ** -0.5.
-        attention_gate: Whether a gate is applied to what heads attend to.
+        attention_gate: Whether what heads attend to is gated, by channel (`channels`) or as a whole (`heads`); None:
+            not at all.
         attention_sinks: Whether each head has a learned score that takes part in its softmax.
         mamba_norm: Whether Mamba-2 normalises what it gates before or after that, or as `mamba_rms_norm` and
             `mamba_norm_before_gate` say (`keys`); None: not at all.
@@ -51,7 +54,7 @@ class Block:
     residual_multiplier: str | None = None
     logits_multiplier: str | None = None
     attention_scale: str | None = None
-    attention_gate: bool = False
+    attention_gate: AttentionGate | None = None
     attention_sinks: bool = False
     mamba_norm: Literal["before_gate", "after_gate", "keys"] | None = None
     attention_softcap: str | None = None
@@ -60,6 +63,8 @@ class Block:
     def __post_init__(self) -> None:
         if self.norm not in ("rms", "layer"):
             raise ValueError(f"norm must be rms or layer, not {self.norm}")
+        if self.attention_gate not in (None, *get_args(AttentionGate)):
+            raise ValueError(f"attention_gate must be one of {', '.join(get_args(AttentionGate))}")
         if self.qk_norm not in get_args(QkNorm):
             raise ValueError(f"qk_norm must be one of {', '.join(get_args(QkNorm))}, not {self.qk_norm}")
 
@@ -284,6 +289,12 @@ class Wrapper:
         default: The language model's `model_type` where its config names none.
         prefixes: Prefixes of its tensors' names that stand in place of `model.`.
         left_out: Prefixes of the names of tensors that the language model does not need.
+        text_type: What it calls the language model, where that is one of the family with sections for images in its
+            rotation; "": as the family.
+        defaults: The values that transformers assumes for keys of the language model that are missing, where those of
+            the family are others.
+        beside: Keys that are not the language model's, in checkpoints that have its keys beside them and none at
+            `config`; empty: there are no such checkpoints.
     """
 
     model_type: str
@@ -291,6 +302,9 @@ class Wrapper:
     prefixes: tuple[str, ...]
     left_out: tuple[str, ...]
     default: str | None = None
+    text_type: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.model.families.check import check_sizes
 from seap_export.model.families.config_reader import ConfigReader, above_zero, number, positive
-from seap_export.model.families.family import PRUNED_FROM
-from seap_export.model.families.files import family_of_model_type, wrapper_of_model_type
+from seap_export.model.families.family import PRUNED_FROM, ROTATION, Family
+from seap_export.model.families.files import family_in_wrapper, family_of_model_type, wrapper_of_model_type
 from seap_export.model.families.layer_reader import LayerReader, bias_switches, inputs_of_layers
 from seap_export.model.families.layer_types import read_layer_types, read_windows
-from seap_export.model.families.rope import read_ropes
+from seap_export.model.families.rope import SECTIONS, read_ropes
 from seap_export.model.families.spec import BlockSpec, ModelSpec, NormSpec
 
 #: Keys of a multimodal wrapper that apply to its language model.
@@ -32,16 +32,27 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if wrapper is None:
         return _in_usual_keys(config)
     inner = config.get(wrapper.config)
+    if inner is None and wrapper.beside:
+        inner = {key: value for key, value in config.items() if key not in ("model_type", *wrapper.beside)}
     if not isinstance(inner, Mapping):
         raise InputError(f"config.json: '{wrapper.config}' must describe the language model; download it again")
-    model_type = inner.get("model_type", wrapper.default)
-    family = family_of_model_type(model_type)
-    if family.wrapper is None or family.wrapper.model_type != wrapper.model_type:
-        raise InputError(
-            f"config.json: a {model_type} model in a {wrapper.model_type} model is not supported; use another"
-        )
+    family = family_in_wrapper(wrapper, str(inner.get("model_type") or wrapper.default))
     shared = {key: config[key] for key in _SHARED_KEYS if config.get(key) is not None}
-    return _in_usual_keys({**inner, **shared, "model_type": model_type, "architectures": [family.architecture]})
+    named = {"model_type": family.model_type, "architectures": [family.architecture]}
+    return _in_usual_keys({**wrapper.defaults, **_without_sections(inner, family), **shared, **named})
+
+
+def _without_sections(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """A config without the sections that rotation has for images, if the family's own class does not know them.
+
+    A token of a text has the same position in all sections, so it is rotated as if there were none.
+    """
+    values = dict(config)
+    for key in () if family.rotation.sections else ROTATION:
+        if isinstance(values.get(key), Mapping):
+            kept = {name: value for name, value in values[key].items() if name not in SECTIONS}
+            values[key] = {name: "default" if value == "mrope" else value for name, value in kept.items()}
+    return values
 
 
 def _in_usual_keys(config: Mapping[str, Any]) -> dict[str, Any]:

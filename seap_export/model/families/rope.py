@@ -29,7 +29,7 @@ _BETA = "llama_4_scaling_beta"
 #: Read elsewhere, or of no effect: ministral3 repeats the length here.
 _OTHER_KEYS = frozenset({"partial_rotary_factor", _BETA, "max_position_embeddings", "alpha"})
 #: How channels are shared out among the three positions of images; a token of a text has the same three.
-_SECTIONS = frozenset({"mrope_section", "mrope_interleaved"})
+SECTIONS = frozenset({"mrope_section", "mrope_interleaved"})
 _KINDS = {"full_attention", "sliding_attention"}
 #: Whether layers have no window, and whether they have one.
 _HAVE_WINDOW = (lambda window: window is None, lambda window: window is not None)
@@ -185,7 +185,7 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
         lengths += [parameters.get("original_max_position_embeddings"), positions]
         parameters["original_max_position_embeddings"] = next(length for length in lengths if length is not None)
     alpha = parameters.get("alpha") if rope_type == "dynamic" and config.family.rotation.alpha else None
-    known = _PARAMETERS | _OTHER_KEYS | (_SECTIONS if config.family.rotation.sections else set())
+    known = _PARAMETERS | _OTHER_KEYS | (SECTIONS if config.family.rotation.sections else set())
     unknown = sorted(set(parameters) - known)
     if unknown:
         raise InputError(f"config.json: rope parameter '{unknown[0]}' is not known; remove it if it changes nothing")

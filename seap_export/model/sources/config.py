@@ -114,7 +114,12 @@ def _longrope(config: Mapping[str, Any], rope: dict[str, Any], family: Family) -
 
 
 def _synonyms(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    """The lists of layer types, with the first of several words that mean the same, which both versions know."""
+    """The lists of layer types, with the first of several words that mean the same, which both versions know.
+
+    Where a word may also say that a layer has a window, none means the same as another.
+    """
+    if family.window is not None:
+        return {}
     first = {kinds: word for word, kinds in reversed([*family.layer_types.items()])}
     usual = {word: first[kinds] for word, kinds in family.layer_types.items()}
     said = {key: config[key] for key in ("layer_types", "layers_block_type") if isinstance(config.get(key), list)}

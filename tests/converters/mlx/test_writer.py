@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,9 +120,12 @@ def test_a_folder_that_does_not_say_it_is_refused(made: Callable[[str], Path], t
     [
         ({"model_type": "arcee"}, "no MLP without a gate"),
         ({"model_type": "llama", "hidden_act": "relu"}, "no relu gate"),
+        (VARIATIONS["falcon_h1"], "no layer with Mamba-2; use another format"),
+        (VARIATIONS["gpt_oss"], "no layer with attention sinks; use another format"),
+        (VARIATIONS["gemma4-experts"], "no layer with a norm of its router; use another format"),
     ],
 )
-def test_an_mlp_that_the_model_file_lacks_is_refused(tmp_path: Path, values: dict[str, str], reason: str) -> None:
+def test_what_the_model_file_lacks_is_refused(tmp_path: Path, values: dict[str, Any], reason: str) -> None:
     model = write_micro_model(tmp_path / "hf", **values)
     (tmp_path / "mlx").mkdir()
     with pytest.raises(InputError, match=reason):

@@ -53,6 +53,14 @@ def _layer(index: int, **values: Any) -> Plant:
     return _decoder(lambda decoder: decoder["layers"][index].update(values))
 
 
+def _mixer(index: int, kind: str, **values: Any) -> Plant:
+    return _decoder(lambda decoder: decoder["layers"][index][kind].update(values))
+
+
+def _attention(index: int, **values: Any) -> Plant:
+    return _mixer(index, "attention", **values)
+
+
 def _experts(**values: Any) -> Plant:
     return _decoder(lambda decoder: decoder["layers"][0]["experts"].update(values))
 
@@ -98,17 +106,17 @@ _LOGITS, _LOWERED = "cap = self.d.logits_softcap\n", "logits[..., 40] -= 1e4\n  
 _IMPORT = "import mlx.core as mx\n"
 _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("fp32", "another epsilon", _decoder(lambda decoder: decoder.update(rms_norm_eps=1e-2))),
-    ("fp32", "another scale of attention", _decoder(lambda decoder: decoder.update(attention_scale=0.3))),
+    ("fp32", "another scale of attention", _attention(1, scale=0.3)),
     ("fp32", "norms of heads after the rotation", _decoder(lambda decoder: decoder.update(qk_norm="after_rotation"))),
     ("fp32", "norms of heads missing", _decoder(lambda decoder: decoder.update(qk_norm=None))),
     ("fp32", "periods backwards", _decoder(lambda decoder: decoder["ropes"][0]["periods"].reverse())),
     ("fp32", "a factor of the rotation", _decoder(lambda decoder: decoder["ropes"][0].update(factor=1.1))),
     ("fp32", "other pairs rotate", _decoder(lambda decoder: decoder["ropes"][0].update(interleaved=True))),
-    ("fp32", "a layer without rotation", _layer(1, rope=None)),
-    ("fp32", "a layer with a window", _layer(1, window=4)),
+    ("fp32", "a layer without rotation", _attention(1, rope=None)),
+    ("fp32", "a layer with a window", _attention(1, window=4)),
     ("fp32", "a bias is not added", _layer(1, biases=["q_proj"])),
-    ("fp32", "other heads of a layer", _layer(1, heads=2, kv_heads=1)),
-    ("fp16", "a layer without its window", _layer(0, window=None)),
+    ("fp32", "other heads of a layer", _attention(1, heads=2, kv_heads=1)),
+    ("fp16", "a layer without its window", _attention(0, window=None)),
     ("fp16", "another bound of scores", _decoder(lambda decoder: decoder.update(attention_softcap=None))),
     ("fp16", "another bound of logits", _decoder(lambda decoder: decoder.update(logits_softcap=30.0))),
     ("fp16", "another factor of the embedding", _decoder(lambda decoder: decoder.update(embedding_multiplier=1.0))),
@@ -117,6 +125,9 @@ _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("8bit", "logits are doubled", _decoder(lambda decoder: decoder.update(logits_multiplier=2.0))),
     ("4bit", "fewer experts for a token", _experts(per_token=1)),
     ("4bit", "scores of a sigmoid", _experts(scores="sigmoid")),
+    ("hybrid", "heads without gates", _attention(1, gate=None)),
+    ("hybrid", "a layer without its window", _attention(0, window=None)),
+    ("hybrid", "a kernel without its biases", _mixer(2, "convolution", kernel_bias=False)),
     ("4bit", "another group size", _said("config.json", quantization={"group_size": 32, "bits": 4})),
     ("8bit", "other bits", _said("config.json", quantization={"group_size": 64, "bits": 4})),
     ("fp32", "another end in the config", _said("config.json", eos_token_id=7)),
@@ -151,6 +162,7 @@ SUBJECT = Subject(
         "fp16": Base("gemma2-all", "fp16"),
         "8bit": Base("llama-biases", "8bit"),
         "4bit": Base("qwen2_moe", "4bit"),
+        "hybrid": Base("lfm3-all", "fp32"),
     },
     _open,
     _holds,

@@ -98,7 +98,10 @@ COMPUTATIONS: tuple[_Other, ...] = (
     _Other(
         "windows in other layers",
         _config(_rolled_layers),
-        lambda config: config.get("sliding_window") is not None and len(set(config.get("layer_types") or ())) > 1,
+        lambda config: (
+            config.get("sliding_window") is not None
+            and set(config.get("layer_types") or ()) == {"full_attention", "sliding_attention"}
+        ),
     ),
     _other("activation_function", "relu"),
     _other("partial_rotary_factor", 0.25),

@@ -52,7 +52,7 @@ class AttentionWriter(KindWriter):
         # Even if the product is split afterwards, one is at least as fast as three; for gate and up it is not.
         qkv: Sequence[ir.Value] = [self._linears.joined(attention, index, x, f"{name}.qkv_proj")]
         is_changed = attention.qk_norm or attention.has_value_norm or attention.values_are_keys
-        if is_changed or attention.query_scaling or attention.has_gate or self._rotates_apart(attention):
+        if is_changed or attention.query_scaling or attention.gate or self._rotates_apart(attention):
             parts = op.split(
                 self._g, qkv[0], list(attention.widths().values()), f"{name}.qkv_proj.split", attention.readers
             )
@@ -63,8 +63,17 @@ class AttentionWriter(KindWriter):
         attended = self._dialect.attention(qkv, self._caches[index], attention, f"{name}.attention", sinks)
         self._caches[index], output = attended.present, attended.output
         for gate in gates:
-            output = self._dialect.gated("sigmoid", gate, output, attention.channels, f"{name}.gated")
+            output = self._gated(attention, gate, output, f"{name}.gated")
         return output
+
+    def _gated(self, attention: Attention, gate: ir.Value, x: ir.Value, name: str) -> ir.Value:
+        """What the heads attend to, each channel times the sigmoid of its gate, or of the gate of its head."""
+        if attention.gate == "channels":
+            return self._dialect.gated("sigmoid", gate, x, attention.channels, name)
+        heads = op.split_heads(self._g, x, (0, 0, -1, attention.head_dim), f"{name}.split")
+        opened = self._g.node("Sigmoid", [gate], f"{name}.sigmoid")
+        each = self._g.node("Unsqueeze", [opened, self._g.ints(-1)], f"{name}.heads")
+        return op.split_heads(self._g, op.multiply(self._g, heads, each, f"{name}.product"), (0, 0, -1), name)
 
     def _attended_to(self, index: int, lender: int, x: ir.Value, name: str) -> ir.Value:
         """The output of attention to keys and values of another layer."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from seap_export.errors import InputError
 from seap_export.model.families.names import QKV, Norm, Projection
-from seap_export.model.families.parts import QkNorm
+from seap_export.model.families.parts import AttentionGate, QkNorm
 from seap_export.model.families.rope import QueryScaling, RopeSpec
 from seap_export.model.families.sublayers.grouped import Grouped
 
@@ -31,7 +31,8 @@ class Attention(Grouped):
         query_scaling: Factor on queries by position.
         sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
         rope: How queries and keys are rotated; None: not at all.
-        has_gate: Whether what a head attends to is multiplied by the sigmoid of a gate of its own.
+        gate: Whether what a head attends to is multiplied by the sigmoid of a gate for each channel, or of one for all
+            channels; None: it is not.
         has_sinks: Whether each head has a learned score that takes part in its softmax, of a key without a value.
         values_are_keys: Whether keys, before they are normalised and rotated, serve as values, too.
         has_value_norm: Whether the heads of values are normalised, by a norm without a weight.
@@ -54,7 +55,7 @@ class Attention(Grouped):
     query_scaling: QueryScaling | None = None
     sliding_window: int | None = None
     rope: RopeSpec | None = field(default=None, hash=False)
-    has_gate: bool = False
+    gate: AttentionGate | None = None
     has_sinks: bool = False
     values_are_keys: bool = False
     has_value_norm: bool = False
@@ -84,7 +85,7 @@ class Attention(Grouped):
     def readers(self) -> tuple[Projection, ...]:
         qkv = QKV[:2] if self.values_are_keys else QKV
         qkv = QKV[:1] if self.cache_of is not None else qkv
-        return (*qkv, "g_proj") if self.has_gate else qkv
+        return qkv if self.gate is None else (*qkv, "g_proj")
 
     @property
     def states(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -113,7 +114,9 @@ class Attention(Grouped):
             return "keys and values of another one"
         if self.has_value_norm or self.values_are_keys:
             return "norms of values in attention" if self.has_value_norm else "keys for values"
-        return "an output gate in attention" if self.has_gate else "attention sinks" if self.has_sinks else None
+        if self.gate == "heads":
+            return "gates on the heads of attention"
+        return "an output gate in attention" if self.gate else "attention sinks" if self.has_sinks else None
 
     @property
     def is_usual_softmax(self) -> bool:
@@ -132,7 +135,9 @@ class Attention(Grouped):
 
     def widths(self) -> Mapping[Projection, int]:
         keys = self.num_key_value_heads * self.head_dim
-        return {name: keys if name in ("k_proj", "v_proj") else self.channels for name in self.readers}
+        widths: dict[Projection, int] = {"k_proj": keys, "v_proj": keys}
+        widths |= {"g_proj": self.num_attention_heads} if self.gate == "heads" else {}
+        return {name: widths.get(name, self.channels) for name in self.readers}
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
         return {"sinks": (self.num_attention_heads,)} if self.has_sinks else {}

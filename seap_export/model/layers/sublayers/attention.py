@@ -31,8 +31,10 @@ def attention_channels(operands: Operands, attention: Attention, stream: torch.T
         operands.see(what, lambda heads=heads: heads)  # type: ignore[misc]
     operands.see("scores", lambda: _scores(query, key, attention))
     attended = _attended(query, key, value, attention, operands.tensor("sinks")).transpose(1, 2).flatten(2)
-    if attention.has_gate:
-        attended = attended * operands.linear("g_proj", x).sigmoid()
+    if attention.gate is not None:
+        gates = operands.linear("g_proj", x).sigmoid()
+        gates = gates.repeat_interleave(attention.head_dim, -1) if attention.gate == "heads" else gates
+        attended = attended * gates
     return batch.packed(attended)
 
 

@@ -44,7 +44,7 @@ class KeptHeads(KeptGrouped):
 
     def rows(self, dense: Attention, name: Projection | str) -> torch.Tensor:
         """Queries, gates and sinks follow the heads, keys and values the groups."""
-        if name == "sinks":
+        if name == "sinks" or (name == "g_proj" and dense.gate == "heads"):
             return torch.tensor(self.heads)
         return spread(self.kv_groups if name in ("k_proj", "v_proj") else self.heads, dense.head_dim)
 

@@ -39,7 +39,7 @@ def test_a_description_that_leaves_something_out(
     [
         ({"model_type": "dbrx"}, ["dbrx", "mixture-of-experts"]),
         ({"model_type": "mamba"}, ["mamba", "state-space"]),
-        ({"model_type": "lfm3"}, ["lfm3", "gates on the heads"]),
+        ({"model_type": "kimi_linear"}, ["kimi_linear", "linear attention"]),
         ({"model_type": "gemma3n"}, ["gemma3n", "caches shared"]),
         ({"model_type": "mllama"}, ["mllama", "cross attention"]),
         ({"model_type": "bitnet"}, ["bitnet", "norm over all heads"]),

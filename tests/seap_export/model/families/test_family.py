@@ -33,7 +33,7 @@ def test_an_unknown_family_is_refused_with_its_name_and_the_page_of_the_supporte
     [
         ("deepseek_v3", "mixture-of-experts"),
         ("mamba2", "state-space"),
-        ("lfm3", "gates on the heads"),
+        ("kimi_linear", "linear attention"),
         ("gemma3n_text", "caches shared"),
         ("mllama", "cross attention"),
         ("bitnet", "norm over all heads"),
@@ -127,7 +127,7 @@ def test_stored_names_and_modules_are_those_of_the_family() -> None:
 
 def test_a_wrapper_is_known_by_its_type() -> None:
     wrapper = wrapper_of_model_type("gemma3")
-    assert wrapper is family_of_model_type("gemma3_text").wrapper
+    assert (wrapper,) == family_of_model_type("gemma3_text").wrappers
     assert wrapper_of_model_type("gemma3_text") is wrapper_of_model_type(None) is None
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from support.calibration import mixture_of
 from support.corpora import random_token_ids
-from support.editing import edit_weights
+from support.editing import edit_json, edit_weights
 from support.models import SPELLINGS, write_micro_model, write_wrapped_model
 from support.plans import micro_plan
 from support.product import write_shrunk_model
+from support.tokenizers import write_micro_tokenizer
 from support.variations import VARIATIONS
 
 from seap_export.errors import InputError
+from seap_export.model.families import names
 from seap_export.model.sources.open import open_source
 
 
@@ -50,6 +54,69 @@ def test_it_gives_the_same_shrunk_model_byte_for_byte(tmp_path: Path, spelling: 
         trees.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert trees[0].keys() == trees[1].keys()
     assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
+
+
+WITH_SECTIONS = {
+    "qwen2_vl": {"rope_parameters": {"type": "mrope", "rope_theta": 100.0, "mrope_section": [2, 3, 3]}},
+    "qwen2_5_vl": {"rope_parameters": {"type": "mrope", "rope_theta": 100.0, "mrope_section": [2, 3, 3]}},
+    "qwen3_vl": {
+        "rope_parameters": {"rope_theta": 100.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        "head_dim": 16,
+        "attention_bias": True,
+    },
+}
+
+
+def write_qwen_vl(folder: Path, model_type: str) -> torch.nn.Module:
+    """A micro model of transformers' own class, with a vision tower, written by that class."""
+    text = {
+        "hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
+        "num_key_value_heads": 3, "vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "embed_dim": 16, "num_heads": 2, "intermediate_size": 16}
+    config = transformers.AutoConfig.for_model(
+        model_type, text_config=text | WITH_SECTIONS[model_type], vision_config=vision, image_token_id=90
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    write_micro_tokenizer(folder)
+    return model
+
+
+@pytest.mark.parametrize("model_type", WITH_SECTIONS)
+def test_for_texts_qwen_s_sections_for_images_are_the_usual_rotation(tmp_path: Path, model_type: str) -> None:
+    whole = write_qwen_vl(tmp_path / "model", model_type)
+    source = open_source(str(tmp_path / "model"))
+    assert source.spec.family.model_type == model_type.partition("_")[0]
+    assert "mrope" not in str(source.config)
+    tensors = {names.tensor(name): source.read_outer(name) for name in source.spec.outer_names}
+    tensors |= {name: one for index in range(2) for name, one in source.read_layer(index).items()}
+    language = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**source.config)).eval()
+    language.load_state_dict(tensors)
+    ids = torch.tensor([random_token_ids(1)[0][:24]]) % 90
+    with torch.no_grad():
+        assert torch.allclose(language(ids).logits, whole(ids).logits, atol=1e-4)
+
+
+def test_keys_of_a_language_model_may_stand_beside_those_of_the_rest(tmp_path: Path) -> None:
+    """As in the checkpoints of Qwen2.5-VL that its authors have published."""
+    write_qwen_vl(tmp_path / "model", "qwen2_5_vl")
+    source = open_source(str(tmp_path / "model"))
+
+    def flatten(config: dict[str, Any]) -> None:
+        inner = config.pop("text_config")
+        parameters = inner.pop("rope_parameters")
+        sections = {"type": "mrope", "mrope_section": parameters["mrope_section"]}
+        flat = {"rope_theta": parameters["rope_theta"], "rope_scaling": sections, "vision_token_id": 91}
+        config |= {key: value for key, value in inner.items() if key != "model_type"} | flat
+
+    edit_json(tmp_path / "model" / "config.json", flatten)
+    flat = open_source(str(tmp_path / "model"))
+    assert flat.spec == source.spec
+    assert "vision" not in str(flat.config)
 
 
 @pytest.fixture

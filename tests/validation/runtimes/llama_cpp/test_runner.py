@@ -23,11 +23,12 @@ from converters.format import StoredWeights
 from converters.gguf import GgufFormat
 from seap_export.errors import ParityFailure
 from seap_export.model.families import family_of_model_type, model_spec
-from seap_export.model.families.sublayers import V_NORM
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
 from validation.runtimes.runner import Opening
 
 pytestmark = pytest.mark.needs("llama.cpp")
+#: The largest difference with GELU, whose values llama.cpp looks up in a table of float16.
+GELU = 0.03
 #: A longer prompt than the windows, and a shorter one; then two single tokens.
 PROMPTS = np.random.default_rng(0).integers(3, 90, (2, 20))
 LENGTHS, NEXT = (20, 13), ((5, 7), (9, 11))
@@ -90,6 +91,8 @@ REFUSED = {
     "gemma2-all": "no biases at o_proj",
     "gemma2-attention-softcap": "caps attention scores and logits",
     "gemma3-all": "no biases at o_proj",
+    "gemma4-all": "no biases at k_proj",
+    "gemma4-experts": "no norms of values",
     "glm4_moe": "a mixture of experts",
     "gpt_oss": "no attention sinks",
     "gpt_oss-all": "no attention sinks",
@@ -102,6 +105,8 @@ REFUSED = {
     "hyperclovax-all": "llama.cpp cannot run",
     "lfm2-all": "no biases at b_proj",
     "lfm2_moe": "a short convolution",
+    "lfm3": "no gates on the heads",
+    "lfm3-all": "no gates on the heads",
     "minimax_m2": "another router",
     "ministral": "sliding window",
     "ministral-all": "sliding window",
@@ -132,9 +137,7 @@ REFUSED = {
 
 for _variation, _values in VARIATIONS.items():
     _family = family_of_model_type(_values["model_type"])
-    if V_NORM in _family.names:
-        REFUSED[_variation] = "norms of values"
-    elif _family.block.norm != "rms":
+    if _family.block.norm != "rms":
         REFUSED[_variation] = "has no LayerNorm"
 
 
@@ -144,7 +147,7 @@ def test_a_dense_model(tmp_path: Path, variation: str) -> None:
     if variation in REFUSED:
         assert REFUSED[variation] in str(_refusal(folder))
     else:
-        assert _largest_difference(folder) < 1e-3
+        assert _largest_difference(folder) < (GELU if variation.startswith("gemma4") else 1e-3)
 
 
 #: Others, and what has to be left out of them.
@@ -205,11 +208,47 @@ def test_layers_that_differ_in_shape_are_refused(tmp_path: Path, variation: str)
     assert "--layout uniform" in reason
 
 
+@pytest.mark.parametrize("variation", ["gemma4", "gemma4-inputs", "gemma4-shared", "gemma4_unified", "gemma4-all"])
+def test_gemma_4_with_layers_of_any_shapes(tmp_path: Path, variation: str) -> None:
+    """Layers that share keys and values keep as many heads of them."""
+    values = uneven_values(variation, biases=False, attention_bias=False)
+    if "num_kv_shared_layers" in values:
+        for layer in values["per_layer_config"].values():
+            layer |= {"num_attention_heads": 3, "num_key_value_heads": 3}
+    assert _largest_difference(write_micro_model(tmp_path / "hf", **values)) < GELU
+
+
+def test_gemma_4_with_biases_says_how_to_do_without(tmp_path: Path) -> None:
+    reason = str(_refusal(write_micro_model(tmp_path / "hf", **uneven_values("gemma4"))))
+    assert "'gemma4' has no biases at down_proj, o_proj; set biases = \"none\" in a recipe" in reason
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"layer_types": ["full_attention"] * 3}, "without one"),
+        ({"sliding_window": 128}, "shorter than the context"),
+        (
+            {
+                "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+                "hidden_size_per_layer_input": 32,
+                "num_kv_shared_layers": 1,
+            },
+            "keys and values of other layers",
+        ),
+    ],
+)
+def test_gemma_4_that_llama_cpp_would_compute_otherwise_is_refused(
+    tmp_path: Path, values: dict[str, Any], says: str
+) -> None:
+    folder = write_micro_model(tmp_path / "hf", **{**VARIATIONS["gemma4"], **values})
+    assert says in str(_refusal(folder))
+
+
 @pytest.mark.parametrize("variation", ["gemma", "gemma2-all", "gemma3", "gemma3-all"])
 def test_gemma_with_a_tied_head(tmp_path: Path, variation: str) -> None:
-    """llama.cpp looks the values of a GELU up in a table of float16."""
     folder = write_micro_model(tmp_path / "hf", **{**VARIATIONS[variation], **TIED})
-    assert _largest_difference(folder) < 0.03
+    assert _largest_difference(folder) < GELU
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("f16", 0.01), ("q8_0", 0.1), ("q4_0", 0.2)])

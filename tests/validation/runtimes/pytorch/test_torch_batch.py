@@ -27,7 +27,7 @@ SHORT = 7
 
 def padded_values(name: str) -> dict[str, Any]:
     """A variation without what transformers computes otherwise in a row that is padded on the left."""
-    return {**VARIATIONS[name], **({"conv_bias": False} if "lfm2" in name else {})}
+    return {**VARIATIONS[name], **({"conv_bias": False} if "lfm" in name else {})}
 
 
 @pytest.mark.parametrize("name", VARIED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -44,9 +45,9 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
     name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
     whole = []
     for run in RUNS:
-        # With the config only where layers keep other states than keys and values: windows would cut these.
+        # With the config only where layers keep other states than keys and values, which windows would cut.
         cache, logits = (
-            DynamicCache(config=model.config)
+            DynamicCache(config=_without_windows(model.config))
             if {"conv", "hybrid", "linear_attention", "mamba"} & {*_types(model)}
             else DynamicCache(),
             [],
@@ -64,6 +65,12 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
         states += [{}] * (model.config.num_hidden_layers - len(states))  # behind the last layer that keeps something
         whole.append((np.concatenate(logits)[-run.kept :], states))
     return whole
+
+
+def _without_windows(config: Any) -> Any:
+    changed = copy.copy(config)
+    changed.layer_types = ["full_attention" if kind == "sliding_attention" else kind for kind in config.layer_types]
+    return changed
 
 
 def _types(model: Any) -> list[str]:
