@@ -170,8 +170,10 @@ _WEBGPU = Provider(
     oldest="1.31",
     fallbacks=("cpu",),
     error_words=("WebGPU", "webgpu"),
-    computes={"fused": ("fp16", "fp32")},
-    precision={"fused": "fp16"},
+    # Products in float16 are added up in float16, which loses more than parity allows in most models; not every adapter
+    # has them.
+    computes={"fused": ("fp32", "fp16")},
+    precision={"fused": "int8"},
     narrow_logits=True,
     caps_scores=False,  # GroupQueryAttention ignores the attribute
     reads_caches=False,  # only its kernel for long prompts does, which is wrong on Vulkan

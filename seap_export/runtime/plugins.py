@@ -40,8 +40,8 @@ def plugin_devices(row: Provider) -> list[ort.OrtEpDevice]:
     found = [device for device in ort.get_ep_devices() if device.ep_name == row.ort_name]
     if not found:
         allowed = os.environ.get(plugin.software) == "1"
-        leave = "" if allowed else f"set the environment variable {plugin.software} to 1 to allow one in software, "
-        raise EnvironmentFailure(f"no {row.hardware} for {row.label}; {leave}or use --provider cpu")
+        leave = "" if allowed else f"set the environment variable {plugin.software} to 1 to allow one in software, or "
+        raise EnvironmentFailure(f"no {row.hardware} for {row.label}; {leave}use --provider cpu")
     return sorted(found, key=is_software)
 
 

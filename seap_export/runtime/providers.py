@@ -125,6 +125,7 @@ def provider_failure(provider: str, reason: str = "") -> EnvironmentFailure:
     """The error for a provider that is not available; if no reason is given, looks for a missing library."""
     row = PROVIDERS[provider]
     if row.plugin:
+        reason = re.sub(r"^.* was false\. ", "", reason)  # the condition, in C++
         return EnvironmentFailure(
             f"{row.label} finds no usable adapter ({reason}); install a driver for the GPU, or use --provider cpu"
         )

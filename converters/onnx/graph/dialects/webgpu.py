@@ -22,6 +22,11 @@ _NOTHING = {"fp32": -1e30, "fp16": -6e4}
 class WebGpuDialect(FusedDialect):
     """com.microsoft operators; see `converters.onnx.graph.dialects.Dialect`."""
 
+    @property
+    def state_dtype(self) -> ir.DataType:  # type: ignore[override]
+        """The dtype of the graph: LinearAttention takes no other."""
+        return self._tables.precision.onnx_dtype
+
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """Gemm, the only product on the device that takes the table as the embedding stores it."""
         g = self._g
