@@ -21,7 +21,7 @@ class Execution:
     """Where torch and the other runtimes run a model.
 
     Attributes:
-        provider: ONNX Runtime's execution provider: "cpu", "cuda" or "tensorrt".
+        provider: ONNX Runtime's execution provider: A key of `PROVIDERS`.
         threads: Threads of torch or of the runtime; None: all cores available to this process.
         compute: Where torch runs, and in how much memory; None: on the CPU, in what is free when it is asked for.
             Its limit of the host's memory holds for ONNX Runtime, too.

@@ -19,6 +19,7 @@ from converters.onnx.precision import (
     average_bits,
     choose_precision,
     mixed_precision,
+    refuse_dialect,
 )
 from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName
 from seap_export.errors import ArtifactError, UsageError
@@ -71,6 +72,7 @@ def form_of(options: FormOptions, precision: str | None = None) -> OnnxForm:
         UsageError: The provider cannot run it, or an option has no effect.
     """
     provider, dialect = options.provider, options.dialect or "fused"
+    refuse_dialect(provider, dialect)
     name = cast(PrecisionName, precision or options.precision or PROVIDERS[provider].precision[dialect])
     idle = [option.replace("_", " ") for option in OF_BLOCKS if getattr(options, option)]
     average = average_bits(name)

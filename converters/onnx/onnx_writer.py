@@ -17,6 +17,7 @@ from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.progress import LayerProgress
 from converters.whole import whole_or_nothing
 from seap_export.common.json_file import read_json
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import InputError, UsageError
 from seap_export.model.families import Attention, Experts, ModelSpec, model_spec
 from seap_export.pruning.rounding.grid import BLOCK_SIZES
@@ -79,6 +80,16 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
         raise UsageError(
             f"the embedding's rows of {' and '.join(map(str, columns))} are not whole blocks of {how.block_size}; "
             f"use block size {' or '.join(fitting)}, or leave the embedding and LM head unquantised (float embeddings)"
+        )
+    if not PROVIDERS[form.provider].caps_scores and any(one.softcap is not None for one in spec.all(Attention)):
+        raise InputError(
+            f"attention with a soft cap of its scores is not supported on {form.provider}, which computes it without; "
+            "use the provider cpu"
+        )
+    if not PROVIDERS[form.provider].reads_caches and any(one.cache_of is not None for one in spec.all(Attention)):
+        raise InputError(
+            f"layers that attend to the keys and values of another one are not supported on {form.provider}, which "
+            "computes long prompts wrongly; use the provider cpu"
         )
     if form.provider != "cpu":
         for experts in spec.all(Experts):

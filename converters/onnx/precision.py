@@ -149,6 +149,17 @@ def average_bits(name: str) -> float | None:
     return average
 
 
+def refuse_dialect(provider: str, dialect: DialectName) -> None:
+    """Refuses a set of operators that a provider has no kernels for.
+
+    Raises:
+        UsageError: The message names those that it has.
+    """
+    if dialect not in PROVIDERS[provider].computes:
+        others = either(PROVIDERS[provider].computes)
+        raise UsageError(f"the {provider} provider has no attention of the dialect {dialect}; use --dialect {others}")
+
+
 def mixed_precision(average: float, provider: str = "cpu", dialect: DialectName = "fused") -> Precision:
     """The precision whose matrices have bits of their own.
 
@@ -190,6 +201,7 @@ def choose_precision(
     Raises:
         UsageError: The provider cannot run this precision; the message lists those that it can.
     """
+    refuse_dialect(provider, dialect)
     dtypes = PROVIDERS[provider].computes[dialect]
     if name in _BITS:
         dtype = activations or dtypes[0]
@@ -207,6 +219,6 @@ def choose_precision(
     if name not in dtypes:
         quantised = [other for other in _BITS if other not in INTEGERS or PROVIDERS[provider].multiplies_int8]
         others = either(dtypes if dialect == "standard" else [*dtypes, *quantised])
-        standard = ", or the dialect standard" if name in PROVIDERS[provider].computes["standard"] else ""
+        standard = ", or the dialect standard" if name in PROVIDERS[provider].computes.get("standard", ()) else ""
         raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")
     return Precision(name)  # type: ignore[arg-type]

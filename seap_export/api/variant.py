@@ -37,7 +37,7 @@ class Variant:
 
         Args:
             path: The variant's folder, `OUT/NAME` of an export.
-            provider: "cpu", "cuda" or "tensorrt".
+            provider: A key of `PROVIDERS`.
             threads: Threads of ONNX Runtime; None: all cores.
         """
         self.path, self.provider, self.threads = Path(os.path.expanduser(path)), provider, threads

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 #: Where the tensors of a session lie, by ONNX Runtime's names.
-Device = Literal["cpu", "cuda"]
+Device = Literal["cpu", "cuda", "webgpu"]
 Dtype = Literal["fp32", "fp16", "bf16"]
 #: Sets of operators.
 DialectName = Literal["fused", "standard"]
@@ -24,6 +24,23 @@ EXACT_INTEGERS: Mapping[str, str] = MappingProxyType({"session.x64quantprecision
 #: The format that `seap_export.runtime` generates text with, and what runs it there and on these providers. So it is
 #: what is written and measured unless something else is asked for, and no other format is named outside its rows.
 OWN_FORMAT, OWN_RUNTIME = "onnx", "onnxruntime"
+#: Earlier releases run attention of the standard dialect on the CPU, and norms overflow in float16.
+_OLDEST_FOR_NVIDIA = "1.31"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """The package that brings a provider to ONNX Runtime, which is installed without it.
+
+    Attributes:
+        module: Its Python module, with `get_library_path`.
+        requirement: Its name and releases, for pip; the extra of that name in pyproject.toml has the same.
+        software: The environment variable that allows an adapter in software, with the value 1.
+    """
+
+    module: str
+    requirement: str
+    software: str
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,9 @@ class Provider:
         ort_name: Of ONNX Runtime.
         label: In messages.
         device: Where its tensors lie.
+        hardware: What it runs on, in words.
+        plugin: The package that it comes in; None: it is part of ONNX Runtime.
+        oldest: The first release of ONNX Runtime that variants run with; "": any that is allowed.
         fallbacks: The providers that run what it has no operators for.
         libraries: What has to be installed for it, in words.
         library_files: The providers whose files are linked with its libraries.
@@ -44,6 +64,11 @@ class Provider:
             Empty: no graphs are written for it, but it runs those for others.
         precision: In which precision a graph is written for it if none is asked for, by dialect.
         rounds_activations: Whether products with int8 and int4 weights round activations to 8 bits.
+        narrow_logits: Whether logits of graphs in float16 are in float16.
+        caps_scores: Whether its attention has a soft cap of the scores.
+        reads_caches: Whether its attention reads a cache that it adds nothing to.
+        has_addresses: Whether the address of one of its tensors can be calculated with; else it is a handle.
+        largest_tensor: Bytes of the largest tensor that can be allocated; None: only memory limits it.
         multiplies_int8: Whether it has products of weights and activations that are integers of 8 bits.
         mixes_bits: Whether matrices of one file may have different numbers of bits.
         genai_options: Its options in genai_config.json; None: none are needed to choose it.
@@ -57,6 +82,9 @@ class Provider:
     ort_name: str
     label: str
     device: Device
+    hardware: str = ""
+    plugin: Plugin | None = None
+    oldest: str = ""
     fallbacks: tuple[str, ...] = ()
     libraries: str = ""
     library_files: tuple[str, ...] = ()
@@ -65,6 +93,11 @@ class Provider:
     computes: Mapping[DialectName, tuple[Dtype, ...]] = field(default_factory=dict)
     precision: Mapping[DialectName, str] = field(default_factory=dict)
     rounds_activations: bool = False
+    narrow_logits: bool = False
+    caps_scores: bool = True
+    reads_caches: bool = True
+    has_addresses: bool = True
+    largest_tensor: int | None = None
     multiplies_int8: bool = False
     mixes_bits: bool = False
     genai_options: Mapping[str, str] | None = None
@@ -91,6 +124,8 @@ _CUDA = Provider(
     ort_name="CUDAExecutionProvider",
     label="CUDA",
     device="cuda",
+    hardware="NVIDIA GPU",
+    oldest=_OLDEST_FOR_NVIDIA,
     fallbacks=("cpu",),
     libraries="CUDA and cuDNN",
     library_files=("cuda",),
@@ -99,6 +134,7 @@ _CUDA = Provider(
     # GroupQueryAttention has no float32; Attention, which the standard dialect uses, does.
     computes={"fused": ("fp16", "bf16"), "standard": ("fp16", "bf16", "fp32")},
     precision={"fused": "fp16", "standard": "fp16"},
+    narrow_logits=True,  # a cast gains nothing
     # Off, because GenAI then gives prompts a mask as wide as the whole text, which attention takes for one row only.
     genai_options={CUDA_GRAPH: "0"},
     # MatMulNBits of onnxruntime-gpu 1.31 has kernels for up to 5 (int8) or 16 (int4) tokens where the outputs are a
@@ -116,12 +152,37 @@ _TENSORRT = Provider(
     ort_name="TensorrtExecutionProvider",
     label="TensorRT",
     device="cuda",
+    hardware="NVIDIA GPU",
+    oldest=_OLDEST_FOR_NVIDIA,
     fallbacks=("cuda", "cpu"),  # it lacks all operators of com.microsoft
     libraries="CUDA, cuDNN and TensorRT",
     library_files=("tensorrt", "cuda"),
     error_words=("TensorRT", "Tensorrt"),
 )
-PROVIDERS: Mapping[str, Provider] = MappingProxyType({row.name: row for row in (_CPU, _CUDA, _TENSORRT)})
+# What is said of kernels holds for onnxruntime-ep-webgpu 0.4.0; for the smallest cases see docs/research/webgpu.md.
+_WEBGPU = Provider(
+    name="webgpu",
+    ort_name="WebGpuExecutionProvider",
+    label="WebGPU",
+    device="webgpu",
+    hardware="GPU",
+    plugin=Plugin("onnxruntime_ep_webgpu", "onnxruntime-ep-webgpu>=0.4,<0.5", "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"),
+    oldest="1.31",
+    fallbacks=("cpu",),
+    error_words=("WebGPU", "webgpu"),
+    # Products in float16 are added up in float16, which loses more than parity allows in most models; not every adapter
+    # has them.
+    computes={"fused": ("fp32", "fp16")},
+    precision={"fused": "int8"},
+    narrow_logits=True,
+    caps_scores=False,  # GroupQueryAttention ignores the attribute
+    reads_caches=False,  # only its kernel for long prompts does, which is wrong on Vulkan
+    has_addresses=False,
+    largest_tensor=(1 << 31) - 4,  # a larger one ends the process
+    genai_options={},
+    align=64,  # as CUDA; no time has been measured on a GPU
+)
+PROVIDERS: Mapping[str, Provider] = MappingProxyType({row.name: row for row in (_CPU, _CUDA, _TENSORRT, _WEBGPU)})
 #: Those that graphs are written for.
-WrittenFor = Literal["cpu", "cuda"]
+WrittenFor = Literal["cpu", "cuda", "webgpu"]
 WRITTEN_FOR = tuple(name for name, row in PROVIDERS.items() if row.computes)

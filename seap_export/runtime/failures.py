@@ -41,6 +41,11 @@ _CAUSES = (
         "convert the model in fp16 instead of bf16, or use a newer GPU",
     ),
     _Cause(
+        "this adapter does not compute in float16",
+        re.compile(r"requires f16 but the device does not support it"),
+        "convert the model with --precision fp32, or int8 or int4 with --activations fp32, or use --provider cpu",
+    ),
+    _Cause(
         "CUDA failed",
         re.compile(r"\b(?:CUDA|CUBLAS|CUDNN|CURAND|CUFFT)\w* (?:failure|error)\b"),
         "run `seap-export doctor`, which finds out whether the GPU and its driver work",

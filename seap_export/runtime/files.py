@@ -125,7 +125,7 @@ def decoder_options(path: Path, provider: str, overrides: Mapping[str, str] | No
     Args:
         path: The genai_config.json. If it names CUDA, and caches that stay in place, steps are captured as CUDA
             graphs; its own `enable_cuda_graph` is for ONNX Runtime GenAI, which cannot run batches with it.
-        provider: "cpu", "cuda" or "tensorrt".
+        provider: A key of `PROVIDERS`.
         overrides: Options that take precedence.
 
     Raises:

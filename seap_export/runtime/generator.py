@@ -155,7 +155,7 @@ class Generator:
 
         Args:
             folder: The variant's `onnx` folder.
-            provider: "cpu", "cuda" or "tensorrt".
+            provider: A key of `PROVIDERS`.
             threads: Threads of the session; None: all cores available to this process.
             provider_options: Options of the execution provider, as ONNX Runtime documents them.
 

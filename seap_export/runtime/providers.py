@@ -14,10 +14,12 @@ import onnxruntime as ort
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure, UsageError, refuse_threads
+from seap_export.runtime.driver import gpu_name, read_driver
+from seap_export.runtime.plugins import plugin_device_name, plugin_devices
 
-#: Earlier releases run attention of the standard dialect on the CPU, and norms overflow in float16.
-OLDEST_FOR_CUDA = "1.31"
 _DEVICE = "device_id"
+#: Those whose calls can be captured.
+_CAPTURING = frozenset(row.device for row in PROVIDERS.values() if row.graph_option is not None)
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,21 @@ class TensorDevice:
     """Where tensors lie.
 
     Attributes:
-        kind: "cpu" or "cuda".
+        kind: "cpu", "cuda" or "webgpu".
         number: Which GPU.
+        has_addresses: Whether the address of a tensor can be calculated with; else it is a handle.
+        largest: Bytes of the largest tensor that can be allocated; None: only memory limits it.
     """
 
     kind: str
     number: int = 0
+    has_addresses: bool = True
+    largest: int | None = None
+
+    @property
+    def captures(self) -> bool:
+        """Whether calls that work on its tensors may be captured, so that none may move."""
+        return self.kind in _CAPTURING
 
 
 CPU = TensorDevice("cpu")
@@ -39,8 +50,11 @@ CPU = TensorDevice("cpu")
 def device_of(session: ort.InferenceSession) -> TensorDevice:
     """Where an opened session keeps the tensors that stay between calls."""
     first = session.get_providers()[0]
-    device = next(row.device for row in PROVIDERS.values() if row.ort_name == first)
-    return CPU if device == "cpu" else TensorDevice(device, int(session.get_provider_options()[first][_DEVICE]))
+    row = next(row for row in PROVIDERS.values() if row.ort_name == first)
+    if row.device == "cpu":
+        return CPU
+    number = int(session.get_provider_options()[first].get(_DEVICE, 0))
+    return TensorDevice(row.device, number, row.has_addresses, row.largest_tensor)
 
 
 def check_session_options(
@@ -69,27 +83,38 @@ def provider_list(provider: str, options: Mapping[str, str] | None = None) -> li
     return [(row.ort_name, values), *rest]
 
 
-def is_too_old_for_cuda(version: str) -> bool:
-    """Whether a release of ONNX Runtime is older than the oldest that variants run with on CUDA and TensorRT."""
-    release, oldest = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in (version, OLDEST_FOR_CUDA))
+def is_too_old(version: str, provider: str) -> bool:
+    """Whether a release of ONNX Runtime is older than the oldest that variants run with on a provider."""
+    release, oldest = (
+        [int(part) for part in re.findall(r"\d+", text)[:2]] for text in (version, PROVIDERS[provider].oldest)
+    )
     return release < oldest
 
 
 def prepare(provider: str) -> str:
-    """Preloads the CUDA libraries where possible; returns the first complaint about one, or "".
+    """Registers a plug-in, or preloads the CUDA libraries where possible.
+
+    Returns:
+        The first complaint about a library, or "".
 
     Raises:
-        EnvironmentFailure: The installed onnxruntime lacks this provider, or is too old for it.
+        EnvironmentFailure: The installed onnxruntime lacks this provider, or is too old for it, or there is no device
+            for its plug-in.
     """
-    if PROVIDERS[provider].ort_name not in ort.get_available_providers():
+    row = PROVIDERS[provider]
+    if row.plugin is None and row.ort_name not in ort.get_available_providers():
         raise provider_failure(provider, "this onnxruntime was built without it")
-    if PROVIDERS[provider].device == "cpu":
-        return ""
-    if is_too_old_for_cuda(ort.__version__):
+    if is_too_old(ort.__version__, provider):
+        package = "onnxruntime" if row.plugin else "onnxruntime-gpu"
+        extras = "" if row.plugin else "[cuda,cudnn]"
         raise EnvironmentFailure(
-            f"onnxruntime-gpu {ort.__version__} is too old for provider '{provider}', which needs {OLDEST_FOR_CUDA}; "
-            f'run: pip install "onnxruntime-gpu[cuda,cudnn]>={OLDEST_FOR_CUDA}", or use --provider cpu'
+            f"{package} {ort.__version__} is too old for provider '{provider}', which needs {row.oldest}; "
+            f'run: pip install "{package}{extras}>={row.oldest}", or use --provider cpu'
         )
+    if row.plugin:
+        plugin_devices(row)
+    if row.plugin or row.device == "cpu":
+        return ""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         ort.preload_dlls()
@@ -99,10 +124,36 @@ def prepare(provider: str) -> str:
 def provider_failure(provider: str, reason: str = "") -> EnvironmentFailure:
     """The error for a provider that is not available; if no reason is given, looks for a missing library."""
     row = PROVIDERS[provider]
+    if row.plugin:
+        reason = re.sub(r"^.* was false\. ", "", reason)  # the condition, in C++
+        return EnvironmentFailure(
+            f"{row.label} finds no usable adapter ({reason}); install a driver for the GPU, or use --provider cpu"
+        )
     return EnvironmentFailure(
         f"{row.label} execution provider could not be created: {reason or _missing_library(provider)}; install "
         f"onnxruntime-gpu with the {row.libraries} libraries of its release, or use --provider cpu"
     )
+
+
+def refuse_missing_gpu(provider: str) -> None:
+    """Names the GPU that is not there before any library is blamed; a plug-in names it when it is registered."""
+    row = PROVIDERS[provider]
+    if row.device == "cpu" or row.plugin:
+        return
+    driver = read_driver()
+    if not driver.gpus:
+        raise EnvironmentFailure(f"no {row.hardware} for {row.label}, since {driver.reason}; use --provider cpu")
+
+
+def device_name(provider: str) -> str | None:
+    """What reports call the GPU that sessions of a provider run on; None on the CPU, or if there is none."""
+    row = PROVIDERS[provider]
+    if row.plugin:
+        try:
+            return plugin_device_name(row)
+        except EnvironmentFailure:
+            return None
+    return None if row.device == "cpu" else gpu_name()
 
 
 def one_line(error: BaseException) -> str:

@@ -14,9 +14,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from seap_export.common.memory import give_back_memory
 from seap_export.common.providers import CUDA_GRAPH, EXACT_INTEGERS, PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.runtime.driver import read_driver
 from seap_export.runtime.failures import environment_failure
-from seap_export.runtime.providers import check_session_options, one_line, prepare, provider_failure, provider_list
+from seap_export.runtime.plugins import plugin_devices
+from seap_export.runtime.providers import (
+    check_session_options,
+    one_line,
+    prepare,
+    provider_failure,
+    provider_list,
+    refuse_missing_gpu,
+)
 
 #: The exceptions that ONNX Runtime raises; they share no specific base class.
 ORT_ERRORS: tuple[type[Exception], ...] = (
@@ -77,11 +84,12 @@ def open_session(
     """Opens an ONNX model on one execution provider.
 
     A CUDA session also lists the CPU provider, which ONNX Runtime needs for shape arithmetic and for operators that
-    CUDA lacks. A TensorRT session lists both. `nodes_by_provider` shows what runs where.
+    CUDA lacks. A TensorRT session lists both. A plug-in gets the first of its devices. `nodes_by_provider` shows what
+    runs where.
 
     Args:
         model: The .onnx file, with its external data next to it.
-        provider: "cpu", "cuda" or "tensorrt".
+        provider: A key of `PROVIDERS`.
         threads: Threads within an operator; None: all cores available to this process. Operators run one at a time.
         provider_options: Options of that provider, as ONNX Runtime documents them.
         graph: A modified copy of the file's content to run instead, with the same external data.
@@ -117,16 +125,6 @@ def probe(provider: str) -> None:
         _open(Path("probe.onnx"), provider, _options(1), None, _PROBE)
 
 
-def _refuse_missing_gpu(provider: str) -> None:
-    """Names the GPU that is not there before any library is blamed."""
-    if PROVIDERS[provider].device == "cpu":
-        return
-    driver = read_driver()
-    if not driver.gpus:
-        label = PROVIDERS[provider].label
-        raise EnvironmentFailure(f"no NVIDIA GPU for {label}, since {driver.reason}; use --provider cpu")
-
-
 def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]] | None:
     """The number of nodes that each provider runs, by operator; None if ONNX Runtime is too old to report it."""
     assignments = getattr(session, "get_provider_graph_assignment_info", None)
@@ -146,7 +144,7 @@ def _open(
     graph: bytes | None,
 ) -> ort.InferenceSession:
     """A session that runs on the provider, and not on the CPU in its place."""
-    _refuse_missing_gpu(provider)
+    refuse_missing_gpu(provider)
     complaint = prepare(provider)
     session = _create(model, provider, options, provider_options, graph)
     if session.get_providers()[0] != PROVIDERS[provider].ort_name:
@@ -162,10 +160,14 @@ def _create(
     graph: bytes | None,
 ) -> ort.InferenceSession:
     ort.set_default_logger_severity(_LOG_NOTHING_BUT_FATAL)
-    providers = provider_list(provider, provider_options)
+    row = PROVIDERS[provider]
+    providers = None if row.plugin else provider_list(provider, provider_options)
     if graph is not None:
         options.add_session_config_entry(_DATA_FOLDER, str(model.parent.absolute()))
     try:
+        if row.plugin:
+            values = {name: str(value) for name, value in (provider_options or {}).items()}
+            options.add_provider_for_devices(plugin_devices(row)[:1], values)
         # Without enable_fallback=False, ONNX Runtime replaces a failing provider by the CPU and prints a notice.
         session = ort.InferenceSession(graph or str(model), options, providers=providers, enable_fallback=False)
         give_back_memory()  # weights of few bits are unpacked in several steps, whose results take many times the file
@@ -187,6 +189,8 @@ def _create(
             ) from error
         if provider == "tensorrt" and "install TensorRT" in reason:
             raise provider_failure(provider) from error  # the loader names the library
+        if row.plugin and any(word in reason for word in row.error_words):
+            raise provider_failure(provider, reason) from error
         if provider != "cpu" and any(word in reason for row in PROVIDERS.values() for word in row.error_words):
             raise provider_failure(provider, reason) from error
         raise ArtifactError(f"{model}: ONNX Runtime cannot load it: {reason}; it is damaged, export again") from error

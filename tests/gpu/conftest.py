@@ -1,6 +1,6 @@
 """The GPU that tests of this folder run on, and the report that they leave in `gpu-report`: what ran, and its figures.
 
-`pytest tests/gpu --gpu-provider cpu` rehearses them on a model of no size where there is no GPU.
+`pytest tests/gpu --gpu-provider webgpu` runs them on any GPU, and in software where there is none; cpu rehearses them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 
+from seap_export.runtime.plugins import SOFTWARE
+from seap_export.runtime.providers import device_name
 from validation.reports.markdown import markdown_table
 
 HERE = Path(__file__).parent
+#: What the tests need to run on a provider.
+_NEEDS = {"cuda": "gpu", "tensorrt": "gpu", "webgpu": "webgpu"}
 REPORT = Path("gpu-report")
 #: `run("doctor")`: the JSON of a command that must succeed.
 Run = Callable[..., Any]
@@ -28,13 +32,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.gpu)
             item.add_marker(pytest.mark.full)
-            if config.getoption("--gpu-provider") != "cpu":
-                item.add_marker(pytest.mark.needs("gpu"))
+            if (need := _NEEDS.get(config.getoption("--gpu-provider"))) is not None:
+                item.add_marker(pytest.mark.needs(need))
 
 
 @pytest.fixture(scope="session")
 def provider(request: pytest.FixtureRequest) -> str:
     return str(request.config.getoption("--gpu-provider"))
+
+
+@pytest.fixture(scope="session")
+def rehearses(provider: str) -> bool:
+    """Whether the processor computes what a GPU would, so that sizes are small."""
+    return device_name(provider) in (None, SOFTWARE)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +92,8 @@ def _outcome(phase: pytest.TestReport) -> dict[str, Any]:
 def _page(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The page in Markdown, paragraph by paragraph."""
     machine = next((test["figures"]["machine"] for test in tests if "machine" in test["figures"]), {})
-    gpus = ", ".join(gpu["name"] for gpu in machine.get("driver", {}).get("gpus", ()))
+    devices = [each["device"] for each in machine.get("providers", {}).values() if each["device"]]
+    gpus = ", ".join([*(gpu["name"] for gpu in machine.get("driver", {}).get("gpus", ())), *devices])
     failed = sum(test["outcome"] == "failed" for test in tests)
     yield f"# {'Checks' if gpus else 'A rehearsal of the checks'} on {gpus or 'the CPU'}: {failed} failed"
     yield f"```json\n{json.dumps(machine, indent=1)}\n```"

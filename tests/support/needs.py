@@ -20,6 +20,7 @@ from fake_cuda import build
 
 from seap_export.common.extras import install_remedy
 from seap_export.runtime.driver import gpu_name
+from seap_export.runtime.providers import device_name
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Runs a command that may mount file systems which nothing else sees.
@@ -67,6 +68,18 @@ def _genai_library() -> str | None:
     return named if (Path(named) / "include" / "ort_genai.h").is_file() else None
 
 
+def _webgpu() -> str | None:
+    """The device of WebGPU that sessions run on, which may be software."""
+    from seap_export.errors import EnvironmentFailure
+    from seap_export.runtime.session import probe
+
+    try:
+        probe("webgpu")
+    except EnvironmentFailure:
+        return None
+    return device_name("webgpu")
+
+
 def _fake_cuda() -> str | None:
     folder = build.built()
     return str(folder) if folder else None
@@ -88,6 +101,7 @@ SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
     "ray": (partial(_packages, "ray"), install_remedy("ray")),
     "vllm": (_vllm, "install it with 'make .venv-vllm/installed', or set SEAP_EXPORT_VLLM_PYTHON"),
     "transformers.js": (_transformers_js, INSTALL),
+    "webgpu": (_webgpu, "'seap-export doctor --require webgpu' says what it needs; in software, mesa-vulkan-drivers"),
     "mount": (_mount, "it takes Linux with unshare and user namespaces"),
 }
 

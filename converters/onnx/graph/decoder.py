@@ -59,7 +59,7 @@ def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling
     CUDA.
     Outputs are `logits` [batch_size, sequence_length, vocab_size], or with "last" only those of each row's last real
     token, [batch_size, 1, vocab_size], `present.{i}.key` and `.value` with total_sequence_length positions, and
-    the other states as `present.{i}.conv` and so on. Logits are float32, or float16 where CUDA computes in it.
+    the other states as `present.{i}.conv` and so on. Logits are float32, or float16 where a GPU computes in it.
     """
     return _Decoder(spec, weights, form, scaling).graph()
 
@@ -235,8 +235,8 @@ class _Decoder:
 
     @property
     def _logits_dtype(self) -> ir.DataType:
-        """float16 where a GPU computes in it, as a cast gains nothing; numpy has no bfloat16."""
-        is_narrow = PROVIDERS[self._form.provider].device == "cuda" and self._spec.block.logits_softcap is None
+        """float16 where a provider leaves it so; numpy has no bfloat16."""
+        is_narrow = PROVIDERS[self._form.provider].narrow_logits and self._spec.block.logits_softcap is None
         return self._dtype if is_narrow and self._dtype == ir.DataType.FLOAT16 else ir.DataType.FLOAT
 
     def _tensor(self, name: str) -> ir.Value:

@@ -106,6 +106,7 @@ def _facts(diagnosis: Diagnosis) -> str:
         "not installed": ", ".join(packages.missing),
         "ONNX Runtime": f"{onnxruntime or 'from an unknown distribution'}{built_for}",
         "NVIDIA GPU": _gpus(diagnosis),
+        **{f"on {each.name}": each.device or "" for each in diagnosis.providers},
     }
     return _aligned({name: fact for name, fact in facts.items() if fact})
 
@@ -139,7 +140,7 @@ def _provider_table(diagnosis: Diagnosis) -> str:
 
 def _verdict(provider: ProviderState, check: ProviderCheck) -> str:
     if not provider.built_in:
-        return "not built in"
+        return "not installed" if PROVIDERS[provider.name].plugin else "not built in"
     return "works" if check.works else "fails"
 
 

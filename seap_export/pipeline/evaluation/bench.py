@@ -27,7 +27,7 @@ from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.doctor.machine import processor
-from seap_export.runtime.driver import gpu_name
+from seap_export.runtime.providers import device_name
 from seap_export.runtime.session import probe
 from validation.runtimes.table import REFERENCE, claim_runtime, require_runtime, with_providers
 from validation.session_memory import Calls
@@ -269,7 +269,7 @@ def _setting(request: BenchRequest) -> dict[str, object]:
         "form": _form(request),
         "machine": {
             "processor": processor(),
-            "gpu": None if request.provider == "cpu" else gpu_name(),
+            "gpu": device_name(request.provider),
             "system": platform.platform(),
             "python": platform.python_version(),
         },

@@ -13,7 +13,7 @@ from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.runtime.doctor.machine import processor
-from seap_export.runtime.driver import gpu_name
+from seap_export.runtime.providers import device_name
 from seap_export.runtime.session import available_threads
 from validation.speed.gate import SpeedLimits, SpeedVerdict
 from validation.speed.interval import FEWEST_RUNS
@@ -46,8 +46,7 @@ def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings)
 
 def speed_setting(request: BenchRequest) -> str:
     """The hash of the machine and of how it is measured: figures are used again where both are the same."""
-    gpu = None if request.provider == "cpu" else gpu_name()
-    return sha256_json([processor(), gpu, available_threads(), repr(request)])
+    return sha256_json([processor(), device_name(request.provider), available_threads(), repr(request)])
 
 
 def recorded_speed(variant: Variant) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seap_export.runtime.decoding.tensors import ELEMENTS, Element, view, zeros
+from seap_export.runtime.decoding.tensors import ELEMENTS, Element, bind, empty, view, zeros
 from seap_export.runtime.providers import CPU, TensorDevice
 
 _STATE = re.compile(r"past\w*\.\d+\.\w+")
@@ -80,9 +80,7 @@ def empty_buffers(
             if device == CPU or kind not in filled:
                 filled[kind] = buffers[name] = zeros(shape, layout.element.storage, device)
             else:
-                buffers[name] = ort.OrtValue.ortvalue_from_shape_and_type(
-                    shape, layout.element.storage, device.kind, device.number
-                )
+                buffers[name] = empty(shape, layout.element.storage, device)
                 buffers[name].update_inplace(filled[kind])
     return buffers
 
@@ -121,8 +119,8 @@ class SharedCache:
     """Buffers of a fixed capacity, for keys and values each bound as both past and present.
 
     GroupQueryAttention recognises the shared memory and writes only the new positions: row b's go to sum(mask[b]) - 1.
-    The two buffers of a state of a fixed size change places after each call; on a GPU, where a captured call reads and
-    writes the same addresses again, the state is copied. Nothing is allocated after the start. The mask of every step
+    The two buffers of a state of a fixed size change places after each call; where a captured call reads and writes
+    the same addresses again, the state is copied. Nothing is allocated after the start. The mask of every step
     is as wide as the capacity: all steps then have the same shapes, and ONNX Runtime can reuse its buffers.
     """
 
@@ -140,7 +138,7 @@ class SharedCache:
         self._mask = np.zeros((rows, capacity), np.int64)
         self.buffers = buffers
         self._is_bound = False
-        self._swaps = device == CPU
+        self._swaps = not device.captures
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ones for each row's tokens, followed by zeros.
@@ -188,12 +186,9 @@ class SharedCache:
         for layout in self._layouts:
             if self._is_bound and (layout.grows or not self._swaps):
                 continue
-            # By address, because not every device can make a bfloat16 tensor from numpy.
-            shape = list(layout.shape(self._rows, self._capacity))
-            memory = (self._device.kind, self._device.number, layout.element.onnx, shape)
-            binding.bind_input(layout.past, *memory, self.buffers[layout.past].data_ptr())
             written = self.buffers[layout.past if layout.grows else layout.present]
-            binding.bind_output(layout.present, *memory, written.data_ptr())
+            bind(binding, self.buffers[layout.past], layout.element, self._device, given=layout.past)
+            bind(binding, written, layout.element, self._device, given="", taken=layout.present)
         self._is_bound = True
 
     def advance(self, binding: ort.IOBinding) -> None:
@@ -230,9 +225,7 @@ class AppendedCache:
     def bind(self, binding: ort.IOBinding) -> None:
         """Binds the current cache as past; the call allocates present."""
         for layout in self._layouts:
-            value, shape = self.buffers[layout.past], list(layout.shape(self._rows, self._positions))
-            memory = (self._device.kind, self._device.number, layout.element.onnx, shape, value.data_ptr())
-            binding.bind_input(layout.past, *memory)
+            bind(binding, self.buffers[layout.past], layout.element, self._device, given=layout.past)
             binding.bind_output(layout.present, self._device.kind, self._device.number)
 
     def advance(self, binding: ort.IOBinding) -> None:

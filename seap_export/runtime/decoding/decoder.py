@@ -49,7 +49,7 @@ class OnnxDecoder:
                 past_key_values.{i}.key/.value, outputs logits and present.{i}.key/.value, caches and logits in
                 float32, float16 or bfloat16. Other states are called past.{i}.NAME and present.{i}.NAME.
             context_length: Maximum number of positions.
-            provider: "cpu", "cuda" or "tensorrt".
+            provider: A key of `PROVIDERS`.
             threads: Threads of the session; None: all cores available to this process.
             provider_options: Options of the execution provider.
 
@@ -251,6 +251,8 @@ class Decoding:
     def _run_tokens(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
         """The logits of each row's last token, [rows, vocabulary] as the graph stores them."""
         binding, device = self._binding, self._model.device
+        if not device.has_addresses:
+            device = CPU
         binding.bind_output("logits", device.kind, device.number)
         binding.bind_cpu_input("input_ids", input_ids)
         binding.bind_cpu_input("attention_mask", self._cache.mask(is_real))
@@ -267,7 +269,7 @@ class Decoding:
             )
         # Some graphs return only the last position.
         columns = is_real.sum(axis=1) - 1 if sizes[1] == shape[1] else np.zeros_like(self.lengths)
-        if self._model.device == CPU:
+        if value.device_name() == "cpu":
             return view(value, self._element)[np.arange(rows), columns]
         storage, vocabulary = self._element.storage, sizes[2]
         # Of a long prompt's logits, which may take more memory than the model, only the last ones leave the GPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from seap_export.errors import EnvironmentFailure
 from seap_export.runtime.providers import TensorDevice
 
 
@@ -35,9 +37,53 @@ ELEMENTS = {
 }
 
 
+def empty(shape: Sequence[int], storage: type[np.generic], device: TensorDevice) -> ort.OrtValue:
+    """A tensor on a device, with any content.
+
+    Raises:
+        EnvironmentFailure: The device has no tensors of that size.
+    """
+    size = math.prod(shape) * np.dtype(storage).itemsize
+    if device.largest is not None and size > device.largest:
+        raise EnvironmentFailure(
+            f"a cache of {size / 1e9:.2f} GB for one layer does not fit into a tensor of {device.kind}, which has at "
+            f"most {device.largest / 1e9:.2f} GB; run fewer prompts at once or shorter ones, or use --provider cpu"
+        )
+    return ort.OrtValue.ortvalue_from_shape_and_type(shape, storage, device.kind, device.number)
+
+
 def zeros(shape: Sequence[int], storage: type[np.generic], device: TensorDevice) -> ort.OrtValue:
-    """A tensor of zeros on a device."""
-    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, storage), device.kind, device.number)
+    """A tensor of zeros on a device; raises what `empty` does."""
+    if device.has_addresses:
+        return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, storage), device.kind, device.number)
+    value = empty(shape, storage, device)
+    value.update_inplace(np.zeros(shape, storage))
+    return value
+
+
+def bind(
+    binding: ort.IOBinding, value: ort.OrtValue, element: Element, device: TensorDevice, given: str, taken: str = ""
+) -> None:
+    """Binds a tensor of a device to an input, or to an output, or both.
+
+    Args:
+        binding: Inputs and outputs of a session.
+        value: The tensor.
+        element: The element type that the graph has; not every device can make a bfloat16 tensor from numpy.
+        device: Where it lies.
+        given: Name of the input; "": none.
+        taken: Name of the output; "": none.
+    """
+    if not device.has_addresses:
+        for name, method in ((given, binding.bind_ortvalue_input), (taken, binding.bind_ortvalue_output)):
+            if name:
+                method(name, value)
+        return
+    memory = (device.kind, device.number, element.onnx, list(value.shape()), value.data_ptr())
+    if given:
+        binding.bind_input(given, *memory)
+    if taken:
+        binding.bind_output(taken, *memory)
 
 
 def view(value: ort.OrtValue, element: Element) -> NDArray[Any]:

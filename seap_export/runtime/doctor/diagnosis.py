@@ -22,12 +22,13 @@ from seap_export.runtime.doctor.packages import (
     upgrade_remedy,
 )
 from seap_export.runtime.driver import Driver, Gpu
-from seap_export.runtime.providers import OLDEST_FOR_CUDA
+from seap_export.runtime.plugins import is_installed
 
 SCHEMA = "seap-export/doctor/1"
 #: Long, because a first start of CUDA may compile kernels and TensorRT always does.
 _TIMEOUT_SECONDS = 120.0
 _PROBE = "seap_export.runtime.doctor.probe"
+_DRIVER = "install a driver for the GPU"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class ProviderState:
     """One execution provider.
 
     Attributes:
-        name: "cpu", "cuda" or "tensorrt".
-        built_in: Whether this ONNX Runtime has it.
+        name: A key of `PROVIDERS`.
+        built_in: Whether this ONNX Runtime has it, or its plug-in is installed.
+        device: What reports call the GPU that it runs on; None: none, or the driver tells it.
         session: A matrix product in float16.
         attention: GroupQueryAttention in float16.
         libraries: The NVIDIA libraries it is linked with; empty if that cannot be determined.
@@ -67,6 +69,7 @@ class ProviderState:
     attention: ProviderCheck
     libraries: tuple[Library, ...] = ()
     libraries_failure: str = ""
+    device: str | None = None
 
     @property
     def works(self) -> bool:
@@ -94,7 +97,7 @@ class Diagnosis:
     providers: tuple[ProviderState, ...]
 
     def provider(self, name: str) -> ProviderState:
-        """The state of "cpu", "cuda" or "tensorrt"."""
+        """The state of a provider."""
         return next(provider for provider in self.providers if provider.name == name)
 
     def failure(self, name: str) -> str:
@@ -149,6 +152,7 @@ class Diagnosis:
             "works": provider.works,
             "built_in": provider.built_in,
             **{name: {"works": check.works, **asdict(check)} for name, check in checks.items()},
+            "device": provider.device,
             "libraries": [asdict(library) for library in provider.libraries],
             "failure": self.failure(provider.name) or None,
         }
@@ -157,6 +161,10 @@ class Diagnosis:
         failed = provider.libraries_failure or provider.session.reason or provider.attention.reason
         if provider.name == "cpu":
             return failed, reinstall_remedy(self.packages)
+        if plugin := PROVIDERS[provider.name].plugin:
+            if not provider.built_in:
+                return "its plug-in is not installed", f'run: pip install "{plugin.requirement}"'
+            return failed, f"set {plugin.software}=1 to allow one in software" if "no GPU" in failed else _DRIVER
         if not self.driver.gpus:
             lacks = provider.missing or not provider.built_in
             with_gpu = f"if there is a GPU, {missing_remedy(provider.missing, self.packages)}" if lacks else ""
@@ -165,7 +173,7 @@ class Diagnosis:
             return "this onnxruntime was built without it", missing_remedy([], self.packages)
         if self.packages.is_too_old_for_cuda:
             version = self.packages.onnxruntime[GPU_DISTRIBUTION]
-            return f"{GPU_DISTRIBUTION} {version} is older than {OLDEST_FOR_CUDA}", upgrade_remedy()
+            return f"{GPU_DISTRIBUTION} {version} is older than {PROVIDERS[provider.name].oldest}", upgrade_remedy()
         if provider.missing:
             return f"missing {', '.join(provider.missing)}", missing_remedy(provider.missing, self.packages)
         if self._driver_is_too_old:
@@ -201,14 +209,19 @@ def _driver(answer: IsolatedResult) -> Driver:
 
 
 def _provider(name: str, timeout: float, on_progress: Callable[[str], None]) -> ProviderState:
-    if PROVIDERS[name].ort_name not in ort.get_available_providers():
+    row = PROVIDERS[name]
+    if row.plugin is not None and not is_installed(row.plugin):
+        without = ProviderCheck("its plug-in is not installed")
+        return ProviderState(name, False, without, without)
+    if row.plugin is None and row.ort_name not in ort.get_available_providers():
         without = ProviderCheck("this onnxruntime was built without it")
         return ProviderState(name, False, without, without)
     on_progress(f"trying {name}")
-    libraries = ask(_PROBE, ["libraries", name], timeout) if name != "cpu" else IsolatedResult()
+    libraries = ask(_PROBE, ["libraries", name], timeout) if row.library_files else IsolatedResult()
+    device = ask(_PROBE, ["device", name], timeout).value.get("name") if row.plugin else None
     session, attention = (_check(ask(_PROBE, [what, name], timeout)) for what in ("session", "attention"))
     linked = tuple(Library(**values) for values in libraries.value.get("libraries", []))
-    return ProviderState(name, True, session, attention, linked, libraries.failure)
+    return ProviderState(name, True, session, attention, linked, libraries.failure, device)
 
 
 def _check(answer: IsolatedResult) -> ProviderCheck:

@@ -47,7 +47,7 @@ def library_names(provider: str, file_of: Callable[[str], Path] = provider_file)
     """The NVIDIA libraries that the provider uses, and whether it needs each to start.
 
     Args:
-        provider: "cpu", "cuda" or "tensorrt".
+        provider: A key of `PROVIDERS`.
         file_of: Returns the file of a provider.
 
     Returns:

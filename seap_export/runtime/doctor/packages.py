@@ -9,8 +9,9 @@ from importlib import metadata
 
 import onnxruntime as ort
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.runtime.driver import DRIVER_LIBRARY
-from seap_export.runtime.providers import OLDEST_FOR_CUDA, is_too_old_for_cuda
+from seap_export.runtime.providers import is_too_old
 
 #: Needed to run a variant, besides ONNX Runtime, which comes in several distributions.
 RUNTIME = ("click", "jinja2", "numpy", "tokenizers")
@@ -48,7 +49,7 @@ class Packages:
     def is_too_old_for_cuda(self) -> bool:
         """Whether variants run with this onnxruntime-gpu on the CPU only."""
         version = self.onnxruntime.get(GPU_DISTRIBUTION)
-        return version is not None and is_too_old_for_cuda(version)
+        return version is not None and is_too_old(version, "cuda")
 
     @property
     def warnings(self) -> list[str]:
@@ -91,7 +92,8 @@ def missing_remedy(missing: Sequence[str], packages: Packages) -> str:
 
 def upgrade_remedy() -> str:
     """How to get an ONNX Runtime that is new enough for CUDA."""
-    return f'run: pip install "{GPU_DISTRIBUTION}[cuda,cudnn]>={OLDEST_FOR_CUDA}"'
+    oldest = PROVIDERS["cuda"].oldest
+    return f'run: pip install "{GPU_DISTRIBUTION}[cuda,cudnn]>={oldest}"'
 
 
 def reinstall_remedy(packages: Packages) -> str:

@@ -1,6 +1,6 @@
 """The process that runs one check and prints the result as JSON on its last line.
 
-python -m seap_export.runtime.doctor.probe driver|libraries|session|attention [cpu|cuda|tensorrt]
+python -m seap_export.runtime.doctor.probe driver|device|libraries|session|attention [PROVIDER]
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from seap_export.errors import SeapError
 from seap_export.runtime.doctor.libraries import library_names, load_libraries
 from seap_export.runtime.doctor.models import TRIALS, ProbeModel
 from seap_export.runtime.driver import read_driver
-from seap_export.runtime.providers import one_line, prepare
+from seap_export.runtime.providers import device_name, one_line, prepare
 from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session
 
 #: Largest accepted difference from float64; values are near 1, where float16 has steps of 0.001.
 TOLERANCE = 0.01
 #: The advice in a session's error, which is meant for other commands.
-_ADVICE = re.compile(r"; (?:install onnxruntime-gpu with|use --provider cpu).*")
+_ADVICE = re.compile(r"; (?:install onnxruntime-gpu with|install a driver|set the environment|run: pip|use --provider cpu).*")
 _FAILURES: tuple[type[Exception], ...] = (SeapError, OSError, *ORT_ERRORS)
 
 
@@ -35,7 +35,7 @@ def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
     """Runs one check.
 
     Args:
-        what: "driver", "libraries" or a key of `TRIALS`.
+        what: "driver", "device", "libraries" or a key of `TRIALS`.
         provider: The provider to check; ignored for "driver".
 
     Raises:
@@ -43,6 +43,8 @@ def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
     """
     if what == "driver":
         return asdict(read_driver())
+    if what == "device":
+        return {"name": device_name(provider)}
     if what == "libraries":
         return {"libraries": [asdict(library) for library in _libraries(provider)]}
     if what not in TRIALS:

@@ -17,10 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.editing import edit_json, set_json
 from support.models import write_source
+from support.variations import VARIATIONS, micro_config
 
 from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
 from converters.onnx.graph.dialects import MASK_GUARD
+from converters.onnx.onnx_writer import refuse_unsupported
 from seap_export.errors import InputError
+from seap_export.model.families import model_spec
 
 TOLERANCE = 1e-4
 MIXED_BIASES: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
@@ -227,3 +231,19 @@ def test_refuses_what_the_graph_cannot_say(
 def test_writes_without_transformers() -> None:
     code = "import sys, converters.onnx; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("variation", "words"),
+    [
+        ("gemma2-attention-softcap", "soft cap"),
+        ("gemma4-shared", "keys and values of another"),
+        ("gemma4-experts", "experts"),
+    ],
+)
+def test_what_webgpu_computes_wrongly_is_refused(variation: str, words: str) -> None:
+    """By name, before anything is written; other providers compute it rightly."""
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    refuse_unsupported(spec, OnnxForm())
+    with pytest.raises(InputError, match=f"{words}.* use the provider cpu"):
+        refuse_unsupported(spec, OnnxForm(provider="webgpu"))

@@ -256,3 +256,9 @@ def test_weights_beyond_fp16_are_named(written: Callable[..., Any]) -> None:
 
     with pytest.raises(InputError, match=r"'lm_head\.weight' reaches 1e\+05.* fp16; use fp32"):
         written("llama", precision=Precision("fp16"), change=spoil)
+
+
+def test_a_dialect_without_kernels() -> None:
+    with pytest.raises(UsageError, match=r"webgpu provider has no attention of the dialect standard; .* fused"):
+        choose_precision("fp32", "webgpu", "standard")
+    assert choose_precision("int4", "webgpu").dtype == "fp32"

@@ -16,7 +16,7 @@ from seap_export.common.providers import EXACT_INTEGERS, PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.runtime import providers, session
 from seap_export.runtime.onnx_model import OnnxModel
-from seap_export.runtime.providers import CPU, TensorDevice, device_of, is_too_old_for_cuda, one_line
+from seap_export.runtime.providers import CPU, TensorDevice, device_of, one_line
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 
 
@@ -80,7 +80,7 @@ def test_a_profile_lies_in_the_folder_that_the_environment_names(
 
 
 def test_unknown_provider_and_thread_count(model: Path) -> None:
-    with pytest.raises(UsageError, match=r"known providers: cpu, cuda, tensorrt$"):
+    with pytest.raises(UsageError, match=r"known providers: cpu, cuda, tensorrt, webgpu$"):
         open_session(model, "tpu")
     with pytest.raises(UsageError, match="at least 1"):
         open_session(model, threads=0)
@@ -124,7 +124,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
     model: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     fallen_back = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
+    monkeypatch.setattr(session, "refuse_missing_gpu", lambda _: None)
     monkeypatch.setattr(session, "prepare", lambda _: "")
     monkeypatch.setattr(session, "_create", lambda *_: fallen_back)
     monkeypatch.setattr(providers, "_missing_library", lambda _: "libcudnn.so.9 is missing")
@@ -136,7 +136,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
 def test_an_onnxruntime_without_the_provider_is_named(
     model: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
-    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
+    monkeypatch.setattr(session, "refuse_missing_gpu", lambda _: None)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EnvironmentFailure, match="built without it; install onnxruntime-gpu"):
         open_session(model, provider)
@@ -144,7 +144,7 @@ def test_an_onnxruntime_without_the_provider_is_named(
 
 def test_provider_options_reach_onnx_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
+    monkeypatch.setattr(session, "refuse_missing_gpu", lambda _: None)
     monkeypatch.setattr(session, "prepare", lambda _: "")
     monkeypatch.setattr(
         "onnxruntime.InferenceSession",
@@ -183,7 +183,7 @@ def test_an_old_onnxruntime_is_refused_by_name(model: Path, monkeypatch: pytest.
     names = [row.ort_name for row in PROVIDERS.values()]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
     monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
-    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
+    monkeypatch.setattr(session, "refuse_missing_gpu", lambda _: None)
     message = rf"^onnxruntime-gpu 1\.24\.4 is too old for provider '{provider}', which needs 1\.31; run: pip install "
     with pytest.raises(EnvironmentFailure, match=message):
         open_session(model, provider)
@@ -195,7 +195,7 @@ def test_an_old_onnxruntime_is_refused_by_name(model: Path, monkeypatch: pytest.
     [("1.9.2", True), ("1.24.4", True), ("1.30.9", True), ("1.31.0", False), ("1.32.0.dev1", False), ("2.0", False)],
 )
 def test_releases_for_cuda(version: str, is_too_old: bool) -> None:
-    assert is_too_old_for_cuda(version) is is_too_old
+    assert providers.is_too_old(version, "cuda") is is_too_old
 
 
 @pytest.mark.parametrize(

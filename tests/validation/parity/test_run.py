@@ -198,7 +198,7 @@ def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -
     """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
     monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session_on("CUDAExecutionProvider"))
     monkeypatch.setattr(onnx_candidate, "probe", lambda provider: None)
-    monkeypatch.setattr(onnx_candidate, "gpu_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(onnx_candidate, "device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(onnx_candidate, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
 
     def execute(spoil: Callable[[int, np.ndarray], None] = lambda step, logits: None) -> ParityReport:

@@ -23,11 +23,10 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.weights.scaling import read_scaling
-from seap_export.common.providers import PROVIDERS
 from seap_export.runtime.decoding.decoder import OnnxDecoder
-from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.files import decoder_options
 from seap_export.runtime.generator import Generator
+from seap_export.runtime.providers import device_name
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
 from validation.execution import Say
@@ -98,7 +97,7 @@ class OnnxCandidate(RuntimeCandidate):
         execution = self._input.execution
         graph = in_float_activations(self._model) if way.in_float else None
         session = open_session(self._model, execution.provider, execution.threads, graph=graph, mapped=self._mapped)
-        self._conditions = _conditions(session)
+        self._conditions = _conditions(session, execution.provider)
         runner = OnnxRunner(session)
         try:
             yield runner
@@ -130,8 +129,6 @@ class OnnxCandidate(RuntimeCandidate):
         return replace(self._conditions, complaints=(complaint,) if self._misreads_masks else ())
 
 
-def _conditions(session: ort.InferenceSession) -> Conditions:
+def _conditions(session: ort.InferenceSession, provider: str) -> Conditions:
     threads = session.get_session_options().intra_op_num_threads
-    provider = session.get_providers()[0]
-    gpu = None if provider == PROVIDERS["cpu"].ort_name else gpu_name()
-    return Conditions(provider, gpu, nodes_by_provider(session), threads)
+    return Conditions(session.get_providers()[0], device_name(provider), nodes_by_provider(session), threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import onnx_ir as ir
@@ -11,13 +11,17 @@ from converters.onnx.graph.dialects.cuda import CudaDialect
 from converters.onnx.graph.dialects.fused import FusedDialect
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed
 from converters.onnx.graph.dialects.standard import StandardDialect
+from converters.onnx.graph.dialects.webgpu import WebGpuDialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm, Recurred, Recurrence
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.graph.tokens import Tokens
-from seap_export.common.providers import PROVIDERS, DialectName
+from seap_export.common.providers import PROVIDERS, Device, DialectName
 from seap_export.model.families import Attention, Experts, RopeSpec
 from seap_export.model.families.sublayers import Activation
+
+#: The fused operators as providers whose tensors lie there run them best.
+_FUSED: Mapping[Device, type[FusedDialect]] = {"cpu": FusedDialect, "cuda": CudaDialect, "webgpu": WebGpuDialect}
 
 
 class Dialect(Protocol):
@@ -162,4 +166,4 @@ def open_dialect(
     """
     if name == "standard":
         return StandardDialect(g, ids, mask, tables)
-    return (CudaDialect if PROVIDERS[provider].device == "cuda" else FusedDialect)(g, ids, mask, tables)
+    return _FUSED[PROVIDERS[provider].device](g, ids, mask, tables)

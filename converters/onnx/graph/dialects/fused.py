@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +101,7 @@ class FusedDialect:
     ) -> op.Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
-        attributes = _attributes(attention)
+        attributes = self._attributes(attention)
         tables = (None, None) if attention.rope is None else self._tables.caches(attention.rope)
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
@@ -120,7 +120,7 @@ class FusedDialect:
         axes = g.ints(1, 2, name="axes_1_2")
         nothing = g.node("Slice", [query, start, end, axes], f"{name}.nothing")
         inputs = [query, nothing, nothing, cache.key, cache.value, *self.tokens.lengths]
-        attributes = _attributes(replace(attention, rope=None))
+        attributes = self._attributes(replace(attention, rope=None))
         return g.node("GroupQueryAttention", inputs, name, domain=MS_DOMAIN, attributes=attributes)
 
     def convolution(self, x: ir.Value, past: ir.Value, kernels: op.Kernels, name: str) -> op.Convolved:
@@ -179,18 +179,17 @@ class FusedDialect:
     def _rows(self, rope: RopeSpec) -> ir.Value:
         return self._tables.rows(rope, self.tokens)
 
-
-def _attributes(attention: Attention) -> dict[str, Any]:
-    """The attributes of GroupQueryAttention."""
-    attributes: dict[str, Any] = {
-        "num_heads": attention.num_attention_heads,
-        "kv_num_heads": attention.num_key_value_heads,
-        "do_rotary": int(attention.rope is not None),
-        "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
-        "scale": attention.scale,
-    }
-    if attention.sliding_window is not None:
-        attributes["local_window_size"] = attention.sliding_window
-    if attention.softcap is not None:
-        attributes["softcap"] = attention.softcap
-    return attributes
+    def _attributes(self, attention: Attention) -> Mapping[str, Any]:
+        """The attributes of GroupQueryAttention."""
+        attributes: dict[str, Any] = {
+            "num_heads": attention.num_attention_heads,
+            "kv_num_heads": attention.num_key_value_heads,
+            "do_rotary": int(attention.rope is not None),
+            "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
+            "scale": attention.scale,
+        }
+        if attention.sliding_window is not None:
+            attributes["local_window_size"] = attention.sliding_window
+        if attention.softcap is not None:
+            attributes["softcap"] = attention.softcap
+        return attributes

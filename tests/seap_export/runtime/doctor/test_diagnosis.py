@@ -24,6 +24,7 @@ if what == {question}:
     {deed}
 answers = {{
     "driver": {{"cuda_version": "13.0", "gpus": [{{"name": "NVIDIA T4", "memory_bytes": 16}}], "reason": ""}},
+    "device": {{"name": "a GPU"}},
     "libraries": {{"libraries": [{{"name": "libcublas.so.13", "found": True, "needed": True}}]}},
 }}
 print(json.dumps(answers.get(what[0], {{"reason": "", "difference": 0.001}})))
@@ -41,6 +42,7 @@ def faked(
     monkeypatch.setattr(module, "_PROBE", "fake_probe")
     every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: every)
+    monkeypatch.setattr(module, "is_installed", lambda _: True)
     return diagnose(timeout)
 
 
@@ -65,9 +67,10 @@ def test_this_machine() -> None:
 def test_all_is_well_where_nothing_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = faked(tmp_path, monkeypatch, [], "pass")
     assert [(provider.name, provider.works, provider.missing) for provider in result.providers] == [
-        ("cpu", True, []), ("cuda", True, []), ("tensorrt", True, [])
+        ("cpu", True, []), ("cuda", True, []), ("tensorrt", True, []), ("webgpu", True, [])
     ]  # fmt: skip
     assert result.provider("cuda").session == ProviderCheck("", 0.001)
+    assert [provider.device for provider in result.providers] == [None, None, None, "a GPU"]
     assert (result.driver.gpus[0].name, result.driver.cuda_version, result.warnings) == ("NVIDIA T4", "13.0", [])
 
 

@@ -1,0 +1,109 @@
+"""The runner on WebGPU: what runs on the device, where its states lie, and what does not fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.models import write_source
+from support.processes import Tool
+from support.product import OnnxForm, convert_folder
+
+from seap_export.common.providers import PROVIDERS
+from seap_export.errors import EnvironmentFailure
+from seap_export.runtime.decoding.decoder import OnnxDecoder
+from seap_export.runtime.plugins import SOFTWARE
+from seap_export.runtime.providers import device_name
+from seap_export.runtime.session import nodes_by_provider, open_session
+
+pytestmark = pytest.mark.needs("webgpu")
+
+ROW = PROVIDERS["webgpu"]
+#: What computes with int64 and bool: numbers of tokens, their positions, and which are padding.
+OF_THE_MASK = {
+    "Add", "ArgMax", "Cast", "Concat", "CumSum", "Equal", "Expand", "Less", "LessOrEqual", "Max", "Min", "Range",
+    "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "Shape", "Squeeze", "Sub", "Unsqueeze", "Where",
+}  # fmt: skip
+#: With a tied head, with states of a fixed size, and with a recurrence.
+MODELS = ("smollm3-all", "lfm2-all", "qwen3_5-all")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`written("lfm2-all")`: the ONNX folder of a pruned micro model in float32."""
+    made: dict[str, Path] = {}
+
+    def write(variation: str) -> Path:
+        if variation not in made:
+            folder = tmp_path_factory.mktemp("webgpu")
+            hf, made[variation] = write_source(folder / "hf", variation, pruned=True), folder / "onnx"
+            made[variation].mkdir()
+            convert_folder(hf, made[variation], OnnxForm(logits="last", provider="webgpu"))
+        return made[variation]
+
+    return write
+
+
+@pytest.mark.parametrize("variation", MODELS)
+def test_only_the_mask_is_computed_on_the_cpu(written: Callable[[str], Path], variation: str) -> None:
+    nodes = nodes_by_provider(open_session(written(variation) / "model.onnx", "webgpu", 1))
+    assert nodes is not None
+    assert nodes[PROVIDERS["cpu"].ort_name].keys() <= OF_THE_MASK
+    assert nodes[ROW.ort_name]["Gemm"] == 1
+
+
+@pytest.mark.parametrize("variation", MODELS)
+def test_states_stay_on_the_device(written: Callable[[str], Path], variation: str) -> None:
+    """Steps move what is computed of them on the CPU by rounding alone, and bind no tensor of the host for a state."""
+    model, prompts = written(variation) / "model.onnx", [[5, 6, 7, 8], [9, 10]]
+    decoders = [OnnxDecoder(model, 128, provider, 1) for provider in ("webgpu", "cpu")]
+    on_device, on_host = (decoder.start(prompts, 8) for decoder in decoders)
+    for tokens in ([11, 12], [13, 14], [15, 16]):
+        buffers = on_device._cache.buffers
+        assert {value.device_name() for value in buffers.values()} == {"webgpu"}
+        before = {name: id(value) for name, value in buffers.items()}
+        on_device.step(tokens)
+        on_host.step(tokens)
+        assert set(before.values()) == {id(value) for value in on_device._cache.buffers.values()}
+        np.testing.assert_allclose(on_device.logits, on_host.logits, atol=1e-3)
+
+
+def test_a_second_text_resumes_the_first(written: Callable[[str], Path]) -> None:
+    """Several tokens in a later call, which is how a chat goes on."""
+    decoder = OnnxDecoder(written("smollm3-all") / "model.onnx", 128, "webgpu", 1)
+    decoding, whole = decoder.start([[5, 6, 7, 8]], 20), decoder.start([[5, 6, 9, 10, 11]], 1)
+    assert decoder.resume(decoding, 2, [9, 10, 11], 4)
+    np.testing.assert_allclose(decoding.logits, whole.logits, atol=1e-3)
+    assert not decoder.resume(decoding, 2, [9], 100)  # the cache would have to grow
+
+
+def test_a_cache_that_does_not_fit(written: Callable[[str], Path]) -> None:
+    """More than the largest buffer would end the process."""
+    decoder = OnnxDecoder(written("smollm3-all") / "model.onnx", 1 << 26, "webgpu", 1)
+    with pytest.raises(EnvironmentFailure, match=r"cache of .* GB .*fewer prompts"):
+        decoder.start([[5]] * 4, (1 << 24) + 1)
+
+
+@pytest.mark.parametrize(
+    ("lack", "words"),
+    [
+        ({"ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "0"}, "ALLOW_SOFTWARE_ADAPTER to 1"),
+        ({"VK_ICD_FILENAMES": os.devnull, "VK_DRIVER_FILES": os.devnull}, "no usable adapter"),
+    ],
+    ids=["no leave", "no adapter"],
+)
+def test_the_cpu_does_not_take_its_place(
+    tool: Tool, written: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, lack: dict[str, str], words: str
+) -> None:
+    """In a process of its own, since the plug-in looks for adapters once."""
+    if device_name("webgpu") != SOFTWARE:
+        pytest.skip("this machine has a GPU")
+    folder = written("smollm3-all")
+    for name, value in lack.items():
+        monkeypatch.setenv(name, value)
+    ran = tool(folder.parent, "generate", folder, "the cat", "--raw", "--provider", "webgpu")
+    assert ran.code == EnvironmentFailure.exit_code, ran.err
+    assert words in ran.err.splitlines()[-1]

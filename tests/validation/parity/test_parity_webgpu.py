@@ -1,0 +1,183 @@
+"""Parity on WebGPU, in software where there is no GPU: every family, every precision, and faults of this provider."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from support.chosen import JOINT, of_each_kind
+from support.execution import ONE_THREAD
+from support.models import skip_unless_loaded, write_source
+from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder
+from support.variations import VARIATIONS
+
+from seap_export.common.providers import Dtype
+from seap_export.errors import InputError
+from seap_export.model.families import family_of_model_type
+from seap_export.runtime.plugins import SOFTWARE
+from seap_export.runtime.providers import device_name
+from validation.execution import Execution
+from validation.parity.profiles import Limits
+from validation.parity.report import ParityReport
+from validation.parity.run import run_parity
+
+pytestmark = pytest.mark.needs("webgpu")
+
+PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
+ON_WEBGPU = Execution("webgpu", 1)
+#: What the provider's kernels compute wrongly, and what is refused on all GPUs; see docs/research/webgpu.md.
+REFUSED = {
+    "gemma2-all": "soft cap",
+    "vaultgemma-all": "soft cap",
+    "gemma4-all": "another one",
+    "gemma4-experts": "experts",
+}
+#: Few that have what this provider does in a way of its own: a tied head, sinks, and states of a fixed size.
+QUICK = ("smollm3-all", "qwen3_5-all")
+#: What float16 may lose on random weights: the provider adds products up in it, which is beyond torch's noise.
+IN_FLOAT16 = Limits(tuple((name, "mean_kl", 0.2) for name in ("fp16", "int8", "int4")))
+KINDS = [
+    "smollm3-all",
+    *(pytest.param(name, marks=pytest.mark.release) for name in ("lfm2-all", "qwen3_5-all", "nemotron_h-all")),
+]
+_GATE, _UP, _DOWN = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
+
+
+def exported(folder: Path, name: str, precision: PrecisionName, activations: Dtype | None = None) -> tuple[Path, Path]:
+    """A micro model, pruned unless it has experts, and the folder of its ONNX file for WebGPU."""
+    skip_unless_loaded(family_of_model_type(VARIATIONS[name]["model_type"]))
+    hf, written = write_source(folder / "hf", name, pruned=name in JOINT), folder / "onnx"
+    written.mkdir()
+    how = choose_precision(precision, "webgpu", activations=activations if precision.startswith("int") else None)
+    convert_folder(hf, written, OnnxForm(how, logits="last", provider="webgpu"))
+    return hf, written
+
+
+def compared(
+    hf: Path,
+    folder: Path,
+    execution: Execution = ON_WEBGPU,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+) -> ParityReport:
+    """The gate, with fewer steps; the long prompt is beyond the 31 tokens from which kernels differ."""
+    return run_parity(hf, folder, PROMPTS, execution=execution, decode_steps=4, long_tokens=64, limits=limits)
+
+
+def _of_each_kind() -> list[object]:
+    """`make test` has the quick ones, `make test-release` one of each kind of layers, `make test-all` all."""
+    release = [name for name in of_each_kind() if isinstance(name, str) and name not in QUICK]
+    others = [name for name in VARIATIONS if name not in (*QUICK, *release)]
+    return [
+        *QUICK,
+        *(pytest.param(name, marks=pytest.mark.release) for name in release),
+        *(pytest.param(name, marks=pytest.mark.full) for name in others),
+    ]
+
+
+@pytest.mark.parametrize("name", _of_each_kind())
+def test_every_family_in_float32(name: str, tmp_path: Path) -> None:
+    if name in REFUSED:
+        with pytest.raises(InputError, match=REFUSED[name]):
+            exported(tmp_path, name, "fp32")
+        return
+    report = compared(*exported(tmp_path, name, "fp32"))
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-3
+    assert report.conditions.provider == "WebGpuExecutionProvider"
+    assert report.conditions.gpu
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", KINDS)
+def test_rounded_weights(name: str, precision: PrecisionName, tmp_path: Path) -> None:
+    """No activations are rounded."""
+    report = compared(*exported(tmp_path, name, precision))
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-3
+
+
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.release), "int4"])
+@pytest.mark.parametrize("name", KINDS)
+def test_float16(name: str, precision: PrecisionName, tmp_path: Path) -> None:
+    hf, folder = exported(tmp_path, name, precision, "fp16")
+    report = compared(hf, folder, limits=IN_FLOAT16)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs > 1e-3  # it really is float16
+
+
+def edited(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
+    """A copy of the graph's folder with a fault."""
+    out = Path(shutil.copytree(folder, folder.with_name("edited")))
+    model = onnx.load(out / "model.onnx")
+    edit(model)
+    for file in out.glob("model.onnx*"):
+        file.unlink()
+    onnx.save(model, out / "model.onnx")
+    return out
+
+
+def _attention(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+
+
+def without_the_way_around(model: onnx.ModelProto) -> None:
+    """The kernel for long prompts, which other providers compute rightly."""
+    for node in _attention(model):
+        kept = [attribute for attribute in node.attribute if attribute.name != "smooth_softmax"]
+        del node.attribute[:], node.input[7 + 2 :]
+        node.attribute.extend(kept)
+
+
+def without_sinks(model: onnx.ModelProto) -> None:
+    """One more score of 0 in each softmax."""
+    for node in _attention(model):
+        del node.input[7 + 2 :]
+
+
+def with_sinks(model: onnx.ModelProto) -> None:
+    """Sinks that take part."""
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("no_sinks"):
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(tensor.dims, np.float32), tensor.name))
+
+
+@pytest.mark.planted("webgpu")
+@pytest.mark.parametrize(
+    "fault",
+    [without_the_way_around, *(pytest.param(each, marks=pytest.mark.release) for each in (without_sinks, with_sinks))],
+)
+def test_faults_of_this_provider(fault: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    if fault is without_the_way_around and device_name("webgpu") != SOFTWARE:
+        pytest.skip("some GPUs compute it rightly")
+    hf, folder = exported(tmp_path, "smollm3-all", "fp32")
+    report = compared(hf, edited(folder, fault))
+    assert not report.passed
+
+
+def beyond_float16(model: onnx.ModelProto) -> None:
+    """Products of gate and up that are too large, and an output projection that makes up for it."""
+    for tensor in model.graph.initializer:
+        factor = {_UP: 2.0**12, _DOWN: 2.0**-12}.get(tensor.name.removesuffix(".transposed"))
+        if factor is not None:
+            values = (numpy_helper.to_array(tensor).astype(np.float32) * factor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+@pytest.mark.release
+@pytest.mark.planted("webgpu")
+def test_an_overflow_in_float16(tmp_path: Path) -> None:
+    """The CPU's kernels, which widen float16 to float32, do not see it."""
+    hf, folder = exported(tmp_path, "llama-gqa", "fp16")
+    damaged = edited(folder, beyond_float16)
+    report = compared(hf, damaged, limits=IN_FLOAT16)
+    assert not report.passed
+    assert "NaN" in report.failure() or "inf" in report.failure()
+    assert compared(hf, damaged, ONE_THREAD).passed
