@@ -1,4 +1,4 @@
-"""The sample page in a real browser, which runs a micro model with ONNX Runtime Web's wasm backend."""
+"""The sample page in a real browser, which runs a micro model in WebAssembly, and on WebGPU in software."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def model(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _frame(name: str, width: int, scheme: str, **use: Any) -> str:
+def _frame(name: str, width: int, scheme: str, query: str = "", **use: Any) -> str:
     style = f"width:{width}px;height:{HEIGHT}px;border:0;color-scheme:{scheme}"
     told = html.escape(json.dumps({"prompt": PROMPT, "tokens": TOKENS, "key": False, "stop": False, **use}))
-    return f'<iframe id="{name}" style="{style}" data-use="{told}" src="/index.html"></iframe>'
+    return f'<iframe id="{name}" style="{style}" data-use="{told}" src="/index.html{query}"></iframe>'
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,7 @@ def pages(show: Callable[..., Seen], model: Path, modules: Path) -> Seen:
         _frame("narrow", narrow, "light"),
         _frame("wide", wide, "dark", key=True),
         _frame("stopped", wide, "light", tokens=4000, stop=True),
+        _frame("graphics", wide, "light", "?device=webgpu"),
     )
 
 
@@ -130,7 +131,7 @@ def test_answer_is_the_models(pages: Seen, source: Path) -> None:
     (expected,) = TorchRunner(source).continuations([prompt], TOKENS, stops=(2,))
     words = tokenizer.decode(list(expected))
     assert len(words.split()) > 1
-    for name in ("narrow", "wide"):
+    for name in ("narrow", "wide", "graphics"):
         assert pages[name]["answer"].split() == words.split()
         assert pages[name]["problem"] is None
         assert pages[name]["status"] == "The answer is complete."

@@ -9,7 +9,8 @@ from support.needs import find
 _OPTIONS = (
     "--headless",
     "--no-sandbox",  # as root there is none
-    "--disable-gpu",
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",  # in software
     "--disable-dev-shm-usage",  # small in containers
     "--disable-quic",
     "--no-first-run",
