@@ -52,11 +52,13 @@ class FormOptions:
     precision: PrecisionOrNone = option(
         "Precision of the ONNX weights; mixed-3.5: bits for each matrix, 3.5 on average.",
         default=None,
-        unset="int8 on cpu, fp16 on cuda",
+        unset="int8 on cpu and webgpu, fp16 on cuda",
         title="Output",
     )
     activations: Dtype | None = option(
-        "For int8 and int4: dtype of activations and caches.", default=None, unset="fp32 on cpu, fp16 on cuda"
+        "For int8 and int4: dtype of activations and caches.",
+        default=None,
+        unset="fp32 on cpu and webgpu, fp16 on cuda",
     )
     block_size: Literal[32, 64, 128] | None = option(
         "For int8 and int4: number of weights that share a scale.", default=None, unset="32"

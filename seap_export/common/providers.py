@@ -64,6 +64,7 @@ class Provider:
             Empty: no graphs are written for it, but it runs those for others.
         precision: In which precision a graph is written for it if none is asked for, by dialect.
         rounds_activations: Whether products with int8 and int4 weights round activations to 8 bits.
+        accuracy_level: Of products with int8 and int4 weights: 4 lets them round activations to 8 bits, 0 does not.
         narrow_logits: Whether logits of graphs in float16 are in float16.
         caps_scores: Whether its attention has a soft cap of the scores.
         reads_caches: Whether its attention reads a cache that it adds nothing to.
@@ -93,6 +94,7 @@ class Provider:
     computes: Mapping[DialectName, tuple[Dtype, ...]] = field(default_factory=dict)
     precision: Mapping[DialectName, str] = field(default_factory=dict)
     rounds_activations: bool = False
+    accuracy_level: int = 4
     narrow_logits: bool = False
     caps_scores: bool = True
     reads_caches: bool = True
@@ -114,7 +116,7 @@ _CPU = Provider(
     # It casts fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all.
     computes={"fused": ("fp32", "fp16"), "standard": ("fp32", "fp16")},
     precision={"fused": "int8", "standard": "fp32"},  # see docs/measurements.md
-    rounds_activations=True,
+    rounds_activations=True,  # only this makes such weights faster than float32 there; CUDA ignores the level
     multiplies_int8=True,
     mixes_bits=True,
     align=16,  # measured, see docs/research/measurements.md
@@ -170,11 +172,11 @@ _WEBGPU = Provider(
     oldest="1.31",
     fallbacks=("cpu",),
     error_words=("WebGPU", "webgpu"),
-    # Products in float16 are added up in float16, which loses more than parity allows in most models; not every adapter
-    # has them.
+    # Products in float16 are added up in float16, which parity may refuse, and not every adapter has it.
     computes={"fused": ("fp32", "fp16")},
     precision={"fused": "int8"},
     narrow_logits=True,
+    accuracy_level=0,  # at 4, products with multiples of 128 inputs round
     caps_scores=False,  # GroupQueryAttention ignores the attribute
     reads_caches=False,  # only its kernel for long prompts does, which is wrong on Vulkan
     has_addresses=False,

@@ -14,7 +14,7 @@ import torch
 from benchmarks.random_model import write_random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from seap_export.common.providers import PROVIDERS
+from seap_export.common.providers import PROVIDERS, DialectName
 from seap_export.runtime import Generator
 from validation.shapes import LLAMA_2_7B, Shape
 
@@ -27,7 +27,7 @@ TEXTS = ROOT / "seap_export" / "corpus" / "samples" / "arithmetic.jsonl"
 #: Those of the paper.
 RATIOS = (0.2, 0.5)
 WITH_RATIOS = [word for ratio in RATIOS for word in ("--ratio", str(ratio))]
-FORMS = [
+FORMS: list[tuple[str, DialectName]] = [
     *((precision, "fused") for precision in ("fp32", "fp16", "bf16", "int8", "int4")),
     *((precision, "standard") for precision in ("fp32", "fp16", "bf16")),
 ]
@@ -86,7 +86,13 @@ def test_an_export_with_all_its_checks(provider: str, smollm2_gguf: Path, folder
 
 @pytest.mark.parametrize(("precision", "dialect"), FORMS, ids=map("-".join, FORMS))
 def test_parity(
-    precision: str, dialect: str, provider: str, folder: Path, run: Run, tmp_path: Path, record_property: Record
+    precision: str,
+    dialect: DialectName,
+    provider: str,
+    folder: Path,
+    run: Run,
+    tmp_path: Path,
+    record_property: Record,
 ) -> None:
     """The graph computes what torch computes."""
     _skip_unless_computed(provider, precision, dialect)
@@ -105,7 +111,7 @@ def test_parity(
     assert parity["provider"]["obtained"] == PROVIDERS[provider].ort_name
 
 
-def _skip_unless_computed(provider: str, precision: str, dialect: str = "fused") -> None:
+def _skip_unless_computed(provider: str, precision: str, dialect: DialectName = "fused") -> None:
     computed = PROVIDERS[provider].computes.get(dialect, ())
     if precision not in computed and not precision.startswith("int"):
         pytest.skip(f"{provider} has no {precision} in the {dialect} dialect")

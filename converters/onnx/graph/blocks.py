@@ -18,9 +18,6 @@ from converters.onnx.weights.quantize import planes
 from converters.onnx.weights.weights import QuantizedTensors
 from seap_export.pruning.rounding.grid import BlockQuantization
 
-#: The accuracy level at which MatMulNBits on the CPU multiplies in int8, scaling each block of activations; only this
-#: makes weight-only quantisation faster than float32 there. CUDA ignores it and computes in the activations' dtype.
-_INT8_ACTIVATIONS = 4
 _OF_A_MATRIX = 2
 
 
@@ -123,16 +120,21 @@ def _bytes(weight: int, bits: int) -> NDArray[np.uint8]:
 
 
 def matmul_blocks(
-    g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, name: str, bias: ir.Value | None = None
+    g: GraphBuilder,
+    x: ir.Value,
+    weight: QuantizedWeight,
+    name: str,
+    accuracy_level: int,
+    bias: ir.Value | None = None,
 ) -> ir.Value:
-    """`x @ weight.T + bias`, with `weight` quantised in blocks along its columns."""
+    """`x @ weight.T + bias`, with `weight` quantised in blocks along its columns, at the provider's accuracy level."""
     rows, columns = weight.shape
     attributes = {
         "N": rows,
         "K": columns,
         "bits": weight.bits,
         "block_size": weight.block_size,
-        "accuracy_level": _INT8_ACTIVATIONS,
+        "accuracy_level": accuracy_level,
     }
     inputs = [x, weight.packed, weight.scales, weight.zero_points, None, bias]
     while inputs[-1] is None:

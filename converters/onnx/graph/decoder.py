@@ -85,7 +85,7 @@ class _Decoder:
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
         tables = RotaryTables(self._g, spec, weights.precision)
         self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
-        self._linears = Linears(self._g, weights, self._dialect)
+        self._linears = Linears(self._g, weights, self._dialect, PROVIDERS[form.provider].accuracy_level)
         parts = (self._g, spec, weights, self._linears, self._dialect)
         self._inputs, self._experts = LayerInputWriter(*parts), ExpertsWriter(*parts)
         self._kinds: Mapping[type[Sublayer], KindWriter] = {

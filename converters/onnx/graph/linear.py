@@ -35,8 +35,9 @@ def joined_name(first: str, stored_as: str) -> str:
 class Linears:
     """Emits linear layers; a weight that is used twice, such as a tied embedding, is stored once."""
 
-    def __init__(self, g: GraphBuilder, weights: LazyWeights, dialect: Dialect) -> None:
-        self._g, self._weights, self._dialect = g, weights, dialect
+    def __init__(self, g: GraphBuilder, weights: LazyWeights, dialect: Dialect, accuracy_level: int) -> None:
+        """Takes the accuracy level of products with blocks; see `Provider`."""
+        self._g, self._weights, self._dialect, self._level = g, weights, dialect, accuracy_level
         self._quantization = weights.precision.quantization
         self._matrices: dict[str, QuantizedWeight] = {}
         self._integers = IntegerProducts(g)
@@ -65,7 +66,7 @@ class Linears:
             if (how := self._weights.grid(weights)).block_size == WHOLE_ROW or how.rows:
                 tensors, shape = self._weights.quantized(weights, stored_as), self._weights.shape(weights)
                 return self._integers.product(x, tensors, shape, name, bias)
-            return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
+            return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, self._level, bias)
         weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
         return op.matmul(self._g, x, weight, name, bias)
 
@@ -119,7 +120,7 @@ class Linears:
     def head(self, x: ir.Value, table: str, *, is_tied: bool, name: str) -> ir.Value:
         """Logits: `x @ table.T`; a tied table [vocab_size, hidden_size] is the embedding as well."""
         if self._quantizes(table):
-            return matmul_blocks(self._g, x, self._quantized([table], table), name)
+            return matmul_blocks(self._g, x, self._quantized([table], table), name, self._level)
         if is_tied:
             return self._dialect.tied_head(x, self._stored(table), name)
         return op.matmul(

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         "provider",
         help="Execution provider of ONNX Runtime that the ONNX graphs are written for and timed on.",
     ),
-    option_of(FormOptions, "precision", unset="that of the variant, or int8 on cpu, fp16 on cuda"),
+    option_of(FormOptions, "precision", unset="that of the variant, or int8 on cpu and webgpu, fp16 on cuda"),
     *rare(*options_of(FormOptions, *RARE_FORM, "logits")),
     *rare(
         option(

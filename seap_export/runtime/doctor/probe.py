@@ -27,7 +27,7 @@ from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_sess
 #: Largest accepted difference from float64; values are near 1, where float16 has steps of 0.001.
 TOLERANCE = 0.01
 #: The advice in a session's error, which is meant for other commands.
-_ADVICE = re.compile(r"; (?:install onnxruntime-gpu with|install a driver|set the environment|run: pip|use --provider cpu).*")
+_ADVICE = re.compile(r"; (?:install|set the environment|run: pip|use --provider cpu).*")
 _FAILURES: tuple[type[Exception], ...] = (SeapError, OSError, *ORT_ERRORS)
 
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 from support.chosen import JOINT, of_each_kind
 from support.execution import ONE_THREAD
-from support.models import skip_unless_loaded, write_source
+from support.models import skip_unless_loaded, write_micro_model, write_source
 from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder
 from support.variations import VARIATIONS
 
@@ -98,6 +98,19 @@ def test_every_family_in_float32(name: str, tmp_path: Path) -> None:
 def test_rounded_weights(name: str, precision: PrecisionName, tmp_path: Path) -> None:
     """No activations are rounded."""
     report = compared(*exported(tmp_path, name, precision))
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_products_of_many_inputs_round_no_activations(precision: PrecisionName, tmp_path: Path) -> None:
+    """At 128 inputs, kernels that multiply integers are within reach."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4}
+    hf = write_micro_model(tmp_path / "hf", **{**VARIATIONS["llama-gqa"], **sizes})
+    (tmp_path / "onnx").mkdir()
+    convert_folder(hf, tmp_path / "onnx", OnnxForm(choose_precision(precision, "webgpu"), "fused", "last", "webgpu"))
+    report = compared(hf, tmp_path / "onnx")
     assert report.passed, report.reasons
     assert report.max_abs is not None
     assert report.max_abs < 1e-3
