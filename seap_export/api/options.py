@@ -25,7 +25,7 @@ class TaskOptions(ModelOptions):
 
     tasks: Tasks = option(
         "Texts of a task: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k), a data set of the hub "
-        "(OWNER/NAME), or a sample to try with (sample:arithmetic, sample:everyday, sample:reading). Repeatable.",
+        "(OWNER/NAME), or a sample to try with, such as sample:sentiment. Repeatable.",
         kw_only=False,
         python="By name, the texts of each task: a list of texts, a list of records (mappings from fields to values), "
         "a `datasets.Dataset`, or a file, a data set of the hub or a task of lm-eval. Or sources as --task accepts "

@@ -13,6 +13,7 @@ from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
 from seap_export.cli.whole import measured_models, speed_cells, speed_heads, whole_legend
 from seap_export.common.providers import OWN_FORMAT
+from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, PLAN
 
 if TYPE_CHECKING:
@@ -224,6 +225,12 @@ def _next_steps(result: ExportResult) -> Iterator[str]:
     yield f"Written to {out}. Full report: {out / 'validation.html'}"
     if not result.passed:
         return
+    kept, shipped = _bytes_of(result)
+    if kept:
+        yield (
+            f"{megabytes(shipped)} are files to ship. The other {megabytes(kept)}, such as statistics and hf/, serve "
+            "further runs and checks; delete them when you need neither."
+        )
     variant = next(iter(result.variants.values()))
     can_generate = (variant.path / OWN_FORMAT).is_dir()
     commands = {
@@ -236,6 +243,16 @@ def _next_steps(result: ExportResult) -> Iterator[str]:
     width = max(map(len, commands))
     yield "Next:"
     yield from (f"  seap-export {command:{width}}  {purpose}" for command, purpose in commands.items() if purpose)
+
+
+def _bytes_of(result: ExportResult) -> tuple[int, int]:
+    """The bytes of the output folder that nobody ships, and of the formats of its variants and the router."""
+    sizes = {path: path.stat().st_size for path in result.path.rglob("*") if path.is_file()}
+    roots = [result.path / "router"]
+    for variant in Export(result.path).variants:
+        roots += [folder.path for folder in variant.formats] or [variant.hf]
+    shipped = sum(size for path, size in sizes.items() if any(path.is_relative_to(root) for root in roots))
+    return sum(sizes.values()) - shipped, shipped
 
 
 def recommended_lines(recommended: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str]) -> Iterator[str]:

@@ -21,7 +21,14 @@ _MAX_TASK_BYTES = 16 * 2**10
 _TASK_FILE = ".toml"
 #: Tasks that come with the package, to try it with.
 SAMPLE = "sample:"
-_SAMPLES = {"arithmetic": "arithmetic.jsonl", "everyday": "everyday.toml", "reading": "reading.txt"}
+_SAMPLES = {
+    "arithmetic": "arithmetic.jsonl",
+    "everyday": "everyday.toml",
+    "order": "order.toml",
+    "reading": "reading.txt",
+    "sentiment": "sentiment.toml",
+    "topic": "topic.toml",
+}
 #: Keys of a text, and of a conversation.
 _TEXT_KEYS, _TURN_KEYS = ("prompt", "completion"), ("system", "user", "assistant")
 #: Keys of a task whose answers can be generated.

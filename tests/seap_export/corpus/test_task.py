@@ -283,12 +283,16 @@ def test_sample_tasks_are_named() -> None:
 
 
 def test_sample_tasks_give_texts() -> None:
-    tasks = parse_tasks([f"sample:{name}" for name in ("arithmetic", "everyday", "reading")])
+    names = ("arithmetic", "everyday", "order", "reading", "sentiment", "topic")
+    tasks = parse_tasks([f"sample:{name}" for name in names])
     texts = {task.name: list(task.texts()) for task in tasks}
     assert {name: len({sample.text for sample in samples}) for name, samples in texts.items()} == {
         "arithmetic": 101,
         "everyday": 106,
+        "order": 108,
         "reading": 105,
+        "sentiment": 108,
+        "topic": 100,
     }
     question = "How can you keep slices of apple from turning brown before a picnic?"
     assert texts["everyday"][0] == Sample(
@@ -299,6 +303,12 @@ def test_sample_tasks_give_texts() -> None:
     assert texts["arithmetic"][0].question.startswith("Maya bakes 4 trays of muffins")
     assert texts["arithmetic"][0].completion.endswith("The answer is 33.")
     assert texts["reading"][1].prompt.endswith("Does the Nile empty into the Red Sea?\nAnswer: no")
+    for task in tasks:  # each answer that is asked for is found, and is in one of the texts that are read
+        asked = task.answer is not None and {task.answer.find(sample.completion) for sample in texts[task.name]}
+        assert asked is False or None not in asked
+    assert all(sample.completion.strip() in sample.prompt.rsplit("Order:")[-1] for sample in texts["order"])
+    assert {sample.completion for sample in texts["sentiment"]} == {" positive", " negative"}
+    assert {sample.completion for sample in texts["topic"]} == {" sports", " weather", " food", " money", " health"}
 
 
 @pytest.mark.parametrize(

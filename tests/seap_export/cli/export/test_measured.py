@@ -18,6 +18,7 @@ from support.product import with_error
 from support.variations import VARIATIONS
 from tokenizers import Tokenizer
 
+from seap_export.cli.console import megabytes
 from seap_export.common.json_file import read_json
 from validation.reports import schema
 from validation.reports.speedups import interval_in_words
@@ -148,6 +149,10 @@ def test_the_result_names_report_answers_and_next_steps(run: Run, measured: Path
         assert f"\n    {word:8}" in outcome.out
     assert "seap-export generate out/a-0.4" in outcome.out
     assert "peak memory" in outcome.err
+    kinds = {True: 0, False: 0}  # whether it is shipped
+    for path in filter(Path.is_file, measured.rglob("*")):
+        kinds[path.is_relative_to(measured / "a-0.4" / "onnx")] += path.stat().st_size
+    assert f"{megabytes(kinds[True])} are files to ship. The other {megabytes(kinds[False])}, such as" in outcome.out
 
 
 def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path) -> None:
