@@ -43,7 +43,7 @@ class WebFormat(Format):
     name: ClassVar[str] = "web"
     runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     precision: str = PRECISIONS[0]
 
     @classmethod
@@ -74,8 +74,10 @@ class WebFormat(Format):
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """Says if the weights are too large for WebAssembly, so that only WebGPU runs the model."""
+        """Says if only WebAssembly computes the model, or only WebGPU can hold it."""
         size = self.size(spec)
+        if any(one.softcap is not None for one in spec.all(Attention)):
+            return "web: WebGPU ignores the soft cap of this model's attention; let the page compute in WebAssembly"
         if size <= _MOST_WASM:
             return None
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"

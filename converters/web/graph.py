@@ -8,13 +8,16 @@ logits take one row and not one for each token (of 1,000 tokens and a vocabulary
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.graph.dialects.webgpu import NO_SINK
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
@@ -23,6 +26,8 @@ from seap_export.model.families import ModelSpec
 #: The input, int64 [], whose name transformers.js knows.
 KEPT = "num_logits_to_keep"
 _HEAD = "lm_head"
+#: Which input of GroupQueryAttention are the sinks of its heads.
+_SINKS = 11
 _PRODUCER = "seap-export"
 
 
@@ -37,6 +42,7 @@ def web_graph(spec: ModelSpec, weights: LazyWeights, precision: Precision, scali
     """
     model = decoder_graph(spec, weights, OnnxForm(precision), scaling).build(_PRODUCER)
     _keep_logits(model.graph)
+    _add_sinks(model.graph, precision)
     return model
 
 
@@ -64,13 +70,31 @@ class _Shapes:
         return {name: torch.zeros(()).expand(self._shapes[name]) for name in names}
 
 
+def _add_sinks(graph: ir.Graph, precision: Precision) -> None:
+    """Gives heads without a sink one that takes no part, since WebGPU computes long prompts wrongly without.
+
+    See `converters.onnx.graph.dialects.webgpu`; on the CPU it changes no number.
+    """
+    made: dict[int, ir.Value] = {}
+    for node in list(graph):
+        if node.op_type != "GroupQueryAttention" or (len(node.inputs) > _SINKS and node.inputs[_SINKS] is not None):
+            continue
+        heads = node.attributes["num_heads"].as_int()
+        if heads not in made:
+            numbers = np.full(heads, NO_SINK[precision.dtype], precision.onnx_dtype.numpy())
+            made[heads] = _constant(graph, f"no_sinks_{heads}", numbers)
+        node.resize_inputs(_SINKS + 1)
+        node.replace_input_with(_SINKS, made[heads])
+        node.attributes["smooth_softmax"] = ir.AttrInt64("smooth_softmax", 1)
+
+
 def _keep_logits(graph: ir.Graph) -> None:
     """Cuts what the LM head reads to the last tokens; a start of -0 keeps all of them."""
     head = next(node for node in graph if node.name == _HEAD)
     kept = ir.Value(name=KEPT, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([]))
     graph.inputs.append(kept)
     flat, end, axis = (
-        _constant(graph, label, number)
+        _constant(graph, f"{KEPT}.{label}", np.array([number], np.int64))
         for label, number in (("flat", -1), ("end", np.iinfo(np.int64).max), ("axis", 1))
     )
     reshaped = _node("Reshape", [kept, flat], "flat")
@@ -84,9 +108,9 @@ def _keep_logits(graph: ir.Graph) -> None:
     logits.shape = ir.Shape([logits.shape[0], "kept_length", logits.shape[2]])
 
 
-def _constant(graph: ir.Graph, label: str, number: int) -> ir.Value:
-    tensor = ir.Tensor(np.array([number], np.int64), name=f"{KEPT}.{label}")
-    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape([1]), const_value=tensor)
+def _constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
+    tensor = ir.Tensor(numbers, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
     graph.register_initializer(value)
     return value
 

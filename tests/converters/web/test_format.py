@@ -20,7 +20,7 @@ from support.product import read_spec, round_weights
 
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
-from converters.web.precisions import precision_of
+from converters.web.precisions import file_name, precision_of
 from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.session import open_session
@@ -176,6 +176,23 @@ def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., A
     model = webbed("llama-tied", pruned=False)
     assert model.format.remark(model.spec) is None
     assert "WebGPU" in str(model.format.remark(replace(model.spec, vocab_size=10_000_000)))
+
+
+def test_models_that_webgpu_computes_wrongly_are_remarked_on(webbed: Callable[..., Any]) -> None:
+    model = webbed("gemma2-all", pruned=False)
+    assert "WebGPU ignores the soft cap" in str(model.format.remark(model.spec))
+
+
+def test_no_attention_is_without_sinks_where_webgpu_would_compute_wrongly(webbed: Callable[..., Any]) -> None:
+    model = webbed("llama-tied", pruned=True)
+    graph = onnx.load(model.folder / "onnx" / file_name(model.format.precision), load_external_data=False).graph
+    attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    assert attention
+    sinks = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if "sinks" in tensor.name}
+    for node in attention:
+        (heads,) = (attribute.i for attribute in node.attribute if attribute.name == "num_heads")
+        assert sinks[node.input[11]].shape == (heads,)
+        assert (sinks[node.input[11]] < -1e4).all()
 
 
 def test_settings_are_json() -> None:

@@ -6,6 +6,7 @@ Where onnxruntime-ep-webgpu 0.4.0 computes wrongly, and the smallest cases: docs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects.fused import FusedDialect
+from seap_export.common.providers import Dtype
 from seap_export.model.families import Attention
 
-#: Scores that no softmax sees, within the range of each dtype.
-_NOTHING = {"fp32": -1e30, "fp16": -6e4}
+#: The score of a sink that no softmax sees, within the range of each dtype.
+NO_SINK: Mapping[Dtype, float] = MappingProxyType({"fp32": -1e30, "fp16": -6e4})
 
 
 class WebGpuDialect(FusedDialect):
@@ -57,5 +59,5 @@ class WebGpuDialect(FusedDialect):
 
     def _no_sinks(self, attention: Attention) -> ir.Value:
         precision, heads = self._tables.precision, attention.num_attention_heads
-        values = np.full(heads, _NOTHING[precision.dtype], precision.onnx_dtype.numpy())
+        values = np.full(heads, NO_SINK[precision.dtype], precision.onnx_dtype.numpy())
         return self._g.constant(f"no_sinks_{heads}", values)
