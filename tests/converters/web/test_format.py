@@ -197,5 +197,5 @@ def test_no_attention_is_without_sinks_where_webgpu_would_compute_wrongly(webbed
 
 def test_settings_are_json() -> None:
     assert {json.dumps(WebFormat(name).settings()) for name in WebFormat.precisions} == {
-        json.dumps({"precision": name, "version": 4}) for name in WebFormat.precisions
+        json.dumps({"precision": name, "version": 5}) for name in WebFormat.precisions
     }
