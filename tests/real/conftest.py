@@ -34,7 +34,7 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Path:
-    """The folder that `make demo` fills: three tasks at ratio 0.2."""
+    """The folder that `make demo` fills: three tasks at ratio 0.4, in int4."""
     shared = request.config.getoption("--demo")
     out = Path(shared).absolute() if shared else tmp_path_factory.mktemp("demo") / "demo-output"
     done = subprocess.run(["make", "demo", f"OUT={out}"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -44,10 +44,10 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def arithmetic(
-    demo: Path, smollm2_gguf: Path, run: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> dict[float, Path]:
-    """The arithmetic task's variants at ratios 0, 0.2 and 0.5; the demo's is reused."""
+    """The arithmetic task's variants at ratios 0, 0.2 and 0.5, in fp32."""
     ratios = [argument for ratio in ("0", "0.2", "0.5") for argument in ("--ratio", ratio)]
-    options = ("--no-quality", "--no-speed")
-    run("export", smollm2_gguf, "--task", "sample:arithmetic", *ratios, *options, "--out", demo)
-    return {ratio: demo / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}
+    options, out = ("--precision", "fp32", "--no-quality", "--no-speed"), tmp_path_factory.mktemp("arithmetic") / "out"
+    run("export", smollm2_gguf, "--task", "sample:arithmetic", *ratios, *options, "--out", out)
+    return {ratio: out / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}

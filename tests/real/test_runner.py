@@ -14,7 +14,7 @@ PROMPTS = ["Question: Is water wet?\nAnswer:", "The sun is", "Grüße aus Köln,
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, 50, 0.95)])
 def test_batches_and_streams_give_what_prompts_give_alone(demo: Path, sampling: Sampling) -> None:
-    generator = Generator(demo / "reading-0.2" / "onnx")
+    generator = Generator(demo / "sentiment-0.4" / "onnx")
     alone = [generator.generate(prompt, 12, sampling) for prompt in PROMPTS]
     assert ["".join(generator.stream(prompt, 12, sampling)) for prompt in PROMPTS] == alone
     if sampling.is_greedy:

@@ -72,7 +72,7 @@ def runtime(format: Format) -> str:
 
 @of(*FORMATS)
 def test_parity(name: str, demo: Path, tmp_path: Path) -> None:
-    hf = demo / "reading-0.2" / "hf"
+    hf = demo / "sentiment-0.4" / "hf"
     format, folder = write(name, hf, tmp_path)
     options = {"runtime": runtime(format), "execution": Execution(threads=2), "decode_steps": 8, "long_tokens": 256}
     report = run_parity(hf, folder, PROMPTS, **options)
@@ -81,7 +81,7 @@ def test_parity(name: str, demo: Path, tmp_path: Path) -> None:
 
 @of(*EXACT)
 def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path) -> None:
-    hf = demo / "reading-0.2" / "hf"
+    hf = demo / "sentiment-0.4" / "hf"
     format, folder = write(name, hf, tmp_path)
     _, reference = write("onnx:fp32", hf, tmp_path)
     assert greedy(runtime(format), folder) == greedy("onnxruntime", reference)
@@ -89,7 +89,7 @@ def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path)
 
 @of("gguf:q4_0", "openvino:int4", "litert:int8", "executorch:int4", "web:q4", "mlx:4bit", "hf:fp32")
 def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> None:
-    format, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
+    format, folder = write(name, demo / "sentiment-0.4" / "hf", tmp_path)
     with closing(open_runtime(runtime(format), folder, Execution(threads=2), "served")) as runner:
         pace = pace_of(runner, [range(100, 140)], 5)
     assert pace.first_s > min(pace.steps_s) > 0

@@ -35,8 +35,8 @@ def _load(folder: Path) -> Any:
 
 
 @pytest.mark.full
-def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path], demo: Path) -> None:
-    variants = json.loads((demo / "manifest.json").read_text("utf-8"))["variants"]
+def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path]) -> None:
+    variants = json.loads((arithmetic[0.5].parent / "manifest.json").read_text("utf-8"))["variants"]
     dense = variants["arithmetic-0"]
     assert dense["num_parameters"] == 134_515_008
     assert dense["achieved_ratio"] == 0.0
@@ -49,10 +49,12 @@ def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path], demo:
 
 
 @pytest.fixture(scope="module")
-def paper(demo: Path, smollm2_gguf: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The arithmetic task at ratio 0.5 by the paper's recipe, from the demo's statistics."""
+def paper(
+    arithmetic: dict[float, Path], smollm2_gguf: Path, run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The arithmetic task at ratio 0.5 by the paper's recipe, from the statistics of the others."""
     folder = tmp_path_factory.mktemp("paper")
-    statistics = ("--calibration", demo / "calibration" / "arithmetic")
+    statistics = ("--calibration", arithmetic[0.5].parent / "calibration" / "arithmetic")
     plan = folder / "plan.json"
     run("plan", smollm2_gguf, *statistics, "--recipe", "seap", "--ratio", "0.5", "--out", plan)
     run("prune", smollm2_gguf, "--plan", plan, *statistics, "--out", folder / "hf")
@@ -60,11 +62,11 @@ def paper(demo: Path, smollm2_gguf: Path, run: Run, tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.full
-def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path], demo: Path, paper: Path) -> None:
+def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path], paper: Path) -> None:
     """Dense channels masked before o_proj and down_proj, the bias added after: the same logits to 1e-5."""
     plan = read_plan(paper / "plan.json")
     assert (plan.method, plan.settings.compensation) == ("seap", "bias")
-    calibration = Calibration(demo / "calibration" / "arithmetic")
+    calibration = Calibration(arithmetic[0.5].parent / "calibration" / "arithmetic")
     dense, shrunk = _load(arithmetic[0.0] / "hf"), _load(paper / "hf")
     ids = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")(TEXTS[0], return_tensors="pt").input_ids
     for index, layer in enumerate(plan.layers):
@@ -90,12 +92,11 @@ def _mask(projection: torch.nn.Linear, kept: torch.Tensor, mean: torch.Tensor) -
 
 
 @pytest.mark.full
-def test_the_refit_stays_nearer_to_the_dense_model_than_the_paper(
-    arithmetic: dict[float, Path], demo: Path, paper: Path
-) -> None:
+def test_the_refit_stays_nearer_to_the_dense_model_than_the_paper(arithmetic: dict[float, Path], paper: Path) -> None:
     """Mean KL divergence at the same ratio, on texts that nothing was calibrated on."""
     tokenizer = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")
-    held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
+    record = arithmetic[0.5].parent / "calibration" / "arithmetic" / "calibration.json"
+    held_out = json.loads(record.read_text("utf-8"))["held_out"]
     texts = [
         tokenizer(text["prompt"] + text["completion"], return_tensors="pt").input_ids[:, :128] for text in held_out
     ]
@@ -133,15 +134,22 @@ def test_generation_with_the_cache_equals_generation_without(arithmetic: dict[fl
 
 @pytest.mark.release
 @pytest.mark.parametrize("part", ["hf", "onnx"])
-def test_saved_tokenizers_give_the_ids_of_the_source(demo: Path, part: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(demo / "arithmetic-0.2" / part)
+def test_saved_tokenizers_cut_texts_as_the_source_or_further(demo: Path, part: str) -> None:
+    """Two thirds of the tokens are gone; a text of tokens that are left has as many as before, and none is lost."""
+    tokenizer = AutoTokenizer.from_pretrained(demo / "order-0.4" / part)
+    assert len(tokenizer) == 16384
+    as_before = 0
     for text, ids in zip(GOLDEN["texts"], GOLDEN["ids"], strict=True):
-        assert tokenizer(text)["input_ids"] == ids
+        found = tokenizer(text)["input_ids"]
+        assert tokenizer.decode(found) == text
+        assert len(found) >= len(ids)
+        as_before += len(found) == len(ids)
+    assert as_before >= len(GOLDEN["texts"]) // 4
 
 
 @pytest.mark.release
 def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
-    path = demo / "arithmetic-0.2" / "onnx" / "model.onnx"
+    path = demo / "order-0.4" / "onnx" / "model.onnx"
     onnx.checker.check_model(str(path))
     graph = onnx.load(path, load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
@@ -150,7 +158,7 @@ def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
     assert len(graph.node) - len(folded) <= 400
     caches = {i.name: i.type.tensor_type.shape.dim for i in graph.input if i.name.startswith("past_key_values")}
     assert len(caches) == 60
-    layers = read_plan(demo / "arithmetic-0.2" / "plan.json").layers
+    layers = read_plan(demo / "order-0.4" / "plan.json").layers
     heads = {
         f"past_key_values.{i}.{part}": len(layer[KeptHeads].kv_groups)
         for i, layer in enumerate(layers)
@@ -183,7 +191,7 @@ print(json.dumps([transformers.__version__, type(model).__name__, ids[0].tolist(
 
 @pytest.mark.release
 def test_artifact_loads_in_transformers_4_57_as_remote_code(demo: Path) -> None:
-    folder = demo / "arithmetic-0.2" / "hf"
+    folder = demo / "order-0.4" / "hf"
     python = ROOT / ".venv-transformers4" / "bin" / "python"
     version, name, ids, logits = _outside(python, _TRANSFORMERS_4, folder, TEXTS[2])
     assert version.startswith("4.57.")
@@ -213,7 +221,7 @@ print(json.dumps([[list(map(int, tokenizer.encode(t))) for t in texts], list(map
 
 @pytest.mark.release
 def test_onnx_folder_runs_in_genai(demo: Path) -> None:
-    folder = demo / "arithmetic-0.2"
+    folder = demo / "order-0.4"
     python = ROOT / ".venv-genai" / "bin" / "python"
     ids, generated = _outside(python, _GENAI, folder / "onnx", json.dumps(TEXTS))
     tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
@@ -225,10 +233,10 @@ def test_onnx_folder_runs_in_genai(demo: Path) -> None:
 @pytest.mark.release
 @pytest.mark.needs("c++", "genai-library")
 def test_the_sample_in_cpp_answers_as_the_runner(demo: Path, tmp_path: Path) -> None:
-    folder, genai, program = demo / "arithmetic-0.2" / "onnx", Path(str(find("genai-library"))), tmp_path / "answer"
+    folder, genai, program = demo / "order-0.4" / "onnx", Path(str(find("genai-library"))), tmp_path / "answer"
     options = ("-I", genai / "include", "-L", genai / "lib", "-lonnxruntime-genai", f"-Wl,-rpath,{genai / 'lib'}")
     source = ROOT / "samples" / "cpp" / "answer.cpp"
     subprocess.run(("c++", "-std=c++20", source, *options, "-o", program), check=True)
     prompt = 'Tom says: "I have 5 apples."\nHe eats 2. How many are left?'
     answer = subprocess.run((program, folder, prompt, "16"), check=True, capture_output=True, text=True).stdout
-    assert answer == Generator(folder).generate(prompt, 16) + "\n"
+    assert answer == Generator(folder).generate(prompt, 16, raw=False) + "\n"
