@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.product import SOFTWARE, device_name
 
-from seap_export.runtime.plugins import SOFTWARE
-from seap_export.runtime.providers import device_name
 from validation.reports.markdown import markdown_table
 
 HERE = Path(__file__).parent

@@ -73,6 +73,8 @@ from seap_export.runtime.chat import ChatTemplate
 from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.driver import Driver
 from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.plugins import SOFTWARE
+from seap_export.runtime.providers import device_name
 from seap_export.runtime.session import open_session
 from validation.divergence.measure import DivergenceFigures
 from validation.parity.profiles import Limits

@@ -13,14 +13,12 @@ from onnx import numpy_helper
 from support.chosen import JOINT, of_each_kind
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_micro_model, write_source
-from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder
+from support.product import SOFTWARE, OnnxForm, PrecisionName, choose_precision, convert_folder, device_name
 from support.variations import VARIATIONS
 
 from seap_export.common.providers import Dtype
 from seap_export.errors import InputError
 from seap_export.model.families import family_of_model_type
-from seap_export.runtime.plugins import SOFTWARE
-from seap_export.runtime.providers import device_name
 from validation.execution import Execution
 from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport
