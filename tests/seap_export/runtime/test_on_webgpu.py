@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_states_stay_on_the_device(written: Callable[[str], Path], variation: st
         on_host.step(tokens)
         assert set(before.values()) == {id(value) for value in on_device._cache.buffers.values()}
         np.testing.assert_allclose(on_device.logits, on_host.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("variation", MODELS)
+def test_a_step_copies_no_state(
+    written: Callable[[str], Path], variation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between host and device go integers alone, by ONNX Runtime's own profile: tokens, lengths, places of tokens."""
+    monkeypatch.setenv("SEAP_EXPORT_PROFILE", str(tmp_path))
+    decoder = OnnxDecoder(written(variation) / "model.onnx", 128, "webgpu", 1)
+    decoder.start([[5, 6, 7]], 8).step([8])
+    profile = Path(decoder._model._session.end_profiling())
+    events = [event["args"] for event in json.loads(profile.read_text("utf-8")) if "args" in event]
+    copied = [event["output_type_shape"] for event in events if event.get("op_name", "").startswith("Memcpy")]
+    assert copied
+    assert {kind for outputs in copied for output in outputs for kind in output} <= {"int32", "int64", "bool"}
 
 
 def test_a_second_text_resumes_the_first(written: Callable[[str], Path]) -> None:

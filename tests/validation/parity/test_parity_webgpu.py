@@ -14,11 +14,12 @@ from support.chosen import JOINT, of_each_kind
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_micro_model, write_source
 from support.product import SOFTWARE, OnnxForm, PrecisionName, choose_precision, convert_folder, device_name
-from support.variations import VARIATIONS
+from support.variations import VARIATIONS, micro_config
 
+from converters.onnx.graph.dialects.looped import is_looped
 from seap_export.common.providers import Dtype
 from seap_export.errors import InputError
-from seap_export.model.families import family_of_model_type
+from seap_export.model.families import Attention, Experts, family_of_model_type, model_spec
 from validation.execution import Execution
 from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport
@@ -28,13 +29,6 @@ pytestmark = pytest.mark.needs("webgpu")
 
 PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
 ON_WEBGPU = Execution("webgpu", 1)
-#: What the provider's kernels compute wrongly, and what is refused on all GPUs; see docs/research/webgpu.md.
-REFUSED = {
-    "gemma2-all": "soft cap",
-    "vaultgemma-all": "soft cap",
-    "gemma4-all": "another one",
-    "gemma4-experts": "experts",
-}
 #: Few that have what this provider does in a way of its own: a tied head, sinks, and states of a fixed size.
 QUICK = ("smollm3-all", "qwen3_5-all")
 #: What float16 may lose on random weights: the provider adds products up in it, which is beyond torch's noise.
@@ -54,6 +48,17 @@ def exported(folder: Path, name: str, precision: PrecisionName, activations: Dty
     how = choose_precision(precision, "webgpu", activations=activations if precision.startswith("int") else None)
     convert_folder(hf, written, OnnxForm(how, logits="last", provider="webgpu"))
     return hf, written
+
+
+def refused(name: str) -> str | None:
+    """Of what the provider's kernels compute wrongly, or what is refused on all GPUs; see docs/research/webgpu.md."""
+    spec = model_spec(micro_config(**VARIATIONS[name]))
+    attentions = list(spec.all(Attention))
+    if any(one.softcap is not None for one in attentions):
+        return "soft cap"
+    if any(one.cache_of is not None for one in attentions):
+        return "another one"
+    return "experts" if any(map(is_looped, spec.all(Experts))) else None
 
 
 def compared(
@@ -79,8 +84,8 @@ def _of_each_kind() -> list[object]:
 
 @pytest.mark.parametrize("name", _of_each_kind())
 def test_every_family_in_float32(name: str, tmp_path: Path) -> None:
-    if name in REFUSED:
-        with pytest.raises(InputError, match=REFUSED[name]):
+    if words := refused(name):
+        with pytest.raises(InputError, match=words):
             exported(tmp_path, name, "fp32")
         return
     report = compared(*exported(tmp_path, name, "fp32"))
