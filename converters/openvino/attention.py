@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from converters.openvino.packages import require
 
 _SWAPPED = (0, 2, 1, 3)
+#: Inputs of attention that has no cache of its own.
+_BORROWING = 4
 
 
 def attention_translation(paged_heads: int | None) -> Any:
@@ -35,6 +37,8 @@ def _attention(node: Any, paged_heads: int | None) -> list[Any]:
     With `paged_heads`, heads of zeros are appended to each group, and groups of them to the groups.
     """
     ops = require("openvino.opset15")
+    if node.get_input_size() == _BORROWING:
+        return [_attention_to(ops, node)]
     query, key, value, visible, past_key, past_value = (node.get_input(index) for index in range(6))
     heads, groups = node.get_attribute("q_num_heads"), node.get_attribute("kv_num_heads")
     head_dim = past_key.get_partial_shape()[3].get_length()
@@ -77,6 +81,22 @@ def _attention(node: Any, paged_heads: int | None) -> list[Any]:
         output = ops.slice(output, ints(0, 0), ints(groups, width), ints(1, 1), ints(2, 3))
     output = ops.reshape(output, ints(0, 0, heads * head_dim), True)
     return [output.output(0), keys.output(0), values.output(0)]
+
+
+def _attention_to(ops: Any, node: Any) -> Any:
+    """Translates attention to keys and values of another layer, [batch, heads, tokens, head_dim] all."""
+    query, key, value, visible = (node.get_input(index) for index in range(_BORROWING))
+    heads, groups, head_dim = (
+        shape.get_partial_shape()[axis].get_length() for shape, axis in ((query, 1), (key, 1), (key, 3))
+    )
+
+    def repeated(x: Any) -> Any:
+        factor = ints(1, 1, heads // groups, 1, 1)
+        more = ops.broadcast(ops.unsqueeze(x, ints(2)), factor, broadcast_spec="BIDIRECTIONAL")
+        return ops.reshape(more, ints(0, heads, -1, head_dim), True)
+
+    scale = ops.constant(np.array(node.get_attribute("scale"), np.float32))
+    return ops.scaled_dot_product_attention(query, repeated(key), repeated(value), visible, scale).output(0)
 
 
 def _groups(all_heads: int, heads: int, groups: int) -> int:

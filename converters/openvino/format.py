@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from converters.accepted import cannot_hold
-from converters.format import Format, lacks
+from converters.format import Format
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
 from converters.openvino.packages import EXTRA
@@ -20,12 +20,23 @@ from converters.openvino.tokenizer import tokenizer_graphs, write_tokenizer
 from converters.openvino.translate import translate
 from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
-from seap_export.model.families import Attention, Mlp, ModelSpec, RopeSpec, names
+from seap_export.model.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    LayerInput,
+    Mamba,
+    Mlp,
+    ModelSpec,
+    RopeSpec,
+    names,
+)
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: The share of padding in the weights from which on the user is told.
 _REMARKABLE = 0.01
+_KINDS = (Attention, Convolution, DeltaNet, LayerInput, Mamba, Mlp)
 _TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}
 
 
@@ -42,7 +53,7 @@ class OpenvinoFormat(Format):
     extra: ClassVar[str | None] = EXTRA
     runtimes: ClassVar[tuple[str, ...]] = ("openvino",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int4")
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     precision: str = precisions[0]
 
     @classmethod
@@ -55,7 +66,7 @@ class OpenvinoFormat(Format):
         return cls(_TYPES[next((kind for kind in ("i4", "i8") if kind in types), embedding.element_type)])
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        if (part := lacks(spec, Attention, Mlp)) is not None:
+        if (part := _unknown_layer(spec)) is not None:
             return cannot_hold(self, part)
         try:
             tokenizer_graphs(model_folder)
@@ -87,7 +98,7 @@ class OpenvinoFormat(Format):
         shapes = spec.tensors()
         positions = prod(shapes.pop(names.tensor("positions"), (0,)))  # in float32, as vectors are
         matrices = sum(self._matrix_bytes(name, *shape) for name, shape in shapes.items() if len(shape) == 2)
-        vectors = positions + sum(shape[0] for shape in shapes.values() if len(shape) == 1)
+        vectors = positions + sum(prod(shape) for shape in shapes.values() if len(shape) != 2)
         tables = sum((spec.max_position_embeddings + _short(rope, spec)) * rope.dim for rope in spec.ropes)
         return round(matrices) + 4 * (vectors + tables)
 
@@ -97,7 +108,7 @@ class OpenvinoFormat(Format):
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         """Writes an IR of OpenVINO with its tokenizer; the same packages of OpenVINO give the same bytes."""
-        if (part := lacks(read_spec(model_folder), Attention, Mlp)) is not None:
+        if (part := _unknown_layer(read_spec(model_folder))) is not None:
             raise InputError(cannot_hold(self, part))
         with whole_or_nothing(out_folder):
             write_tokenizer(model_folder, out_folder)  # first, because it may be refused
@@ -137,6 +148,14 @@ class OpenvinoFormat(Format):
         if how is None:
             return rows * columns * (4 if self._storage.floats == "f32" else 2)
         return rows * padded(columns) * (how.bits / 8 + 2 / BLOCK)
+
+
+def _unknown_layer(spec: ModelSpec) -> str | None:
+    """The first part of layers that the format does not hold, in words; None: it holds all."""
+    for one in spec.sublayers:
+        if not isinstance(one, _KINDS):
+            return one.noun
+    return None
 
 
 def _short(rope: RopeSpec, spec: ModelSpec) -> int:

@@ -16,10 +16,13 @@ def settle_names(model: Any, *, every: bool = False) -> None:
     output, that would get both.
 
     Args:
-        model: The model.
+        model: The model; so it is done in the bodies of its loops.
         every: Whether any name that ends in a number was made up, or only a node's type and a number.
     """
     nodes = model.get_ordered_ops()
+    for node in nodes:
+        if node.get_type_name() == "TensorIterator":
+            settle_names(node.get_function(), every=every)
     for index, node in enumerate(nodes):
         kind = node.get_type_name()
         if _is_made_up(node.get_friendly_name(), kind, every):

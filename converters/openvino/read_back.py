@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from converters.comparison import other_numbers, worse_rows
 from converters.openvino.ir_file import Ir, read_ir
 from converters.openvino.stored_tensor import BLOCK, Storage, StoredTensor, dequantized
-from converters.openvino.tensors import Weight, parts_of, standard_graph
+from converters.openvino.tensors import Weight, joined_parts, standard_graph
 from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
-from seap_export.model.families import ModelSpec, names
+from seap_export.model.families import ModelSpec
 
 #: The bytes of a matrix of integers, and those of its scales.
 Stored = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -26,26 +26,18 @@ class IrWeights(PlainWeights):
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         super().__init__(spec)
-        self._ir, self._shapes = read_ir(folder), spec.tensors()
+        self._ir, self._shapes, self._joined = read_ir(folder), spec.tensors(), joined_parts(spec)
+        self._joined_name = {part: name for name, parts in self._joined.items() for part in parts}
 
     def plain(self, name: str) -> torch.Tensor:
         """The tensor `name` of the plain form, dequantised to float32."""
-        joined = _joined_name(name)
-        parts = parts_of(joined)
+        joined = self._joined_name.get(name, name)
+        parts = self._joined.get(joined, (name,))
         counts = [self._shapes[part][0] for part in parts]
         shape = (sum(counts), *self._shapes[name][1:])
         start = sum(counts[: parts.index(name)])
         rows = _floats(self._ir, joined, shape)[start : start + self._shapes[name][0]]
         return torch.from_numpy(np.ascontiguousarray(rows))
-
-
-def _joined_name(name: str) -> str:
-    """The constant that holds a tensor of the plain form: those of queries, keys and values are one."""
-    layer = names.layer_of(name)
-    for part in ("q_proj", "k_proj", "v_proj"):
-        if layer is not None and name.startswith(names.tensor(part, layer) + "."):
-            return name.replace(part, "qkv_proj")
-    return name
 
 
 def _floats(ir: Ir, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -12,14 +12,16 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.graph.linear import JOINED, joined_name
 from converters.onnx.precision import Precision
 from converters.onnx.weights.weights import LazyTensor, LazyWeights, open_weights
 from converters.openvino.stored_tensor import Storage, StoredTensor, floats, integers
 from seap_export.model.families import Attention, ModelSpec, names
-from seap_export.model.families.names import QKV
 from seap_export.model.sources.config import read_spec
 
 _TRANSPOSED = ".transposed"
+#: Tables of which tokens choose rows.
+_TABLES = (names.tensor("embed_tokens"), names.tensor("layer_inputs"))
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Graph:
         weights: The inputs that stand for weights, in the order of use.
         paged_heads: Query heads that each layer is to have for OpenVINO's paged attention, whose CPU kernels are made
             for those of the first layer (2026.4); as many as the largest group has, in each of the most groups of a
-            layer. None: it cannot compute the model, as it has no sliding windows and does not know the length of an
-            input, on which longrope depends.
+            layer. None: it cannot compute the model, as it has no sliding windows and no states but caches of
+            each layer's own, and does not know the length of an input, on which longrope depends.
     """
 
     proto: bytes
@@ -66,38 +68,67 @@ def standard_graph(model_folder: Path, storage: Storage) -> Graph:
     spec = read_spec(model_folder)
     weights = open_weights(model_folder, spec, Precision())
     model = decoder_graph(spec, weights, OnnxForm(dialect="standard")).build("seap-export")
-    graph, inputs = model.graph, []
+    graph, inputs, joined = model.graph, [], joined_parts(spec)
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if isinstance(tensor, LazyTensor | TorchTensor):  # others are constants of the graph
             del graph.initializers[name]
             value.const_value = None
             graph.inputs.append(value)
-            inputs.append(_weight(name, tensor, weights, storage))
-    return Graph(ir.to_proto(model).SerializeToString(), tuple(inputs), _paged_heads(spec))
+            inputs.append(_weight(name, tensor, weights, storage, joined))
+    return Graph(ir.to_proto(model).SerializeToString(), tuple(_by_layer(inputs)), _paged_heads(spec))
+
+
+def _by_layer(weights: Sequence[Weight]) -> list[Weight]:
+    """The weights in the order of the layers, which is that of use but for what several layers use."""
+    layers = [names.layer_of(weight.input_name) for weight in weights]
+    first = next(index for index, layer in enumerate(layers) if layer is not None)
+    places = [(layer is None and index > first, -1 if layer is None else layer) for index, layer in enumerate(layers)]
+    return [weight for _, weight in sorted(zip(places, weights, strict=True), key=lambda pair: pair[0])]
 
 
 def _paged_heads(spec: ModelSpec) -> int | None:
     attentions = [sublayer for layer in spec.layers for sublayer in layer.sublayers if isinstance(sublayer, Attention)]
+    keeps_more = any({"conv", "recurrent"} & set(one.states) for one in spec.sublayers)
     is_windowed = any(attention.sliding_window is not None for attention in attentions)
-    if not attentions or is_windowed or any(rope.switches_at is not None for rope in spec.ropes):
+    borrows = any(attention.cache_of is not None for attention in attentions)
+    if (
+        not attentions
+        or keeps_more
+        or borrows
+        or is_windowed
+        or any(rope.switches_at is not None for rope in spec.ropes)
+    ):
         return None
     groups = max(attention.num_key_value_heads for attention in attentions)
     return groups * max(attention.num_attention_heads // attention.num_key_value_heads for attention in attentions)
 
 
-def parts_of(name: str) -> tuple[str, ...]:
-    """The tensors of the plain form in a stored one: `…qkv_proj.weight` holds the rows of three."""
-    return tuple(name.replace("qkv_proj", part) for part in QKV) if "qkv_proj" in name else (name,)
+def joined_parts(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """The tensors of the plain form whose rows follow each other in one constant, by its name."""
+    joined = {}
+    for index, layer in enumerate(spec.layers):
+        for sublayer in layer.sublayers:
+            for stored_as, some in JOINED.get(type(sublayer), {}).items():
+                for named in (names.weight, names.bias):
+                    parts = tuple(named(part, index) for part in sublayer.readers[some])
+                    joined[joined_name(parts[0], stored_as)] = parts
+    return joined
 
 
-def _weight(name: str, tensor: ir.TensorProtocol, weights: LazyWeights, storage: Storage) -> Weight:
+def _weight(
+    name: str,
+    tensor: ir.TensorProtocol,
+    weights: LazyWeights,
+    storage: Storage,
+    joined: Mapping[str, tuple[str, ...]],
+) -> Weight:
     stored_as = name.removesuffix(_TRANSPOSED)
     is_transposed = stored_as != name
     shape = tuple(int(size) for size in tensor.shape.numpy())
-    if not is_transposed and stored_as != names.tensor("embed_tokens"):
+    if not is_transposed and stored_as not in _TABLES:
         return Weight(name, (floats(stored_as, shape, "f32", lambda: _pieces(tensor)),), shape, False)
-    parts = parts_of(stored_as)
+    parts = joined.get(stored_as, (stored_as,))
     rows, columns = weights.shape(parts)
     how = storage.rounding_of(stored_as, columns)
     if how is None:

@@ -1,7 +1,8 @@
 """Translates the ONNX graph to OpenVINO's: stateful, weights [out, in], and with the inputs that its runtimes give.
 
 The inputs are `input_ids`, `position_ids` and `attention_mask` (cached and new tokens), int64, and `beam_idx`, int32
-[batch]: the row of the previous call that each row continues. The cache is state, empty at first.
+[batch]: the row of the previous call that each row continues. The cache is state, empty at first, and so are
+the states of convolutions and recurrences, which are 0 at first.
 
 OpenVINO GenAI's paged attention, for continuous batching and drafts, is put in the place of this attention and takes
 the mask away. It refuses a graph that uses the mask for more than attention, and GenAI goes on without it; so the mask
@@ -23,7 +24,7 @@ from converters.openvino.packages import require
 from converters.openvino.stored_tensor import StoredTensor, padded
 from converters.openvino.tensors import Graph, Weight
 
-_CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
+_CACHE = re.compile(r"past_key_values\.\d+\.(key|value)|past\.\d+\.(conv|recurrent)")
 
 
 def translate(graph: Graph) -> Any:
@@ -77,10 +78,10 @@ def _states(inputs: Mapping[str, Any], outputs: Mapping[str, Any], beams: Any, o
     for name, past in inputs.items():
         if not _CACHE.fullmatch(name):
             continue
-        present = name.replace("past_key_values", "present")
+        present = re.sub(r"past\w*", "present", name)
         shape = past.get_output_partial_shape(0)
-        heads, head_dim = (np.array([shape[axis].get_length()], np.int64) for axis in (1, 3))
-        empty = ops.broadcast(np.array(0, np.float32), ops.concat([rows, heads, first, head_dim], 0))
+        sizes = ints(*(0 if size.is_dynamic else size.get_length() for size in list(shape)[1:]))
+        empty = ops.broadcast(np.array(0, np.float32), ops.concat([rows, sizes], 0))
         state = name + present
         read = ops.read_value(empty, state, np.float32, shape)
         _redirect(past.output(0), ops.gather(read, beams, np.array(0, np.int64)).output(0))

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from seap_export.model.families import (
+    Attention,
     Convolution,
     DeltaNet,
     Experts,
@@ -105,6 +106,9 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
     for index, sizes in layers.items():
         made[index] = dict(sizes)
         kinds = {type(sublayer) for sublayer in spec.layers[int(index)].sublayers}
+        if any(one.fixed_groups for one in spec.layers[int(index)].sublayers if isinstance(one, Attention)):
+            groups = spec.layers[int(index)][Attention].num_key_value_heads  # which are those of several layers
+            made[index] |= {"num_attention_heads": groups, "num_key_value_heads": groups}
         if Mamba in kinds:  # which stays whole
             del made[index]["num_attention_heads"], made[index]["num_key_value_heads"]
             made[index].pop("o_proj_bias", None)

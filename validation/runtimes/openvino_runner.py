@@ -25,7 +25,7 @@ from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_len
 from validation.runtimes.texts import Conversation, RuntimeTexts
 
 _INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
-_STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2")
+_STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2|past\.(\d+)\.(conv|recurrent)present\.\3\.\4")
 
 
 class OpenvinoRunner(Runner):
@@ -93,22 +93,26 @@ class OpenvinoRunner(Runner):
         return self._run(input_ids)
 
     def cache(self, row: int) -> Layers:
-        """The keys and values of each layer, [KV heads, tokens of the row, head_dim], without padding heads."""
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim], without padding heads.
+
+        Of other kinds of layers, what they keep of all earlier tokens.
+        """
         if not self._is_real.size:
             raise ValueError("a cache is read before there is a prompt")
         positions = np.flatnonzero(self._is_real[row])
         for layer, shapes in enumerate(read_spec(self._folder).layers):
-            attention = next(sublayer for sublayer in shapes.sublayers if isinstance(sublayer, Attention))
-            names = {part: f"past_key_values.{layer}.{part}present.{layer}.{part}" for part in attention.states}
-            heads = attention.num_key_value_heads
-            yield {part: self._positions(name, row, positions)[:heads] for part, name in names.items()}
+            kept = {}
+            for sublayer in shapes.sublayers:
+                prefix = "past_key_values" if isinstance(sublayer, Attention) else "past"
+                for state in sublayer.states:
+                    stored = self._states[f"{prefix}.{layer}.{state}present.{layer}.{state}"].state.data[row]
+                    if isinstance(sublayer, Attention):
+                        stored = stored[: sublayer.num_key_value_heads, positions]
+                    kept[state] = stored.astype(np.float32)
+            yield kept
 
     def close(self) -> None:
         del self._states, self._request, self.compiled
-
-    def _positions(self, state: str, row: int, positions: NDArray[np.intp]) -> NDArray[np.float32]:
-        stored: NDArray[np.float32] = self._states[state].state.data[row][:, positions].astype(np.float32)
-        return stored
 
     def _run(self, input_ids: NDArray[np.int64]) -> Logits:
         rows, width = input_ids.shape

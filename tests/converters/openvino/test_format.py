@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.chosen import VARIED_ATTENDING
+from support.chosen import VARIED_JOINT
 from support.formats import write_ir_model
 from support.models import rounded_copy, write_source
 from support.product import read_spec
@@ -40,7 +40,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("variation", VARIED_ATTENDING)
+@pytest.mark.parametrize("variation", VARIED_JOINT)
 def test_every_family(variation: str, pruned: bool, tmp_path: Path) -> None:
     precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
     made = write_ir_model(tmp_path, variation, precision, pruned=pruned)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.chosen import VARIED_ATTENDING
+from support.chosen import VARIED_JOINT
 from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
 from support.product import OPENVINO_MODEL as MODEL_FILE
@@ -31,20 +31,23 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("variation", VARIED_ATTENDING)
+@pytest.mark.parametrize("variation", VARIED_JOINT)
 def test_equals_torch(variation: str, pruned: bool, tmp_path: Path) -> None:
     made = write_ir_model(tmp_path, variation, "fp32", pruned=pruned)
     assert largest_difference(made.folder, torch_logits(made.source)) <= 1e-3
 
 
-@pytest.mark.parametrize("variation", VARIED_ATTENDING)
+@pytest.mark.parametrize("variation", VARIED_JOINT)
 def test_equals_torch_with_the_weights_that_are_stored(variation: str, tmp_path: Path) -> None:
     precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
     made = write_ir_model(tmp_path, variation, precision, pruned=True)
     assert largest_difference(made.folder, torch_logits(made.with_stored_weights(tmp_path / "again"))) <= 1e-3
 
 
-@pytest.mark.parametrize("variation", ["llama-biases", "gemma3-all", "gemma2-all", "phi3-all"])
+@pytest.mark.parametrize(
+    "variation",
+    ["llama-biases", "gemma3-all", "gemma2-all", "phi3-all", "lfm3-all", "qwen3_5-all", "falcon_h1-all", "gemma4-all"],
+)
 def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None:
     """Padded on the right, shorter and longer than the window, and continued after the padding.
 
@@ -70,6 +73,22 @@ def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None
             for state, other in expected.items():
                 assert cached[state].shape == other.shape
                 assert np.abs(cached[state] - other).max() <= 1e-3
+
+
+def test_a_row_goes_on_from_the_one_that_beam_idx_names(tmp_path: Path) -> None:
+    """With what kernels saw of it, as with its keys and values."""
+    runner = OpenvinoRunner(write_ir_model(tmp_path, "lfm3-all", "fp32", pruned=True).folder)
+    ids = np.random.default_rng(2).integers(3, 96, (2, 7))
+    runner.prefill(ids, [7, 7])
+    wanted = runner.step([11, 13])
+    request = runner.compiled.create_infer_request()
+    first = np.arange(7)[None].repeat(2, 0)
+    feeds = {"input_ids": ids, "attention_mask": np.ones((2, 7), np.int64), "position_ids": first}
+    request.infer({**feeds, "beam_idx": np.array([0, 1], np.int32)})
+    mask, place = np.ones((2, 8), np.int64), np.full((2, 1), 7)
+    feeds = {"input_ids": np.array([[13], [11]]), "attention_mask": mask, "position_ids": place}
+    swapped = request.infer({**feeds, "beam_idx": np.array([1, 0], np.int32)})["logits"][:, -1]
+    assert np.abs(swapped[::-1] - wanted).max() <= 1e-4
 
 
 def product_types(runner: OpenvinoRunner) -> dict[str, str]:

@@ -56,11 +56,14 @@ def test_it_gives_the_same_shrunk_model_byte_for_byte(tmp_path: Path, spelling: 
     assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
 
 
-WITH_SECTIONS = {
-    "qwen2_vl": {"rope_parameters": {"type": "mrope", "rope_theta": 100.0, "mrope_section": [2, 3, 3]}},
-    "qwen2_5_vl": {"rope_parameters": {"type": "mrope", "rope_theta": 100.0, "mrope_section": [2, 3, 3]}},
+_SECTIONS: dict[str, Any] = {"rope_theta": 100.0, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
+#: In the spelling that both major versions of transformers read.
+WITH_SECTIONS: dict[str, dict[str, Any]] = {
+    "qwen2_vl": _SECTIONS,
+    "qwen2_5_vl": _SECTIONS,
     "qwen3_vl": {
-        "rope_parameters": {"rope_theta": 100.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        "rope_theta": 100.0,
+        "rope_scaling": {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True},
         "head_dim": 16,
         "attention_bias": True,
     },
@@ -108,9 +111,8 @@ def test_keys_of_a_language_model_may_stand_beside_those_of_the_rest(tmp_path: P
 
     def flatten(config: dict[str, Any]) -> None:
         inner = config.pop("text_config")
-        parameters = inner.pop("rope_parameters")
-        sections = {"type": "mrope", "mrope_section": parameters["mrope_section"]}
-        flat = {"rope_theta": parameters["rope_theta"], "rope_scaling": sections, "vision_token_id": 91}
+        inner.pop("rope_parameters", None)
+        flat = {**_SECTIONS, "vision_token_id": 91}
         config |= {key: value for key, value in inner.items() if key != "model_type"} | flat
 
     edit_json(tmp_path / "model" / "config.json", flatten)
