@@ -46,7 +46,7 @@ def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:
     assert router["held_out"]["prompts"] >= 30
     assert router["held_out"]["accuracy"] > 0.9
     held_out = json.loads((demo / "calibration" / "order" / "calibration.json").read_text("utf-8"))["held_out"]
-    route = json.loads(run("route", demo, held_out[0]["question"], "--ratio", "0.4", "--json").stdout)
+    route = json.loads(run("route", demo, held_out[0]["prompt"], "--ratio", "0.4", "--json").stdout)
     assert (route["task"], Path(route["variant"]).name) == ("order", "order-0.4")
 
 

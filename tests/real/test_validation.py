@@ -16,7 +16,7 @@ pytestmark = pytest.mark.release
 def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(
     demo: Path, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    for part in ("sentiment-0.4", "calibration"):
+    for part in ("sentiment-0.4", "calibration", "rounding/sentiment-0.4"):
         shutil.copytree(demo / part, tmp_path / part)
     folder = tmp_path / "sentiment-0.4" / "onnx"
     name = "model.layers.17.self_attn.o_proj.weight.packed"
