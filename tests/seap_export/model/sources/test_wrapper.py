@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,14 @@ WITH_SECTIONS: dict[str, dict[str, Any]] = {
 
 def write_qwen_vl(folder: Path, model_type: str) -> torch.nn.Module:
     """A micro model of transformers' own class, with a vision tower, written by that class."""
+    sections = deepcopy(WITH_SECTIONS[model_type])  # which the config class changes
     text = {
         "hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
         "num_key_value_heads": 3, "vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     }  # fmt: skip
     vision = {"depth": 1, "hidden_size": 16, "embed_dim": 16, "num_heads": 2, "intermediate_size": 16}
     config = transformers.AutoConfig.for_model(
-        model_type, text_config=text | WITH_SECTIONS[model_type], vision_config=vision, image_token_id=90
+        model_type, text_config=text | sections, vision_config=vision, image_token_id=90
     )
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(config).eval()
