@@ -13,7 +13,6 @@ from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
 from seap_export.cli.whole import measured_models, speed_cells, speed_heads, whole_legend
 from seap_export.common.providers import OWN_FORMAT
-from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, PLAN
 
 if TYPE_CHECKING:
@@ -247,6 +246,8 @@ def _next_steps(result: ExportResult) -> Iterator[str]:
 
 def _bytes_of(result: ExportResult) -> tuple[int, int]:
     """The bytes of the output folder that nobody ships, and of the formats of its variants and the router."""
+    from seap_export.pipeline.folder.contents import Export  # loads torch
+
     sizes = {path: path.stat().st_size for path in result.path.rglob("*") if path.is_file()}
     roots = [result.path / "router"]
     for variant in Export(result.path).variants:

@@ -114,7 +114,7 @@ def _refuse_other_folder(folder: Path) -> None:
         inner = Variant(folder).hf
         if folder.is_file():
             raise InputError(
-                f"{folder} is a file, and convert takes a model folder; a GGUF file is rounded by "
+                f"{folder} is a file, and convert takes a model folder; a .gguf file is rounded by "
                 f"'seap-export export {folder} --task NAME=FILE --ratio 0'"
             )
         remedy = (

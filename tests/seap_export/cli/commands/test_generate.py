@@ -125,7 +125,7 @@ def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_is_not_there(run: Run, done: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seap_export.runtime.session._refuse_missing_gpu", lambda provider: None)
+    monkeypatch.setattr("seap_export.runtime.session.refuse_missing_gpu", lambda provider: None)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     outcome = run("generate", "out/a-0.2", PROMPT, "--provider", provider)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (6, "", 1)

@@ -68,6 +68,8 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
 
 
 def _without_windows(config: Any) -> Any:
+    if "sliding_attention" not in config.layer_types:
+        return config
     changed = copy.copy(config)
     changed.layer_types = ["full_attention" if kind == "sliding_attention" else kind for kind in config.layer_types]
     return changed
