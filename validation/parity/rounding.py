@@ -169,7 +169,7 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
 
     grids = _grids(spec, how)
     for name in _projections(spec, how):
-        round_inputs(model.get_submodule(name), grids[f"{name}.weight"].block_size)
+        round_inputs(model.get_submodule(name), grids[f"{name}.weight"].input_block)
     if how.takes_table(spec.hidden_size):
         head = "embed_tokens" if spec.tie_word_embeddings else "lm_head"
         round_inputs(model.get_output_embeddings(), how.of(names.tensor(head)).block_size)

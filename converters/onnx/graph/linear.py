@@ -63,7 +63,7 @@ class Linears:
             is_rounded: Whether a precision that quantises weights quantises these.
         """
         if self._quantization is not None and is_rounded:
-            if (how := self._weights.grid(weights)).block_size == WHOLE_ROW or how.rows:
+            if self._weights.grid(weights).input_block == WHOLE_ROW:
                 tensors, shape = self._weights.quantized(weights, stored_as), self._weights.shape(weights)
                 return self._integers.product(x, tensors, shape, name, bias)
             return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, self._level, bias)

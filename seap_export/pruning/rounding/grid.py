@@ -104,6 +104,11 @@ class BlockQuantization:
         bits, size = self._others.get(name, (self.bits, self.block_size))
         return replace(self, bits=bits, block_size=size, average=None, others=(), rows=rows)
 
+    @property
+    def input_block(self) -> int:
+        """How many of a token's values share a scale in products that round them; `WHOLE_ROW`: all of them."""
+        return WHOLE_ROW if self.rows else self.block_size
+
     def width(self, columns: int) -> int:
         """Number of weights in a block of a row with so many columns."""
         return self.block_size or columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from support.editing import edit_weights
 from support.execution import ONE_THREAD
 from support.formats import every_exponent
 from support.models import write_micro_model
-from support.product import Precision, Run, SafetensorsReader, TorchRunner, open_torch_runner, read_spec
+from support.product import (
+    Precision,
+    Run,
+    SafetensorsReader,
+    TorchRunner,
+    choose_precision,
+    open_torch_runner,
+    read_spec,
+    round_activations,
+)
 from support.variations import VARIATIONS
 
 from converters.onnx.weights.overflow import find_scaling
@@ -67,3 +77,20 @@ def test_activations_are_rounded_to_8_bits_in_blocks_or_in_rows() -> None:
     assert ((_to_8_bits(x, 16).unflatten(1, (3, 16)) - blocks).abs() <= step / 2 * 1.001).all()
     step = (torch.cat([x, ends], 1).amax(1) - torch.cat([x, ends], 1).amin(1))[:, None] / 255
     assert ((_row_to_8_bits(x) - x).abs() <= step / 2 * 1.001).all()
+
+
+@pytest.mark.parametrize(("precision", "in_rows"), [("int4", False), ("w8a8", True), ("w4a8", True)])
+def test_tokens_are_rounded_in_blocks_or_whole_as_the_graph_does(
+    tmp_path: Path, precision: Any, in_rows: bool
+) -> None:
+    folder, seen = write_micro_model(tmp_path / "m", model_type="llama"), list[torch.Tensor]()
+    how = choose_precision(precision).quantization
+    assert how is not None
+    with open_torch_runner(folder, ONE_THREAD) as runner:
+        round_activations(runner.model, read_spec(folder), how)
+        up = runner.model.get_submodule("model.layers.1.mlp.up_proj")
+        up.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+        _logits(runner)
+    (x,) = (tokens.flatten(0, -2) for tokens in seen)
+    levels = x / (x.abs().amax(-1, keepdim=True) / 127)
+    assert torch.allclose(levels, levels.round(), atol=1e-3) is in_rows
