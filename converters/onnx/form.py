@@ -78,7 +78,7 @@ def form_of(options: FormOptions, precision: str | None = None) -> OnnxForm:
     average = average_bits(name)
     if idle and not name.startswith("int"):
         why = "which are not quantised" if average is None else "whose blocks are chosen for each matrix"
-        why = "whose rows have one scale each" if name in INTEGERS else why
+        why = "whose products are of integers" if name in INTEGERS else why
         raise UsageError(f"no effect on {name} weights, {why}: {', '.join(idle)}; use --precision int8 or int4")
     if average is not None:
         return OnnxForm(mixed_precision(average, provider, dialect), dialect, options.logits or "last", provider)

@@ -40,12 +40,14 @@ class QuantizedMatrix:
     def steps(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales that are multiples of a step: how many each has, int8 [N, blocks], and the step of each row, [N]."""
         largest = self.scales.abs().amax(1, keepdim=True)
-        rows, counts = largest.flatten() / MOST_STEPS, torch.zeros_like(self.scales)
+        rows, counts = torch.zeros_like(largest).flatten(), torch.zeros_like(self.scales)
         for most in range(1, MOST_STEPS + 1):
             step = short_scales(largest / most)
             each = (self.scales / step).round_()
             is_exact = (each * step == self.scales).all(1)
             rows[is_exact], counts[is_exact] = step[is_exact].flatten(), each[is_exact]
+        if not counts.all():
+            raise ValueError("the scales of a row are no multiples of one step")
         return counts.to(torch.int8), rows
 
 

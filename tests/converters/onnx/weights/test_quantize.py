@@ -124,3 +124,8 @@ def test_scales_of_a_row_are_counts_of_its_step() -> None:
         assert torch.equal(rows.half().float(), rows)
         assert torch.equal(scales_of(counts, rows), made.scales)
         assert counts.abs().max() <= 15
+
+
+def test_scales_that_are_no_multiples_of_a_step_are_not_written() -> None:
+    with pytest.raises(ValueError, match="no multiples of one step"):
+        _ = quantize(matrix(4, 150), BlockQuantization(4)).steps
