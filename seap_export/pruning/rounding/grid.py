@@ -23,8 +23,9 @@ _MULTIPLIED, MOST_STEPS = 8, 15
 #: The usual number is that of 4 bits in blocks of 32.
 LEAST_AVERAGE, USUAL_AVERAGE, MOST_AVERAGE = 2.25, 4.5, 8.25
 #: Candidate scales for a block of few bits, as fractions of the scale that clips nothing: those with the nearest
-#: levels, which earlier versions took, too, and those by importance.
-_SHRINK, _BY_IMPORTANCE = tuple(1 - 0.04 * step for step in range(9)), tuple(1.06 - 0.02 * step for step in range(24))
+#: levels, which earlier versions took, too, and those by importance, beside the best of which two more are tried.
+_SHRINK, _BY_IMPORTANCE = tuple(1 - 0.04 * step for step in range(9)), tuple(1.06 - 0.06 * step for step in range(8))
+_BESIDE = (-0.02, 0.02)
 #: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
 _LOOKED_AT, _NEARLY = 4, 1e-5
 #: The smallest number of float16.
@@ -171,10 +172,12 @@ def best_scales(
     if how.bits == 8:
         return full, zero_points
     best, lowest = full, _error(blocks, full, zero_points, how.bits, importance)
-    for fraction in _SHRINK[1:] if importance is None else _BY_IMPORTANCE:
-        scales = float16_scales(full * fraction)
-        error = _error(blocks, scales, zero_points, how.bits, importance)
-        best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
+    for start, steps in ((0.0, _SHRINK[1:]),) if importance is None else ((0.0, _BY_IMPORTANCE), (1.0, _BESIDE)):
+        centre = best * start
+        for step in steps:
+            scales = float16_scales(centre + full * step)
+            error = _error(blocks, scales, zero_points, how.bits, importance)
+            best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
     return _exact(blocks, how, best, zero_points)
 
 
