@@ -38,11 +38,10 @@ RUNTIMES := $(FEWER_RUNTIMES),vllm
 
 .PHONY: demo environments test test-fast test-release test-all test-runtimes test-floors test-gpu constraints pages lint clean
 
-# The main job on a real model: two fifths of it go for each of three tasks, and the rest is rounded to 4 bits.
+# The main job on a real model: two fifths of it go for each of two tasks, and the rest is rounded to 4 bits.
 demo: .venv/installed $(MODEL)
 	.venv/bin/seap-export export $(MODEL) \
 		--task sample:sentiment \
-		--task sample:topic \
 		--task sample:order \
 		--ratio 0.4 --precision int4 --vocabulary 16384 --set min_accuracy_retained=0.8 --out $(OUT)
 

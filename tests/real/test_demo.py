@@ -13,7 +13,7 @@ from support.product import KeptNeurons, read_plan
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-TASKS = ("sentiment", "topic", "order")
+TASKS = ("sentiment", "order")
 
 
 def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
