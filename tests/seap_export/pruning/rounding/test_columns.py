@@ -19,7 +19,7 @@ def nearest(weight: torch.Tensor, how: BlockQuantization, power: torch.Tensor | 
     blocks = padded_blocks(weight, how)
     importance = None if power is None else padded_blocks(power[None].float(), how)[0]
     scales, points = best_scales(blocks, how, importance)
-    return on_grid(blocks, scales if how.rows else short_scales(scales), points, how.bits).flatten(1)[
+    return on_grid(blocks, scales if how.rows else short_scales(scales), points, how).flatten(1)[
         :, : weight.shape[1]
     ]
 
