@@ -77,9 +77,11 @@ def kept(matrix: torch.Tensor, dtype: torch.dtype, how: BlockQuantization) -> Qu
         stored = scales.to(dtype)
         if not torch.equal(on_grid(blocks, stored.float(), points, how), blocks):
             return None
+        biases = (stored.float() * -points).to(dtype)
+        if not torch.equal(biases.float(), stored.float() * -points):
+            return None
         numbers = levels(blocks, stored.float(), points, how)
-        scales = stored.squeeze(-1)
-        parts.append((_packed(numbers.flatten(1), how.bits), scales, scales * -points.squeeze(-1).to(dtype)))
+        parts.append((_packed(numbers.flatten(1), how.bits), stored.squeeze(-1), biases.squeeze(-1)))
     words, scales, biases = (torch.cat(part) for part in zip(*parts, strict=True))
     return QuantizedRows(words.view(torch.uint32), scales, biases)
 

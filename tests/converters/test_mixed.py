@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.calibration import TOKEN_IDS, compute_in_memory, mixture_of
+from support.formats import PARTS, torch_logits
 from support.models import micro_source
 from support.tokenizers import write_byte_level
 
@@ -16,6 +19,7 @@ from seap_export.errors import UsageError
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote, read_note
 from seap_export.pruning.rounding.write import write_rounded_model
+from validation.runtimes.table import open_runtime
 
 MIXING = [name for name in FORMATS if format_class(name).ways]
 
@@ -63,6 +67,29 @@ def test_every_weight_is_read_back_as_it_was_rounded(
     used = {other[1:] for other in note.grid.others}
     assert len(used) > 1
     assert used <= {(way.bits, way.block_size, way.levels) for way in format.ways}
+
+
+@pytest.mark.parametrize(
+    ("name", "average", "needed"),
+    [
+        pytest.param(name, average, needed, marks=pytest.mark.needs(needed))
+        for name, average, needed in (
+            ("gguf", 5.2, "llama.cpp"),
+            ("mlx", 4.1, "mlx-lm"),
+            ("openvino", 5.2, "openvino"),
+            ("web", 5.2, "transformers.js"),
+        )
+    ],
+)
+def test_its_runtime_computes_the_rounded_model(name: str, average: float, needed: str, tmp_path: Path) -> None:
+    format = format_class(name)(f"mixed-{average:g}")
+    rounded, out, note = written(tmp_path, format, "llama-gqa")
+    assert len({other[1:] for other in note.grid.others}) > 1
+    with closing(open_runtime(format.runtimes[0], out)) as runner:
+        given = runner.prefill(PARTS[0][None], [len(PARTS[0])])[0, -1]
+    expected = torch_logits(rounded)[0][-1]
+    given, expected = given - given.mean(), expected - expected.mean()  # some give log-probabilities
+    assert np.linalg.norm(given - expected) < 0.05 * np.linalg.norm(expected)  # they round what weights multiply
 
 
 @pytest.mark.parametrize("name", MIXING)

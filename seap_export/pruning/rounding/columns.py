@@ -19,11 +19,11 @@ import torch
 from seap_export.pruning.rounding.grid import (
     BlockQuantization,
     best_scales,
+    kept_scales,
     on_grid,
     padded_blocks,
     padded_importance,
     row_steps,
-    short_scales,
 )
 
 #: The damping of the diagonal of M, as a fraction of its mean, so that M can be inverted if inputs never vary.
@@ -100,7 +100,7 @@ def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: Bl
         remains = factor.diagonal()[start:end]
         importance = padded_importance(remains.reciprocal().square(), how)[0]
         scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance, of_rows)
-        step, zero = (scales if how.rows else short_scales(scales)).flatten(), points.flatten()
+        step, zero = kept_scales(scales, how).flatten(), points.flatten()
         errors = torch.empty(len(left), size, device=left.device)
         for column in range(start, end):
             rounded[:, column] = on_grid(left[:, column], step, zero, how)

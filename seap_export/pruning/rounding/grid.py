@@ -292,6 +292,14 @@ def short_scales(scales: torch.Tensor) -> torch.Tensor:
     return float16_scales(scales.bfloat16().float())
 
 
+def kept_scales(scales: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """The nearest scales with which rounded weights are kept by all that store them.
+
+    They are short; where levels lie in pairs, float16 holds each as an offset, too, which is half a step off.
+    """
+    return scales if how.rows else 2 * short_scales(scales / 2) if how.in_pairs else short_scales(scales)
+
+
 def levels(
     blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, how: BlockQuantization
 ) -> torch.Tensor:

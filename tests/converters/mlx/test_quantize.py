@@ -8,7 +8,9 @@ import torch
 from support.models import matrix_on_grid
 
 from converters.mlx import quantize as module
+from converters.mlx.layout import WAYS
 from converters.mlx.quantize import GRID, dequantize, kept, quantize
+from seap_export.pruning.rounding.grid import Way
 
 
 def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
@@ -86,14 +88,19 @@ def test_a_matrix_on_the_grid_is_kept(dtype: torch.dtype, monkeypatch: pytest.Mo
 
 
 @pytest.mark.needs("mlx-lm")
-def test_mlx_reads_the_levels_that_are_kept() -> None:
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
+def test_mlx_reads_the_levels_that_are_kept(way: Way) -> None:
     import mlx.core as mx
 
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
-    levels = kept(given, torch.float32, GRID)
+    how = GRID.rounded(way)
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
+    levels = kept(given, torch.float16, how)
     assert levels is not None
-    parts = [mx.array(part.numpy()) for part in (levels.weight, levels.scales, levels.biases)]
-    assert np.array_equal(np.array(mx.dequantize(*parts, group_size=64, bits=4)), given.numpy())
+    weight, *others = (
+        mx.array(part.numpy()) for part in (levels.weight, levels.scales.float(), levels.biases.float())
+    )
+    stored = mx.dequantize(weight, *others, group_size=way.block_size, bits=way.bits)
+    assert np.array_equal(np.array(stored), given.numpy())
 
 
 def test_a_matrix_with_one_number_off_the_grid_is_not_kept() -> None:
