@@ -92,6 +92,14 @@ def test_its_runtime_computes_the_rounded_model(name: str, average: float, neede
     assert np.linalg.norm(given - expected) < 0.05 * np.linalg.norm(expected)  # they round what weights multiply
 
 
+def test_a_model_that_was_rounded_otherwise_is_refused(tmp_path: Path) -> None:
+    rounded, _, note = written(tmp_path, format_class("web")("mixed-5.2"), "llama-gqa")
+    assert format_class("web")("mixed-5.2").mixed_grid(rounded) == note.grid
+    for other in (format_class("web")("mixed-5.3"), format_class("gguf")("mixed-5.2")):
+        with pytest.raises(UsageError, match="give --calibration, or use another precision than mixed-5"):
+            other.mixed_grid(rounded)
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_bits_that_a_format_cannot_have_are_refused_with_those_that_it_can(name: str) -> None:
     format = format_class(name)

@@ -16,9 +16,10 @@ from support.variations import VARIATIONS, micro_config
 
 import converters.gguf.blocks as module
 from converters.gguf import GgufFormat
-from converters.gguf.blocks import GRIDS, Q4_0
+from converters.gguf.blocks import GRIDS, Q4_0, WAYS
 from converters.gguf.encoding import decode, encode
 from seap_export.model.families import model_spec
+from seap_export.pruning.rounding.columns import round_columns
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in GRIDS]
 
@@ -66,6 +67,14 @@ def test_rows_are_rounded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = encode(rows, Kind.Q5_0)
     monkeypatch.setattr(module, "_ELEMENTS", 3 * rows.shape[1])
     assert np.array_equal(encode(rows, Kind.Q5_0), whole)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-5, 1e-4, 0.02])
+def test_rows_of_8_bits_are_kept_however_small(scale: float) -> None:
+    rows, moment = torch.from_numpy(random_rows(scale)), torch.eye(256, dtype=torch.float64)
+    rows[3] = 0.0
+    rounded = round_columns(rows, moment, Q4_0.rounded(WAYS[Kind.Q8_0])).numpy()
+    assert not errors(rounded, encode(rounded, Kind.Q8_0), Kind.Q8_0).any()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -15,7 +15,7 @@ from support.product import dequantize, open_source, quantize
 from converters.onnx.precision import WAYS
 from seap_export.pruning.rounding.grid import BITS, BlockQuantization, Way
 from seap_export.pruning.rounding.note import read_note
-from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, shared_out
+from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, groups_of, shared_out
 from seap_export.pruning.rounding.write import write_rounded_model
 
 CPU = torch.device("cpu")
@@ -86,6 +86,14 @@ def test_the_choice_is_nearly_the_best_of_all() -> None:
             if sum(option.size for option in every) <= budget
         )
         assert sum(option.loss for option in chosen) <= 1.1 * least
+
+
+def test_ways_whose_blocks_do_not_fit_are_none(tmp_path: Path) -> None:
+    spec = micro_source(tmp_path / "model", "llama-gqa", hidden_size=64, intermediate_size=96).spec
+    how = BlockQuantization(4, 32, whole_blocks=True, average=4.5, ways=(Way(4, 32), Way(4, 64), Way(8, 128)))
+    sizes = {name: {way.block_size for way in group.ways} for group in groups_of(spec, how) for name in group.names}
+    assert sizes["model.embed_tokens.weight"] == sizes["model.layers.0.mlp.up_proj.weight"] == {32, 64}
+    assert sizes[DOWN] == {32}
 
 
 def test_options_that_are_larger_and_no_better_are_left_out() -> None:
