@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 from seap_export.common.options import option, options
 from seap_export.common.providers import DialectName, Dtype, WrittenFor
 from seap_export.common.values import PrecisionOrNone
-from seap_export.errors import UsageError
+from seap_export.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -242,8 +242,9 @@ class Format(ABC):
 
         if self.average is None:
             return None
-        note = read_note(model_folder)
-        if note is None or (note.grid.average, note.grid.mix) != (self.average, self.name):
+        note, known = read_note(model_folder), {(way.bits, way.block_size, way.levels) for way in self.ways}
+        is_its = note is not None and (note.grid.average, note.grid.mix) == (self.average, self.name)
+        if note is None or not is_its or not {other[1:] for other in note.grid.others} <= known:
             raise UsageError(
                 f"the bits of each matrix are chosen with calibration texts; give --calibration, or use another "
                 f"precision than {self.precision}"
@@ -252,12 +253,20 @@ class Format(ABC):
 
     @classmethod
     def mixed_of(cls, folder: Path) -> Self | None:
-        """The format in which every matrix has bits of its own, if a folder was written so, as its note says."""
+        """The format in which every matrix has bits of its own, if a folder was written so, as its note says.
+
+        Raises:
+            ArtifactError: The note is damaged.
+        """
         from seap_export.pruning.rounding.note import read_note
 
         note = read_note(folder)
-        is_mixed = note is not None and note.grid.average is not None and note.grid.mix == cls.name
-        return cls(f"{MIXED}{note.grid.average:g}") if note is not None and is_mixed else None
+        if note is None or note.grid.average is None or note.grid.mix != cls.name:
+            return None
+        try:
+            return cls(f"{MIXED}{note.grid.average:g}")
+        except UsageError as error:
+            raise ArtifactError(f"{folder}: {error}; export again") from error
 
     def plain(self) -> Self:
         """The format in which the dense model is timed, the baseline of speed-ups: here in its first precision."""

@@ -63,7 +63,7 @@ class FilePlan:
         if kinds:
             shapes, weights = spec.tensors(), Counter[Kind]()
             for name, kind in kinds.items():
-                weights[kind] += prod(shapes[name])
+                weights[kind] += prod(shapes.get(name, ()))
             most = max(weights, key=lambda kind: weights[kind])
             preset = replace(preset, number=int(LlamaFileType[f"MOSTLY_{most.name}"]))
         return cls(spec, choose_architecture(spec), preset, kinds)
@@ -85,12 +85,8 @@ class FilePlan:
 
     def kind(self, tensor: FileTensor) -> Kind:
         """The GGML type that a tensor is stored in."""
-        chosen = self.kinds.get(tensor.parts[0].plain)
-        return (
-            chosen
-            if chosen is not None
-            else type_of(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
-        )
+        usual = type_of(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
+        return self.kinds.get(tensor.parts[0].plain, usual)
 
     def needs_library(self) -> bool:
         """Whether llama.cpp's library is needed to write the file."""
@@ -102,12 +98,10 @@ class FilePlan:
         Args:
             bits: Those of a weight in matrices whose types are not chosen yet, by their full names.
         """
-        chosen = bits or {}
+        chosen = [(tensor, (bits or {}).get(tensor.parts[0].plain)) for tensor in self.tensors]
         sizes = [
-            round(tensor.size * chosen[name] / 8)
-            if (name := tensor.parts[0].plain) in chosen
-            else bytes_of(tensor, self.kind(tensor))
-            for tensor in self.tensors
+            bytes_of(tensor, self.kind(tensor)) if its is None else round(tensor.size * its / 8)
+            for tensor, its in chosen
         ]
         sizes += [factors.nbytes for factors in self.rope_tensors.values()]
         padded = sum(-(-size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT for size in sizes)

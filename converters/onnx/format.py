@@ -57,10 +57,8 @@ class OnnxFormat(Format):
 
     def __post_init__(self) -> None:
         # For the CPU where it computes in this precision.
-        provider, average = (
-            "cuda" if self.precision == "bf16" else "cpu",
-            average_bits(self.precision, self.name, WAYS),
-        )
+        provider = "cuda" if self.precision == "bf16" else "cpu"
+        average = average_bits(self.precision, self.name, WAYS)
         name = cast(PrecisionName, self.precision)
         precision = choose_precision(name, provider) if average is None else mixed_precision(average)
         object.__setattr__(self, "form", OnnxForm(precision, provider=provider))
@@ -182,12 +180,9 @@ class OnnxFormat(Format):
 
     def _form_of(self, model_folder: Path) -> OnnxForm:
         """The form with the bits of each matrix that a rounded model has."""
-        grid = self.mixed_grid(model_folder)
-        return (
-            self.form
-            if grid is None
-            else replace(self.form, precision=replace(self.form.precision, quantization=grid))
-        )
+        if (grid := self.mixed_grid(model_folder)) is None:
+            return self.form
+        return replace(self.form, precision=replace(self.form.precision, quantization=grid))
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
         return GraphWeights(folder / MODEL_FILE, spec)
