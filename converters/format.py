@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 from seap_export.common.options import option, options
 from seap_export.common.providers import DialectName, Dtype, WrittenFor
 from seap_export.common.values import PrecisionOrNone
-from seap_export.errors import UsageError
+from seap_export.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -19,13 +20,47 @@ if TYPE_CHECKING:
     from converters.onnx.precision import Precision
     from seap_export.model.families import ModelSpec, Sublayer
     from seap_export.pruning.plan.recipes import Target
-    from seap_export.pruning.rounding.grid import BlockQuantization
+    from seap_export.pruning.rounding.grid import BlockQuantization, Way
+
+
+#: What the name of a precision begins with whose matrices have different bits; their average follows.
+MIXED = PrecisionOrNone.mixed
 
 
 def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
     """The first part of a model's layers that is unusual or of none of the `known` kinds, in words; None: none is."""
     words = (one.extra if isinstance(one, known) else one.noun for one in spec.sublayers)
     return next((part for part in words if part is not None), None)
+
+
+def average_bits(name: str, format: str, ways: Sequence[Way]) -> float | None:
+    """The bits of a weight in `mixed-3.5`, with its share of a scale; None: it is not such a name.
+
+    Args:
+        name: A precision.
+        format: The format's name, for messages.
+        ways: How a matrix may be rounded in the format; none: all matrices of a file are alike.
+
+    Raises:
+        UsageError: There is no number, or it is out of range.
+    """
+    if not ways or not name.startswith(MIXED):
+        return None
+    if not re.fullmatch(rf"{MIXED}\d+(\.\d{{1,3}})?", name):
+        raise UsageError(f"'{name}' names no number of bits; give one with at most three decimals, such as {MIXED}5.5")
+    average, (least, most) = float(name.removeprefix(MIXED)), limits_of(ways)
+    if not least <= average <= most:
+        raise UsageError(
+            f"{name} is out of range for {format}; give a number from {least:g} to {most:g}, the bits of a weight "
+            "with its share of a scale"
+        )
+    return average
+
+
+def limits_of(ways: Sequence[Way]) -> tuple[float, float]:
+    """The least and the most bits of a weight, with its share of a scale, outside of mixtures of experts."""
+    averages = [way.average for way in ways if way.of_experts is not True]
+    return min(averages), max(averages)
 
 
 class StoredWeights(Protocol):
@@ -91,7 +126,7 @@ class Format(ABC):
         extra: The extra of this package that installs what the format needs; None: it needs no extra.
         runtimes: Names of the runtimes that run it; parity is proved with the first.
         precisions: Precisions that may follow the name and a colon, as in `gguf:q8_0`; the first is the default.
-        further: Precisions with a number in their name that `has_precision` knows besides, in words.
+        ways: How a matrix may be rounded in precisions where each has bits of its own; none: there is no such one.
         version: Number that grows when the same model gives other bytes than before.
         precision: One of `precisions`.
 
@@ -103,7 +138,7 @@ class Format(ABC):
     extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
-    further: ClassVar[tuple[str, ...]] = ()
+    ways: ClassVar[tuple[Way, ...]] = ()
     version: ClassVar[int]
     precision: str
 
@@ -114,12 +149,16 @@ class Format(ABC):
         Raises:
             UsageError: A number in the name is out of range.
         """
-        return name in cls.precisions
+        return name in cls.precisions or average_bits(name, cls.name, cls.ways) is not None
+
+    @classmethod
+    def known(cls) -> tuple[str, ...]:
+        """The precisions, in words."""
+        return (*cls.precisions, f"{MIXED}BITS such as {MIXED}5.5") if cls.ways else cls.precisions
 
     def __post_init__(self) -> None:
         if not self.has_precision(self.precision):
-            known = ", ".join((*self.precisions, *self.further))
-            raise UsageError(f"{self.name} has no precision '{self.precision}'; use one of {known}")
+            raise UsageError(f"{self.name} has no precision '{self.precision}'; use one of {', '.join(self.known())}")
 
     @classmethod
     def of_options(cls, precision: str | None, options: FormOptions) -> Self:
@@ -136,8 +175,10 @@ class Format(ABC):
 
     @classmethod
     def each_of_options(cls, options: FormOptions) -> Iterator[Self]:
-        """The format in every precision that the options allow."""
-        return map(cls, cls.precisions)
+        """The format in every precision that the options allow; matrices with bits of their own are the last."""
+        from seap_export.pruning.rounding.grid import USUAL_AVERAGE
+
+        return map(cls, (*cls.precisions, f"{MIXED}{USUAL_AVERAGE}") if cls.ways else cls.precisions)
 
     def options(self) -> dict[str, Any]:
         """The options of graphs that, with the precision, make this format again, as in a settings file."""
@@ -156,7 +197,7 @@ class Format(ABC):
         """
         from converters.onnx.precision import arithmetic_of
 
-        return arithmetic_of(self.precision)
+        return arithmetic_of(self.precision, self.average)
 
     @property
     def gives_last_logits(self) -> bool:
@@ -171,15 +212,61 @@ class Format(ABC):
     @property
     def average(self) -> float | None:
         """Bits of a weight on average, where every matrix has bits of its own; None: all have the same."""
-        return None
+        return average_bits(self.precision, self.name, self.ways)
 
-    def mixed(self, average: float) -> Self | None:
-        """The format in which every matrix has bits of its own; None: all matrices of a file have the same.
+    @property
+    def averages(self) -> tuple[float, float]:
+        """The least and the most of `average`."""
+        return limits_of(self.ways)
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of a layer besides weights that another precision of the format has not: nodes that unpack them."""
+        return 0
+
+    def mixed(self, average: float) -> Self:
+        """The format in which every matrix has bits of its own, where `average` is not None.
 
         Args:
-            average: Bits of a weight, with its share of a scale.
+            average: Bits of a weight, with its share of a scale, within `averages`.
         """
-        return None
+        return type(self)(f"{MIXED}{average:g}")
+
+    def mixed_grid(self, model_folder: Path) -> BlockQuantization | None:
+        """The bits of each matrix that a rounded model has; None: all matrices of a file have the same.
+
+        Raises:
+            UsageError: The model was not rounded for this precision of this format.
+        """
+        from seap_export.pruning.rounding.note import read_note
+
+        if self.average is None:
+            return None
+        note, known = read_note(model_folder), {(way.bits, way.block_size, way.levels) for way in self.ways}
+        is_its = note is not None and (note.grid.average, note.grid.mix) == (self.average, self.name)
+        if note is None or not is_its or not {other[1:] for other in note.grid.others} <= known:
+            raise UsageError(
+                f"the bits of each matrix are chosen with calibration texts; give --calibration, or use another "
+                f"precision than {self.precision}"
+            )
+        return note.grid
+
+    @classmethod
+    def mixed_of(cls, folder: Path) -> Self | None:
+        """The format in which every matrix has bits of its own, if a folder was written so, as its note says.
+
+        Raises:
+            ArtifactError: The note is damaged.
+        """
+        from seap_export.pruning.rounding.note import read_note
+
+        note = read_note(folder)
+        if note is None or note.grid.average is None or note.grid.mix != cls.name:
+            return None
+        try:
+            return cls(f"{MIXED}{note.grid.average:g}")
+        except UsageError as error:
+            raise ArtifactError(f"{folder}: {error}; export again") from error
 
     def plain(self) -> Self:
         """The format in which the dense model is timed, the baseline of speed-ups: here in its first precision."""

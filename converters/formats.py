@@ -174,8 +174,7 @@ def parse_format(text: str) -> tuple[type[Format], str | None]:
     if not colon:
         return format, None
     if not format.has_precision(precision):
-        known = (*format.precisions, *format.further)
-        raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(known)}")
+        raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(format.known())}")
     return format, precision
 
 

@@ -104,7 +104,7 @@ def _in_blocks(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     blocks = padded_blocks(rows, GRID)
     scales, points = best_scales(blocks, GRID)
     stored = _above_zero(scales.bfloat16().float())
-    numbers = levels(blocks, stored, points, GRID.bits).to(torch.uint8).flatten(1)
+    numbers = levels(blocks, stored, points, GRID).to(torch.uint8).flatten(1)
     return numbers[:, ::2] | numbers[:, 1::2] << 4, stored.squeeze(-1).bfloat16()
 
 

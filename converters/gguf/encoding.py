@@ -12,19 +12,18 @@ from gguf.constants import GGML_QUANT_SIZES
 from numpy.typing import NDArray
 
 from converters.comparison import Tolerance
-from converters.gguf.q4_0 import encode_q4_0
+from converters.gguf.blocks import GRIDS, encode_blocks
 from converters.gguf.types import needs_library
 from seap_export.common.llama_library import llama_library
 
 #: Half the smallest number of float16: what lies below is rounded to it or to zero.
 _TINY = 2.0**-25
-#: How far a number may be off by the rounding of a type other than Q4_0. Scales are float16; in K-quants those of 16
-#: or 32 numbers are rounded too, to fractions of the largest of 256.
+#: How far a number may be off by the rounding of a type without a grid of ours. Scales are float16;
+#: in K-quants those of 16 or 32 numbers are rounded too, to fractions of the largest of 256.
 TOLERANCES: Mapping[Kind, Tolerance] = {
     Kind.F32: Tolerance(1e-6, 1, _TINY),
     Kind.F16: Tolerance(2.0**-11, 1, _TINY),
     Kind.Q8_0: Tolerance(0.5 / 127 + 2.0**-11, 32, _TINY),
-    Kind.Q5_0: Tolerance(1 / 16 + 2.0**-11, 32, _TINY),
     Kind.Q5_1: Tolerance(1 / 31 + 3 * 2.0**-11, 32, _TINY),
     Kind.Q4_K: Tolerance(0.15, 256, _TINY),
     Kind.Q5_K: Tolerance(0.08, 256, _TINY),
@@ -69,8 +68,8 @@ def encode(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.uint8]:
     Raises:
         EnvironmentFailure: The type takes llama.cpp's library, which is missing.
     """
-    if kind == Kind.Q4_0:
-        return encode_q4_0(rows)
+    if kind in GRIDS:
+        return encode_blocks(rows, kind)
     if not needs_library(kind):
         packed: NDArray[np.uint8] = gguf.quants.quantize(rows, kind)
         return packed.view(np.uint8).reshape(len(rows), -1)

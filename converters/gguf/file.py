@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+from gguf import LlamaFileType
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT
 from numpy.typing import NDArray
 
 from converters.gguf.architectures import Architecture
+from converters.gguf.blocks import WAYS
 from converters.gguf.choice import choose_architecture
 from converters.gguf.layout import FileTensor, file_tensors
 from converters.gguf.metadata import Metadata, model_metadata, rope_tensors
-from converters.gguf.types import PRESETS, Preset, bytes_of, needs_library, type_of, wanted_type
+from converters.gguf.types import MIXED_PRESET, PRESETS, Preset, bytes_of, needs_library, type_of, wanted_type
 from seap_export.model.families import ModelSpec
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 MODEL_FILE = "model.gguf"
 #: About what the metadata take: a token with its text and kind, and two merges.
@@ -24,16 +30,43 @@ _BYTES_OF_TOKEN, _BYTES_OF_TENSOR = 45, 64
 
 @dataclass(frozen=True)
 class FilePlan:
-    """The file of a model at a precision; see `FilePlan.of`."""
+    """The file of a model at a precision; see `FilePlan.of`.
+
+    Attributes:
+        spec: The model.
+        architecture: The architecture of llama.cpp.
+        preset: The types of tensors.
+        kinds: Those of matrices that have bits of their own, by the full names of the model's weights.
+    """
 
     spec: ModelSpec
     architecture: Architecture
     preset: Preset
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spec: ModelSpec, precision: str) -> FilePlan:
-        """Plans the file of a model; raises `InputError` if no architecture of llama.cpp computes it."""
-        return cls(spec, choose_architecture(spec), PRESETS[precision])
+    def of(cls, spec: ModelSpec, precision: str, grid: BlockQuantization | None = None) -> FilePlan:
+        """Plans the file of a model.
+
+        Args:
+            spec: The model.
+            precision: A preset, or one whose matrices have bits of their own.
+            grid: The bits of these; None: they are not chosen yet.
+
+        Raises:
+            InputError: No architecture of llama.cpp computes the model.
+        """
+        by_way = {(way.bits, way.block_size, way.levels): kind for kind, way in WAYS.items()}
+        others = () if grid is None else grid.others
+        kinds = {name: by_way[bits, size, levels] for name, bits, size, levels in others}
+        preset = PRESETS.get(precision, MIXED_PRESET)
+        if kinds:
+            shapes, weights = spec.tensors(), Counter[Kind]()
+            for name, kind in kinds.items():
+                weights[kind] += prod(shapes.get(name, ()))
+            most = max(weights, key=lambda kind: weights[kind])
+            preset = replace(preset, number=int(LlamaFileType[f"MOSTLY_{most.name}"]))
+        return cls(spec, choose_architecture(spec), preset, kinds)
 
     @cached_property
     def tensors(self) -> tuple[FileTensor, ...]:
@@ -52,15 +85,24 @@ class FilePlan:
 
     def kind(self, tensor: FileTensor) -> Kind:
         """The GGML type that a tensor is stored in."""
-        return type_of(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
+        usual = type_of(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
+        return self.kinds.get(tensor.parts[0].plain, usual)
 
     def needs_library(self) -> bool:
         """Whether llama.cpp's library is needed to write the file."""
         return any(needs_library(self.kind(tensor)) for tensor in self.tensors)
 
-    def size(self) -> int:
-        """The bytes of the file, of which those of the tokenizer are estimated."""
-        sizes = [bytes_of(tensor, self.kind(tensor)) for tensor in self.tensors]
+    def size(self, bits: Mapping[str, float] | None = None) -> int:
+        """The bytes of the file, of which those of the tokenizer are estimated.
+
+        Args:
+            bits: Those of a weight in matrices whose types are not chosen yet, by their full names.
+        """
+        chosen = [(tensor, (bits or {}).get(tensor.parts[0].plain)) for tensor in self.tensors]
+        sizes = [
+            bytes_of(tensor, self.kind(tensor)) if its is None else round(tensor.size * its / 8)
+            for tensor, its in chosen
+        ]
         sizes += [factors.nbytes for factors in self.rope_tensors.values()]
         padded = sum(-(-size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT for size in sizes)
         return padded + _BYTES_OF_TOKEN * self.spec.vocab_size + _BYTES_OF_TENSOR * len(sizes)

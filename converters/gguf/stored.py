@@ -15,17 +15,16 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from converters.comparison import are_as_near
+from converters.gguf.blocks import GRIDS
 from converters.gguf.encoding import TOLERANCES, decode, encode, worse_rows
 from converters.gguf.file import MODEL_FILE, FilePlan
 from converters.gguf.layout import FileTensor
-from converters.gguf.q4_0 import Q4_0
 from converters.gguf.rows import plain_rows, rows_of
 from converters.gguf.types import PRESETS, needs_library
 from converters.gguf.writer import other_files, whole_metadata, write_header
 from converters.read_back import PlainWeights
 from converters.small_files import file_differences, foreign_files
-from seap_export.errors import ArtifactError, InputError
-from seap_export.model.sources.config import read_spec
+from seap_export.errors import ArtifactError
 from seap_export.model.sources.gguf.header import GgufTensor, read_header
 from seap_export.model.sources.stored import PlainReader
 from seap_export.model.sources.weights import SafetensorsReader
@@ -78,7 +77,7 @@ class GgufWeights(PlainWeights):
 
 
 def precision_of(folder: Path) -> str:
-    """The precision of a written file.
+    """The preset of a written file.
 
     Raises:
         ArtifactError: The file is missing or damaged, or of no precision that is known.
@@ -91,14 +90,13 @@ def precision_of(folder: Path) -> str:
     return precision
 
 
-def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+def weight_differences(model_folder: Path, folder: Path, plan: FilePlan) -> Iterator[str]:
     """The tensors that are not the model's, one line each.
 
     Read back, each weight must be as near to the model's as the rounding of its type allows; and unless it took
-    llama.cpp's library to write them, the bytes must be those that the weights give. A block of Q4_0 may have others
-    that are as near, since another machine may choose another of two scales that are equally good.
+    llama.cpp's library to write them, the bytes must be those that the weights give. A block of a type of `GRIDS` may
+    have others that are as near, since another machine may choose another of two scales that are equally good.
     """
-    plan = _plan(model_folder, precision)
     weights = GgufWeights(folder, plan)
     reader = PlainReader(SafetensorsReader(model_folder), plan.spec)
     for tensor in plan.tensors:
@@ -109,8 +107,8 @@ def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iter
                 count = wanted.size if len(tensor.shape) == 1 else len(wanted)
                 chunk = slice(start, start + count)
                 stored = weights.rows(tensor, chunk).reshape(wanted.shape)
-                if kind == Kind.Q4_0:
-                    far += _in_worse_blocks(stored, wanted)
+                if kind in GRIDS:
+                    far += _in_worse_blocks(stored, wanted, kind)
                 else:
                     worse = worse_rows(stored, wanted, kind)[:, None] if wanted.ndim == 2 else False
                     far += int((TOLERANCES[kind].exceeded(stored, wanted) | worse).sum())
@@ -127,14 +125,14 @@ def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iter
             yield f"tensor '{name}' is not the model's"
 
 
-def _in_worse_blocks(rows: NDArray[np.float32], wanted: NDArray[np.float32]) -> int:
-    """How many weights of Q4_0 are in blocks that are further from the model's than rounding it now gets."""
-    best = decode(encode(wanted, Kind.Q4_0), Kind.Q4_0)
-    stored, best, wanted = (values.reshape(-1, Q4_0.block_size) for values in (rows, best, wanted))
+def _in_worse_blocks(rows: NDArray[np.float32], wanted: NDArray[np.float32], kind: Kind) -> int:
+    """How many weights of a type of `GRIDS` are in blocks that are further off than rounding the model's now gets."""
+    best = decode(encode(wanted, kind), kind)
+    stored, best, wanted = (values.reshape(-1, GRIDS[kind].block_size) for values in (rows, best, wanted))
     return int((stored != best)[~are_as_near(stored, best, wanted)].sum())
 
 
-def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+def file_damages(model_folder: Path, folder: Path, plan: FilePlan) -> Iterator[str]:
     """Finds what of a folder is missing, truncated or not of this model, one line each; see `Format.damages`."""
     path = folder / MODEL_FILE
     try:
@@ -142,7 +140,6 @@ def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[s
     except ArtifactError as error:
         yield str(error)
         return
-    plan = _plan(model_folder, precision)
     files = other_files(model_folder, plan)
     yield from file_differences(folder, files)
     yield from foreign_files(folder, [*files, MODEL_FILE])
@@ -171,13 +168,6 @@ def _has_header(path: Path, plan: FilePlan, model_folder: Path) -> bool:
         expected = header.read_bytes()
     with path.open("rb") as file:
         return file.read(len(expected)) == expected
-
-
-def _plan(model_folder: Path, precision: str) -> FilePlan:
-    try:
-        return FilePlan.of(read_spec(model_folder), precision)
-    except InputError as error:
-        raise ArtifactError(str(error)) from error
 
 
 def _header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, GgufTensor]]:

@@ -2,7 +2,8 @@
 
 A preset is a type for most matrices and better ones for some: the LM head, and in some layers the values and the
 second half of the MLP. Rows that are not whole blocks of a type get a smaller one, which takes more space. Vectors
-are float32, and so are kernels and the small matrices that decide what a state remembers.
+are float32, and so are kernels and the small matrices that decide what a state remembers. Where matrices have bits of
+their own, the other ones that are not float32 have the type of a preset.
 
 Source: https://github.com/ggml-org/llama.cpp at 0c1e57098, src/llama-quant.cpp (llama_tensor_get_type_impl,
 tensor_type_fallback), without an importance matrix.
@@ -46,6 +47,8 @@ PRESETS: Mapping[str, Preset] = {
     "q5_k_m": Preset(17, Kind.Q5_K, Kind.Q6_K, Kind.Q6_K),
     "q6_k": Preset(18, Kind.Q6_K, head=Kind.Q6_K),
 }
+#: The preset of a file whose matrices have bits of their own; it says for the rest which type they have.
+MIXED_PRESET = PRESETS["q8_0"]
 #: For a K-quant, the type that takes its place where rows are not whole blocks of it.
 _SMALLER = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 #: Only llama.cpp's library quantises these.

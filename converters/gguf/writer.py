@@ -21,7 +21,6 @@ from converters.gguf.types import bytes_of
 from converters.small_files import Content, write_files
 from converters.whole import whole_or_nothing
 from seap_export.common.llama_library import llama_library
-from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.stored import PlainReader
 from seap_export.model.sources.weights import SafetensorsReader, WeightReader
 
@@ -35,13 +34,12 @@ _TYPES: dict[type, GGUFValueType] = {
 
 
 def write_gguf(
-    model_folder: Path, out_folder: Path, precision: str, on_layer: Callable[[int], None] | None = None
+    model_folder: Path, out_folder: Path, plan: FilePlan, on_layer: Callable[[int], None] | None = None
 ) -> None:
     """Writes a dense or pruned model as `model.gguf` and a `Modelfile` for Ollama; see `Format.write`.
 
     With K-quants, the same release of llama.cpp gives the same bytes; without its library they are not written.
     """
-    plan = FilePlan.of(read_spec(model_folder), precision)
     metadata = whole_metadata(plan, model_folder)
     if plan.needs_library():
         llama_library()

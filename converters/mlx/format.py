@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 
 from converters.accepted import accepted_model
 from converters.format import Format
-from converters.mlx.layout import GROUPS, PRECISIONS, Layout
+from converters.mlx.layout import GROUPS, PRECISIONS, WAYS, Layout
 from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
@@ -31,7 +32,8 @@ from seap_export.model.families.sublayers import Gates
 from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from seap_export.pruning.plan.recipes import Target
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import BlockQuantization, Way
+from seap_export.pruning.rounding.shares import groups_of
 
 #: Activations of the gates in `modeling_mlx.py`.
 _ACTIVATIONS = ("silu", "gelu_tanh")
@@ -49,17 +51,20 @@ class MlxFormat(Format):
 
     Attributes:
         precision: One of `precisions`. "8bit" and "4bit" are MLX's affine quantisation in groups of 64, or of 32 where
-            64 does not divide a width; other matrices are left as they are.
+            64 does not divide a width; other matrices are left as they are. Matrices may have bits of their own.
     """
 
     name: ClassVar[str] = "mlx"
     runtimes: ClassVar[tuple[str, ...]] = ("mlx",)
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
+    ways: ClassVar[tuple[Way, ...]] = WAYS
     version: ClassVar[int] = 4
     precision: str = "fp16"
 
     @classmethod
     def read(cls, folder: Path) -> MlxFormat:
+        if (mixed := cls.mixed_of(folder)) is not None:
+            return mixed
         dtype, quantization = read_dtype(folder), read_json(folder / "config.json").get("quantization")
         bits = quantization.get("bits") if isinstance(quantization, dict) else None
         for name, precision in PRECISIONS.items():
@@ -79,7 +84,7 @@ class MlxFormat(Format):
         for experts in spec.all(Experts):
             if (part := _unknown_part(experts)) is not None:
                 return f"mlx cannot run this model: its model file has no experts with {part}; use another format"
-        if PRECISIONS[self.precision].bits is None:
+        if not self._quantises:
             return None
         layout = Layout(spec, self.precision)
         if any(layout.group(name) for name in spec.tensors()):
@@ -103,14 +108,23 @@ class MlxFormat(Format):
     @property
     def target(self) -> Target | None:
         """Whole groups of the usual size."""
-        return None if PRECISIONS[self.precision].bits is None else Target(block_size=GROUPS[0])
+        return Target(block_size=GROUPS[0]) if self._quantises else None
 
     def size(self, spec: ModelSpec) -> int:
         layout = Layout(spec, self.precision)
-        return SafetensorsWriter(Path(), layout.shapes, layout.dtypes, framework="mlx").size
+        size = SafetensorsWriter(Path(), layout.shapes, layout.dtypes, framework="mlx").size
+        if (average := self.average) is None or (grid := self.grid(spec)) is None:
+            return size
+        shapes, more = spec.tensors(), 0.0
+        for name in (name for group in groups_of(spec, grid) for name in group.names):
+            if (group := layout.group(name)) is not None:
+                more += prod(shapes[name]) * (average - layout.bits_of(name) - 32 / group) / 8
+        return size + round(more)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """The grid of symmetric 4-bit groups of 64, which are some of those that MLX can store."""
+        """Symmetric groups, which are some of those that MLX can store: of 64 with 4 bits."""
+        if self.average is not None:
+            return replace(GRID, block_size=GROUPS[-1], average=self.average, mix=self.name, ways=WAYS)
         return GRID if PRECISIONS[self.precision].bits == GRID.bits else None
 
     def settings(self) -> dict[str, Any]:
@@ -118,23 +132,29 @@ class MlxFormat(Format):
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         _, spec = accepted_model(self, model_folder)
-        write_mlx(model_folder, out_folder, spec, self.precision, on_layer)
+        grid = self.mixed_grid(model_folder)
+        layout = Layout(spec, self.precision, model_dtype(model_folder), grid)
+        write_mlx(model_folder, out_folder, spec, layout, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> MlxWeights:
         dtype = read_dtype(folder)
-        return MlxWeights(folder, spec, Layout(spec, self.precision, dtype))
+        return MlxWeights(folder, spec, Layout(spec, self.precision, dtype, self.mixed_grid(folder)))
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        spec, layout = self._opened(model_folder)
+        spec, layout = self._opened(model_folder, folder)
         return weight_differences(model_folder, folder, spec, layout)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        spec, layout = self._opened(model_folder)
+        spec, layout = self._opened(model_folder, folder)
         return folder_damages(model_folder, folder, spec, layout)
 
-    def _opened(self, model_folder: Path) -> tuple[ModelSpec, Layout]:
+    def _opened(self, model_folder: Path, folder: Path) -> tuple[ModelSpec, Layout]:
         spec = read_spec(model_folder)
-        return spec, Layout(spec, self.precision, model_dtype(model_folder))
+        return spec, Layout(spec, self.precision, model_dtype(model_folder), self.mixed_grid(folder))
+
+    @property
+    def _quantises(self) -> bool:
+        return self.average is not None or PRECISIONS[self.precision].bits is not None
 
 
 def _unknown_layer(spec: ModelSpec) -> str | None:

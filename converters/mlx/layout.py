@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from converters.mlx.quantize import GRID
 from seap_export.model.families import Experts, ModelSpec, names
 from seap_export.model.families.names import ROUTED, Projection
 from seap_export.model.families.stacked import Joint
+from seap_export.pruning.rounding.grid import BlockQuantization, Way
 
 #: Products that decide which experts count, or what is remembered.
 _DECIDING: tuple[Projection, ...] = ("router", "shared_gate", "delta_b_proj", "delta_a_proj")
@@ -34,6 +36,14 @@ class MlxPrecision:
     bits: int | None = None
 
 
+#: How a matrix may be rounded where each has bits of its own. A group has a scale and an offset of 16 bits, which is a
+#: few of the scale's steps, so that float16 holds it.
+WAYS = tuple(
+    Way(bits, size, "zero" if bits in (5, 6) else "usual", beside=32)
+    for bits in (2, 3, 4, 5, 6, 8)
+    for size in (32, 64)
+    if (bits, size) != (8, 32)
+)
 PRECISIONS: Mapping[str, MlxPrecision] = {
     "fp16": MlxPrecision(torch.float16),
     "bf16": MlxPrecision(torch.bfloat16),
@@ -41,6 +51,8 @@ PRECISIONS: Mapping[str, MlxPrecision] = {
     "8bit": MlxPrecision(None, 8),
     "4bit": MlxPrecision(None, 4),
 }
+#: The precision of what has no bits of its own where others have.
+_REST = MlxPrecision(torch.float16, 8)
 
 
 class Layout:
@@ -50,16 +62,24 @@ class Layout:
         spec: The model.
         precision: The precision's name.
         stored: The dtype of the weights in hf/.
+        grid: The bits of matrices that have bits of their own.
 
     Attributes:
-        bits: Bits of a quantised number; None: nothing is quantised.
+        bits: The usual bits of a quantised number; None: nothing is quantised.
         dtype: Dtype of scales and of what is not quantised.
         shapes: Name and shape of every stored tensor, in the order of use.
         dtypes: The dtype of every stored tensor, by name.
     """
 
-    def __init__(self, spec: ModelSpec, precision: str, stored: torch.dtype = torch.float16) -> None:
-        chosen = PRECISIONS[precision]
+    def __init__(
+        self,
+        spec: ModelSpec,
+        precision: str,
+        stored: torch.dtype = torch.float16,
+        grid: BlockQuantization | None = None,
+    ) -> None:
+        chosen = PRECISIONS.get(precision, _REST)
+        self._own = {} if grid is None else {name: grid.of(name) for name, *_ in grid.others}
         narrow = torch.float16 if stored == torch.float32 else stored
         self.bits, self.dtype = chosen.bits, chosen.dtype or narrow
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -79,7 +99,19 @@ class Layout:
         """The group size of a tensor of the plain form; None: it is not quantised."""
         if self.bits is None or len(self._plain[name]) != 2 or name in self._routers:
             return None
+        if name in self._own:
+            return self._own[name].block_size
         return next((group for group in GROUPS if self._shape(name)[-1] % group == 0), None)
+
+    def grid(self, name: str) -> BlockQuantization | None:
+        """The grid of a matrix that is kept if the matrix is on it; None: it is not quantised, or anew."""
+        if name in self._own:
+            return self._own[name]
+        return GRID if (self.bits, self.group(name)) == (GRID.bits, GRID.block_size) else None
+
+    def bits_of(self, name: str) -> int:
+        """Bits of a number of a quantised matrix."""
+        return self._own[name].bits if name in self._own else self.bits or 0
 
     def rows(self, name: str, plain: torch.Tensor) -> torch.Tensor:
         """A tensor of the plain form as it is stored, a matrix of experts with their rows one after the other."""
@@ -115,8 +147,9 @@ class Layout:
         others: dict[str, Any] = {}
         for name, shape in self._plain.items():
             group, module = self.group(name), name.removesuffix(".weight")
-            if len(shape) == 2 and group != GROUPS[0]:
-                others[module] = {**usual, "group_size": group} if group else False
+            entry = {**usual, "group_size": group, "bits": self.bits_of(name)} if group else False
+            if len(shape) == 2 and entry != usual:
+                others[module] = entry
         return usual | others
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -130,7 +163,7 @@ class Layout:
             yield name, shape, torch.float32 if name in self._exact else self.dtype
             return
         module, (*rows, columns) = name.removesuffix(".weight"), shape
-        yield name, (*rows, columns * self.bits // 32), torch.uint32
+        yield name, (*rows, columns * self.bits_of(name) // 32), torch.uint32
         yield f"{module}.scales", (*rows, columns // group), self.dtype
         yield f"{module}.biases", (*rows, columns // group), self.dtype
 

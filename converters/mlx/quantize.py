@@ -1,7 +1,7 @@
 """MLX's affine quantisation in groups, with the same bits as `mlx.core.quantize` on the CPU.
 
-A 4-bit matrix that is on levels from -8 to 7 already keeps them: with a bias of -8 scales, which every float type
-holds if it holds the scale, all of them can be stored.
+A matrix that is on the levels of a grid already keeps them: of 4 bits from -8 to 7, with a bias of -8 scales, which
+every float type holds if it holds the scale.
 
 It is computed here so that any machine can write it and all write the same bytes; MLX itself rounds differently on a
 GPU (the formula: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html, of which the
@@ -16,15 +16,17 @@ import torch
 
 from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, on_grid, padded_blocks
 
-#: The grid of the levels that a matrix keeps if it is on them.
+#: The usual grid of the levels that a matrix keeps if it is on them.
 GRID = BlockQuantization(4, 64, whole_blocks=True)
 
 #: Elements that are quantised at a time.
-_ELEMENTS = 1 << 24
+_ELEMENTS = 1 << 22
 #: Elements that are tried on the grid at a time, which takes several copies.
 _FEWER = 1 << 18
 #: The smallest scale.
 _SMALLEST = 1e-7
+#: Numbers whose bits lie in whole bytes, the first in the lowest bits.
+_PACK = 8
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
 
     Args:
         matrix: float [rows, columns]; scales and biases get its dtype.
-        bits: 4 or 8.
+        bits: 2, 3, 4, 5, 6 or 8.
         group: Neighbours in a row that share a scale; it divides the columns.
     """
     rows, columns = matrix.shape
@@ -60,25 +62,26 @@ def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
     return QuantizedRows(weight.view(torch.uint32), scales, biases)
 
 
-def kept(matrix: torch.Tensor, dtype: torch.dtype) -> QuantizedRows | None:
-    """Stores a matrix that is on `GRID` unchanged; None: it is not on it, or the dtype does not hold its scales.
+def kept(matrix: torch.Tensor, dtype: torch.dtype, how: BlockQuantization) -> QuantizedRows | None:
+    """Stores a matrix that is on a grid unchanged; None: it is not on it, or the dtype does not hold its scales.
 
     Args:
-        matrix: float [rows, columns].
+        matrix: float [rows, columns], of whole blocks.
         dtype: Dtype of scales and biases.
+        how: The grid.
     """
-    if not GRID.takes(matrix.shape[1]):
-        return None
     parts = []
     for rows in matrix.split(max(1, _FEWER // matrix.shape[1])):
-        blocks = padded_blocks(rows.float(), GRID)
-        scales, points = best_scales(blocks, GRID)
+        blocks = padded_blocks(rows.float(), how)
+        scales, points = best_scales(blocks, how)
         stored = scales.to(dtype)
-        if not torch.equal(on_grid(blocks, stored.float(), points, GRID.bits), blocks):
+        if not torch.equal(on_grid(blocks, stored.float(), points, how), blocks):
             return None
-        numbers = levels(blocks, stored.float(), points, GRID.bits)
-        scales = stored.squeeze(-1)
-        parts.append((_packed(numbers.flatten(1), GRID.bits), scales, scales * -points.squeeze(-1).to(dtype)))
+        biases = (stored.float() * -points).to(dtype)
+        if not torch.equal(biases.float(), stored.float() * -points):
+            return None
+        numbers = levels(blocks, stored.float(), points, how)
+        parts.append((_packed(numbers.flatten(1), how.bits), stored.squeeze(-1), biases.squeeze(-1)))
     words, scales, biases = (torch.cat(part) for part in zip(*parts, strict=True))
     return QuantizedRows(words.view(torch.uint32), scales, biases)
 
@@ -109,15 +112,13 @@ def _quantized(matrix: torch.Tensor, bits: int, group: int) -> tuple[torch.Tenso
 
 def _packed(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     """Packs whole numbers, float32 [rows, columns], into int32 words [rows, columns * bits / 32]."""
-    each = 8 // bits
-    octets = torch.zeros(len(numbers), numbers.shape[1] // each, dtype=torch.uint8)
-    for position in range(each):
-        octets |= numbers[:, position::each].to(torch.uint8) << (position * bits)
-    return octets.view(torch.int32)  # of a little-endian machine, as every one that MLX runs on is
+    packs, places = numbers.long().unflatten(1, (-1, _PACK)), torch.arange(_PACK) * bits
+    whole = (packs << places).sum(-1, keepdim=True)  # no bit is in two of them
+    octets = whole.view(torch.uint8)[..., :bits]
+    return octets.flatten(1).view(torch.int32)  # of a little-endian machine, as every one that MLX runs on is
 
 
 def _unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:
-    octets = words.contiguous().view(torch.uint8)
-    if bits == 8:
-        return octets
-    return torch.stack([octets & 15, octets >> 4], -1).flatten(1)
+    octets = words.contiguous().view(torch.uint8).unflatten(1, (-1, bits)).long()
+    whole = (octets << torch.arange(bits) * 8).sum(-1, keepdim=True)
+    return ((whole >> torch.arange(_PACK) * bits) & (1 << bits) - 1).flatten(1)

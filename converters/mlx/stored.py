@@ -45,7 +45,7 @@ def values(name: str, parts: Mapping[str, torch.Tensor], layout: Layout) -> torc
     rows = [layout.flat(name, part) for part in parts.values()]
     if layout.bits is None or layout.group(name) is None:
         return layout.plain(name, rows[0].float())
-    return layout.plain(name, dequantize(QuantizedRows(*rows), layout.bits))
+    return layout.plain(name, dequantize(QuantizedRows(*rows), layout.bits_of(name)))
 
 
 def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:

@@ -12,7 +12,7 @@ import torch
 
 from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
-from converters.mlx.quantize import GRID, kept, quantize
+from converters.mlx.quantize import kept, quantize
 from converters.onnx.weights.overflow import refuse_overflow
 from converters.progress import LayerProgress
 from converters.read_back import not_finite, open_plain
@@ -37,14 +37,13 @@ _LEFT_OUT = ("architectures", "auto_map", "base_model_tp_plan", "dtype", "per_la
 
 
 def write_mlx(
-    model_folder: Path, out_folder: Path, spec: ModelSpec, precision: str, on_layer: Callable[[int], None]
+    model_folder: Path, out_folder: Path, spec: ModelSpec, layout: Layout, on_layer: Callable[[int], None]
 ) -> None:
     """Writes weights, config, model file and tokenizer; see `Format.write`.
 
     Memory holds one tensor, as it is stored and as it is written. What MLX computes in float16 is tried before.
     """
     plain = open_plain(model_folder, spec)
-    layout = Layout(spec, precision, model_dtype(model_folder))
     files = mlx_files(model_folder, spec, layout)
     if layout.dtype == torch.float16:
         refuse_overflow(read_json(model_folder / "config.json"), spec, plain, "use mlx:bf16 or mlx:fp32")
@@ -95,8 +94,9 @@ def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, t
     if group is None or layout.bits is None:
         parts = [narrow]
     else:
-        on_grid = kept(rows, layout.dtype) if (layout.bits, group) == (GRID.bits, GRID.block_size) else None
-        made = on_grid or quantize(narrow, layout.bits, group)
+        grid = layout.grid(name)
+        on_grid = None if grid is None else kept(rows, layout.dtype, grid)
+        made = on_grid or quantize(narrow, layout.bits_of(name), group)
         parts = [made.weight, made.scales, made.biases]
     if not all(_is_finite(part) for part in (narrow, *parts[1:])):
         if not _is_finite(tensor):

@@ -9,19 +9,19 @@ from typing import Any, Literal, cast, get_args
 
 import onnx
 
-from converters.format import FormOptions
+from converters.format import FormOptions, average_bits
 from converters.onnx.precision import (
     BLOCK_SIZE,
     INTEGERS,
+    WAYS,
     BlockQuantization,
     Precision,
     PrecisionName,
-    average_bits,
     choose_precision,
     mixed_precision,
     refuse_dialect,
 )
-from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName
+from seap_export.common.providers import OWN_FORMAT, PROVIDERS, WRITTEN_FOR, DialectName
 from seap_export.errors import ArtifactError, UsageError
 
 #: The positions for which a graph returns logits.
@@ -75,7 +75,7 @@ def form_of(options: FormOptions, precision: str | None = None) -> OnnxForm:
     refuse_dialect(provider, dialect)
     name = cast(PrecisionName, precision or options.precision or PROVIDERS[provider].precision[dialect])
     idle = [option.replace("_", " ") for option in OF_BLOCKS if getattr(options, option)]
-    average = average_bits(name)
+    average = average_bits(name, OWN_FORMAT, WAYS)
     if idle and not name.startswith("int"):
         why = "which are not quantised" if average is None else "whose blocks are chosen for each matrix"
         why = "whose products are of integers" if name in INTEGERS else why

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from converters.format import Format, FormOptions
+from converters.format import MIXED, Format, FormOptions, average_bits
 from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
 from converters.onnx.form import OF_BLOCKS, OnnxForm, form_of, read_form
 from converters.onnx.graph.graph import GRAPH_VERSION
@@ -16,12 +16,11 @@ from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
 from converters.onnx.precision import (
     BLOCK_SIZE,
     INTEGERS,
-    MIXED,
     PRECISIONS,
+    WAYS,
     BlockQuantization,
     Precision,
     PrecisionName,
-    average_bits,
     choose_precision,
     mixed_precision,
 )
@@ -34,8 +33,10 @@ from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME, PROVIDERS
 from seap_export.errors import InputError, UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.pruning.plan.recipes import Target
-from seap_export.pruning.rounding.grid import USUAL_AVERAGE
-from seap_export.pruning.rounding.note import read_note
+from seap_export.pruning.rounding.grid import USUAL_AVERAGE, Way
+
+#: Bytes of a layer's nodes that unpack weights of few bits.
+_UNPACKING = 14_000
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,17 @@ class OnnxFormat(Format):
     name: ClassVar[str] = OWN_FORMAT
     runtimes: ClassVar[tuple[str, ...]] = (OWN_RUNTIME,)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
-    further: ClassVar[tuple[str, ...]] = (f"{MIXED}BITS such as {MIXED}3.5",)
+    ways: ClassVar[tuple[Way, ...]] = WAYS
     version: ClassVar[int] = GRAPH_VERSION
     form: OnnxForm = field(init=False)
 
     def __post_init__(self) -> None:
         # For the CPU where it computes in this precision.
-        provider, average = "cuda" if self.precision == "bf16" else "cpu", average_bits(self.precision)
+        provider = "cuda" if self.precision == "bf16" else "cpu"
+        average = average_bits(self.precision, self.name, WAYS)
         name = cast(PrecisionName, self.precision)
         precision = choose_precision(name, provider) if average is None else mixed_precision(average)
         object.__setattr__(self, "form", OnnxForm(precision, provider=provider))
-
-    @classmethod
-    def has_precision(cls, name: str) -> bool:
-        return average_bits(name) is not None or super().has_precision(name)
 
     @classmethod
     def of(cls, form: OnnxForm) -> OnnxFormat:
@@ -136,9 +134,11 @@ class OnnxFormat(Format):
         how = self.form.precision.quantization
         return None if how is None else how.average
 
-    def mixed(self, average: float) -> OnnxFormat | None:
-        if not PROVIDERS[self.form.provider].mixes_bits or self.form.dialect == "standard":
-            return None
+    @property
+    def layer_bytes(self) -> int:
+        return 0 if self.average is None else _UNPACKING
+
+    def mixed(self, average: float) -> OnnxFormat:
         precision = mixed_precision(average, self.form.provider, self.form.dialect)
         return self.of(replace(self.form, precision=precision))
 
@@ -180,16 +180,9 @@ class OnnxFormat(Format):
 
     def _form_of(self, model_folder: Path) -> OnnxForm:
         """The form with the bits of each matrix that a rounded model has."""
-        precision = self.form.precision
-        if precision.quantization is None or precision.quantization.average is None:
+        if (grid := self.mixed_grid(model_folder)) is None:
             return self.form
-        note = read_note(model_folder)
-        if note is None or note.grid.average != precision.quantization.average:
-            raise UsageError(
-                f"the bits of each matrix are chosen with calibration texts; give --calibration, or use another "
-                f"precision than {self.precision}"
-            )
-        return replace(self.form, precision=replace(precision, quantization=note.grid))
+        return replace(self.form, precision=replace(self.form.precision, quantization=grid))
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
         return GraphWeights(folder / MODEL_FILE, spec)

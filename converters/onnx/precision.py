@@ -12,19 +12,23 @@ from typing import Literal, get_args
 import onnx_ir as ir
 import torch
 
-from seap_export.common.providers import PROVIDERS, DialectName, Dtype
+from converters.format import MIXED
+from seap_export.common.providers import OWN_FORMAT, PROVIDERS, DialectName, Dtype
 from seap_export.common.toml_file import either
-from seap_export.common.values import PrecisionOrNone
 from seap_export.errors import UsageError
-from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, BlockQuantization
+from seap_export.pruning.rounding.grid import BITS, BlockQuantization, Way
 
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4", "w8a8", "w4a8"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 #: The bits of weights in precisions whose products are of integers: each row of a weight has one step, each token one
 #: scale.
 INTEGERS: Mapping[str, int] = MappingProxyType({"w8a8": 8, "w4a8": 4})
-#: What the name of a precision begins with whose matrices have different bits; their average follows.
-MIXED = PrecisionOrNone.mixed
+#: How a matrix may be rounded where each has bits of its own. Experts are read as they are stored, so that a kernel
+#: must have their bits.
+WAYS = (
+    *(Way(bits, size, of_experts=False) for bits in BITS for size in (32, 64) if (bits, size) != (8, 32)),
+    *(Way(bits, 32, of_experts=True) for bits in (4, 8)),
+)
 
 #: The usual number of quantised weights that share a scale.
 BLOCK_SIZE = 32
@@ -122,31 +126,19 @@ def kernel_bits(bits: int) -> int:
     return 4 if bits <= 4 else 8
 
 
-def arithmetic_of(precision: str) -> Precision:
-    """The `Precision` that a precision's name in any format, such as "q4_k_m", stands for; see `Format.arithmetic`."""
+def arithmetic_of(precision: str, average: float | None = None) -> Precision:
+    """The `Precision` that a precision's name in any format, such as "q4_k_m", stands for; see `Format.arithmetic`.
+
+    Args:
+        precision: The name.
+        average: See `Format.average`.
+    """
+    if average is not None:
+        return Precision("fp32", BlockQuantization(4, average=average))
     bits = int(re.sub(r"\D*(\d+).*", r"\1", precision) or 0)
     names: dict[int, PrecisionName] = {32: "fp32", 16: "bf16" if "bf16" in precision else "fp16", 8: "int8"}
     name = names.get(bits, "int4")
     return Precision(name) if name in ("fp32", "fp16", "bf16") else choose_precision(name)  # type: ignore[arg-type]
-
-
-def average_bits(name: str) -> float | None:
-    """The bits of a weight in `mixed-3.5`, with its share of a scale; None: it is not such a name.
-
-    Raises:
-        UsageError: There is no number, or it is out of range.
-    """
-    if not name.startswith(MIXED):
-        return None
-    if not re.fullmatch(rf"{MIXED}\d+(\.\d{{1,3}})?", name):
-        raise UsageError(f"'{name}' names no number of bits; give one with at most three decimals, such as {MIXED}3.5")
-    average = float(name.removeprefix(MIXED))
-    if not LEAST_AVERAGE <= average <= MOST_AVERAGE:
-        raise UsageError(
-            f"{name} is out of range; give a number from {LEAST_AVERAGE:g} to {MOST_AVERAGE:g}, the bits of a weight "
-            "with its share of a scale"
-        )
-    return average
 
 
 def refuse_dialect(provider: str, dialect: DialectName) -> None:
@@ -174,7 +166,8 @@ def mixed_precision(average: float, provider: str = "cpu", dialect: DialectName 
     if not PROVIDERS[provider].mixes_bits:
         able = either(name for name, row in PROVIDERS.items() if row.mixes_bits)
         raise UsageError(f"the {provider} provider cannot run {MIXED}{average:g}; use int8 or int4, or {able}")
-    return Precision(PROVIDERS[provider].computes[dialect][0], BlockQuantization(4, average=average))
+    how = BlockQuantization(4, average=average, mix=OWN_FORMAT, ways=WAYS)
+    return Precision(PROVIDERS[provider].computes[dialect][0], how)
 
 
 def choose_precision(

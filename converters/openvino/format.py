@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import ClassVar
@@ -32,7 +32,7 @@ from seap_export.model.families import (
     names,
 )
 from seap_export.model.sources.config import read_spec
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import BlockQuantization, Way
 
 #: The share of padding in the weights from which on the user is told.
 _REMARKABLE = 0.01
@@ -46,19 +46,23 @@ class OpenvinoFormat(Format):
 
     Attributes:
         precision: fp32; or that of the matrices, which are computed with in float32 or what the plugin chooses: fp16,
-            or int8 and int4 with a scale for each 32 weights of a row, as our ONNX graphs have them.
+            or int8 and int4 with a scale for each 32 weights of a row, as our ONNX graphs have them, which each matrix
+            may have of its own.
     """
 
     name: ClassVar[str] = "openvino"
     extra: ClassVar[str | None] = EXTRA
     runtimes: ClassVar[tuple[str, ...]] = ("openvino",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int4")
+    ways: ClassVar[tuple[Way, ...]] = (Way(4, BLOCK), Way(8, BLOCK))
     version: ClassVar[int] = 6
     precision: str = precisions[0]
 
     @classmethod
     def read(cls, folder: Path) -> OpenvinoFormat:
         constants = read_ir(folder).constants
+        if (mixed := cls.mixed_of(folder)) is not None:
+            return mixed
         embedding = constants.get(names.tensor("embed_tokens"))
         if embedding is None or embedding.element_type not in _TYPES:
             raise ArtifactError(f"{folder / MODEL_FILE}: has no embedding that this package wrote; export again")
@@ -112,7 +116,7 @@ class OpenvinoFormat(Format):
             raise InputError(cannot_hold(self, part))
         with whole_or_nothing(out_folder):
             write_tokenizer(model_folder, out_folder)  # first, because it may be refused
-            graph = standard_graph(model_folder, self._storage)
+            graph = standard_graph(model_folder, self._stored(model_folder))
             tensors = [tensor for weight in graph.weights for tensor in weight.tensors]
             write_ir(translate(graph), tensors, out_folder, on_layer)
 
@@ -121,8 +125,8 @@ class OpenvinoFormat(Format):
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
         """Compares the weights, within what rounding explains, and all of the graph; a line for each difference."""
-        yield from weight_differences(model_folder, folder, self._storage)
-        yield from graph_differences(model_folder, folder, self._storage)
+        yield from weight_differences(model_folder, folder, self._stored(folder))
+        yield from graph_differences(model_folder, folder, self._stored(folder))
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
         try:
@@ -130,7 +134,7 @@ class OpenvinoFormat(Format):
         except ArtifactError as error:
             yield str(error)
         else:
-            for weight in standard_graph(model_folder, self._storage).weights:
+            for weight in standard_graph(model_folder, self._stored(folder)).weights:
                 for tensor in weight.tensors:
                     constant = constants.get(tensor.name)
                     wanted = tensor.shape, tensor.element_type
@@ -140,14 +144,22 @@ class OpenvinoFormat(Format):
 
     @property
     def _storage(self) -> Storage:
-        return storage_of(self.precision)
+        if self.average is None:
+            return storage_of(self.precision)
+        return Storage("i4", BlockQuantization(4, BLOCK, average=self.average, mix=self.name, ways=self.ways))
+
+    def _stored(self, folder: Path) -> Storage:
+        """With the bits of each matrix, of which a note in the folder tells."""
+        return replace(self._storage, grid=self.mixed_grid(folder))
 
     def _matrix_bytes(self, name: str, rows: int, columns: int) -> float:
         """Bytes of a stored matrix, including its scales in f16."""
         how = self._storage.rounding_of(name, columns)
         if how is None:
             return rows * columns * (4 if self._storage.floats == "f32" else 2)
-        return rows * padded(columns) * (how.bits / 8 + 2 / BLOCK)
+        return (
+            rows * columns * self.average / 8 if self.average else rows * padded(columns) * (how.bits / 8 + 2 / BLOCK)
+        )
 
 
 def _unknown_layer(spec: ModelSpec) -> str | None:

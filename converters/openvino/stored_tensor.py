@@ -32,15 +32,18 @@ class Storage:
     Attributes:
         matrices: Type of the weights of products and of the embedding; all else is f32. An embedding and an LM head
             whose rows are not whole blocks of integers are stored as `floats` instead.
+        grid: The bits of each matrix, where they have bits of their own; None: they have not.
     """
 
     matrices: ElementType
+    grid: BlockQuantization | None = None
 
     @property
     def rounding(self) -> BlockQuantization | None:
         """How matrices are rounded to integers; None: they are floats."""
-        bits = _BITS[self.matrices]
-        return BlockQuantization(bits, BLOCK) if self.matrices in ("i8", "i4") else None
+        if self.grid is not None:
+            return self.grid
+        return BlockQuantization(_BITS[self.matrices], BLOCK) if self.matrices in ("i8", "i4") else None
 
     @property
     def floats(self) -> ElementType:
@@ -50,7 +53,7 @@ class Storage:
     def rounding_of(self, name: str, columns: int) -> BlockQuantization | None:
         """How the matrix of this name and width is rounded to integers; None: it stays in floats."""
         how, is_table = self.rounding, name in map(names.tensor, ("embed_tokens", "lm_head"))
-        return None if how is not None and is_table and not how.takes_table(columns) else how
+        return None if how is None or (is_table and not how.takes_table(columns)) else how.of(name)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def _weight(
         return Weight(name, (floats(stored_as, shape, "f32", lambda: _pieces(tensor)),), shape, False)
     parts = joined.get(stored_as, (stored_as,))
     rows, columns = weights.shape(parts)
-    how = storage.rounding_of(stored_as, columns)
+    how = storage.rounding_of(parts[0], columns)
     if how is None:
         tensor_of_floats = floats(
             stored_as, (rows, columns), storage.floats, lambda: iter(_read(weights, parts).values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.small_files import Content, copies
-from converters.web.precisions import file_name
+from converters.web.precisions import dtype_of, file_name
 from seap_export.common.json_file import read_json, read_json_if_present
 from seap_export.model.families import ModelSpec, model_spec
 from seap_export.model.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
@@ -24,7 +24,7 @@ def web_files(model_folder: Path, precision: str, chunks: int) -> dict[str, Cont
 
     Args:
         model_folder: The model's folder.
-        precision: The graph's precision, as transformers.js calls it.
+        precision: The graph's precision.
         chunks: The number of data files.
 
     Raises:
@@ -60,7 +60,10 @@ def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: 
         "num_hidden_layers": len(layers),
         "num_key_value_heads": sizes["num_key_value_heads"],
         "vocab_size": spec.vocab_size,
-        "transformers.js_config": {"dtype": precision, "use_external_data_format": {file_name(precision): chunks}},
+        "transformers.js_config": {
+            "dtype": dtype_of(precision),
+            "use_external_data_format": {file_name(precision): chunks},
+        },
     }
 
 

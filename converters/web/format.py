@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,12 +22,13 @@ from converters.web.configs import web_files
 from converters.web.damages import ONNX_FOLDER, folder_damages
 from converters.web.data_files import CHUNK_BYTES, DataSlot, data_slots, write_graph
 from converters.web.graph import shape_graph, web_graph
-from converters.web.precisions import PRECISIONS, file_name, precision_of
+from converters.web.precisions import PRECISIONS, WAYS, file_name, precision_of
 from converters.whole import whole_or_nothing
 from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
 from seap_export.model.families import Attention, Mlp, ModelSpec
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import BlockQuantization, Way
+from seap_export.pruning.rounding.shares import groups_of
 
 #: Weights above this leave too little of WebAssembly's 4 GB, where a part of them is held twice.
 _MOST_WASM = 2_500_000_000
@@ -37,12 +39,13 @@ class WebFormat(Format):
     """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`.
 
     Attributes:
-        precision: Precision as transformers.js calls it, such as "q4".
+        precision: Precision as transformers.js calls it, such as "q4", or one whose matrices have bits of their own.
     """
 
     name: ClassVar[str] = "web"
     runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+    ways: ClassVar[tuple[Way, ...]] = WAYS
     version: ClassVar[int] = 5
     precision: str = PRECISIONS[0]
 
@@ -53,7 +56,7 @@ class WebFormat(Format):
         precision = settings.get("dtype") if isinstance(settings, dict) else None
         if precision not in PRECISIONS:
             raise ArtifactError(f"{path}: its transformers.js_config names no known dtype; export again")
-        return cls(precision)
+        return cls.mixed_of(folder) or cls(precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         if (part := lacks(spec, Attention, Mlp)) is not None:
@@ -63,7 +66,8 @@ class WebFormat(Format):
                 f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "
                 f"multiple of {HEAD_DIM_MULTIPLE}; use the format hf"
             )
-        largest = max(_slots(spec, self.precision), key=lambda slot: slot.length)
+        most = self.precision if self.average is None else PRECISIONS[0]
+        largest = max(_slots(spec, most), key=lambda slot: slot.length)
         if largest.length > CHUNK_BYTES:
             smaller = [other for other in PRECISIONS if max(one.length for one in _slots(spec, other)) <= CHUNK_BYTES]
             remedy = f"use web:{smaller[0]}" if smaller else "use another format"
@@ -83,15 +87,22 @@ class WebFormat(Format):
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
 
     def size(self, spec: ModelSpec) -> int:
-        return sum(slot.length for slot in _slots(spec, self.precision))
+        size = sum(slot.length for slot in _slots(spec, self.precision))
+        if self.average is None or (how := self.grid(spec)) is None:
+            return size
+        shapes, alike = spec.tensors(), next(way.average for way in WAYS if (way.bits, way.block_size) == (4, 32))
+        chosen = sum(prod(shapes[name]) for group in groups_of(spec, how) for name in group.names)
+        return size + round((self.average - alike) / 8 * chosen)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         how = precision_of(self.precision).quantization
+        if how is not None and self.average is not None:
+            return replace(how, average=self.average, mix=self.name, ways=WAYS)
         return how if how is not None and how.bits == 4 else None
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         config, spec = accepted_model(self, model_folder)
-        precision = precision_of(self.precision)
+        precision = precision_of(self.precision, self.mixed_grid(model_folder))
         weights = open_weights(model_folder, spec, precision)
         scaling = Scaling()
         if precision.dtype == "fp16":
@@ -112,7 +123,7 @@ class WebFormat(Format):
         yield from weight_differences(model_folder, folder / ONNX_FOLDER, form, file)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        yield from folder_damages(model_folder, folder, self.precision)
+        yield from folder_damages(model_folder, folder, self.precision, self.mixed_grid(folder))
 
 
 def _slots(spec: ModelSpec, name: str) -> Iterator[DataSlot]:

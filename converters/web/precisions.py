@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from converters.onnx.precision import Precision
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import BlockQuantization, Way
 
 #: By name, the default first: what a file's name ends with, the dtype that is computed in, and the bits of weights.
 #: q8 is what transformers.js loads in a browser if it is not told otherwise.
@@ -17,13 +18,28 @@ _KINDS: Mapping[str, tuple[str, Precision]] = {
     "fp32": ("", Precision("fp32")),
 }
 PRECISIONS = tuple(_KINDS)
+#: How a matrix may be rounded where each has bits of its own: the bits of kernels, since a page should not unpack any.
+WAYS = tuple(Way(bits, size) for bits in (4, 8) for size in (32, 64))
+#: What transformers.js calls a graph whose matrices have bits of their own: it knows no name for that.
+_MIXED_DTYPE = "q4"
+
+
+def dtype_of(precision: str) -> str:
+    """What transformers.js calls a precision."""
+    return precision if precision in _KINDS else _MIXED_DTYPE
 
 
 def file_name(precision: str) -> str:
     """The graph's file name, such as "model_q4.onnx"."""
-    return f"model{_KINDS[precision][0]}.onnx"
+    return f"model{_KINDS[dtype_of(precision)][0]}.onnx"
 
 
-def precision_of(precision: str) -> Precision:
-    """The dtype that the graph computes in and how it stores weights, for one of `PRECISIONS`."""
-    return _KINDS[precision][1]
+def precision_of(precision: str, grid: BlockQuantization | None = None) -> Precision:
+    """The dtype that the graph computes in and how it stores weights.
+
+    Args:
+        precision: One of `PRECISIONS`, or one whose matrices have bits of their own.
+        grid: These bits.
+    """
+    usual = _KINDS[dtype_of(precision)][1]
+    return usual if grid is None else replace(usual, quantization=grid)

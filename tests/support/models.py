@@ -30,7 +30,7 @@ from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.weights import SafetensorsReader
 from seap_export.pruning.plan.settings import Layout
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, kept_scales, on_grid, padded_blocks
 from seap_export.pruning.rounding.note import RoundingNote
 from seap_export.pruning.rounding.write import write_other_files
 from support.corpora import Texts
@@ -154,7 +154,7 @@ def matrix_on_grid(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor
     """The nearest levels, with scales that all float types hold; float32."""
     blocks = padded_blocks(matrix.float(), how)
     scales, points = best_scales(blocks, how)
-    return on_grid(blocks, short_scales(scales), points, how.bits).flatten(1)[:, : matrix.shape[1]].contiguous()
+    return on_grid(blocks, kept_scales(scales, how), points, how).flatten(1)[:, : matrix.shape[1]].contiguous()
 
 
 def put_on_grid(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
@@ -169,7 +169,7 @@ def put_on_grid(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]
     for name, tensor in tensors.items():
         is_table = "embed" in name or "lm_head" in name
         if tensor.dim() == 2 and how.takes(tensor.shape[1]) and (how.embeddings or not is_table):
-            rounded[name] = matrix_on_grid(tensor, how)
+            rounded[name] = matrix_on_grid(tensor, how.of(name))
     save_file(tensors | rounded, path, {"format": "pt"})
     return rounded
 

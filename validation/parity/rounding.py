@@ -89,7 +89,7 @@ def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -
         blocks = padded_blocks(part, how)
         scales, zero_points = best_scales(blocks, how)
         stored = scales.to(dtype).float()  # in the activations' dtype
-        on_levels = levels(blocks, scales, zero_points, how.bits).sub_(zero_points).mul_(stored)
+        on_levels = levels(blocks, scales, zero_points, how).sub_(zero_points).mul_(stored)
         into.copy_(on_levels.flatten(1)[:, : weight.shape[1]])
     return rounded
 

@@ -126,7 +126,7 @@ def planes(bits: int) -> tuple[int, ...]:
 def _quantize_rows(matrix: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks = padded_blocks(matrix, how)
     scales, zero_points = best_scales(blocks, how)
-    packed = _pack(levels(blocks, scales, zero_points, how.bits).to(torch.uint8), how.bits)
+    packed = _pack(levels(blocks, scales, zero_points, how).to(torch.uint8), how.bits)
     return packed, scales.squeeze(-1), _pack_points(zero_points.squeeze(-1).to(torch.uint8), how.bits)
 
 

@@ -10,13 +10,11 @@ from converters.format import Format
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, USUAL_AVERAGE
+from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 from validation.speed.ideal import model_work
 
 #: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
 _MARGIN = 0.003
-#: Bytes of a layer's nodes that unpack weights of few bits.
-_UNPACKING = 14_000
 #: The steps of the ratio, in units of its last digit, where bits are chosen with it: losses add up about alike nearby.
 _RATIO_STEP = 50
 
@@ -51,8 +49,8 @@ class Predictor:
         """The size of a candidate's folder in bytes: measured if known, else predicted."""
         if candidate in self._sizes:
             return self._sizes[candidate]
-        unpacking = _UNPACKING * len(self._shrunk(candidate).layers) if candidate.format.average is not None else 0
-        return self._weights(candidate) + self._more.get(candidate.way, self._beside + unpacking)
+        of_layers = candidate.format.layer_bytes * len(self._shrunk(candidate).layers)
+        return self._weights(candidate) + self._more.get(candidate.way, self._beside + of_layers)
 
     def ideal_speedup(self, candidate: Candidate) -> float:
         """The speed-up of a decode step if time were proportional to the bytes that it reads."""
@@ -95,26 +93,22 @@ class Predictor:
         for step in range(0, self._steps + 1, _RATIO_STEP):
             pruned = replace(way, ratio=round(step / 10**RATIO_DIGITS, RATIO_DIGITS))
             for average in self._averages(pruned, targets.size):
-                format = way.format.mixed(average)
-                assert format is not None
-                candidate = replace(pruned, format=format)
+                candidate = replace(pruned, format=way.format.mixed(average))
                 if self.meets(candidate, targets):
                     yield candidate
 
     def _averages(self, pruned: Candidate, size: int | None) -> list[float]:
         """The average bits that a candidate of this ratio may have."""
+        fewest, most = pruned.format.averages
         if size is None:
-            quarters = range(round(4 * LEAST_AVERAGE), round(4 * USUAL_AVERAGE) + 1)
+            quarters = range(math.ceil(4 * fewest), round(4 * USUAL_AVERAGE) + 1)
             return [quarter / 4 for quarter in quarters]
-        ends = [
-            replace(pruned, format=format)
-            for average in (LEAST_AVERAGE, MOST_AVERAGE)
-            if (format := pruned.format.mixed(average)) is not None
-        ]
-        least, most = map(self.bytes, ends)
-        share = (size * (1.0 - _MARGIN) - least) / (most - least)
-        average = math.floor(1000 * (LEAST_AVERAGE + share * (MOST_AVERAGE - LEAST_AVERAGE))) / 1000
-        return [min(average, MOST_AVERAGE)] if average >= LEAST_AVERAGE else []
+        smallest, largest = (
+            self.bytes(replace(pruned, format=pruned.format.mixed(average))) for average in (fewest, most)
+        )
+        share = (size * (1.0 - _MARGIN) - smallest) / (largest - smallest)
+        average = math.floor(1000 * (fewest + share * (most - fewest))) / 1000
+        return [min(average, most)] if average >= fewest else []
 
     def meets(self, candidate: Candidate, targets: Targets) -> bool:
         """Whether a candidate is predicted to meet size and speed."""

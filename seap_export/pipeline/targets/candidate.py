@@ -9,7 +9,7 @@ from typing import Any
 
 from converters.format import Format
 from seap_export.model.vocabulary.choice import VocabularySize
-from seap_export.pruning.rounding.grid import LEAST_AVERAGE, USUAL_AVERAGE
+from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 from validation.estimate import TokenEstimate
 from validation.speed.interval import Interval
 
@@ -38,14 +38,14 @@ class Candidate:
     @property
     def way(self) -> Candidate:
         """The candidate of the same format and vocabulary at ratio 0: the dense model, with the usual bits."""
-        usual = None if self.format.average is None else self.format.mixed(USUAL_AVERAGE)
-        return replace(self, ratio=0.0, format=usual or self.format)
+        usual = self.format if self.format.average is None else self.format.mixed(USUAL_AVERAGE)
+        return replace(self, ratio=0.0, format=usual)
 
     @property
     def smallest(self) -> Candidate:
         """The candidate with the fewest bits, where these are a choice."""
-        least = None if self.format.average is None else self.format.mixed(LEAST_AVERAGE)
-        return replace(self, format=least or self.format)
+        least = self.format if self.format.average is None else self.format.mixed(self.format.averages[0])
+        return replace(self, format=least)
 
     @property
     def label(self) -> str:

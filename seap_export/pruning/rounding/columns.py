@@ -19,11 +19,11 @@ import torch
 from seap_export.pruning.rounding.grid import (
     BlockQuantization,
     best_scales,
+    kept_scales,
     on_grid,
     padded_blocks,
     padded_importance,
     row_steps,
-    short_scales,
 )
 
 #: The damping of the diagonal of M, as a fraction of its mean, so that M can be inverted if inputs never vary.
@@ -76,7 +76,11 @@ def _nearest(weight: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
     rounded = torch.empty(weight.shape, device=weight.device)
     for part, into in zip(weight.split(_ROWS), rounded.split(_ROWS), strict=True):
         blocks = padded_blocks(part.float(), how)
-        into.copy_(on_grid(blocks, *best_scales(blocks, how), how.bits).flatten(1)[:, : weight.shape[1]])
+        scales, points = best_scales(blocks, how)
+        if how.levels == "balanced":  # the largest weight has the last level, even where float16 has few digits
+            most = blocks.abs().amax(-1, keepdim=True)
+            blocks = blocks * torch.where(most == 0, 0.0, scales * (how.middle - 1) / most)
+        into.copy_(on_grid(blocks, scales, points, how).flatten(1)[:, : weight.shape[1]])
     return rounded
 
 
@@ -89,18 +93,17 @@ def _blocks(power: torch.Tensor, block_size: int) -> list[torch.Tensor]:
 
 def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: BlockQuantization) -> torch.Tensor:
     """The rounded columns of a matrix in the order of `factor`, block by block; overwrites the matrix."""
-    rounded, end, top = torch.empty_like(left), 0, (1 << how.bits) - 1
+    rounded, end = torch.empty_like(left), 0
     of_rows = _row_steps(left, factor, sizes, how) if how.rows else None
     for size in sizes:
         start, end = end, end + size
         remains = factor.diagonal()[start:end]
         importance = padded_importance(remains.reciprocal().square(), how)[0]
         scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance, of_rows)
-        step, zero = (scales if how.rows else short_scales(scales)).flatten(), points.flatten()
+        step, zero = kept_scales(scales, how).flatten(), points.flatten()
         errors = torch.empty(len(left), size, device=left.device)
         for column in range(start, end):
-            level = (left[:, column] / step).add_(zero).round_().clamp_(0, top).sub_(zero)
-            rounded[:, column] = level.mul_(step)
+            rounded[:, column] = on_grid(left[:, column], step, zero, how)
             error = (left[:, column] - rounded[:, column]) / factor[column, column]
             errors[:, column - start] = error
             left[:, column:end].addr_(error, factor[column, column:end], alpha=-1.0)

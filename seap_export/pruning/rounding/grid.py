@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -13,23 +14,57 @@ from seap_export.model.families.names import is_product
 BLOCK_SIZES = (32, 64, 128)
 #: The block size of a matrix whose rows have one scale each.
 WHOLE_ROW = 0
-#: The numbers of bits that a weight may have. With those of `_EVEN`, zero is a level; with the others, levels lie in
-#: pairs above and below it, since one more below would be a large share of so few.
+#: The numbers of bits that a weight may have. With those of `_EVEN`, zero is usually a level; with the others, levels
+#: lie in pairs above and below it, since one more below would be a large share of so few.
 BITS, _EVEN = (2, 3, 4, 5, 6, 8), (4, 8)
+#: Which levels there are besides the bits: the usual ones; zero and one more below it than above; zero and as many
+#: below it as above, of which the largest weight has one of the ends; or, with 4 bits, those of `CURVE`.
+Levels = Literal["usual", "zero", "balanced", "curve"]
+#: Levels that lie closer together near zero, where most weights are: those of llama.cpp's IQ4_NL (`kvalues_iq4nl` in
+#: ggml/src/ggml-common.h). None of them is zero.
+CURVE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 #: The bits of the integers that are multiplied where the weights in a row are multiples of one step, and the largest
 #: scale of a block of 4 bits in such steps: 15 times its lowest level is within 8 bits.
 _MULTIPLIED, MOST_STEPS = 8, 15
-#: Bits of a weight on average, with its share of a scale of 16 bits, where matrices have bits and blocks of their own.
-#: The usual number is that of 4 bits in blocks of 32.
-LEAST_AVERAGE, USUAL_AVERAGE, MOST_AVERAGE = 2.25, 4.5, 8.25
+#: Bits of a weight on average, with its share of a scale of 16 bits, where matrices have bits and blocks of their own:
+#: the usual number, that of 4 bits in blocks of 32.
+USUAL_AVERAGE = 4.5
 #: Candidate scales for a block of few bits, as fractions of the scale that clips nothing: those with the nearest
 #: levels, which earlier versions took, too, and those by importance, beside the best of which two more are tried.
 _SHRINK, _BY_IMPORTANCE = tuple(1 - 0.04 * step for step in range(9)), tuple(1.06 - 0.06 * step for step in range(8))
 _BESIDE = (-0.02, 0.02)
 #: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
-_LOOKED_AT, _NEARLY = 4, 1e-5
+_LOOKED_AT, _NEARLY = 4, 1e-4
 #: The smallest number of float16.
 _TINY = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a matrix may be rounded where matrices have bits of their own.
+
+    Attributes:
+        bits: Bits of a weight.
+        block_size: Number of weights that share a scale.
+        levels: Which levels there are.
+        beside: Bits of a block besides those of its weights: a scale, and what else is stored of it.
+        of_experts: Whether it is for matrices of experts, or for all others; None: for both.
+    """
+
+    bits: int
+    block_size: int
+    levels: Levels = "usual"
+    beside: int = 16
+    of_experts: bool | None = None
+
+    @property
+    def average(self) -> float:
+        """Bits of a weight with its share of what is stored of a block."""
+        return self.bits + self.beside / self.block_size
+
+    def takes(self, columns: int) -> bool:
+        """Whether rows of so many columns are whole blocks."""
+        return columns % self.block_size == 0
 
 
 @dataclass(frozen=True)
@@ -47,10 +82,14 @@ class BlockQuantization:
             weight, of either sign, has the lowest level.
         average: Bits of a weight with its share of a scale, the mean of all matrices, which then have bits of their
             own; None: all matrices are alike.
-        others: The matrices that have other bits and blocks than these: the full names of weights, bits, block size.
+        mix: Name of the format that such matrices are for.
+        ways: What their bits are chosen from, as long as they are not.
+        others: The matrices that have other bits and blocks than these: the full names of weights, bits, block size,
+            levels.
         rows: Whether the weights in a row of a matrix that layers multiply with are whole multiples of one step, so
             that integers can be multiplied. With 8 bits, such a row is one block; with 4, the scale of each of its
             blocks is a multiple of the step, too. The embedding, the LM head and experts have blocks as usual.
+        levels: Which levels symmetric blocks have.
     """
 
     bits: int
@@ -60,17 +99,20 @@ class BlockQuantization:
     whole_blocks: bool = False
     positive: bool = False
     average: float | None = None
-    others: tuple[tuple[str, int, int], ...] = ()
+    mix: str = ""
+    ways: tuple[Way, ...] = ()
+    others: tuple[tuple[str, int, int, Levels], ...] = ()
     rows: bool = False
+    levels: Levels = "usual"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "others", tuple((name, bits, size) for name, bits, size in self.others))
+        object.__setattr__(self, "others", tuple(_other(*other) for other in self.others))
         if self.bits not in BITS:
             raise ValueError(f"bits must be one of {BITS}, not {self.bits}")
         if self.block_size not in (WHOLE_ROW, *BLOCK_SIZES):
             raise ValueError(f"block size must be one of {BLOCK_SIZES}, not {self.block_size}")
-        if self.average is not None and not LEAST_AVERAGE <= self.average <= MOST_AVERAGE:
-            raise ValueError(f"the average must be from {LEAST_AVERAGE} to {MOST_AVERAGE}, not {self.average}")
+        if self.levels not in get_args(Levels):
+            raise ValueError(f"levels must be one of {get_args(Levels)}, not {self.levels}")
         if not self.symmetric and self.bits not in _EVEN:
             raise ValueError(f"weights of {self.bits} bits have no zero points")
         if self.rows and (self.bits not in _EVEN or not self.symmetric):
@@ -78,15 +120,21 @@ class BlockQuantization:
 
     @property
     def middle(self) -> float:
-        """The zero point of symmetric blocks: a level, or between two."""
-        return (1 << (self.bits - 1)) - (0.0 if self.bits in _EVEN else 0.5)
+        """The zero point of symmetric blocks: a level, or between two; of `CURVE`, whose levels are no steps, 0."""
+        return 0.0 if self.levels == "curve" else (1 << (self.bits - 1)) - (0.5 if self.in_pairs else 0.0)
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether levels lie in pairs above and below zero, which is none."""
+        return self.symmetric and self.levels == "usual" and self.bits not in _EVEN
 
     @property
     def name(self) -> str:
         """A name for files, such as "int4-32"."""
         further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
         further += ["-whole-blocks" if self.whole_blocks else "", "-positive" if self.positive else ""]
-        kind = f"int{self.bits}-{self.block_size}" if self.average is None else f"mixed-{self.average:g}"
+        mixed = "-".join(filter(None, (f"mixed-{self.average or 0:g}", self.mix)))
+        kind = mixed if self.average is not None else f"int{self.bits}-{self.block_size}"
         kind = f"w{self.bits}a8-{self.block_size}" if self.rows else kind
         return f"{kind}{''.join(further)}"
 
@@ -94,7 +142,8 @@ class BlockQuantization:
         """The fields as JSON values; those of matrices with bits or scales of their own only where there are some."""
         values = asdict(self) | {"others": [list(other) for other in self.others]}
         unset = [] if self.average is not None else ["average", "others"]
-        unset += [] if self.rows else ["rows"]
+        unset += [name for name in ("mix", "ways", "rows") if not values[name]]
+        unset += ["levels"] if self.levels == "usual" else []
         return {name: value for name, value in values.items() if name not in unset}
 
     def of(self, name: str) -> BlockQuantization:
@@ -102,8 +151,13 @@ class BlockQuantization:
         rows = self.rows and is_product(name)
         if rows and self.bits == _MULTIPLIED:
             return replace(self, block_size=WHOLE_ROW, rows=False)
-        bits, size = self._others.get(name, (self.bits, self.block_size))
-        return replace(self, bits=bits, block_size=size, average=None, others=(), rows=rows)
+        bits, size, levels = self._others.get(name, (self.bits, self.block_size, self.levels))
+        return replace(self.rounded(Way(bits, size, levels)), rows=rows)
+
+    def rounded(self, way: Way) -> BlockQuantization:
+        """The grid of a matrix that is rounded in one of the ways."""
+        alone = replace(self, average=None, mix="", ways=(), others=(), rows=False)
+        return replace(alone, bits=way.bits, block_size=way.block_size, levels=way.levels)
 
     @property
     def input_block(self) -> int:
@@ -115,8 +169,8 @@ class BlockQuantization:
         return self.block_size or columns
 
     @cached_property
-    def _others(self) -> dict[str, tuple[int, int]]:
-        return {name: (bits, size) for name, bits, size in self.others}
+    def _others(self) -> dict[str, tuple[int, int, Levels]]:
+        return {name: (bits, size, levels) for name, bits, size, levels in self.others}
 
     def takes(self, columns: int) -> bool:
         """Whether matrices with so many columns are quantised."""
@@ -127,6 +181,13 @@ class BlockQuantization:
         return self.embeddings and columns % self.block_size == 0
 
 
+def _other(name: str, bits: int, size: int, levels: Levels = "usual") -> tuple[str, int, int, Levels]:
+    """An entry of `BlockQuantization.others`; earlier files have usual levels, and do not name them."""
+    if levels not in get_args(Levels):
+        raise ValueError(f"levels must be one of {get_args(Levels)}, not {levels}")
+    return name, bits, size, levels
+
+
 def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
     """A matrix [N, K] as [N, blocks, block_size], the last block filled up with zeros.
 
@@ -134,7 +195,7 @@ def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
     """
     size = how.width(matrix.shape[1])
     missing = -matrix.shape[1] % size
-    if missing and how.bits not in _EVEN:
+    if missing and how.in_pairs:
         filled = torch.cat([matrix, matrix[:, -1:].expand(-1, missing)], 1)
     else:
         filled = torch.nn.functional.pad(matrix, (0, missing))
@@ -171,12 +232,13 @@ def best_scales(
     full, zero_points = _symmetric(blocks, how) if how.symmetric else _asymmetric(blocks, how.bits)
     if how.bits == 8:
         return full, zero_points
-    best, lowest = full, _error(blocks, full, zero_points, how.bits, importance)
-    for start, steps in ((0.0, _SHRINK[1:]),) if importance is None else ((0.0, _BY_IMPORTANCE), (1.0, _BESIDE)):
+    best, lowest = full, _error(blocks, full, zero_points, how, importance)
+    coarse, beside = _fractions(how, importance is not None)
+    for start, fractions in (0.0, coarse), (1.0, beside):
         centre = best * start
-        for step in steps:
-            scales = float16_scales(centre + full * step)
-            error = _error(blocks, scales, zero_points, how.bits, importance)
+        for fraction in fractions:
+            scales = float16_scales(centre + full * fraction)
+            error = _error(blocks, scales, zero_points, how, importance)
             best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
     return _exact(blocks, how, best, zero_points)
 
@@ -211,10 +273,10 @@ def _multiples(
     """The scales with the least squared error among the multiples of a row's step."""
     full, zero_points = _symmetric(blocks, how)
     best = unit = torch.copysign(steps, full)
-    lowest = _error(blocks, best, zero_points, how.bits, importance)
+    lowest = _error(blocks, best, zero_points, how, importance)
     for count in range(2, MOST_STEPS + 1):
         scales = unit * count
-        error = _error(blocks, scales, zero_points, how.bits, importance)
+        error = _error(blocks, scales, zero_points, how, importance)
         best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
     return best, zero_points
 
@@ -234,26 +296,62 @@ def short_scales(scales: torch.Tensor) -> torch.Tensor:
     return float16_scales(scales.bfloat16().float())
 
 
-def levels(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
+def kept_scales(scales: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """The nearest scales with which rounded weights are kept by all that store them.
+
+    They are short; where levels lie in pairs, float16 holds each as an offset, too, which is half a step off.
+    """
+    return scales if how.rows else 2 * short_scales(scales / 2) if how.in_pairs else short_scales(scales)
+
+
+def levels(
+    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, how: BlockQuantization
+) -> torch.Tensor:
     """The number of the level nearest to each weight, from 0 to 2^bits - 1."""
-    return (blocks / scales).add_(zero_points).round_().clamp_(0, (1 << bits) - 1)
+    if how.levels == "curve":
+        curve = torch.tensor(CURVE, dtype=torch.float32, device=blocks.device)
+        return torch.bucketize(blocks / scales, (curve[1:] + curve[:-1]) / 2).float()
+    return (blocks / scales).add_(zero_points).round_().clamp_(0, (1 << how.bits) - 1)
 
 
-def on_grid(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
+def steps(
+    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, how: BlockQuantization
+) -> torch.Tensor:
+    """The level nearest to each weight, in scales from zero."""
+    numbers = levels(blocks, scales, zero_points, how)
+    if how.levels == "curve":
+        return torch.tensor(CURVE, dtype=torch.float32, device=blocks.device)[numbers.long()]
+    return numbers.sub_(zero_points)
+
+
+def on_grid(
+    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, how: BlockQuantization
+) -> torch.Tensor:
     """Each weight rounded to the nearest level of its block."""
-    return levels(blocks, scales, zero_points, bits).sub_(zero_points).mul_(scales)
+    return steps(blocks, scales, zero_points, how).mul_(scales)
+
+
+def _fractions(how: BlockQuantization, has_importance: bool) -> tuple[Sequence[float], Sequence[float]]:
+    """Candidate scales as fractions of the one that clips nothing, and then of these beside the best one.
+
+    Those of `CURVE` come with its ends swapped, too.
+    """
+    if how.levels == "curve":
+        return (*_BY_IMPORTANCE, *(fraction * CURVE[0] / CURVE[-1] for fraction in _BY_IMPORTANCE)), _BESIDE
+    return (_BY_IMPORTANCE, _BESIDE) if has_importance else (_SHRINK[1:], ())
 
 
 def _symmetric(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps the largest weight to the lowest level, of which there is one more below zero than above, or as many."""
     middle, above = how.middle, (1 << how.bits) - 1 - how.middle
+    middle = {"balanced": above, "curve": -CURVE[0]}.get(how.levels, middle)
     if how.positive or middle == above:
         full = torch.maximum(blocks.amax(-1, keepdim=True) / above, blocks.amin(-1, keepdim=True) / -middle)
     else:
         full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -middle
     # zeros stay zeros where zero is a level; else they take the smallest weights that there are
-    full = _not_zero(full) if how.bits in _EVEN else full
-    return float16_scales(full), torch.full_like(full, middle)
+    full = full if how.in_pairs or how.levels == "curve" else _not_zero(full)
+    return float16_scales(full), torch.full_like(full, how.middle)
 
 
 def _asymmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -276,11 +374,11 @@ def _error(
     blocks: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor,
-    bits: int,
+    how: BlockQuantization,
     importance: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Squared error of each block, [N, blocks, 1]."""
-    squares = on_grid(blocks, scales, zero_points, bits).sub_(blocks).square_()
+    squares = on_grid(blocks, scales, zero_points, how).sub_(blocks).square_()
     return (squares if importance is None else squares.mul_(importance)).sum(-1, keepdim=True)
 
 
@@ -291,15 +389,16 @@ def _exact(
 
     These get the largest such step, or, as they may be multiples of several, the largest that all float types hold.
     """
-    in_pairs = how.bits not in _EVEN
+    in_pairs = how.in_pairs
     if how.symmetric:
         span, most = -blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)), 1 << (how.bits - 1)
         span = span.abs() if how.positive or in_pairs else span
     else:
         lowest, highest = _span(blocks)
         span, most = highest - lowest, (1 << how.bits) - 1
-    # of steps in the span, or of half steps, whose number is odd
+    # of steps in the span, or of half steps, whose number is odd; or what the largest weight may be of a curve
     counts = torch.arange(1, 2 * most if in_pairs else most + 1, 1 + in_pairs, device=blocks.device)
+    counts = -torch.tensor(CURVE, device=blocks.device) if how.levels == "curve" else counts
     few = (blocks[..., :_LOOKED_AT] / _not_zero(span)).unsqueeze(-1) * counts
     near = (((few - few.round()).abs() < _NEARLY).all(-2).any(-1, keepdim=True) & (span != 0)).squeeze(-1)
     if not near.any():
@@ -310,7 +409,7 @@ def _exact(
         step = float16_scales(near_span * (1 + in_pairs) / count)
         point = points if how.symmetric else (-_span(near_blocks)[0] / step).round_()
         short = short_scales(step) == step
-        better = (_error(near_blocks, step, point, how.bits) == 0) & (short | ~is_short)
+        better = (_error(near_blocks, step, point, how) == 0) & (short | ~is_short)
         near_scales, points, is_short = (
             torch.where(better, new, old) for new, old in ((step, near_scales), (point, points), (short, is_short))
         )

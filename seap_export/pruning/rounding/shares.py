@@ -6,16 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 
-from seap_export.model.families import Experts, ModelSpec, names
+from seap_export.model.families import Experts, ModelSpec, Sublayer, names
+from seap_export.model.families.names import Projection
 from seap_export.model.sources.source import Source
 from seap_export.pruning.rounding.columns import inverse_factor
 from seap_export.pruning.rounding.grid import (
-    BITS,
     BlockQuantization,
+    Way,
     best_scales,
     on_grid,
     padded_blocks,
@@ -23,28 +23,21 @@ from seap_export.pruning.rounding.grid import (
 )
 from seap_export.pruning.rounding.information import Information, information
 
-#: The ways to round a matrix: bits and block size.
-_WAYS = [(bits, size) for bits in BITS for size in (32, 64) if (bits, size) != (8, 32)]
-#: Those of experts, which runtimes read as they are stored.
-_OF_EXPERTS = [(4, 32), (8, 32)]
-#: Rows of a matrix whose errors are computed, and bytes of a scale.
-_ROWS, _SCALE = 256, 2
-
-#: Bits and block size.
-Way: TypeAlias = tuple[int, int]
+#: Rows of a matrix whose errors are computed.
+_ROWS = 256
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """The full names of weights that have one grid together, and the ways that there are for them."""
 
     names: list[str]
-    ways: Sequence[Way]
+    ways: list[Way]
 
 
 @dataclass(frozen=True)
 class _Option:
-    """One of the `_WAYS` for a group of matrices: KL in nats per token, and bytes."""
+    """One of the ways to round a group of matrices: KL in nats per token, and bytes."""
 
     way: Way
     loss: float
@@ -59,12 +52,12 @@ def shared_out(
     Args:
         source: The model.
         texts: Token ids of calibration texts.
-        how: The grid, with an average.
+        how: The grid, with an average and the ways that there are.
         folder: An existing folder for temporary files.
         device: Where layers are computed.
     """
     assert how.average is not None
-    groups = list(_groups(source.spec, how))
+    groups = list(groups_of(source.spec, how))
     ways = {name: group.ways for group in groups for name in group.names}
     costs: dict[str, list[_Option]] = {}
     for layer in information(source, texts, folder, device):
@@ -74,30 +67,46 @@ def shared_out(
     options = [_together([costs[name] for name in group.names]) for group in groups]
     weights = sum(math.prod(source.reader.shapes()[name]) for name in ways)
     chosen = _cheapest(options, how.average / 8 * weights)
-    others = ((name, *option.way) for group, option in zip(groups, chosen, strict=True) for name in group.names)
-    return replace(how, others=tuple(others))
+    others = (
+        (name, option.way.bits, option.way.block_size, option.way.levels)
+        for group, option in zip(groups, chosen, strict=True)
+        for name in group.names
+    )
+    return replace(how, ways=(), others=tuple(others))
 
 
-def _groups(spec: ModelSpec, how: BlockQuantization) -> Iterator[_Group]:
-    """The matrices that have one grid together, as formats join some.
+def groups_of(spec: ModelSpec, how: BlockQuantization) -> Iterator[Group]:
+    """The matrices that have one grid together, as formats join some; those without a way have none.
 
     The readers of a sublayer are a group, its output projection is another, the experts of a layer are one, and so is
     each table, whose rows must be whole blocks.
     """
     if how.takes_table(spec.hidden_size):
-        whole = [(bits, size) for bits, size in _WAYS if spec.hidden_size % size == 0]
+        whole = [way for way in how.ways if way.of_experts is not True and way.takes(spec.hidden_size)]
         for table in ("embed_tokens",) if spec.tie_word_embeddings else ("embed_tokens", "lm_head"):
-            yield _Group([names.tensor(table)], whole)
+            yield Group([names.tensor(table)], whole)
     for index, layer in enumerate(spec.layers):
         for sublayer in layer.sublayers:
             rounded = sublayer.rounded(spec.hidden_size, how.block_size)
-            readers, output = (
-                [names.weight(projection, index) for projection in projections if projection in rounded]
-                for projections in (sublayer.readers, [sublayer.output])
+            parts = (
+                ((*sublayer.readers, sublayer.output),)
+                if isinstance(sublayer, Experts)
+                else (sublayer.readers, (sublayer.output,))
             )
-            is_mixture = isinstance(sublayer, Experts)
-            groups = [readers + output] if is_mixture else [readers, output]
-            yield from (_Group(group, _OF_EXPERTS if is_mixture else _WAYS) for group in groups if group)
+            for part in parts:
+                group = [projection for projection in part if projection in rounded]
+                if ways := _ways(sublayer, group, spec.hidden_size, how):
+                    yield Group([names.weight(projection, index) for projection in group], ways)
+
+
+def _ways(sublayer: Sublayer, group: Sequence[Projection], hidden_size: int, how: BlockQuantization) -> list[Way]:
+    """The ways for some projections of a sublayer; none if there are no projections."""
+    is_mixture, shapes = isinstance(sublayer, Experts), sublayer.shapes(hidden_size)
+    widths = {shapes[projection][1] for projection in group}
+    if isinstance(sublayer, Experts):
+        widths = {hidden_size, sublayer.moe_intermediate_size} if group else set()
+    fit = [way for way in how.ways if not how.whole_blocks or all(map(way.takes, widths))]
+    return [way for way in fit if widths and way.of_experts in (None, is_mixture)]
 
 
 def _options(
@@ -109,14 +118,14 @@ def _options(
     rows = torch.linspace(0, len(weight) - 1, min(_ROWS, len(weight)), device=weight.device).round().long()
     some, of_rows = weight[rows].float(), what.rows.to(weight.device)
     scale = float(of_rows.sum() / of_rows[rows].sum().clamp_min(torch.finfo(torch.float64).tiny))
-    for bits, size in ways:
-        grid = replace(how, bits=bits, block_size=size, average=None, others=())
+    for way in ways:
+        grid, size = how.rounded(way), way.block_size
         blocks, importance = padded_blocks(some, grid), padded_importance(left, grid)
         scales, points = best_scales(blocks, grid, importance)
-        errors = on_grid(blocks, scales, points, bits).sub_(blocks).square_().mul_(importance).sum((1, 2)).double()
+        errors = on_grid(blocks, scales, points, grid).sub_(blocks).square_().mul_(importance).sum((1, 2)).double()
         loss = 0.5 * scale * float(errors @ of_rows[rows])
         blocks_of_row = -(-weight.shape[1] // size)
-        yield _Option((bits, size), loss, len(weight) * blocks_of_row * (size * bits // 8 + _SCALE))
+        yield _Option(way, loss, len(weight) * blocks_of_row * (size * way.bits + way.beside) // 8)
 
 
 def _together(options: Sequence[Sequence[_Option]]) -> list[_Option]:

@@ -72,7 +72,7 @@ def write_rounded_model(
         )
     unfinished = folder / UNFINISHED
     unfinished.mkdir(exist_ok=True)
-    if how.average is not None and not how.others:
+    if how.ways:
         how = _shared_out(source, texts, how, unfinished, compute)
     walk = RoundedLayers(source, statistics, texts, how, unfinished, compute)
     tables = unfinished / _TABLES

@@ -8,7 +8,9 @@ import torch
 from support.models import matrix_on_grid
 
 from converters.mlx import quantize as module
+from converters.mlx.layout import WAYS
 from converters.mlx.quantize import GRID, dequantize, kept, quantize
+from seap_export.pruning.rounding.grid import Way
 
 
 def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
@@ -75,30 +77,34 @@ def test_no_number_is_further_off_than_a_step(bits: int, most: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_a_matrix_on_the_grid_is_kept(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
-    levels = kept(given, dtype)
+    levels = kept(given, dtype, GRID)
     assert levels is not None
     assert (levels.scales.dtype, levels.biases.dtype) == (dtype, dtype)
     assert torch.equal(dequantize(levels, 4), given)
     monkeypatch.setattr(module, "_FEWER", 3 * given.shape[1])
-    again = kept(given, dtype)
+    again = kept(given, dtype, GRID)
     assert again is not None
     assert torch.equal(again.weight.view(torch.int32), levels.weight.view(torch.int32))
 
 
 @pytest.mark.needs("mlx-lm")
-def test_mlx_reads_the_levels_that_are_kept() -> None:
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
+def test_mlx_reads_the_levels_that_are_kept(way: Way) -> None:
     import mlx.core as mx
 
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
-    levels = kept(given, torch.float32)
+    how = GRID.rounded(way)
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
+    levels = kept(given, torch.float16, how)
     assert levels is not None
-    parts = [mx.array(part.numpy()) for part in (levels.weight, levels.scales, levels.biases)]
-    assert np.array_equal(np.array(mx.dequantize(*parts, group_size=64, bits=4)), given.numpy())
+    weight, *others = (
+        mx.array(part.numpy()) for part in (levels.weight, levels.scales.float(), levels.biases.float())
+    )
+    stored = mx.dequantize(weight, *others, group_size=way.block_size, bits=way.bits)
+    assert np.array_equal(np.array(stored), given.numpy())
 
 
 def test_a_matrix_with_one_number_off_the_grid_is_not_kept() -> None:
     given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
     given[60, 100] += 1e-3
-    assert kept(given, torch.float32) is None
-    assert kept(given[:60], torch.float32) is not None
-    assert kept(given[:60, :96], torch.float32) is None  # no whole groups
+    assert kept(given, torch.float32, GRID) is None
+    assert kept(given[:60], torch.float32, GRID) is not None

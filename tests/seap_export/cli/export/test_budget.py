@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from support.exports import Run, run_here, tree
 from support.product import CANDIDATES_FOLDER, Timing
+from support.tokenizers import write_byte_level
 
 from seap_export.common.checksums import SUMS
 from seap_export.common.json_file import read_json
@@ -174,6 +175,32 @@ def test_the_dense_model_is_the_answer_where_it_fits(run: Run, work: Path) -> No
         ("int8", "mixed-")
     )  # mixed bits may be nearer, as they are rounded with texts
     assert (work / "out" / "a-0" / "onnx" / "model.onnx").is_file()
+
+
+@pytest.mark.needs("llama.cpp")
+def test_a_size_chooses_the_bits_in_another_format(run: Run, work: Path) -> None:
+    write_byte_level(work / "m")
+    words = (
+        "--format",
+        "gguf:mixed-5",
+        "--target-size",
+        "140kB",
+        "--quality",
+        "--no-speed",
+        "--quiet",
+        "--out",
+        "out",
+    )
+    outcome = run(*MODEL, *words)
+    assert outcome.code == 0, outcome.err
+    chosen = chosen_of(work / "out")
+    assert chosen["precision"].startswith("mixed-")
+    sizes = [
+        path.stat().st_size for path in (work / "out" / chosen["variant"] / "gguf").iterdir() if path.name != SUMS
+    ]
+    assert chosen["bytes"] == sum(sizes) <= 140_000
+    assert chosen["bytes"] == pytest.approx(chosen["predicted_bytes"], rel=0.05)
+    run(*MODEL, *words[:3], "1kB", *words[4:]).refused(2, "out of reach", "gguf mixed-4.5")
 
 
 def test_every_task_and_mixture_has_its_own_choice(run: Run, work: Path) -> None:

@@ -9,7 +9,7 @@ from support.product import dequantize, quantize
 
 from seap_export.pruning.rounding import columns
 from seap_export.pruning.rounding.columns import round_columns
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, kept_scales, on_grid, padded_blocks
 
 WAYS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64, positive=True)]
 WAYS.append(BlockQuantization(4, rows=True))
@@ -19,9 +19,7 @@ def nearest(weight: torch.Tensor, how: BlockQuantization, power: torch.Tensor | 
     blocks = padded_blocks(weight, how)
     importance = None if power is None else padded_blocks(power[None].float(), how)[0]
     scales, points = best_scales(blocks, how, importance)
-    return on_grid(blocks, scales if how.rows else short_scales(scales), points, how.bits).flatten(1)[
-        :, : weight.shape[1]
-    ]
+    return on_grid(blocks, kept_scales(scales, how), points, how).flatten(1)[:, : weight.shape[1]]
 
 
 def loss(weight: torch.Tensor, rounded: torch.Tensor, moment: torch.Tensor) -> float:
@@ -75,7 +73,7 @@ def test_it_is_the_least_squares_solution_for_the_columns_that_are_left() -> Non
             ]
             importance = padded_blocks(torch.stack(remains)[None].float(), how)[0]
             scales, _ = best_scales(padded_blocks(left[:, block].float(), how), how, importance)
-            steps = short_scales(scales).double().flatten()
+            steps = kept_scales(scales).double().flatten()
         rounded[:, column] = (left[:, column] / steps).round().clamp(-8, 7) * steps
         if rest:
             changes = (rounded - weight)[:, done] @ damped[done][:, rest]

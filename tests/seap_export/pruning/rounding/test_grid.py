@@ -38,11 +38,11 @@ def test_a_matrix_on_a_grid_keeps_its_levels(how: BlockQuantization, count: int)
     weights = some_levels(how, count, seed=count)
     blocks = padded_blocks(weights, how)
     scales, points = best_scales(blocks, how)
-    assert torch.equal(on_grid(blocks, scales, points, 4).flatten(1), weights)
+    assert torch.equal(on_grid(blocks, scales, points, how).flatten(1), weights)
     assert not how.positive or (scales > 0).all()
     # and once more, when powers of two were taken into it and scales are stored in 16 bits
     scales, points = best_scales(blocks / 64, how)
-    assert torch.equal(on_grid(blocks / 64, scales.bfloat16().float(), points, 4).flatten(1) * 64, weights)
+    assert torch.equal(on_grid(blocks / 64, scales.bfloat16().float(), points, how).flatten(1) * 64, weights)
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
@@ -52,7 +52,7 @@ def test_a_single_weight_off_the_grid_is_not_taken_for_one_on_it(how: BlockQuant
     off[:, 9] += 0.3 * weights.abs().max(1).values
     for matrix, exact in ((weights, True), (off, False)):
         blocks = padded_blocks(matrix, how)
-        error = (on_grid(blocks, *best_scales(blocks, how), 4) - blocks).abs().amax(-1)[:, 0]
+        error = (on_grid(blocks, *best_scales(blocks, how), how) - blocks).abs().amax(-1)[:, 0]
         assert bool((error == 0).all()) is exact
 
 
@@ -75,15 +75,16 @@ def test_a_block_of_few_levels_keeps_a_step_that_all_float_types_hold() -> None:
         block[..., 9] = block[..., 3]
         scales, points = best_scales(block, how)
         assert torch.equal(short_scales(scales), scales)
-        assert torch.equal(on_grid(block, scales, points, 4), block)
+        assert torch.equal(on_grid(block, scales, points, how), block)
 
 
 def test_scales_may_all_be_above_zero_and_clip_nothing_of_either_sign() -> None:
     blocks = torch.tensor([[1.0], [-1.0]])[:, :, None] * torch.linspace(-1.0, 0.5, 32)
-    scales, points = best_scales(blocks, BlockQuantization(4, positive=True))
+    how = BlockQuantization(4, positive=True)
+    scales, points = best_scales(blocks, how)
     assert (scales > 0).all()
     # 1 / 7 and 1 / 8 of the largest weight clip nothing
-    assert (on_grid(blocks, scales, points, 4) - blocks).abs().max() < 1 / 12
+    assert (on_grid(blocks, scales, points, how) - blocks).abs().max() < 1 / 12
 
 
 def test_short_scales_are_held_by_all_float_types() -> None:
@@ -107,17 +108,17 @@ def test_scales_of_a_row_are_multiples_of_its_step() -> None:
     counts = scales / steps
     assert torch.equal(counts, counts.round())
     assert ((counts.abs() >= 1) & (counts.abs() <= MOST_STEPS)).all()
-    rounded = on_grid(blocks, scales, points, 4)
+    rounded = on_grid(blocks, scales, points, how)
     integers = rounded / steps
     assert torch.equal(integers, integers.round())
     assert integers.abs().max() <= 127
-    free = on_grid(blocks, *best_scales(blocks, BlockQuantization(4)), 4)
+    free = on_grid(blocks, *best_scales(blocks, BlockQuantization(4)), how)
     assert (rounded - blocks).square().sum() < 1.1 * (free - blocks).square().sum()
     # no worse among fewer multiples, and rounded again it is the same
     for count in range(1, MOST_STEPS + 1):
-        other = on_grid(blocks, torch.copysign(steps, scales) * count, points, 4)
+        other = on_grid(blocks, torch.copysign(steps, scales) * count, points, how)
         assert ((rounded - blocks).square().sum(-1) <= (other - blocks).square().sum(-1)).all()
-    assert torch.equal(on_grid(rounded, *best_scales(rounded, how), 4), rounded)
+    assert torch.equal(on_grid(rounded, *best_scales(rounded, how), how), rounded)
 
 
 def test_a_row_of_multiples_of_a_step_keeps_it() -> None:
@@ -125,7 +126,7 @@ def test_a_row_of_multiples_of_a_step_keeps_it() -> None:
     counts = torch.tensor([4.0, 9.0, 11.0, 5.0, 10.0])[:, None]
     steps = short_scales(torch.rand(30, 1, 1, generator=generator) + 0.1)
     blocks = torch.randint(-8, 8, (30, 5, 32), generator=generator) * counts * steps
-    assert torch.equal(on_grid(blocks, *best_scales(blocks, how), 4), blocks)
+    assert torch.equal(on_grid(blocks, *best_scales(blocks, how), how), blocks)
 
 
 def test_only_products_of_layers_have_rows_of_one_step() -> None:

@@ -12,9 +12,10 @@ from support.calibration import TOKEN_IDS, compute_in_memory, file_contents, mix
 from support.models import micro_source
 from support.product import dequantize, open_source, quantize
 
-from seap_export.pruning.rounding.grid import BITS, BlockQuantization
+from converters.onnx.precision import WAYS
+from seap_export.pruning.rounding.grid import BITS, BlockQuantization, Way
 from seap_export.pruning.rounding.note import read_note
-from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, shared_out
+from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, groups_of, shared_out
 from seap_export.pruning.rounding.write import write_rounded_model
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
 def bytes_of(how: BlockQuantization, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
     """The bytes and the weights of the matrices whose bits were chosen."""
     size = weights = 0
-    for name, bits, block in how.others:
+    for name, bits, block, _ in how.others:
         rows, columns = shapes[name]
         size += rows * -(-columns // block) * (block * bits // 8 + 2)
         weights += rows * columns
@@ -35,28 +36,28 @@ def bytes_of(how: BlockQuantization, shapes: dict[str, tuple[int, ...]]) -> tupl
 @pytest.mark.parametrize("variation", ["llama-gqa", "phi3-all", "gemma2-all", "lfm2", "qwen3_moe"])
 def test_the_average_is_kept_and_what_is_joined_has_one_grid(variation: str, average: float, tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", variation)
-    how = shared_out(source, TOKEN_IDS, BlockQuantization(4, average=average), tmp_path, CPU)
+    how = shared_out(source, TOKEN_IDS, BlockQuantization(4, average=average, ways=WAYS), tmp_path, CPU)
     size, weights = bytes_of(how, source.reader.shapes())
-    is_mixture = any("experts" in name for name, _, _ in how.others)
+    is_mixture = any("experts" in name for name, *_ in how.others)
     if not is_mixture or average > 4.5:  # experts have 4 bits at least
         assert size <= average / 8 * weights
-    assert {bits for _, bits, _ in how.others} <= set(BITS)
+    assert {bits for _, bits, *_ in how.others} <= set(BITS)
     for layer in range(len(source.spec.layers)):
         for joined in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
             inside = {
-                how.of(name) for name, _, _ in how.others if f".{layer}." in name and name.split(".")[-2] in joined
+                how.of(name) for name, *_ in how.others if f".{layer}." in name and name.split(".")[-2] in joined
             }
             assert len(inside) <= 1
-    assert len({how.of(name) for name, _, _ in how.others}) > 1
+    assert len({how.of(name) for name, *_ in how.others}) > 1
 
 
 def test_matrices_that_do_not_count_leave_their_bits_to_others(tmp_path: Path) -> None:
     micro_source(tmp_path / "model", "llama-gqa")
-    how = BlockQuantization(4, average=3.5)
+    how = BlockQuantization(4, average=3.5, ways=WAYS)
 
     def bits() -> dict[str, int]:
         chosen = shared_out(open_source(str(tmp_path / "model")), TOKEN_IDS, how, tmp_path, CPU)
-        return {name: bits for name, bits, _ in chosen.others}
+        return {name: bits for name, bits, *_ in chosen.others}
 
     before = bits()
     weights = load_file(tmp_path / "model" / "model.safetensors")
@@ -73,7 +74,8 @@ def test_the_choice_is_nearly_the_best_of_all() -> None:
     for _ in range(20):
         factors = torch.rand(5, generator=generator).tolist()
         options = [
-            _together([[_Option((bits, 32), factor * 4.0**-bits, 100 * bits) for bits in BITS]]) for factor in factors
+            _together([[_Option(Way(bits, 32), factor * 4.0**-bits, 100 * bits) for bits in BITS]])
+            for factor in factors
         ]
         budget = 1900
         chosen = _cheapest(options, budget)
@@ -86,9 +88,17 @@ def test_the_choice_is_nearly_the_best_of_all() -> None:
         assert sum(option.loss for option in chosen) <= 1.1 * least
 
 
+def test_ways_whose_blocks_do_not_fit_are_none(tmp_path: Path) -> None:
+    spec = micro_source(tmp_path / "model", "llama-gqa", hidden_size=64, intermediate_size=96).spec
+    how = BlockQuantization(4, 32, whole_blocks=True, average=4.5, ways=(Way(4, 32), Way(4, 64), Way(8, 128)))
+    sizes = {name: {way.block_size for way in group.ways} for group in groups_of(spec, how) for name in group.names}
+    assert sizes["model.embed_tokens.weight"] == sizes["model.layers.0.mlp.up_proj.weight"] == {32, 64}
+    assert sizes[DOWN] == {32}
+
+
 def test_options_that_are_larger_and_no_better_are_left_out() -> None:
-    given = [[_Option((2, 32), 3.0, 10), _Option((3, 64), 3.5, 11), _Option((4, 32), 1.0, 20)]]
-    assert [option.way for option in _together(given)] == [(2, 32), (4, 32)]
+    given = [[_Option(Way(2, 32), 3.0, 10), _Option(Way(3, 64), 3.5, 11), _Option(Way(4, 32), 1.0, 20)]]
+    assert [option.way for option in _together(given)] == [Way(2, 32), Way(4, 32)]
 
 
 def test_a_rounded_model_keeps_its_levels_and_is_the_same_after_an_interruption(
@@ -96,7 +106,7 @@ def test_a_rounded_model_keeps_its_levels_and_is_the_same_after_an_interruption(
 ) -> None:
     source = micro_source(tmp_path / "model", "llama-gqa")
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TOKEN_IDS})
-    how = BlockQuantization(4, average=3.25)
+    how = BlockQuantization(4, average=3.25, ways=WAYS)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "one", compute=compute_in_memory())

@@ -1,4 +1,4 @@
-"""Q4_0 keeps the levels of a matrix that is on them, and is nearer to any other than llama.cpp's own quantiser is."""
+"""Blocks of 32 keep the levels of a matrix that is on them, and are nearer to any other than llama.cpp makes them."""
 
 from __future__ import annotations
 
@@ -14,52 +14,67 @@ from support.models import matrix_on_grid, put_on_grid
 from support.product import read_header
 from support.variations import VARIATIONS, micro_config
 
-import converters.gguf.q4_0 as module
+import converters.gguf.blocks as module
 from converters.gguf import GgufFormat
+from converters.gguf.blocks import GRIDS, Q4_0, WAYS
 from converters.gguf.encoding import decode, encode
-from converters.gguf.q4_0 import Q4_0
 from seap_export.model.families import model_spec
+from seap_export.pruning.rounding.columns import round_columns
+
+KINDS = [pytest.param(kind, id=kind.name) for kind in GRIDS]
 
 
 def random_rows(scale: float = 1.0) -> np.ndarray:
     return (np.random.default_rng(1).standard_normal((64, 256)) * scale).astype(np.float32)
 
 
-def errors(rows: np.ndarray, packed: np.ndarray) -> np.ndarray:
+def errors(rows: np.ndarray, packed: np.ndarray, kind: Kind) -> np.ndarray:
     """The squared error of each block, read by the package gguf."""
-    return np.square(gguf.quants.dequantize(packed, Kind.Q4_0) - rows).reshape(-1, 32).sum(1)
+    return np.square(gguf.quants.dequantize(packed, kind) - rows).reshape(-1, 32).sum(1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1e-4, 0.02, 30.0])
-def test_levels_are_kept(scale: float) -> None:
-    rows = matrix_on_grid(torch.from_numpy(random_rows(scale)), Q4_0).numpy()
-    assert not errors(rows, encode(rows, Kind.Q4_0)).any()
+def test_levels_are_kept(kind: Kind, scale: float) -> None:
+    rows = matrix_on_grid(torch.from_numpy(random_rows(scale)), GRIDS[kind]).numpy()
+    assert not errors(rows, encode(rows, kind), kind).any()
     larger = rows * 8  # as where a power of two was multiplied into it
-    assert not errors(larger, encode(larger, Kind.Q4_0)).any()
+    assert not errors(larger, encode(larger, kind), kind).any()
 
 
-def test_no_block_is_further_off_than_in_llama_cpp() -> None:
-    rows = random_rows()
-    ours, theirs = errors(rows, encode(rows, Kind.Q4_0)), errors(rows, gguf.quants.quantize(rows, Kind.Q4_0))
-    assert (ours <= 1.005 * theirs).all()  # scales that are as good are rounded to float16
-    assert ours.sum() < 0.95 * theirs.sum()
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_block_is_further_off_than_in_llama_cpp(kind: Kind) -> None:
+    rows, like = random_rows(), Kind.Q4_0 if kind == Kind.IQ4_NL else kind  # which the package gguf does not write
+    ours, theirs = errors(rows, encode(rows, kind), kind), errors(rows, gguf.quants.quantize(rows, like), like)
+    if kind == like:
+        assert (ours <= 1.005 * theirs).all()  # scales that are as good are rounded to float16
+    assert ours.sum() < 0.97 * theirs.sum()
 
 
-def test_blocks_of_zeros_and_of_numbers_that_float16_cannot_scale() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_zeros_and_of_numbers_that_float16_cannot_scale(kind: Kind) -> None:
     rows = random_rows()
     rows[0], rows[1, :32], rows[2] = 0.0, 0.0, rows[2] * 1e-9
-    decoded = decode(encode(rows, Kind.Q4_0), Kind.Q4_0)
-    assert not decoded[0].any()
-    assert not decoded[1, :32].any()
+    decoded = decode(encode(rows, kind), kind)
+    assert np.abs(decoded[0]).max() < 2.0**-23  # zero is no level of IQ4_NL
+    assert np.abs(decoded[1, :32]).max() < 2.0**-23
     assert np.abs(decoded[2]).max() < 2.0**-20
     assert np.isfinite(decoded).all()
 
 
 def test_rows_are_rounded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = random_rows()
-    whole = encode(rows, Kind.Q4_0)
+    whole = encode(rows, Kind.Q5_0)
     monkeypatch.setattr(module, "_ELEMENTS", 3 * rows.shape[1])
-    assert np.array_equal(encode(rows, Kind.Q4_0), whole)
+    assert np.array_equal(encode(rows, Kind.Q5_0), whole)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e-5, 1e-4, 0.02])
+def test_rows_of_8_bits_are_kept_however_small(scale: float) -> None:
+    rows, moment = torch.from_numpy(random_rows(scale)), torch.eye(256, dtype=torch.float64)
+    rows[3] = 0.0
+    rounded = round_columns(rows, moment, Q4_0.rounded(WAYS[Kind.Q8_0])).numpy()
+    assert not errors(rounded, encode(rounded, Kind.Q8_0), Kind.Q8_0).any()
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -1,0 +1,119 @@
+"""Files whose matrices have bits of their own, which calibration texts choose, keep every level."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.calibration import TOKEN_IDS, compute_in_memory, mixture_of
+from support.formats import PARTS, torch_logits
+from support.models import micro_source
+from support.tokenizers import write_byte_level
+
+from converters.format import Format
+from converters.formats import FORMATS, format_class
+from seap_export.errors import UsageError
+from seap_export.model.sources.config import read_spec
+from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote, read_note
+from seap_export.pruning.rounding.write import write_rounded_model
+from validation.runtimes.table import open_runtime
+
+MIXING = [name for name in FORMATS if format_class(name).ways]
+
+
+def written(folder: Path, format: Format, variation: str, **values: object) -> tuple[Path, Path, RoundingNote]:
+    """A rounded micro model, its folder in a format, and its note."""
+    source = micro_source(folder / "model", variation, **values)
+    write_byte_level(folder / "model")
+    statistics = mixture_of(source, folder / "statistics", {"boolq": TOKEN_IDS})
+    grid, rounded, out = format.grid(source.spec), folder / "rounded", folder / "out"
+    assert grid is not None
+    rounded.mkdir()
+    out.mkdir()
+    write_rounded_model(folder / "model", statistics, grid, rounded, compute=compute_in_memory())
+    format.write(rounded, out, lambda layer: None)
+    shutil.copyfile(rounded / ROUNDING_FILE, out / ROUNDING_FILE)
+    note = read_note(out)
+    assert note is not None
+    return rounded, out, note
+
+
+@pytest.mark.parametrize(
+    ("name", "variation", "average"),
+    [
+        ("onnx", "llama-biases", 3.3),
+        *((name, variation, 5.2) for name in ("gguf", "web") for variation in ("llama-biases", "phi3")),
+        ("gguf", "lfm2", 6.0),
+        ("gguf", "mixtral", 5.6),
+        *(("mlx", variation, 4.1) for variation in ("llama-biases", "phi3", "lfm2")),
+        pytest.param("openvino", "llama-biases", 5.2, marks=pytest.mark.needs("openvino")),
+    ],
+)
+def test_every_weight_is_read_back_as_it_was_rounded(
+    name: str, variation: str, average: float, tmp_path: Path
+) -> None:
+    format = format_class(name)(f"mixed-{average:g}")
+    rounded, out, note = written(tmp_path, format, variation)
+    read = type(format).read(out)
+    assert read.precision == format.precision
+    assert [*read.differences(rounded, out), *read.damages(rounded, out)] == []
+    weights = format.weights(out, read_spec(rounded))
+    for tensor_name in note.rounded:
+        (tensor,) = weights.read([tensor_name]).values()
+        assert note.proves(tensor_name, tensor), tensor_name
+    used = {other[1:] for other in note.grid.others}
+    assert len(used) > 1
+    assert used <= {(way.bits, way.block_size, way.levels) for way in format.ways}
+
+
+@pytest.mark.parametrize(
+    ("name", "average", "needed"),
+    [
+        pytest.param(name, average, needed, marks=pytest.mark.needs(needed))
+        for name, average, needed in (
+            ("gguf", 5.2, "llama.cpp"),
+            ("mlx", 4.1, "mlx-lm"),
+            ("openvino", 5.2, "openvino"),
+            ("web", 5.2, "transformers.js"),
+        )
+    ],
+)
+def test_its_runtime_computes_the_rounded_model(name: str, average: float, needed: str, tmp_path: Path) -> None:
+    format = format_class(name)(f"mixed-{average:g}")
+    rounded, out, note = written(tmp_path, format, "llama-gqa")
+    assert len({other[1:] for other in note.grid.others}) > 1
+    with closing(open_runtime(format.runtimes[0], out)) as runner:
+        given = runner.prefill(PARTS[0][None], [len(PARTS[0])])[0, -1]
+    expected = torch_logits(rounded)[0][-1]
+    given, expected = given - given.mean(), expected - expected.mean()  # some give log-probabilities
+    assert np.linalg.norm(given - expected) < 0.05 * np.linalg.norm(expected)  # they round what weights multiply
+
+
+def test_a_model_that_was_rounded_otherwise_is_refused(tmp_path: Path) -> None:
+    rounded, _, note = written(tmp_path, format_class("web")("mixed-5.2"), "llama-gqa")
+    assert format_class("web")("mixed-5.2").mixed_grid(rounded) == note.grid
+    for other in (format_class("web")("mixed-5.3"), format_class("gguf")("mixed-5.2")):
+        with pytest.raises(UsageError, match="give --calibration, or use another precision than mixed-5"):
+            other.mixed_grid(rounded)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_bits_that_a_format_cannot_have_are_refused_with_those_that_it_can(name: str) -> None:
+    format = format_class(name)
+    least, most = format(f"mixed-{6.0:g}").averages
+    for average in (least, most):
+        assert format(f"mixed-{average:g}").average == average
+    for outside in (least - 0.25, most + 0.25):
+        with pytest.raises(UsageError, match=f"{name}; give a number from {least:g} to {most:g}"):
+            format(f"mixed-{outside:g}")
+    with pytest.raises(UsageError, match="no number of bits"):
+        format("mixed-many")
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - set(MIXING)))
+def test_formats_with_one_precision_in_a_file_name_theirs(name: str) -> None:
+    with pytest.raises(UsageError, match=f"no precision 'mixed-4.5'; use one of {format_class(name).precisions[0]}"):
+        format_class(name)("mixed-4.5")
