@@ -135,8 +135,8 @@ class Format(ABC):
         return cls(precision or cls.precisions[0])
 
     @classmethod
-    def each_of_options(cls, options: FormOptions) -> Iterator[Self]:
-        """The format in every precision that the options allow."""
+    def each_of_options(cls, options: FormOptions, *, of_prompts: bool = False) -> Iterator[Self]:
+        """The format in every precision that the options allow; see `all_formats_of`."""
         return map(cls, cls.precisions)
 
     def options(self) -> dict[str, Any]:

@@ -83,16 +83,18 @@ class OnnxFormat(Format):
         return cls.of(form_of(options, precision))
 
     @classmethod
-    def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
+    def each_of_options(cls, options: FormOptions, *, of_prompts: bool = False) -> Iterator[OnnxFormat]:
         """The format in each precision that the provider can run; options of blocks apply to int8 and int4 alone.
 
-        The last is that of matrices with bits of their own. w8a8 is left out: it is as large as int8, and less exact.
+        The last is that of matrices with bits of their own. w8a8 and w4a8, as large as int8 and int4 and less exact,
+        are there if prompts are to be fast.
         """
         if options.precision is not None:
             yield cls.of_options(None, options)
             return
         idle = {name: value for name, value in defaults_of(FormOptions).items() if name in OF_BLOCKS}
-        for precision in (*(name for name in PRECISIONS if name not in INTEGERS), f"{MIXED}{USUAL_AVERAGE}"):
+        usual = [name for name in PRECISIONS if of_prompts or name not in INTEGERS]
+        for precision in (*usual, f"{MIXED}{USUAL_AVERAGE}"):
             with suppress(UsageError):
                 yield cls.of_options(precision, options if precision.startswith("int") else replace(options, **idle))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from converters.format import Format
 from seap_export.model.families import ModelSpec
-from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
+from seap_export.pipeline.budget.prompts import Prompts
+from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Times
+from seap_export.pipeline.targets.first_token import PromptTime
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, USUAL_AVERAGE
 from validation.speed.ideal import model_work
@@ -30,14 +32,21 @@ class Predictor:
         baseline: The format of the dense model that speed-ups are over.
         depth: Tokens before the decode step.
         beside: Bytes of a folder besides its weights, as long as none was written in the same way.
+        prompts: Predicts the time to the first token; None: no target asks for it.
     """
 
     def __init__(
-        self, shrunk: Callable[[Candidate], ModelSpec], largest: float, baseline: Format, depth: int, beside: int
+        self,
+        shrunk: Callable[[Candidate], ModelSpec],
+        largest: float,
+        baseline: Format,
+        depth: int,
+        beside: int,
+        prompts: Prompts | None = None,
     ) -> None:
         self._shrunk, self._steps, self._depth = shrunk, int(largest * 10**RATIO_DIGITS + 1e-9), depth
         self._baseline_bytes = self._decode_bytes(Candidate(0.0, baseline))
-        self._beside = beside
+        self._beside, self._baseline, self._prompts = beside, Candidate(0.0, baseline), prompts
         self._more: dict[Candidate, int] = {}
         self._sizes: dict[Candidate, int] = {}
         self._shares: dict[Candidate, float] = {}
@@ -71,9 +80,22 @@ class Predictor:
         self._sizes[candidate] = measured
         self._more[candidate.way] = measured - self._weights(candidate)
 
-    def learn_speedup(self, candidate: Candidate, measured: float) -> None:
-        """Records the measured speed-up of a candidate, which corrects predictions for the same way."""
-        self._shares[candidate.way] = measured / self.ideal_speedup(candidate)
+    def first_token_ms(self, candidate: Candidate) -> float | None:
+        """The predicted milliseconds to the first token; None: no target asks for it."""
+        return None if self._prompts is None else self._prompts.ms(candidate, self._shrunk(candidate))
+
+    def soonest_ms(self, ways: Iterable[Candidate]) -> float | None:
+        """The least of `first_token_ms` that any candidate of these ways can have."""
+        times = [self.first_token_ms(replace(way.smallest, ratio=self.ratios[-1])) for way in ways]
+        return min((ms for ms in times if ms is not None), default=None)
+
+    def learn_times(self, candidate: Candidate, times: Times) -> None:
+        """Records what was timed of a candidate, which corrects predictions for the same way."""
+        self._shares[candidate.way] = times.speedup / self.ideal_speedup(candidate)
+        if self._prompts is not None and times.prompt is not None:
+            self._prompts.learn(candidate, self._shrunk(candidate), times.prompt.ms)
+            dense_ms = times.prompt.ms * times.prompt.speedup
+            self._prompts.learn(self._baseline, self._shrunk(self._baseline), dense_ms)
 
     def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
         """The smallest ratio at which size and speed are predicted to meet the targets; None: there is none."""
@@ -122,7 +144,14 @@ class Predictor:
         known = (one for one, size in self._sizes.items() if targets.size is not None and size <= targets.size)
         is_known = any(one.ratio <= candidate.ratio and one == replace(candidate, ratio=one.ratio) for one in known)
         fits = targets.size is None or is_known or self.bytes(candidate) <= targets.size * (1.0 - _MARGIN)
-        return fits and (targets.decode_speedup is None or self.speedup(candidate) >= targets.decode_speedup)
+        return fits and self._is_fast(candidate, targets)
+
+    def _is_fast(self, candidate: Candidate, targets: Targets) -> bool:
+        if not targets.of_speed:
+            return True
+        ms, dense_ms = self.first_token_ms(candidate), self.first_token_ms(self._baseline)
+        prompt = None if ms is None or dense_ms is None else PromptTime(ms, dense_ms / ms)
+        return min(targets.margins(self.speedup(candidate), prompt).values(), default=1.0) >= 1.0
 
     def _weights(self, candidate: Candidate) -> int:
         spec, precision = self._shrunk(candidate), candidate.format.arithmetic

@@ -8,7 +8,7 @@ from typing import Any
 
 from seap_export.model.families import ModelSpec
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
+from seap_export.pipeline.budget.baseline import baseline_format, prompts_of, timed_depth
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes
@@ -52,10 +52,15 @@ def first_candidates(
             "bytes_about": predictors[mixture.name].bytes(candidate),
             "fits": request.targets is None or predictors[mixture.name].meets(candidate, request.targets),
             "decode_ideal_speedup": predictors[mixture.name].ideal_speedup(candidate),
+            **_first_token(predictors[mixture.name].first_token_ms(candidate)),
         }
         for mixture in request.all_mixtures
         for candidate in _first(request, predictors[mixture.name])
     )
+
+
+def _first_token(ms: float | None) -> dict[str, float]:
+    return {} if ms is None else {"first_token_ms_about": ms}
 
 
 def search_work(
@@ -146,4 +151,4 @@ def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None,
         thinner = spec.with_layers(tuple(thinner_layer(layer, spec.hidden_size, fraction) for layer in spec.layers))
         return thinner if kept is None or candidate.vocabulary == "all" else thinner.with_tokens(len(kept))
 
-    return Predictor(shrunk, most, baseline, depth, beside)
+    return Predictor(shrunk, most, baseline, depth, beside, prompts_of(request))

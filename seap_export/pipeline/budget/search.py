@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point
+from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point, Times
 from seap_export.pipeline.targets.targets import Targets
-from validation.speed.interval import Interval
 
 #: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and a few that may come nearest
 #: where none of them meets the targets.
@@ -26,8 +25,8 @@ _NEAR_RATIO, _NEAR_BITS = 0.05, 0.1
 
 #: Makes a candidate and measures it; None: it cannot be made or run.
 Evaluate = Callable[[Candidate], Point | None]
-#: Measures the speed-up of a decode step, and the interval around it.
-Time = Callable[[Candidate], tuple[float, Interval | None]]
+#: Times a candidate beside the dense model.
+Time = Callable[[Candidate], Times]
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,13 @@ class SearchResult:
     Attributes:
         chosen: The best candidate that meets all targets; None: none does.
         points: All evaluated candidates.
+        soonest_ms: Milliseconds to the first token that every candidate is predicted to take at least; None: no target
+            asks for it, or the search goes on.
     """
 
     chosen: Point | None
     points: tuple[Point, ...]
+    soonest_ms: float | None = None
 
 
 def search(
@@ -76,7 +78,7 @@ def search(
         if nearest is None:
             break
         running.try_one(nearest)
-    return SearchResult(running.best, tuple(running.points.values()))
+    return SearchResult(running.best, tuple(running.points.values()), predictor.soonest_ms(ways))
 
 
 class _Search:
@@ -111,12 +113,11 @@ class _Search:
             self._refused.add(candidate.way)
             return
         self._predictor.learn_bytes(candidate, point.figures.bytes)
-        wants_speed = self._targets.decode_speedup is not None
-        # What the dense model reaches says how far the ideal speed-up is to be trusted.
-        if wants_speed and (not candidate.ratio or self._improves(point)):
-            speedup, interval = self._time(candidate)
-            point = replace(point, speedup=speedup, interval=interval)
-            self._predictor.learn_speedup(candidate, speedup)
+        # What the dense model reaches says how far predictions are to be trusted.
+        if self._targets.of_speed and (not candidate.ratio or self._improves(point)):
+            times = self._time(candidate)
+            point = point.timed(times)
+            self._predictor.learn_times(candidate, times)
         self.points[candidate] = point
         if self._improves(point) and self._is_fast(point):
             self.best = point
@@ -127,8 +128,10 @@ class _Search:
         return meets and (self.best is None or self._rank(point) < self._rank(self.best))
 
     def _is_fast(self, point: Point) -> bool:
-        wanted = self._targets.decode_speedup
-        return wanted is None or (point.speedup is not None and point.speedup >= wanted)
+        if not self._targets.of_speed:
+            return True
+        margins = {} if point.speedup is None else self._targets.margins(point.speedup, point.prompt)
+        return margins.keys() == {*self._targets.of_speed} and min(margins.values()) >= 1.0
 
     def _rank(self, point: Point) -> tuple[float, float, str]:
         """The key that candidates are compared by, lower is better: size if KL has a limit, else KL."""
@@ -245,7 +248,8 @@ class _Search:
 def includes(mixed: Candidate, way: Candidate) -> bool:
     """Whether a way with bits for each matrix has all that another one could be: the same bits for all."""
     is_alike = (mixed.format.name, mixed.vocabulary) == (way.format.name, way.vocabulary)
-    return is_alike and way.format.arithmetic.quantization is not None
+    how = way.format.arithmetic.quantization
+    return is_alike and how is not None and not how.rows
 
 
 def _is_near(one: Candidate, other: Candidate) -> bool:

@@ -169,7 +169,8 @@ class WholeStep(Step):
         return self.request.quality and row["quality"] is None
 
     def _is_timed(self, source: Source, steps: WholeSteps, performance: Performance) -> bool:
-        request = speed_request(source.spec, steps.model.measured, self.request.parity)
+        settings, prompts = self.request.parity, self.request.timed_prompts
+        request = speed_request(source.spec, steps.model.measured, settings, prompts)
         entry = performance.speed.get(steps.model.name, {})
         return (entry.get("whole"), entry.get("setting")) == (steps.key, speed_setting(request))
 

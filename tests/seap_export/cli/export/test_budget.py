@@ -73,7 +73,7 @@ def test_figures_are_those_that_the_export_reports(fitted: Path) -> None:
     assert entry["quality"]["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
     assert entry["quality"]["top1_agreement"] == chosen["top1_agreement"]
     assert entry["bytes"]["onnx"] == chosen["bytes"]
-    assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None}
+    assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None, "first_token": None}
 
 
 def test_nothing_but_the_choice_stays(fitted: Path) -> None:
@@ -219,6 +219,38 @@ def test_a_speed_that_falls_short_is_tried_with_more_pruning(
     assert read_json(work / "out" / "frontier.json")["speedups_over"] == "onnx fp32"
 
 
+def test_the_first_token_is_as_soon_as_asked(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt is made to take as long as its file is large; products of integers take half of it."""
+
+    def timed(openers: Any, cells: Any, **_: Any) -> dict[str, dict[Any, Timing]]:
+        found = dict[str, dict[Any, Timing]]()
+        for name, opener in openers.items():
+            folder = opener.args[1]
+            share = (0.5 if "w4a8" in folder.name else 1.0) * (folder / "model.onnx.data").stat().st_size
+            found[name] = {cell: Timing([share * cell.depth], [1.0]) for cell in cells}
+        return found
+
+    monkeypatch.setattr(candidates, "measure_speed", timed)
+    arguments = ("--format", "onnx:fp32", "--format", "onnx:w4a8", "--quality", "--speed", "--quiet", "--out", "out")
+    target = "--set", "target_first_token=24:1.25x"
+    assert run(*MODEL, *arguments, *target).code == 0
+    chosen, points = chosen_of(work / "out"), points_of(work / "out")
+    assert chosen["first_token_speedup"] >= 1.25
+    whole = next(point for point in points if (point["precision"], point["ratio"]) == ("fp32", 0.0))
+    assert (whole["first_token_speedup"], whole["chosen"]) == (1.0, False)
+    meeting = [point for point in points if (point["first_token_speedup"] or 0.0) >= 1.25]
+    assert chosen["mean_kl_nats"] == min(point["mean_kl_nats"] for point in meeting)
+    report = read_json(work / "out" / "validation.json")
+    Draft202012Validator(schema()).validate(report)
+    assert report["frontier"]["targets"]["first_token"] == {"tokens": 24, "ms": None, "speedup": 1.25}
+    (found,) = report["recommended"].values()
+    assert all("24" in file["first_token_ms_by_tokens"] for file in found["files"])
+    page = (work / "out" / "validation.html").read_text("utf-8")
+    assert "first of 24" in page
+    refused = run(*MODEL, *arguments, "--set", "target_first_token=24:1000000x")
+    refused.refused(5, "target_first_token", "comes nearest", "even without everything")
+
+
 def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
     outcome = run(*MODEL, *FITTED, "--dry-run", "--json")
     assert outcome.code == 0, outcome.err
@@ -230,6 +262,12 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
     assert not (work / "out").exists()
     text = run(*MODEL, *[word for word in FITTED if word != "--quiet"], "--dry-run").out
     assert "onnx int4" in text
+    assert "w8a8" not in text
+    asked = ("--set", "target_first_token=24:10s", "--dry-run", "--out", "out", "--quality", "--speed")
+    values = json.loads(run(*MODEL, *asked, "--json").out)
+    assert {"w8a8", "w4a8"} <= {candidate["precision"] for candidate in values["candidates"]}
+    assert all(0.0 < candidate["first_token_ms_about"] < 10_000.0 for candidate in values["candidates"])
+    assert "first token, about" in run(*MODEL, *asked).out
 
 
 @pytest.mark.parametrize(
@@ -239,6 +277,10 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
         (["--target-size", "1MB", "--ratio", "0.2"], ("--ratio", "contradict")),
         (["--target-size", "1MB", "--no-quality"], ("--no-quality",)),
         (["--target-decode-speedup", "2", "--no-speed"], ("--no-speed",)),
+        (["--set", "target_first_token=24:2x", "--no-speed"], ("--no-speed", "target_first_token")),
+        (["--set", "target_first_token=much"], ("'much'", "512:250ms")),
+        (["--set", "target_first_token=1000000:1s"], ("target_first_token", "context")),
+        (["--target-first-token", "24:2x"], ("--set target_first_token=",)),
         (["--max-kl", "0.1", "--format", "hf"], ("hf alone", "--format onnx")),
         (["--target-size", "much"], ("'much'", "size")),
         (["--target-size", "0"], ("'0'", "size")),
