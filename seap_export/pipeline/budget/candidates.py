@@ -29,12 +29,14 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.steps.joint.quality import DENSE_TEXTS
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.guess import GuessStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
 from seap_export.pipeline.steps.step import Made, StepContext, run_steps
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point, Times, ways
 from seap_export.pipeline.targets.first_token import PromptTime
+from seap_export.pipeline.targets.guess import USUAL, Guess
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts, measure_divergence
 from validation.estimate import TokenEstimate
@@ -101,6 +103,17 @@ class Candidates:
             self._work.progress.warn(f"{name} is left out: {error}")
             return None
         return Point(candidate, figures, key, predicted, ideal)
+
+    def guess(self, ranking: RankingStep) -> Guess:
+        """What rounding and pruning cost the model of a task or mixture, guessed before a candidate is made."""
+        grids = [self._request.grid(format, self._work.source.spec) for format in self._request.formats]
+        grid = next((grid for grid in grids if grid is not None and grid.average is not None), None)
+        if grid is None:
+            return USUAL
+        hidden = self._hidden["all"]
+        step = GuessStep(ranking, grid)
+        run_steps([step], Made(replace(self._work, folder=hidden.folder, shared=self._work.folder), hidden))
+        return step.read(hidden.folder)
 
     def time(self, ranking: RankingStep, candidate: Candidate) -> Times:
         """Times a candidate beside the dense model in the baseline's format."""

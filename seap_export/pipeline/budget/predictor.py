@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -17,8 +17,8 @@ from validation.speed.ideal import model_work
 
 #: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
 _MARGIN = 0.003
-#: Bytes of a layer's nodes that unpack weights of few bits.
-_UNPACKING = 14_000
+#: Bytes of the nodes that unpack a matrix, and of its bits in rounding.json; and by which share they may be wrong.
+_UNPACKING, _UNSURE = 4_300, 0.1
 #: The steps of the ratio, in units of its last digit, where bits are chosen with it: losses add up about alike nearby.
 _RATIO_STEP = 50
 
@@ -31,7 +31,8 @@ class Predictor:
         largest: The largest ratio.
         baseline: The format of the dense model that speed-ups are over.
         depth: Tokens before the decode step.
-        beside: Bytes of a folder besides its weights, as long as none was written in the same way.
+        beside: Bytes of a folder besides its weights, as long as none was written in the same way; 0: only the weights
+            count, so that no folder is smaller.
         prompts: Predicts the time to the first token; None: no target asks for it.
     """
 
@@ -60,8 +61,8 @@ class Predictor:
         """The size of a candidate's folder in bytes: measured if known, else predicted."""
         if candidate in self._sizes:
             return self._sizes[candidate]
-        unpacking = _UNPACKING * len(self._shrunk(candidate).layers) if candidate.format.average is not None else 0
-        return self._weights(candidate) + self._more.get(candidate.way, self._beside + unpacking)
+        more = self._more.get(candidate.way, self._beside)
+        return self._weights(candidate) + self._unpacking(candidate) + more
 
     def ideal_speedup(self, candidate: Candidate) -> float:
         """The speed-up of a decode step if time were proportional to the bytes that it reads."""
@@ -78,7 +79,10 @@ class Predictor:
     def learn_bytes(self, candidate: Candidate, measured: int) -> None:
         """Records the measured size of a candidate's folder, which corrects predictions for the same way."""
         self._sizes[candidate] = measured
-        self._more[candidate.way] = measured - self._weights(candidate)
+        more, unpacking = measured - self._weights(candidate), self._unpacking(candidate)
+        # Where few matrices happened to be unpacked, more may be in the next candidate.
+        known = self._more.get(candidate.way, self._beside) if unpacking else 0
+        self._more[candidate.way] = max(more - unpacking, known)
 
     def first_token_ms(self, candidate: Candidate) -> float | None:
         """The predicted milliseconds to the first token; None: no target asks for it."""
@@ -128,22 +132,22 @@ class Predictor:
         if size is None:
             quarters = range(round(4 * LEAST_AVERAGE), round(4 * USUAL_AVERAGE) + 1)
             return [quarter / 4 for quarter in quarters]
-        ends = [
-            replace(pruned, format=format)
-            for average in (LEAST_AVERAGE, MOST_AVERAGE)
-            if (format := pruned.format.mixed(average)) is not None
-        ]
-        least, most = map(self.bytes, ends)
-        share = (size * (1.0 - _MARGIN) - least) / (most - least)
-        average = math.floor(1000 * (LEAST_AVERAGE + share * (MOST_AVERAGE - LEAST_AVERAGE))) / 1000
-        return [min(average, MOST_AVERAGE)] if average >= LEAST_AVERAGE else []
+        averages = range(round(1000 * LEAST_AVERAGE), round(1000 * MOST_AVERAGE) + 1)
+
+        def exceeds(thousandths: int) -> bool:
+            format = pruned.format.mixed(thousandths / 1000)
+            assert format is not None
+            return self._at_most(replace(pruned, format=format)) > size
+
+        fitting = bisect_left(averages, True, key=exceeds)
+        return [averages[fitting - 1] / 1000] if fitting else []
 
     def meets(self, candidate: Candidate, targets: Targets) -> bool:
         """Whether a candidate is predicted to meet size and speed."""
         # One that was measured to fit is no smaller than those of the same way with a larger ratio.
         known = (one for one, size in self._sizes.items() if targets.size is not None and size <= targets.size)
         is_known = any(one.ratio <= candidate.ratio and one == replace(candidate, ratio=one.ratio) for one in known)
-        fits = targets.size is None or is_known or self.bytes(candidate) <= targets.size * (1.0 - _MARGIN)
+        fits = targets.size is None or is_known or self._at_most(candidate) <= targets.size
         return fits and self._is_fast(candidate, targets)
 
     def _is_fast(self, candidate: Candidate, targets: Targets) -> bool:
@@ -152,6 +156,22 @@ class Predictor:
         ms, dense_ms = self.first_token_ms(candidate), self.first_token_ms(self._baseline)
         prompt = None if ms is None or dense_ms is None else PromptTime(ms, dense_ms / ms)
         return min(targets.margins(self.speedup(candidate), prompt).values(), default=1.0) >= 1.0
+
+    def _at_most(self, candidate: Candidate) -> float:
+        """The size that a candidate is not expected to exceed."""
+        if candidate in self._sizes:
+            return self._sizes[candidate]
+        return self.bytes(candidate) / (1.0 - _MARGIN) + _UNSURE * self._unpacking(candidate)
+
+    def _unpacking(self, candidate: Candidate) -> int:
+        """The bytes of the nodes that unpack weights of few bits."""
+        how, spec = candidate.format.arithmetic.quantization, self._shrunk(candidate)
+        if how is None or how.average is None or not self._beside:
+            return 0
+        matrices = sum(len(one.rounded(spec.hidden_size, how.block_size)) for one in spec.sublayers)
+        # with 3.5 bits and fewer nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
+        share = min(max((5.5 - how.average) / 2, 0.3), 1.0)
+        return round(_UNPACKING * share * matrices)
 
     def _weights(self, candidate: Candidate) -> int:
         spec, precision = self._shrunk(candidate), candidate.format.arithmetic

@@ -154,6 +154,7 @@ def _search(
         evaluate,
         partial(candidates.time, ranking),
         lambda point: best.append(point.candidate),
+        partial(candidates.guess, ranking),
     )
     candidates.keep(ranking, best[-1:])
     return result

@@ -15,6 +15,8 @@ from seap_export.model.sources.source import Source
 from seap_export.pruning.rounding.columns import inverse_factor
 from seap_export.pruning.rounding.grid import (
     BITS,
+    LEAST_AVERAGE,
+    MOST_AVERAGE,
     BlockQuantization,
     best_scales,
     on_grid,
@@ -29,6 +31,9 @@ _WAYS = [(bits, size) for bits in BITS for size in (32, 64) if (bits, size) != (
 _OF_EXPERTS = [(4, 32), (8, 32)]
 #: Rows of a matrix whose errors are computed, and bytes of a scale.
 _ROWS, _SCALE = 256, 2
+
+#: Rounding costs about this many times what is predicted of each matrix alone: docs/research/measurements.md.
+_TOGETHER = 1.35
 
 #: Bits and block size.
 Way: TypeAlias = tuple[int, int]
@@ -64,6 +69,44 @@ def shared_out(
         device: Where layers are computed.
     """
     assert how.average is not None
+    costs = _costs(source, texts, how, folder, device)
+    chosen = costs.cheapest(how.average)
+    others = ((name, *option.way) for group, option in zip(costs.groups, chosen, strict=True) for name in group.names)
+    return replace(how, others=tuple(others))
+
+
+def guess_rounding(
+    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+) -> list[tuple[float, float]]:
+    """Average bits of a weight, and about the KL of the model with so many, nats per token; nothing is rounded.
+
+    Args:
+        source: The model.
+        texts: Token ids of calibration texts.
+        how: The grid, with any average.
+        folder: An existing folder for temporary files.
+        device: Where layers are computed.
+    """
+    costs = _costs(source, texts, how, folder, device)
+    averages = (quarters / 4 for quarters in range(round(4 * LEAST_AVERAGE), round(4 * MOST_AVERAGE) + 1))
+    return [(average, _TOGETHER * sum(one.loss for one in costs.cheapest(average))) for average in averages]
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """The options of all groups, and the number of weights."""
+
+    groups: Sequence[_Group]
+    options: Sequence[Sequence[_Option]]
+    weights: int
+
+    def cheapest(self, average: float) -> list[_Option]:
+        return _cheapest(self.options, average / 8 * self.weights)
+
+
+def _costs(
+    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+) -> _Costs:
     groups = list(_groups(source.spec, how))
     ways = {name: group.ways for group in groups for name in group.names}
     costs: dict[str, list[_Option]] = {}
@@ -72,10 +115,7 @@ def shared_out(
             weight = source.reader.read([name])[name].to(device)
             costs[name] = list(_options(weight, layer[name], how, ways[name]))
     options = [_together([costs[name] for name in group.names]) for group in groups]
-    weights = sum(math.prod(source.reader.shapes()[name]) for name in ways)
-    chosen = _cheapest(options, how.average / 8 * weights)
-    others = ((name, *option.way) for group, option in zip(groups, chosen, strict=True) for name in group.names)
-    return replace(how, others=tuple(others))
+    return _Costs(groups, options, sum(math.prod(source.reader.shapes()[name]) for name in ways))
 
 
 def _groups(spec: ModelSpec, how: BlockQuantization) -> Iterator[_Group]:

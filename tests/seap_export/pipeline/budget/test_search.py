@@ -16,6 +16,7 @@ from seap_export.pipeline.budget.failure import close_calls, nothing_fits
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
 from seap_export.pipeline.targets.candidate import CandidateFigures, Point
 from seap_export.pipeline.targets.frontier import Frontier
+from seap_export.pipeline.targets.guess import Guess
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56, "w8a8": 1.06, "w4a8": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39, "w8a8": 0.01, "w4a8": 0.45}
@@ -37,6 +38,7 @@ class World:
         power: With which KL grows.
         slowness: Share of the ideal speed-up that pruned models reach.
         broken: Precisions that cannot be run.
+        guessed: By which factors the guesses of rounding and of pruning are wrong.
     """
 
     error: float = 0.0
@@ -45,6 +47,7 @@ class World:
     slowness: float = 1.0
     mixed: float = 0.03
     broken: tuple[str, ...] = ()
+    guessed: tuple[float, float] = (1.0, 1.0)
     evaluated: list[Candidate] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
 
@@ -70,6 +73,11 @@ class World:
         ms = (1.0 - candidate.ratio) * (500.0 if candidate.format.precision.startswith("w") else 1000.0)
         return PromptTime(ms / (self.slowness if candidate.ratio else 1.0), 1000.0 / ms)
 
+    def guess(self) -> Guess:
+        rounding, pruning = self.guessed
+        bits = [(average, rounding * self.mixed * 3.5 ** (4.5 - average)) for average in (2.25, 4.5, 8.25)]
+        return Guess(tuple(bits), tuple((ratio, pruning * 0.95 * ratio**self.power) for ratio in (0.1, 0.3)))
+
     def evaluate(self, candidate: Candidate) -> Point | None:
         self.evaluated.append(candidate)
         if candidate.format.precision in self.broken:
@@ -88,6 +96,7 @@ class World:
             self.evaluate,
             lambda candidate: Times(self.speed(candidate), None, self.prompt(candidate)),
             lambda point: self.kept.append(point.candidate),
+            self.guess,
         )
         most = MOST_EVALUATIONS + (0 if result.chosen else 3)
         assert len([candidate for candidate in self.evaluated if candidate.ratio]) <= most
@@ -135,6 +144,9 @@ class Predicted:
     def speedup(self, candidate: Candidate) -> float:
         return self._world.ideal(candidate) * self._shares.get(candidate.way, 1.0)
 
+    def meets(self, candidate: Candidate, targets: Targets) -> bool:
+        return targets.size is None or self.bytes(candidate) <= targets.size
+
     def are_alike(self, one: Candidate, other: Candidate) -> bool:
         return one == other
 
@@ -177,10 +189,11 @@ def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
     assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
 
 
+@pytest.mark.parametrize("guessed", [(1.0, 1.0), (1.5, 1.1), (0.8, 1.2), (1.3, 0.9)])
 @pytest.mark.parametrize("power", [1.1, 1.4, 2.5])
 @pytest.mark.parametrize("size", [45_000_000, 54_000_000, 64_000_000, 78_000_000])
-def test_bits_and_ratio_are_chosen_together(size: int, power: float) -> None:
-    world, targets = World(ways=MORE_WAYS, power=power), Targets(size=size)
+def test_bits_and_ratio_are_chosen_together(size: int, power: float, guessed: tuple[float, float]) -> None:
+    world, targets = World(ways=MORE_WAYS, power=power, guessed=guessed), Targets(size=size)
     chosen = chosen_of(world.search(size=size))
     assert world.size(chosen) <= size
     assert chosen.format.average is not None
@@ -190,7 +203,9 @@ def test_bits_and_ratio_are_chosen_together(size: int, power: float) -> None:
     uniform = World(power=power)
     assert world.kl(chosen) < uniform.kl(chosen_of(uniform.search(size=size)))
     tried = [candidate for candidate in world.evaluated if candidate.format.average is not None]
-    assert len(tried) <= 4
+    assert len(tried) <= 2
+    rounded = [candidate for candidate in world.evaluated if candidate.format.precision in ("int8", "int4")]
+    assert all(world.size(candidate) <= size for candidate in rounded)  # what cannot be chosen is not made
     for one, other in itertools.combinations(tried, 2):  # none is made that is told from another by chance alone
         bits = abs((one.format.average or 0.0) - (other.format.average or 0.0))
         assert abs(one.ratio - other.ratio) >= 0.049 or bits >= 0.1
