@@ -70,8 +70,13 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
         figures = (one.cell(of) for one in main_figures("faster", "worse"))
         share, bracket, more = accuracy_in_words(file).partition(" (")
         right = [Cell(share or NOTHING, f"{bracket}{more}".strip())] if has_accuracy(found) else []
-        cells = [*right, Cell(megabytes(file["bytes"])), *speed_cells(of), *figures]
+        cells = [*right, _size_cell(file), *speed_cells(of), *figures]
         yield title(file), Cell(result or beyond, beyond if result else ""), cells
+
+
+def _size_cell(file: Json) -> Cell:
+    memory = file.get("memory_about")
+    return Cell(megabytes(file["bytes"]), "" if memory is None else f"memory about {megabytes(memory)}")
 
 
 def answers(report: Json) -> list[Answers]:

@@ -224,6 +224,7 @@ def _of_variants(
                 size = variant["bytes"][folder]
                 file = _file(f"{name}/{folder}", folder, format["precision"], is_whole, size, divergence, speed)
                 file["accuracy"] = accuracies(variant["quality"], folder)
+                file["memory_about"] = (variant.get("memory_about") or {}).get(folder)
                 yield variant["task"], file, divergence
 
 
@@ -233,6 +234,7 @@ def _of_whole(whole: Mapping[str, Row]) -> Iterator[tuple[str, dict[str, Any], R
             divergence = divergence_of(row["quality"])
             file = _file(name, None, row["precision"], True, row["bytes"], divergence, row["speed"])
             file["accuracy"] = accuracies(row["quality"], (row["quality"] or {}).get("folder", ""))
+            file["memory_about"] = row.get("memory_about")
             yield row["task"], file, divergence
 
 

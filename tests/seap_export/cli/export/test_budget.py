@@ -92,6 +92,12 @@ def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
     report = read_json(fitted / "validation.json")
     Draft202012Validator(schema()).validate(report)
     assert report["frontier"] == read_json(fitted / "frontier.json")
+    (variant,), whole = report["variants"].values(), report["whole"].values()
+    memories = [variant["memory_about"]["onnx"], *(row["memory_about"] for row in whole)]
+    assert len(memories) == 3
+    assert all(memory > 30_000_000 for memory in memories)  # a session alone
+    (files,) = (found["files"] for found in report["recommended"].values())
+    assert sorted(file["memory_about"] for file in files) == sorted(memories)
     page = (fitted / "validation.html").read_text("utf-8")
     assert "a: size against divergence" in page
     assert chosen_of(fitted)["variant"] in page.partition('id="frontier"')[2].partition("</section>")[0]
