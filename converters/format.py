@@ -174,8 +174,8 @@ class Format(ABC):
         return cls(precision or cls.precisions[0])
 
     @classmethod
-    def each_of_options(cls, options: FormOptions) -> Iterator[Self]:
-        """The format in every precision that the options allow; matrices with bits of their own are the last."""
+    def each_of_options(cls, options: FormOptions, *, of_prompts: bool = False) -> Iterator[Self]:
+        """The format in every precision that the options allow, that of mixed bits last; see `all_formats_of`."""
         from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 
         return map(cls, (*cls.precisions, f"{MIXED}{USUAL_AVERAGE}") if cls.ways else cls.precisions)
@@ -220,8 +220,8 @@ class Format(ABC):
         return limits_of(self.ways)
 
     @property
-    def layer_bytes(self) -> int:
-        """Bytes of a layer besides weights that another precision of the format has not: nodes that unpack them."""
+    def matrix_bytes(self) -> int:
+        """Bytes of a matrix of few bits besides its weights: the nodes that unpack it."""
         return 0
 
     def mixed(self, average: float) -> Self:

@@ -35,8 +35,8 @@ from seap_export.model.families import ModelSpec
 from seap_export.pruning.plan.recipes import Target
 from seap_export.pruning.rounding.grid import USUAL_AVERAGE, Way
 
-#: Bytes of a layer's nodes that unpack weights of few bits.
-_UNPACKING = 14_000
+#: Bytes of the nodes that unpack a matrix of few bits, and of its bits in rounding.json.
+_UNPACKING = 4_300
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,18 @@ class OnnxFormat(Format):
         return cls.of(form_of(options, precision))
 
     @classmethod
-    def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
+    def each_of_options(cls, options: FormOptions, *, of_prompts: bool = False) -> Iterator[OnnxFormat]:
         """The format in each precision that the provider can run; options of blocks apply to int8 and int4 alone.
 
-        The last is that of matrices with bits of their own. w8a8 is left out: it is as large as int8, and less exact.
+        The last is that of matrices with bits of their own. w8a8 and w4a8, as large as int8 and int4 and less exact,
+        are there if prompts are to be fast.
         """
         if options.precision is not None:
             yield cls.of_options(None, options)
             return
         idle = {name: value for name, value in defaults_of(FormOptions).items() if name in OF_BLOCKS}
-        for precision in (*(name for name in PRECISIONS if name not in INTEGERS), f"{MIXED}{USUAL_AVERAGE}"):
+        usual = [name for name in PRECISIONS if of_prompts or name not in INTEGERS]
+        for precision in (*usual, f"{MIXED}{USUAL_AVERAGE}"):
             with suppress(UsageError):
                 yield cls.of_options(precision, options if precision.startswith("int") else replace(options, **idle))
 
@@ -135,7 +137,7 @@ class OnnxFormat(Format):
         return None if how is None else how.average
 
     @property
-    def layer_bytes(self) -> int:
+    def matrix_bytes(self) -> int:
         return 0 if self.average is None else _UNPACKING
 
     def mixed(self, average: float) -> OnnxFormat:

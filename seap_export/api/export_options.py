@@ -63,6 +63,12 @@ class MainOptions(TaskOptions):
         rare=True,
         metavar="X",
     )
+    target_first_token: str | None = option(
+        "Target: longest time to the first token of a prompt on this machine, as TOKENS:TIME, such as 512:250ms; or "
+        "as TOKENS:FACTORx the smallest speed-up over the dense model in the usual precision.",
+        default=None,
+        unset="no target",
+    )
     max_kl: float | None = option(
         "Target: largest mean KL divergence from the dense model on held-out texts. The smallest variant is chosen.",
         default=None,

@@ -20,19 +20,24 @@ def formats_of(texts: Sequence[str], form: FormOptions) -> tuple[Format, ...]:
     return tuple(format.of_options(precision, form) for format, precision in _parsed(texts, form))
 
 
-def all_formats_of(texts: Sequence[str], form: FormOptions) -> tuple[Format, ...]:
+def all_formats_of(texts: Sequence[str], form: FormOptions, *, of_prompts: bool = False) -> tuple[Format, ...]:
     """Parses like `formats_of`, but a name without a precision stands for all precisions that the options allow.
+
+    Args:
+        texts: The names of formats, and their precisions.
+        form: The options of graphs.
+        of_prompts: Whether precisions that only make prompts faster are among them.
 
     Raises:
         UsageError: As `formats_of`.
     """
-    return tuple(dict.fromkeys(_each(_parsed(texts, form), form)))
+    return tuple(dict.fromkeys(_each(_parsed(texts, form), form, of_prompts)))
 
 
-def _each(parsed: Sequence[tuple[type[Format], str | None]], form: FormOptions) -> Iterator[Format]:
+def _each(parsed: Sequence[tuple[type[Format], str | None]], form: FormOptions, of_prompts: bool) -> Iterator[Format]:
     for format, precision in parsed:
         if precision is None:
-            yield from format.each_of_options(form)
+            yield from format.each_of_options(form, of_prompts=of_prompts)
         else:
             yield format.of_options(precision, form)
 

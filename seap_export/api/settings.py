@@ -19,6 +19,7 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request.options import CalibrationSettings, ParityOptions, VariantOptions
 from seap_export.pipeline.request.settings import ParitySettings, RouterSettings
+from seap_export.pipeline.targets.first_token import FirstToken
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.plan.recipes import Target, open_recipe
 from validation.parity.profiles import Limits, read_limits
@@ -70,10 +71,10 @@ def export_request(options: ExportOptions) -> ExportRequest:
         UsageError: Options contradict each other, or a value is out of range.
         InputError, EnvironmentFailure: A corpus or another file cannot be used.
     """
-    names = [task.name for task in options.tasks]
-    targets = _targets(options)
-    chosen_from = formats_of if targets is None else all_formats_of
-    formats = chosen_from([text for text in options.format if text != "hf"], part(FormOptions, options))
+    targets, tasks = _targets(options), [task.name for task in options.tasks]
+    names, form = [text for text in options.format if text != "hf"], part(FormOptions, options)
+    of_prompts = targets is not None and targets.first_token is not None
+    formats = formats_of(names, form) if targets is None else all_formats_of(names, form, of_prompts=of_prompts)
     if targets is not None and options.rounding == "nearest":  # which chooses no bits
         formats = tuple(format for format in formats if format.average is None)
     if options.threshold is not None and not options.router:
@@ -85,8 +86,8 @@ def export_request(options: ExportOptions) -> ExportRequest:
     return ExportRequest(
         **values_of(VariantOptions, options),
         tasks=options.tasks,
-        mixtures=parse_mixtures(names, general=options.general, weights=options.weight, mixes=options.mix),
-        support=None if options.support is None else parse_support(options.support, names),
+        mixtures=parse_mixtures(tasks, general=options.general, weights=options.weight, mixes=options.mix),
+        support=None if options.support is None else parse_support(options.support, tasks),
         router=options.router,
         threshold=RouterSettings.threshold if options.threshold is None else options.threshold,
         ratios=options.ratio,
@@ -114,6 +115,7 @@ def _targets(options: ExportOptions) -> Targets | None:
         UsageError: A target is malformed or out of range.
     """
     size, decode_speedup, max_kl = options.target_size, options.target_decode_speedup, options.max_kl
-    if (size, decode_speedup, max_kl) == (None, None, None):
+    first_token = None if options.target_first_token is None else FirstToken.parse(options.target_first_token)
+    if (size, decode_speedup, max_kl, first_token) == (None, None, None, None):
         return None
-    return Targets(None if size is None else parse_bytes(size), decode_speedup, max_kl)
+    return Targets(None if size is None else parse_bytes(size), decode_speedup, max_kl, first_token)

@@ -49,7 +49,10 @@ def export_text(result: ExportResult) -> str:
     rows += [_whole_row(name, row, verdicts, right) for name, row in measured_models(result).items()]
     before = [*_BEFORE, *(["accuracy"] if right else [])]
     parts = [] if result.frontier is None else [frontier_text(result.frontier)]
-    parts += [table([*before, *speed_heads(), *measured_heads(), "parity", ""], rows), "\n".join(_legend(result))]
+    parts += [
+        table([*before, "memory", *speed_heads(), *measured_heads(), "parity", ""], rows),
+        "\n".join(_legend(result)),
+    ]
     parts.append(general_text_table({name: variants[name]["quality"] for name in result.variants}))
     answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
@@ -111,6 +114,7 @@ def _rows(
             megabytes(size),
             f"{size / dense:.0%}" if dense else "-",
             *([right.get(f"{name}/{folder}", "-")] if right else []),
+            _memory(of_file["memory_about"]),
             *speed_cells(of_file),
             *measured_cells(of_file),
             _parity(compared),
@@ -119,18 +123,24 @@ def _rows(
 
 
 def of_folder(variant: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """The speed and the quality of one folder of a variant, each None if it was not measured."""
+    """The speed, the memory and the quality of one folder of a variant, each None if it is not known."""
     from validation.reports.figures import divergence_of_folder
 
     speed = variant["speed"] if (variant["speed"] or {}).get("folder", OWN_FORMAT) == folder else None
-    return {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
+    memory = (variant.get("memory_about") or {}).get(folder)
+    return {"speed": speed, "memory_about": memory, "quality": divergence_of_folder(variant["quality"], folder)}
 
 
 def _whole_row(name: str, row: Mapping[str, Any], verdicts: Mapping[str, str], right: Mapping[str, str]) -> list[str]:
     """The whole model in the columns of the variants."""
     file = f"{OWN_FORMAT} {row['precision']}"
     before = [name, "0.0%", "-", file, megabytes(row["bytes"]), "-", *([right.get(name, "-")] if right else [])]
-    return [*before, *speed_cells(row), *measured_cells(row), "-", verdicts.get(name, "")]
+    memory = _memory(row.get("memory_about"))
+    return [*before, memory, *speed_cells(row), *measured_cells(row), "-", verdicts.get(name, "")]
+
+
+def _memory(size: int | None) -> str:
+    return "-" if size is None else megabytes(size)
 
 
 def measured_heads() -> list[str]:
@@ -182,6 +192,8 @@ def _legend(result: ExportResult) -> Iterator[str]:
             f"token, {cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets its interval. If that "
             "contains 1, there is no speed-up."
         )
+    if any(of for variant in variants.values() for of in (variant.get("memory_about") or {}).values()):
+        yield "Memory: at the peak of a prompt of 128 tokens, estimated from the file; the program around it is extra."
     compared = {name: variant["quality"] for name, variant in variants.items() if variant["quality"]}
     if compared:
         what = measured_title(next(iter(compared.values())))

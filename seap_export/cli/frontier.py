@@ -10,20 +10,21 @@ from seap_export.cli.console import megabytes, table
 
 def frontier_text(frontier: Mapping[str, Any]) -> str:
     """A table of each task's candidates by size, and lines that explain it."""
-    from validation.reports.frontier import FRONTIER_HEAD, frontier_cells, state, written
+    from validation.reports.frontier import frontier_cells, frontier_head, state, written
 
+    targets = frontier["targets"]
     rows = [
         [
             point["variant"],
             written(point),
             megabytes(point["bytes"]),
-            *(cell.line for cell in frontier_cells(point)),
+            *(cell.line for cell in frontier_cells(point, targets)),
             state(point),
         ]
         for task in frontier["tasks"].values()
         for point in task["points"]
     ]
-    head = ["candidate", "written as", "size", *FRONTIER_HEAD, ""]
+    head = ["candidate", "written as", "size", *frontier_head(targets), ""]
     return f"{table(head, rows)}\n\n" + "\n".join(_legend(frontier))
 
 
@@ -52,6 +53,7 @@ def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
             written(candidate),
             megabytes(candidate["bytes_about"]),
             f"{candidate['decode_ideal_speedup']:.2f}x",
+            *([f"{candidate['first_token_ms_about']:.0f} ms"] if "first_token_ms_about" in candidate else []),
         ]
         for candidate in candidates
         if candidate["fits"]
@@ -60,4 +62,6 @@ def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
     beyond = dict.fromkeys(written(candidate) for candidate in candidates if not candidate["fits"])
     if beyond:
         lines.append(f"Measured to predict these, but beyond the target: the whole model in {', '.join(beyond)}.")
-    return "\n".join([table(["candidate", "written as", "size, about", "decode, ideal"], rows), *lines])
+    head = ["candidate", "written as", "size, about", "decode, ideal"]
+    head += ["first token, about"] if any("first_token_ms_about" in one for one in candidates) else []
+    return "\n".join([table(head, rows), *lines])

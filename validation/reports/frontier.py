@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from validation.estimate import is_close
 from validation.reports.figures import KL, TOP1, Cell
-from validation.reports.numbers import NOTHING, signed_with_error, times
+from validation.reports.numbers import NOTHING, milliseconds, signed_with_error, times
 from validation.reports.reading import Json
 from validation.reports.speedups import interval_in_words, speedup_in_words
 
-#: The titles of `frontier_cells`.
-FRONTIER_HEAD = ("KL", "KL - chosen", "top-1", "decode, ideal", "decode, measured")
+_HEAD = ("KL", "KL - chosen", "top-1", "decode, ideal", "decode, measured")
 
 
-def frontier_cells(point: Json) -> tuple[Cell, ...]:
-    """A candidate's figures, as in `FRONTIER_HEAD`; its KL is compared with the chosen one's on the same texts."""
+def frontier_head(targets: Json) -> tuple[str, ...]:
+    """The titles of `frontier_cells`."""
+    asked = targets.get("first_token")
+    return _HEAD if asked is None else (*_HEAD, f"first of {asked['tokens']}")
+
+
+def frontier_cells(point: Json, targets: Json) -> tuple[Cell, ...]:
+    """A candidate's figures, as in `frontier_head`; its KL is compared with the chosen one's on the same texts.
+
+    Args:
+        point: The candidate.
+        targets: The targets, of which one may ask for the time to the first token.
+    """
     low, high = point.get("decode_speedup_low"), point.get("decode_speedup_high")
     timed = point["decode_speedup"]
     return (
@@ -22,7 +32,13 @@ def frontier_cells(point: Json) -> tuple[Cell, ...]:
         TOP1.cell({"quality": point}),
         Cell(f"{times(point['decode_ideal_speedup'])}×"),
         Cell(NOTHING) if timed is None else Cell(speedup_in_words(timed, low, high), interval_in_words(low, high)),
+        *([] if targets.get("first_token") is None else [_first_token(point)]),
     )
+
+
+def _first_token(point: Json) -> Cell:
+    ms, speedup = point.get("first_token_ms"), point.get("first_token_speedup")
+    return Cell(NOTHING) if ms is None or speedup is None else Cell(milliseconds(ms), f"{times(speedup)}×")
 
 
 def _beside_chosen(point: Json) -> Cell:

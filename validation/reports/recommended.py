@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from validation.reports.figures import Cell, divergence_of, divergence_of_folder, main_figures
-from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, percent, times, with_error
+from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, milliseconds, percent, times, with_error
 from validation.reports.reading import Json
 from validation.reports.whole import SPEED_HEAD, speed_cells
 
@@ -70,8 +70,13 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
         figures = (one.cell(of) for one in main_figures("faster", "worse"))
         share, bracket, more = accuracy_in_words(file).partition(" (")
         right = [Cell(share or NOTHING, f"{bracket}{more}".strip())] if has_accuracy(found) else []
-        cells = [*right, Cell(megabytes(file["bytes"])), *speed_cells(of), *figures]
+        cells = [*right, _size_cell(file), *speed_cells(of), *figures]
         yield title(file), Cell(result or beyond, beyond if result else ""), cells
+
+
+def _size_cell(file: Json) -> Cell:
+    memory = file.get("memory_about")
+    return Cell(megabytes(file["bytes"]), "" if memory is None else f"memory about {megabytes(memory)}")
 
 
 def answers(report: Json) -> list[Answers]:
@@ -182,12 +187,18 @@ def _kl(file: Json) -> str:
 
 def _limits(found: Json) -> str:
     """The limits in words; "" if there are none."""
-    keys = "bytes", "max_kl", "min_accuracy_retained", "decode_speedup"
-    size, kl, least, faster = (found["limits"][key] for key in keys)
+    keys = "bytes", "max_kl", "min_accuracy_retained", "decode_speedup", "first_token"
+    size, kl, least, faster, sooner = (found["limits"].get(key) for key in keys)
     parts = [
         *([] if size is None else [megabytes(size)]),
         *([] if kl is None else [f"a KL of {figure(kl)}"]),
         *([] if least is None else [f"{percent(least)} of the dense model's accuracy"]),
         *([] if faster is None else [f"{times(faster)} times the dense model's speed"]),
+        *([] if sooner is None else [_first_token(sooner)]),
     ]
     return " and ".join(parts)
+
+
+def _first_token(target: Json) -> str:
+    asked = milliseconds(target["ms"]) if target["ms"] else f"1/{times(target['speedup'])} of the dense model's time"
+    return f"{asked} to the first token of a prompt of {target['tokens']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from validation.reports import recommended
 from validation.reports.figures import Cell
 from validation.reports.markdown import markdown_table
 from validation.reports.reading import (
@@ -51,6 +52,10 @@ def job_summary(report: Json) -> str:
     ]
     if failures:
         parts.append("\n".join(_first(failures, "- ")))
+    for task, of_task in shipped:
+        files = [(_plain(name), *map(_cell, [result, *of])) for name, result, of in recommended.rows(report, of_task)]
+        heads = f"File for {_plain(task)}", "Result", *recommended.head(of_task)
+        parts.append(markdown_table(heads, files))
     if report["variants"]:
         rows = [(_plain(name), *map(_cell, cells(report, name))) for name in report["variants"]]
         parts.append(markdown_table(("Variant", *head()), rows))

@@ -190,6 +190,8 @@ class Runtime:
         has_providers: Whether it runs on the execution provider that is asked for; others run on the CPU alone.
         claim: A function that says what memory it will take, and refuses what does not fit: called with the arguments
             of `validation.runtimes.table.claim_runtime` but for the name. None: it cannot tell.
+        memory: A function that estimates what memory it will take: called with the arguments of
+            `validation.runtimes.table.memory_about` but for the name. None: it cannot tell.
         version: Its version, if no extra tells it; None: it is not reported.
         shows_rounding: In which of parity's figures it rounds activations as it does for users, if it rounds any.
         prompt_factor: How many times as long as in ONNX Runtime a prompt takes, if much longer.
@@ -205,6 +207,7 @@ class Runtime:
     traces: bool = False
     has_providers: bool = False
     claim: str | None = None
+    memory: str | None = None
     version: str | None = None
     shows_rounding: tuple[Figure, ...] = ("kl", "difference")
     prompt_factor: float = 1.0

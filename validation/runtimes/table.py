@@ -32,6 +32,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         has_providers=True,
         shows_rounding=("kl",),
         claim="validation.runtimes.onnx_runtime.onnx_runner:claim_onnx_runtime",
+        memory="validation.runtimes.onnx_runtime.onnx_runner:onnx_runtime_memory",
         version="onnxruntime:__version__",
     ),
     "llama.cpp": Runtime(
@@ -189,6 +190,23 @@ def claim_runtime(
     claim = runtime_row(name).claim
     if claim is not None:
         resolve_name(claim)(folder, calls, execution, say, can_map=can_map)
+
+
+def memory_about(name: str, folder: Path, calls: Calls, provider: str) -> int | None:
+    """About how many bytes of memory a runtime takes at its peak, the program around it apart; None: not known.
+
+    Args:
+        name: Name of the runtime.
+        folder: The written folder.
+        calls: The size of the largest calls.
+        provider: The execution provider that the folder was written for.
+
+    Raises:
+        ArtifactError: A file cannot be read.
+    """
+    memory = runtime_row(name).memory
+    found: int | None = None if memory is None else resolve_name(memory)(folder, calls, provider)
+    return found
 
 
 def open_texts(name: str, folder: Path) -> RuntimeTexts | None:

@@ -1,4 +1,4 @@
-"""The format of the dense model that speed-ups are measured against, and the length of the timed prompt."""
+"""What speeds are measured against: the format of the dense model, the length of prompts, and this machine's pace."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from converters.format import Format
 from seap_export.model.families import ModelSpec
+from seap_export.pipeline.budget.prompts import Prompts
+from seap_export.pipeline.cost.cost import measure_rates
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
@@ -19,3 +21,8 @@ def baseline_format(formats: Sequence[Format]) -> Format:
 def timed_depth(spec: ModelSpec, request: ExportRequest) -> int:
     """Tokens before the decode steps that an export times."""
     return speed_request(spec, Measured("", request.formats[0]), request.parity).depths[0]
+
+
+def prompts_of(request: ExportRequest) -> Prompts | None:
+    """What predicts the time to the first token, at this machine's rates; None: no target asks for it."""
+    return next((Prompts(tokens, measure_rates().operations) for tokens in request.timed_prompts), None)

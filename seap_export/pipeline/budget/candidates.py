@@ -29,18 +29,21 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.steps.joint.quality import DENSE_TEXTS
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.guess import GuessStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
 from seap_export.pipeline.steps.step import Made, StepContext, run_steps
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
-from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point, ways
+from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point, Times, ways
+from seap_export.pipeline.targets.first_token import PromptTime
+from seap_export.pipeline.targets.guess import USUAL, Guess
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts, measure_divergence
 from validation.estimate import TokenEstimate
 from validation.prompts import tokenize_prompts
 from validation.speed.engines import open_engine
-from validation.speed.interval import Interval, speedup_interval
-from validation.speed.measure import measure_speed
+from validation.speed.interval import Interval, median_interval, speedup_interval
+from validation.speed.measure import SpeedCell, Timing, measure_speed
 
 #: Kept for a run that goes on after an interruption, and removed by the next export that finishes.
 CANDIDATES_FOLDER = ".seap-export-unfinished-frontier"
@@ -101,16 +104,28 @@ class Candidates:
             return None
         return Point(candidate, figures, key, predicted, ideal)
 
-    def time(self, ranking: RankingStep, candidate: Candidate) -> tuple[float, Interval | None]:
-        """The measured speed-up of a decode step over the dense model in the baseline's format, and its interval."""
+    def guess(self, ranking: RankingStep) -> Guess:
+        """What rounding and pruning cost the model of a task or mixture, guessed before a candidate is made."""
+        grids = [self._request.grid(format, self._work.source.spec) for format in self._request.formats]
+        grid = next((grid for grid in grids if grid is not None and grid.average is not None), None)
+        if grid is None:
+            return USUAL
+        hidden = self._hidden["all"]
+        step = GuessStep(ranking, grid)
+        run_steps([step], Made(replace(self._work, folder=hidden.folder, shared=self._work.folder), hidden))
+        return step.read(hidden.folder)
+
+    def time(self, ranking: RankingStep, candidate: Candidate) -> Times:
+        """Times a candidate beside the dense model in the baseline's format."""
         folders = {
             name: (self._make(self._steps(ranking, timed), timed), timed.format)
             for name, timed in {"baseline": Candidate(0.0, self._baseline), "candidate": candidate}.items()
         }
-        if candidate == Candidate(0.0, self._baseline):
-            return 1.0, Interval(1.0, 1.0)
+        prompts = self._request.timed_prompts
+        if candidate == Candidate(0.0, self._baseline) and not prompts:
+            return Times(1.0, Interval(1.0, 1.0))
         parity, spec = self._request.parity, self._work.source.spec
-        timing = speed_request(spec, Measured("", candidate.format), parity)
+        timing = speed_request(spec, Measured("", candidate.format), parity, prompts)
         openers = {
             name: partial(open_engine, format.runtimes[0], folder, spec.max_position_embeddings, timing.execution)
             for name, (folder, format) in folders.items()
@@ -125,10 +140,13 @@ class Candidates:
                 steps=timing.steps,
                 on_progress=advance,
             )
-        (cell,) = timing.cells
-        before, after = timings["baseline"][cell], timings["candidate"][cell]
+        before, after = (of[SpeedCell(1, timing.depths[0])] for of in (timings["baseline"], timings["candidate"]))
         speedup = before.step_s / after.step_s
-        return speedup, speedup_interval(speedup, before.run_steps, after.run_steps)
+        interval = speedup_interval(speedup, before.run_steps, after.run_steps)
+        prompt = None
+        for tokens in prompts:
+            prompt = _prompt_time(*(timings[name][SpeedCell(1, tokens)] for name in ("baseline", "candidate")))
+        return Times(speedup, interval, prompt)
 
     def _fewest_tokens(self, ranking: RankingStep, candidate: Candidate) -> int:
         """The tokens that the candidate and the dense model both have."""
@@ -242,6 +260,16 @@ def _making(steps: VariantSteps) -> list[PlanStep | OfVariant]:
 def _format_step(steps: VariantSteps) -> FormatStep:
     (step,) = steps.formats.values()
     return step
+
+
+def _prompt_time(before: Timing, after: Timing) -> PromptTime:
+    speedup, of_ms = before.prefill_s / after.prefill_s, median_interval(after.prefills)
+    return PromptTime(
+        1e3 * after.prefill_s,
+        speedup,
+        None if of_ms is None else Interval(1e3 * of_ms.low, 1e3 * of_ms.high),
+        speedup_interval(speedup, before.prefills, after.prefills),
+    )
 
 
 @contextmanager

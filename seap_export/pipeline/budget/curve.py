@@ -1,79 +1,93 @@
-"""How KL grows with the ratio, guessed from the candidates that were evaluated."""
+"""The KL of candidates, from a guess of what pruning and rounding cost, and from what was measured."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from seap_export.pipeline.targets.candidate import Candidate, Point
+from seap_export.pipeline.targets.guess import USUAL, Guess
 from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 
-#: KL of a model without half of its weights, and the power with which it grows, before anything was evaluated: about
-#: those of SmolLM2-135M.
-_AT_HALF, _POWER = 0.4, 1.5
 _POWERS = 0.5, 6.0
 _LEAST = 1e-9
-#: KL of a model in 4 bits, before anything was evaluated, and the factor that a bit less of each weight has on it: the
-#: square of the factor on errors.
-_ROUNDED, _OF_A_BIT = 0.03, 4.0
+#: The guess of what pruning costs, beside that of rounding, may be wrong by this factor either way.
+_UNSURE = 1.35
 
 
 class KlCurve:
-    """KL = KL of the dense model, written in the same way, + a power of the ratio through the evaluated points.
+    """KL = what rounding costs + what pruning costs, which add up roughly.
 
-    What pruning and what rounding cost add up roughly, so that a way without a point of its own has the others' power.
+    In a way with the same bits for all, the first was measured of the dense model, and the second is a power of the
+    ratio through the evaluated points. With bits for each matrix, both are guessed, and corrected by the factor that
+    measured candidates differ by.
 
     Args:
-        points: The evaluated candidates: the dense model in every way, and pruned ones.
+        points: The evaluated candidates: the dense model in every way with the same bits for all, and others.
+        guess: What is known before.
     """
 
-    def __init__(self, points: Sequence[Point]) -> None:
-        self._points = points
+    def __init__(self, points: Sequence[Point], guess: Guess = USUAL) -> None:
+        self._points, self._guess = points, guess
 
     def dense(self, way: Candidate) -> float:
         """The KL of the dense model, written in this way, and with these bits where they are a choice."""
-        average = way.format.average
-        if average is None:
-            return next(point.figures.kl.mean for point in self._points if point.candidate == way.way)
-        known = [
-            (bits, kl)
-            for point in self._points
-            if (bits := _bits(point.candidate, way)) is not None
-            for kl in (max(point.figures.kl.mean, _LEAST),)
-        ]
-        bits, kl = min(known or [(USUAL_AVERAGE, _ROUNDED)], key=lambda point: abs(point[0] - average))
-        return kl * _OF_A_BIT ** (bits - average)
+        if way.format.average is not None:
+            return self._mixed(way, 0.0, 1.0)
+        return next(point.figures.kl.mean for point in self._points if point.candidate == way.way)
 
     def at(self, candidate: Candidate) -> float:
         """The predicted KL divergence of a candidate, in nats per token."""
-        if not candidate.ratio:
-            return self.dense(candidate)
-        (ratio, cost), power = self._nearest(candidate.way, candidate.ratio)
-        return self.dense(candidate) + cost * (candidate.ratio / ratio) ** power
+        if candidate.format.average is not None:
+            return self._mixed(candidate, candidate.ratio, 1.0)
+        return self.dense(candidate.way) + self._pruning(candidate.way, candidate.ratio)
+
+    def least(self, candidate: Candidate) -> float:
+        """The lower end of what a candidate with bits for each matrix may have, as the guess may be wrong."""
+        return min(self._mixed(candidate, candidate.ratio, factor) for factor in (1 / _UNSURE, 1.0, _UNSURE))
 
     def ratio(self, way: Candidate, kl: float) -> float:
         """The ratio at which a candidate has about this KL: 0 if rounding alone costs as much, at most 1."""
-        wanted = kl - self.dense(way)
+        wanted, low, high = kl - self.dense(way), 0.0, 1.0
         if wanted <= 0.0:
             return 0.0
-        near = 0.5
-        for _ in range(4):  # the nearest points change with the ratio
-            (ratio, cost), power = self._nearest(way.way, near)
-            near = min(1.0, ratio * (wanted / cost) ** (1 / power))
-        return near
+        for _ in range(30):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._pruning(way.way, middle) < wanted else (low, middle)
+        return high
 
-    def _nearest(self, way: Candidate, ratio: float) -> tuple[tuple[float, float], float]:
-        """The nearest point, a ratio and what pruning costs there, and the power between the two nearest."""
+    def _mixed(self, candidate: Candidate, ratio: float, factor: float) -> float:
+        """The guess of a candidate, where pruning counts by a factor, corrected by what was measured around it."""
+        average = candidate.format.average
+        assert average is not None
+        known: dict[float, float] = {}
+        for point in self._points:
+            if (bits := _bits(point.candidate, candidate)) is not None:
+                measured = max(point.figures.kl.mean, _LEAST)
+                known[point.candidate.ratio] = math.log(measured / self._sum(bits, point.candidate.ratio, factor))
+        ratios = sorted(known)
+        correction = float(np.interp(ratio, ratios, [known[each] for each in ratios])) if known else 0.0
+        return self._sum(average, ratio, factor) * math.exp(correction)
+
+    def _sum(self, average: float, ratio: float, factor: float) -> float:
+        return self._guess.of_rounding(average) + factor * self._guess.of_pruning(ratio)
+
+    def _pruning(self, way: Candidate, ratio: float) -> float:
+        """What pruning costs at a ratio: a power of it through the two nearest points, or as the guess has it."""
+        if not ratio:
+            return 0.0
         points = self._costs(way) or [cost for other in self._ways for cost in self._costs(other)]
         if not points:
-            return (0.5, _AT_HALF), _POWER
+            return self._guess.of_pruning(ratio)
         points.sort(key=lambda point: abs(math.log(point[0] / ratio)))
         first = points[0]
         second = next((point for point in points if point[0] != first[0]), None)
         if second is None:
-            return first, _POWER
+            return first[1] * self._guess.of_pruning(ratio) / self._guess.of_pruning(first[0])
         power = math.log(second[1] / first[1]) / math.log(second[0] / first[0])
-        return first, min(max(power, _POWERS[0]), _POWERS[1])
+        return first[1] * float((ratio / first[0]) ** min(max(power, _POWERS[0]), _POWERS[1]))
 
     @property
     def _ways(self) -> list[Candidate]:
@@ -88,14 +102,14 @@ class KlCurve:
         ]
 
 
-def _bits(candidate: Candidate, way: Candidate) -> float | None:
-    """The average bits of a dense candidate that tells of another way's rounding; None: it tells nothing of it.
+def _bits(candidate: Candidate, other: Candidate) -> float | None:
+    """The average bits of a measured candidate that tells of another one with bits for each matrix; None: of none.
 
-    That is one with bits for each matrix, or the one with 4 bits for all.
+    That is one with such bits, or the whole model with 4 bits for all.
     """
     how = candidate.format.arithmetic.quantization
-    is_alike = (candidate.format.name, candidate.vocabulary) == (way.format.name, way.vocabulary)
-    if candidate.ratio or not is_alike or how is None:
+    is_alike = (candidate.format.name, candidate.vocabulary) == (other.format.name, other.vocabulary)
+    if not is_alike or how is None:
         return None
-    is_usual = (how.bits, how.block_size) == (4, 32)
+    is_usual = (how.bits, how.block_size, how.rows, candidate.ratio) == (4, 32, False, 0.0)
     return candidate.format.average or (USUAL_AVERAGE if is_usual else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
@@ -12,6 +12,7 @@ from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
+from seap_export.pipeline.targets.first_token import FirstToken
 from seap_export.pipeline.targets.frontier import Frontier
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.plan.sublayers import smallest_layer
@@ -35,6 +36,12 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
             for layer, share in zip(spec.layers, curve, strict=True)
         )
     )
+    for tokens in request.timed_prompts:
+        if tokens >= spec.max_position_embeddings:
+            raise UsageError(
+                f"{FirstToken.name} is out of reach: a prompt of {tokens} tokens and an answer exceed the model's "
+                f"context of {spec.max_position_embeddings}; give fewer tokens"
+            )
     baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
     least = Predictor(lambda way: _cut(smallest, way) if way.ratio else spec, 0.5, baseline, depth, 0)
     ends = [replace(way.smallest, ratio=0.5) for way in ways(request.formats, request.vocabulary)]
@@ -64,8 +71,8 @@ def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError |
     It has the exit code of the first such task: 2 if nothing is small enough, 5 if all that is small enough is too
     slow, 4 if the rest is too far from the dense model.
     """
-    unmet = {name: frontier.points for name, frontier in tasks.items() if frontier.chosen is None}
-    failures = [_failure(targets, name, points) for name, points in unmet.items()]
+    unmet = {name: frontier for name, frontier in tasks.items() if frontier.chosen is None}
+    failures = [_failure(targets, name, frontier) for name, frontier in unmet.items()]
     if not failures:
         return None
     kind = failures[0][0]
@@ -89,19 +96,32 @@ def close_calls(targets: Targets, tasks: Mapping[str, Frontier]) -> Iterator[str
                 f"{name}: decode speed-up {_speed(point)} reaches --target-decode-speedup {wanted:g}; its interval "
                 "does not, so this is too close to tell; time it again with 'seap-export bench'"
             )
+        sooner, prompt = targets.first_token, point.prompt
+        if sooner is not None and prompt is not None and not sooner.surely(prompt):
+            yield (
+                f"{name}: {prompt.words} meets {FirstToken.name}; its interval does not, so this is too close to "
+                "tell; time it again with 'seap-export bench'"
+            )
 
 
-def _failure(targets: Targets, task: str, points: Sequence[Point]) -> tuple[type[SeapError], str]:
+def _failure(targets: Targets, task: str, frontier: Frontier) -> tuple[type[SeapError], str]:
+    points = frontier.points
     if not points:
         return QualityFailure, f"{task}: no candidate could be made and run; see the warnings"
     small = [point for point in points if targets.size is None or point.figures.bytes <= targets.size]
-    fast = [point for point in small if targets.decode_speedup is None or _speedup(point) >= targets.decode_speedup]
+    margins = {id(point): targets.margins(_speedup(point), point.prompt) for point in small}
+    fast = [point for point in small if min(margins[id(point)].values(), default=1.0) >= 1.0]
     if not small:
         nearest = min(points, key=lambda point: point.figures.bytes)
         return UsageError, _line(targets, task, nearest, "is small enough", "--target-size")
     if not fast:
-        nearest = max(small, key=_speedup)
-        return SpeedFailure, _line(targets, task, nearest, "is fast enough", "--target-decode-speedup")
+        nearest = max(small, key=lambda point: min(margins[id(point)].values()))
+        of_nearest = margins[id(nearest)]
+        slowest = min(of_nearest, key=lambda name: of_nearest[name])
+        line = _line(targets, task, nearest, "is fast enough", slowest)
+        if slowest == FirstToken.name and frontier.soonest_ms is not None:
+            line += f"; even without everything that can be removed, it would take about {frontier.soonest_ms:.3g} ms"
+        return SpeedFailure, line
     nearest = min(fast, key=lambda point: point.figures.kl.mean)
     line = _line(targets, task, nearest, "is near enough to the dense model", "--max-kl")
     close = "" if targets.max_kl is None else nearest.figures.kl.close_words(targets.max_kl, _TEXTS)
@@ -124,11 +144,14 @@ def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -
         limits.append(f"at most {_size(targets.size)}")
     if targets.decode_speedup is not None:
         limits.append(f"decode speed-up at least {targets.decode_speedup:g}")
+    if targets.first_token is not None:
+        limits.append(targets.first_token.words)
     if targets.max_kl is not None:
         limits.append(f"KL at most {targets.max_kl:g}")
     others = " or another target" * (len(limits) > 1 and option != "--target-size")  # no other makes a file smaller
     figures = nearest.figures
     speed = "" if nearest.speedup is None else f", decode speed-up {_speed(nearest)}"
+    speed += "" if nearest.prompt is None else f", {nearest.prompt.words}"
     error = "" if figures.kl.stderr is None else f" +- {figures.kl.stderr:.2g}"
     return (
         f"{task}: nothing {what} ({', '.join(limits)}); {_name(task, nearest.candidate)} comes nearest: "

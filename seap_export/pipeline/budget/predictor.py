@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from converters.format import Format
 from seap_export.model.families import ModelSpec
-from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
+from seap_export.pipeline.budget.prompts import Prompts
+from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Times
+from seap_export.pipeline.targets.first_token import PromptTime
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 from validation.speed.ideal import model_work
 
 #: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
 _MARGIN = 0.003
+#: By which share the bytes of nodes that unpack matrices may be wrong.
+_UNSURE = 0.1
 #: The steps of the ratio, in units of its last digit, where bits are chosen with it: losses add up about alike nearby.
 _RATIO_STEP = 50
 
@@ -27,15 +32,23 @@ class Predictor:
         largest: The largest ratio.
         baseline: The format of the dense model that speed-ups are over.
         depth: Tokens before the decode step.
-        beside: Bytes of a folder besides its weights, as long as none was written in the same way.
+        beside: Bytes of a folder besides its weights, as long as none was written in the same way; 0: only the weights
+            count, so that no folder is smaller.
+        prompts: Predicts the time to the first token; None: no target asks for it.
     """
 
     def __init__(
-        self, shrunk: Callable[[Candidate], ModelSpec], largest: float, baseline: Format, depth: int, beside: int
+        self,
+        shrunk: Callable[[Candidate], ModelSpec],
+        largest: float,
+        baseline: Format,
+        depth: int,
+        beside: int,
+        prompts: Prompts | None = None,
     ) -> None:
         self._shrunk, self._steps, self._depth = shrunk, int(largest * 10**RATIO_DIGITS + 1e-9), depth
         self._baseline_bytes = self._decode_bytes(Candidate(0.0, baseline))
-        self._beside = beside
+        self._beside, self._baseline, self._prompts = beside, Candidate(0.0, baseline), prompts
         self._more: dict[Candidate, int] = {}
         self._sizes: dict[Candidate, int] = {}
         self._shares: dict[Candidate, float] = {}
@@ -49,8 +62,8 @@ class Predictor:
         """The size of a candidate's folder in bytes: measured if known, else predicted."""
         if candidate in self._sizes:
             return self._sizes[candidate]
-        of_layers = candidate.format.layer_bytes * len(self._shrunk(candidate).layers)
-        return self._weights(candidate) + self._more.get(candidate.way, self._beside + of_layers)
+        more = self._more.get(candidate.way, self._beside)
+        return self._weights(candidate) + self._unpacking(candidate) + more
 
     def ideal_speedup(self, candidate: Candidate) -> float:
         """The speed-up of a decode step if time were proportional to the bytes that it reads."""
@@ -67,11 +80,27 @@ class Predictor:
     def learn_bytes(self, candidate: Candidate, measured: int) -> None:
         """Records the measured size of a candidate's folder, which corrects predictions for the same way."""
         self._sizes[candidate] = measured
-        self._more[candidate.way] = measured - self._weights(candidate)
+        more, unpacking = measured - self._weights(candidate), self._unpacking(candidate)
+        # Where few matrices happened to be unpacked, more may be in the next candidate.
+        known = self._more.get(candidate.way, self._beside) if unpacking else 0
+        self._more[candidate.way] = max(more - unpacking, known)
 
-    def learn_speedup(self, candidate: Candidate, measured: float) -> None:
-        """Records the measured speed-up of a candidate, which corrects predictions for the same way."""
-        self._shares[candidate.way] = measured / self.ideal_speedup(candidate)
+    def first_token_ms(self, candidate: Candidate) -> float | None:
+        """The predicted milliseconds to the first token; None: no target asks for it."""
+        return None if self._prompts is None else self._prompts.ms(candidate, self._shrunk(candidate))
+
+    def soonest_ms(self, ways: Iterable[Candidate]) -> float | None:
+        """The least of `first_token_ms` that any candidate of these ways can have."""
+        times = [self.first_token_ms(replace(way.smallest, ratio=self.ratios[-1])) for way in ways]
+        return min((ms for ms in times if ms is not None), default=None)
+
+    def learn_times(self, candidate: Candidate, times: Times) -> None:
+        """Records what was timed of a candidate, which corrects predictions for the same way."""
+        self._shares[candidate.way] = times.speedup / self.ideal_speedup(candidate)
+        if self._prompts is not None and times.prompt is not None:
+            self._prompts.learn(candidate, self._shrunk(candidate), times.prompt.ms)
+            dense_ms = times.prompt.ms * times.prompt.speedup
+            self._prompts.learn(self._baseline, self._shrunk(self._baseline), dense_ms)
 
     def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
         """The smallest ratio at which size and speed are predicted to meet the targets; None: there is none."""
@@ -103,20 +132,44 @@ class Predictor:
         if size is None:
             quarters = range(math.ceil(4 * fewest), round(4 * USUAL_AVERAGE) + 1)
             return [quarter / 4 for quarter in quarters]
-        smallest, largest = (
-            self.bytes(replace(pruned, format=pruned.format.mixed(average))) for average in (fewest, most)
-        )
-        share = (size * (1.0 - _MARGIN) - smallest) / (largest - smallest)
-        average = math.floor(1000 * (fewest + share * (most - fewest))) / 1000
-        return [min(average, most)] if average >= fewest else []
+        averages = range(math.ceil(1000 * fewest), math.floor(1000 * most) + 1)
+
+        def exceeds(thousandths: int) -> bool:
+            return self._at_most(replace(pruned, format=pruned.format.mixed(thousandths / 1000))) > size
+
+        fitting = bisect_left(averages, True, key=exceeds)
+        return [averages[fitting - 1] / 1000] if fitting else []
 
     def meets(self, candidate: Candidate, targets: Targets) -> bool:
         """Whether a candidate is predicted to meet size and speed."""
         # One that was measured to fit is no smaller than those of the same way with a larger ratio.
         known = (one for one, size in self._sizes.items() if targets.size is not None and size <= targets.size)
         is_known = any(one.ratio <= candidate.ratio and one == replace(candidate, ratio=one.ratio) for one in known)
-        fits = targets.size is None or is_known or self.bytes(candidate) <= targets.size * (1.0 - _MARGIN)
-        return fits and (targets.decode_speedup is None or self.speedup(candidate) >= targets.decode_speedup)
+        fits = targets.size is None or is_known or self._at_most(candidate) <= targets.size
+        return fits and self._is_fast(candidate, targets)
+
+    def _is_fast(self, candidate: Candidate, targets: Targets) -> bool:
+        if not targets.of_speed:
+            return True
+        ms, dense_ms = self.first_token_ms(candidate), self.first_token_ms(self._baseline)
+        prompt = None if ms is None or dense_ms is None else PromptTime(ms, dense_ms / ms)
+        return min(targets.margins(self.speedup(candidate), prompt).values(), default=1.0) >= 1.0
+
+    def _at_most(self, candidate: Candidate) -> float:
+        """The size that a candidate is not expected to exceed."""
+        if candidate in self._sizes:
+            return self._sizes[candidate]
+        return self.bytes(candidate) / (1.0 - _MARGIN) + _UNSURE * self._unpacking(candidate)
+
+    def _unpacking(self, candidate: Candidate) -> int:
+        """The bytes of the nodes that unpack weights of few bits."""
+        how, spec = candidate.format.arithmetic.quantization, self._shrunk(candidate)
+        if how is None or how.average is None or not self._beside:
+            return 0
+        matrices = sum(len(one.rounded(spec.hidden_size, how.block_size)) for one in spec.sublayers)
+        # with 3.5 bits and fewer nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
+        share = min(max((5.5 - how.average) / 2, 0.3), 1.0)
+        return round(candidate.format.matrix_bytes * share * matrices)
 
     def _weights(self, candidate: Candidate) -> int:
         spec, precision = self._shrunk(candidate), candidate.format.arithmetic

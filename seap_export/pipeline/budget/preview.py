@@ -8,10 +8,10 @@ from typing import Any
 
 from seap_export.model.families import ModelSpec
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
+from seap_export.pipeline.budget.baseline import baseline_format, prompts_of, timed_depth
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes, is_idle
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.quality import QualityStep
@@ -19,6 +19,7 @@ from seap_export.pipeline.steps.joint.speed import SpeedStep
 from seap_export.pipeline.steps.joint.validation import ValidationStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.guess import GuessStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
@@ -52,10 +53,15 @@ def first_candidates(
             "bytes_about": predictors[mixture.name].bytes(candidate),
             "fits": request.targets is None or predictors[mixture.name].meets(candidate, request.targets),
             "decode_ideal_speedup": predictors[mixture.name].ideal_speedup(candidate),
+            **_first_token(predictors[mixture.name].first_token_ms(candidate)),
         }
         for mixture in request.all_mixtures
         for candidate in _first(request, predictors[mixture.name])
     )
+
+
+def _first_token(ms: float | None) -> dict[str, float]:
+    return {} if ms is None else {"first_token_ms_about": ms}
 
 
 def search_work(
@@ -75,7 +81,9 @@ def search_work(
     predictors = _predictors(spec, request, vocabularies, beside)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
     parts = list[PlannedWork]()
+    guessed = [GuessStep.cost] if any(format.average is not None for format in request.formats) else []
     for mixture in request.all_mixtures:
+        parts += [PlannedWork(cost, tuple(mixture.weights)) for cost in guessed]
         tasks, kept = tuple(mixture.weights), vocabularies.get(mixture.name)
         for candidate in _tried(request, predictors[mixture.name]):
             vocabulary = None if candidate.vocabulary == "all" else kept
@@ -113,15 +121,17 @@ def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
 
 def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
     assert request.targets is not None
-    for way in ways(request.formats, request.vocabulary):
+    every = ways(request.formats, request.vocabulary)
+    for way in every:
         if way.format.average is not None:
             curve = KlCurve([])
             mixed = predictor.mixed(way, request.targets)
             best = min(mixed, key=lambda one: (curve.at(one), predictor.bytes(one)), default=None)
             yield from filter(None, [best])
             continue
-        yield way
-        if any(includes(other, way) for other in ways(request.formats, request.vocabulary)):
+        if not is_idle(way, every, predictor, request.targets):
+            yield way
+        if any(includes(other, way) for other in every):
             continue
         least = predictor.least_ratio(way, request.targets)
         if least:
@@ -146,4 +156,4 @@ def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None,
         thinner = spec.with_layers(tuple(thinner_layer(layer, spec.hidden_size, fraction) for layer in spec.layers))
         return thinner if kept is None or candidate.vocabulary == "all" else thinner.with_tokens(len(kept))
 
-    return Predictor(shrunk, most, baseline, depth, beside)
+    return Predictor(shrunk, most, baseline, depth, beside, prompts_of(request))

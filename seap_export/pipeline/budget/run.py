@@ -13,7 +13,7 @@ from seap_export.model.families import ModelSpec
 from seap_export.model.layers.compute import Compute, torch_threads
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
+from seap_export.pipeline.budget.baseline import baseline_format, prompts_of, timed_depth
 from seap_export.pipeline.budget.candidates import Candidates, open_candidates
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits, refuse_unreachable
 from seap_export.pipeline.budget.predictor import Predictor
@@ -99,7 +99,8 @@ def _choose(
 
     def note(task: str, result: SearchResult) -> dict[str, Any]:
         """Writes frontier.json with what is known so far."""
-        tasks[task] = Frontier(result.points, None if result.chosen is None else result.chosen.candidate)
+        chosen = None if result.chosen is None else result.chosen.candidate
+        tasks[task] = Frontier(result.points, chosen, result.soonest_ms)
         values = frontier_json(targets, f"{baseline.name} {baseline.precision}", tasks)
         write_frontier(values, work.folder)
         return values
@@ -109,7 +110,7 @@ def _choose(
         beside = workload(source, request).beside_weights
         for task, ranking in steps.rankings.items():
             kept, depth = vocabularies.get(task), timed_depth(source.spec, request)
-            predictor = _predictor(source, ranking, kept, work, baseline, depth, beside)
+            predictor = _predictor(request, source, ranking, kept, work, baseline, depth, beside)
             result = _search(request, ranking, candidates, predictor, baseline, partial(note, task))
             values = note(task, result)
         failure = nothing_fits(targets, tasks)
@@ -135,7 +136,7 @@ def _search(
     """The search for one task; candidates that were beaten leave the hidden folder."""
     assert request.targets is not None
     points: list[Point] = []
-    kept = [] if request.targets.decode_speedup is None else [Candidate(0.0, baseline)]
+    kept = [Candidate(0.0, baseline)] if request.targets.of_speed else []
     best: list[Candidate] = []
 
     def evaluate(candidate: Candidate) -> Point | None:
@@ -153,12 +154,14 @@ def _search(
         evaluate,
         partial(candidates.time, ranking),
         lambda point: best.append(point.candidate),
+        partial(candidates.guess, ranking),
     )
     candidates.keep(ranking, best[-1:])
     return result
 
 
 def _predictor(
+    request: ExportRequest,
     source: Source,
     ranking: RankingStep,
     kept: Vocabulary | None,
@@ -179,4 +182,4 @@ def _predictor(
         spec = pruned(candidate.ratio)
         return spec if kept is None or candidate.vocabulary == "all" else spec.with_tokens(len(kept))
 
-    return Predictor(shrunk, most, baseline, depth, beside)
+    return Predictor(shrunk, most, baseline, depth, beside, prompts_of(request))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point
+from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point, Times
+from seap_export.pipeline.targets.guess import USUAL, Guess
 from seap_export.pipeline.targets.targets import Targets
-from validation.speed.interval import Interval
 
 #: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and a few that may come nearest
 #: where none of them meets the targets.
@@ -23,11 +24,13 @@ _AIM = 0.97
 _WORTH = 0.015
 #: Candidates with bits for each matrix that differ by less, in the ratio and in bits, are not told apart.
 _NEAR_RATIO, _NEAR_BITS = 0.05, 0.1
+#: The least share of a KL that is taken for its error.
+_ERROR = 0.03
 
 #: Makes a candidate and measures it; None: it cannot be made or run.
 Evaluate = Callable[[Candidate], Point | None]
-#: Measures the speed-up of a decode step, and the interval around it.
-Time = Callable[[Candidate], tuple[float, Interval | None]]
+#: Times a candidate beside the dense model.
+Time = Callable[[Candidate], Times]
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,13 @@ class SearchResult:
     Attributes:
         chosen: The best candidate that meets all targets; None: none does.
         points: All evaluated candidates.
+        soonest_ms: Milliseconds to the first token that every candidate is predicted to take at least; None: no target
+            asks for it, or the search goes on.
     """
 
     chosen: Point | None
     points: tuple[Point, ...]
+    soonest_ms: float | None = None
 
 
 def search(
@@ -50,10 +56,12 @@ def search(
     evaluate: Evaluate,
     time: Time,
     keep: Callable[[Point], None] = lambda best: None,
+    guess: Callable[[], Guess] = lambda: USUAL,
 ) -> SearchResult:
     """Finds the candidate with the least KL that meets the targets, or with `max_kl` the smallest.
 
-    The dense model is evaluated in every way. Only with a target for the speed does the choice depend on a clock.
+    The dense model is evaluated in every way that could be chosen, or that nothing else tells of. Only with a target
+    for the speed does the choice depend on a clock.
 
     Args:
         ways: The formats and vocabularies to choose from, as candidates of ratio 0.
@@ -62,8 +70,9 @@ def search(
         evaluate: Makes and measures a candidate.
         time: Measures a candidate's speed.
         keep: Called with each best candidate so far.
+        guess: Guesses what pruning and rounding cost; called once, before a candidate with bits for each matrix.
     """
-    running = _Search(targets, predictor, evaluate, time, keep)
+    running = _Search(targets, predictor, evaluate, time, keep, guess)
     for way in running.begin(ways):
         running.try_one(way)
     for _ in range(MOST_EVALUATIONS):
@@ -76,7 +85,7 @@ def search(
         if nearest is None:
             break
         running.try_one(nearest)
-    return SearchResult(running.best, tuple(running.points.values()))
+    return SearchResult(running.best, tuple(running.points.values()), predictor.soonest_ms(ways))
 
 
 class _Search:
@@ -87,8 +96,9 @@ class _Search:
         evaluate: Evaluate,
         time: Time,
         keep: Callable[[Point], None],
+        guess: Callable[[], Guess],
     ) -> None:
-        self._targets, self._predictor = targets, predictor
+        self._targets, self._predictor, self._guess = targets, predictor, cache(guess)
         self._evaluate, self._time, self._keep = evaluate, time, keep
         self.points: dict[Candidate, Point] = {}
         self.best: Point | None = None
@@ -98,11 +108,11 @@ class _Search:
     def begin(self, ways: Sequence[Candidate]) -> list[Candidate]:
         """The dense models to evaluate first: those of all ways, but of none with bits for each matrix.
 
-        The one with 4 bits for all tells what such a rounding costs.
+        One that cannot be chosen is not made where bits for each matrix have all that it could be.
         """
         self._mixed = [way.way for way in ways if way.format.average is not None]
         uniform = [way for way in ways if way.format.average is None]
-        return uniform or list(ways)
+        return [way for way in uniform if not is_idle(way, ways, self._predictor, self._targets)]
 
     def try_one(self, candidate: Candidate) -> None:
         """Has a candidate evaluated, and timed where that matters."""
@@ -111,12 +121,11 @@ class _Search:
             self._refused.add(candidate.way)
             return
         self._predictor.learn_bytes(candidate, point.figures.bytes)
-        wants_speed = self._targets.decode_speedup is not None
-        # What the dense model reaches says how far the ideal speed-up is to be trusted.
-        if wants_speed and (not candidate.ratio or self._improves(point)):
-            speedup, interval = self._time(candidate)
-            point = replace(point, speedup=speedup, interval=interval)
-            self._predictor.learn_speedup(candidate, speedup)
+        # What the dense model reaches says how far predictions are to be trusted.
+        if self._targets.of_speed and (not candidate.ratio or self._improves(point)):
+            times = self._time(candidate)
+            point = point.timed(times)
+            self._predictor.learn_times(candidate, times)
         self.points[candidate] = point
         if self._improves(point) and self._is_fast(point):
             self.best = point
@@ -127,8 +136,10 @@ class _Search:
         return meets and (self.best is None or self._rank(point) < self._rank(self.best))
 
     def _is_fast(self, point: Point) -> bool:
-        wanted = self._targets.decode_speedup
-        return wanted is None or (point.speedup is not None and point.speedup >= wanted)
+        if not self._targets.of_speed:
+            return True
+        margins = {} if point.speedup is None else self._targets.margins(point.speedup, point.prompt)
+        return margins.keys() == {*self._targets.of_speed} and min(margins.values()) >= 1.0
 
     def _rank(self, point: Point) -> tuple[float, float, str]:
         """The key that candidates are compared by, lower is better: size if KL has a limit, else KL."""
@@ -144,16 +155,20 @@ class _Search:
             way for way in made if way not in self._refused and not any(includes(one, way) for one in mixed)
         ] + mixed
 
+    @property
+    def _curve(self) -> KlCurve:
+        return KlCurve(list(self.points.values()), self._guess() if self._mixed else USUAL)
+
     def proposal(self) -> Candidate | None:
         """The most promising candidate that was not tried; None: none is worth it."""
-        curve = KlCurve(list(self.points.values()))
+        curve = self._curve
         candidates = [self._pruned(way, curve) for way in self._ways]
         worth = [candidate for candidate in candidates if candidate is not None and self._is_worth(candidate, curve)]
         return min(worth, key=lambda candidate: self._promise(candidate, curve), default=None)
 
     def nearest(self) -> Candidate | None:
         """The candidate with the least predicted KL of those that meet the other targets; None: none is left."""
-        curve = KlCurve(list(self.points.values()))
+        curve = self._curve
         uniform = [way for way in self._ways if way.format.average is None]
         ratios = {way: self._predictor.least_ratio(way, self._targets) for way in uniform}
         candidates = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
@@ -174,19 +189,10 @@ class _Search:
         return None if pruned in self.points else pruned
 
     def _best_mixed(self, way: Candidate, curve: KlCurve) -> Candidate | None:
-        """The most promising candidate with bits for each matrix.
-
-        The first is the whole model unless it is hopeless: it is made quickly, and tells what rounding costs.
-        """
+        """The most promising candidate with bits for each matrix."""
         limit = self._targets.max_kl
         candidates = self._mixed_of(way, curve, math.inf if limit is None else _AIM * limit)
-        best = min(candidates, key=lambda one: self._promise(one, curve), default=None)
-        if best is None or any(point.way == way for point in self.points):
-            return best
-        whole = min(
-            (one for one in candidates if not one.ratio), key=lambda one: self._promise(one, curve), default=best
-        )
-        return whole if curve.at(whole) < _HOPELESS * curve.at(best) else best
+        return min(candidates, key=lambda one: self._promise(one, curve), default=None)
 
     def _mixed_of(self, way: Candidate, curve: KlCurve, most: float) -> list[Candidate]:
         """The candidates with bits for each matrix, with about this KL at most, that differ from those that fit."""
@@ -226,9 +232,9 @@ class _Search:
         if self._targets.max_kl is not None:
             return self._predictor.bytes(candidate) < self.best.figures.bytes * (1.0 - _WORTH)
         if candidate.format.average is not None:
-            # what pruning costs is only guessed as long as nothing was pruned
-            is_known = any(point.ratio for point in self.points)
-            return curve.at(candidate) < self.best.figures.kl.mean * (1.0 - 2 * _WORTH if is_known else _HOPELESS)
+            best = self.best.figures.kl
+            error = max(_ERROR * best.mean, best.stderr or 0.0)
+            return curve.least(candidate) < best.mean - error
         best_kl, best_candidate = self.best.figures.kl.mean, self.best.candidate
         if candidate.way == best_candidate.way and candidate.ratio < best_candidate.ratio:
             return curve.at(candidate) < best_kl * (1.0 - _WORTH)
@@ -242,10 +248,20 @@ class _Search:
         return fails, value, candidate.label
 
 
+def is_idle(way: Candidate, ways: Iterable[Candidate], predictor: Predictor, targets: Targets) -> bool:
+    """Whether the whole model in a way is too large, and bits for each matrix have all that the way could be.
+
+    If speeds are asked for, it tells how far predictions are to be trusted.
+    """
+    is_included = any(includes(other, way) for other in ways)
+    return is_included and not targets.of_speed and not predictor.meets(way, targets)
+
+
 def includes(mixed: Candidate, way: Candidate) -> bool:
     """Whether a way with bits for each matrix has all that another one could be: the same bits for all."""
     is_alike = (mixed.format.name, mixed.vocabulary) == (way.format.name, way.vocabulary)
-    return is_alike and way.format.arithmetic.quantization is not None
+    how = way.format.arithmetic.quantization
+    return mixed.format.average is not None and is_alike and how is not None and not how.rows
 
 
 def _is_near(one: Candidate, other: Candidate) -> bool:

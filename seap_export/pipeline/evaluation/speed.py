@@ -28,11 +28,20 @@ _SPEEDUPS = tuple(
 )
 
 
-def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings) -> BenchRequest:
-    """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps."""
+def speed_request(
+    spec: ModelSpec, measured: Measured, settings: ParitySettings, prompts: tuple[int, ...] = ()
+) -> BenchRequest:
+    """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps.
+
+    Args:
+        spec: The dense model.
+        measured: The folder, and its format.
+        settings: The execution provider and the threads.
+        prompts: The tokens of further prompts.
+    """
     steps = max(1, min(_STEPS, spec.max_position_embeddings // 2))
     return BenchRequest(
-        depths=(max(1, min(_DEPTH, spec.max_position_embeddings - steps)),),
+        depths=tuple(dict.fromkeys([max(1, min(_DEPTH, spec.max_position_embeddings - steps)), *prompts])),
         batches=(1,),
         engines=(measured.runtime,),
         formats=(measured.format,),

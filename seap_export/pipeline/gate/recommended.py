@@ -21,6 +21,8 @@ from typing import Any
 
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import InputError
+from seap_export.pipeline.targets.first_token import FirstToken, PromptTime
+from seap_export.pipeline.targets.targets import Targets
 from validation.estimate import TokenEstimate, is_clearly_above
 from validation.reports.figures import accuracies, divergence_of, divergence_of_folder
 from validation.reports.recommended import in_words
@@ -40,39 +42,42 @@ class Limits:
         max_kl: The largest mean KL divergence from the dense model, nats per token.
         min_accuracy_retained: The smallest share of the dense model's accuracy, on every task that says what is right.
         decode_speedup: The smallest speed-up of a decode step over the dense model in the usual precision.
+        first_token: How soon the first token of an answer must be there.
     """
 
     bytes: int | None = None
     max_kl: float | None = None
     min_accuracy_retained: float | None = None
     decode_speedup: float | None = None
+    first_token: FirstToken | None = None
 
     @classmethod
     def of_targets(
         cls, targets: Mapping[str, Any] | None, max_kl: float | None = None, min_accuracy_retained: float | None = None
     ) -> Limits:
         """The limits of an export with targets, or of a validation, whose own limits come first."""
-        targets = targets or {}
-        of_kl = targets.get("max_kl") if max_kl is None else max_kl
-        return cls(targets.get("size"), of_kl, min_accuracy_retained, targets.get("decode_speedup"))
+        given = None if targets is None else Targets.read(targets)
+        if given is None:
+            return cls(None, max_kl, min_accuracy_retained)
+        of_kl = given.max_kl if max_kl is None else max_kl
+        return cls(given.size, of_kl, min_accuracy_retained, given.decode_speedup, given.first_token)
 
     @property
     def of_quality(self) -> bool:
         """Whether one of them is of quality."""
         return self.max_kl is not None or self.min_accuracy_retained is not None
 
-    def allow(self, file: Row, least_rate: float | None = None) -> bool:
-        """Whether a file is within them; one whose accuracy or speed is not known is not within a limit of it.
+    def allow(self, file: Row, slowest: Slowest) -> bool:
+        """Whether a file is within them; one whose accuracy or speed is not known is not within a limit of it."""
+        return self._allow_quality(file) and self._allow_speed(file, slowest)
 
-        Args:
-            file: The file.
-            least_rate: The fewest tokens a second that meet the limit of speed; None: no file was timed.
-        """
-        return self._allow_quality(file) and self._allow_speed(file, least_rate)
-
-    def _allow_speed(self, file: Row, least_rate: float | None) -> bool:
-        rate = file["tokens_per_second"]
-        return self.decode_speedup is None or (None not in (rate, least_rate) and rate >= least_rate)
+    def _allow_speed(self, file: Row, slowest: Slowest) -> bool:
+        rate, least = file["tokens_per_second"], slowest.rate
+        is_fast = self.decode_speedup is None or (None not in (rate, least) and rate >= least)
+        if self.first_token is None:
+            return is_fast
+        ms, most = _first_token_ms(file, self.first_token), slowest.first_token_ms
+        return is_fast and ms is not None and most is not None and ms <= most
 
     def _allow_quality(self, file: Row) -> bool:
         size, kl, least = file["bytes"], file["mean_kl_nats"], self.min_accuracy_retained
@@ -82,6 +87,19 @@ class Limits:
         )
         is_small, is_near = self.bytes is None or size <= self.bytes, self.max_kl is None or kl <= self.max_kl
         return is_small and is_near and (least is None or is_right)
+
+
+@dataclass(frozen=True)
+class Slowest:
+    """What a file of this session must reach to be within limits of speed; None: no file of a search was timed.
+
+    Attributes:
+        rate: The fewest tokens a second.
+        first_token_ms: The most milliseconds to the first token of the prompt that the limit is about.
+    """
+
+    rate: float | None = None
+    first_token_ms: float | None = None
 
 
 def recommended(
@@ -105,36 +123,51 @@ def recommended(
     found: dict[str, list[tuple[dict[str, Any], Row | None]]] = {}
     for task, file, divergence in (*_of_variants(variants, damaged), *_of_whole(whole)):
         found.setdefault(task, []).append((file, divergence))
-    timed = _timed(frontier)
+    points = [point for of in (frontier or {"tasks": {}})["tasks"].values() for point in of["points"]]
+    timed = {of["variant"]: of for of in points if of["chosen"] and of["decode_speedup"]}
     return {task: _of_task(files, limits, timed) for task, files in found.items() if any(of for _, of in files)}
 
 
-def _timed(frontier: Row | None) -> dict[str, float]:
-    """The speed-up over the dense model in the usual precision of each variant that a search has chosen."""
-    points = [point for of in (frontier or {"tasks": {}})["tasks"].values() for point in of["points"]]
-    return {of["variant"]: of["decode_speedup"] for of in points if of["chosen"] and of["decode_speedup"]}
+def _slowest(files: Iterable[Row], limits: Limits, timed: Mapping[str, Row]) -> Slowest:
+    """What is as fast as a target asks, in the times of this session.
 
+    The dense model was not timed in the usual precision beside these files, but a variant that a search has chosen
+    was, so its own times stand for what it reached there: others may be as much slower as it was better than asked. It
+    met the target there, so its own times are always enough.
 
-def _least_rate(files: Iterable[Row], speedup: float | None, timed: Mapping[str, float]) -> float | None:
-    """The fewest tokens a second that are `speedup` times the dense model's in the usual precision.
-
-    The dense model was not timed in that precision beside these files, but a variant that a search has chosen was, so
-    its own rate stands for its speed-up. It met the target there, so its own rate is always enough.
+    Args:
+        files: The files of a task.
+        limits: The limits.
+        timed: The points of the variants that a search has chosen and timed, by name.
     """
-    rates = {file["name"].rpartition("/")[0]: file["tokens_per_second"] for file in files if file["tokens_per_second"]}
-    chosen = rates.keys() & timed
-    return min((rates[name] * min(1.0, (speedup or 0.0) / timed[name]) for name in chosen), default=None)
+    rates, times = list[float](), list[float]()
+    for file in files:
+        point = timed.get(file["name"].rpartition("/")[0])
+        if point is None:
+            continue
+        if limits.decode_speedup is not None and file["tokens_per_second"]:
+            rates.append(file["tokens_per_second"] * min(1.0, limits.decode_speedup / point["decode_speedup"]))
+        if limits.first_token is not None and (ms := _first_token_ms(file, limits.first_token)) is not None:
+            reached = PromptTime(point["first_token_ms"], point["first_token_speedup"])
+            times.append(ms * max(1.0, limits.first_token.margin(reached)))
+    return Slowest(min(rates, default=None), max(times, default=None))
+
+
+def _first_token_ms(file: Row, target: FirstToken) -> float | None:
+    """The time to the first token of the prompt that a target is about; None: it was not measured."""
+    ms: float | None = file["first_token_ms_by_tokens"].get(str(target.tokens))
+    return ms
 
 
 def _of_task(
-    found: list[tuple[dict[str, Any], Row | None]], limits: Limits, timed: Mapping[str, float]
+    found: list[tuple[dict[str, Any], Row | None]], limits: Limits, timed: Mapping[str, Row]
 ) -> dict[str, Any]:
     divergences = {file["name"]: divergence for file, divergence in found if divergence is not None}
     files = sorted((file for file, _ in found if file["name"] in divergences), key=_by_size)
-    least_rate = _least_rate(files, limits.decode_speedup, timed)
+    slowest = _slowest(files, limits, timed)
     for file in files:
         file["beaten"] = any(_beats(other, file) for other in files)
-        file["within_limits"] = limits.allow(file, least_rate)
+        file["within_limits"] = limits.allow(file, slowest)
     best = [file for file in files if not file["beaten"]]
     within = [file for file in files if file["within_limits"]]
     fitting = [file for file in within if not any(_beats(other, file) for other in within)]
@@ -150,7 +183,7 @@ def _of_task(
         "beside": None if yardstick is None else yardstick["name"],
         "nearest": best[-1]["name"],
         "smallest": best[0]["name"],
-        "limits": vars(limits),
+        "limits": {**vars(limits), "first_token": limits.first_token and limits.first_token.to_json()},
         "files": files,
         "not_measured": [file["name"] for file, divergence in found if divergence is None],
     }
@@ -191,6 +224,7 @@ def _of_variants(
                 size = variant["bytes"][folder]
                 file = _file(f"{name}/{folder}", folder, format["precision"], is_whole, size, divergence, speed)
                 file["accuracy"] = accuracies(variant["quality"], folder)
+                file["memory_about"] = (variant.get("memory_about") or {}).get(folder)
                 yield variant["task"], file, divergence
 
 
@@ -200,6 +234,7 @@ def _of_whole(whole: Mapping[str, Row]) -> Iterator[tuple[str, dict[str, Any], R
             divergence = divergence_of(row["quality"])
             file = _file(name, None, row["precision"], True, row["bytes"], divergence, row["speed"])
             file["accuracy"] = accuracies(row["quality"], (row["quality"] or {}).get("folder", ""))
+            file["memory_about"] = row.get("memory_about")
             yield row["task"], file, divergence
 
 
@@ -217,5 +252,6 @@ def _file(
         "mean_kl_nats_stderr": None if divergence is None else divergence.get("mean_kl_nats_stderr"),
         "tokens_per_second": None if decode is None else 1e3 * decode.batch / decode.ms,
         "first_token_ms": None if prefill is None else prefill.ms,
+        "first_token_ms_by_tokens": {str(of.depth): of.ms for of in speedups(speed, "prefill") if of.batch == 1},
         "decode_speedup": None if decode is None else decode.value,
     }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from converters.format import Format
 from converters.formats import row_of
 from seap_export.common.checksums import SUMS
 from seap_export.errors import SeapError
 from seap_export.model.families import ModelSpec
+from seap_export.pipeline.evaluation.memory import memory_of
 from seap_export.pipeline.folder.contents import FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import Manifest, package_versions
 from seap_export.pipeline.folder.names import HF
@@ -199,6 +202,7 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
             else sizes[name] - format.size(spec) + format.size(dense)  # with as large a tokenizer
             for name, format in formats.items()
         },
+        "memory_about": {name: _memory(variant.path / name, format) for name, format in formats.items() if name != HF},
         "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
         "parity": results.get("parity", {}),
         **{name: results.get(name) for name in ("bisect", "quality", "speed")},
@@ -216,6 +220,12 @@ def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
 
 def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+
+
+def _memory(folder: Path, format: Format | None) -> int | None:
+    with suppress(SeapError, OSError):  # the integrity check says why
+        return memory_of(folder, format)
+    return None
 
 
 def _readable(contents: Variant | FormatFolder, name: str) -> Any:

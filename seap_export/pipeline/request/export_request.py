@@ -140,6 +140,12 @@ class ExportRequest(VariantOptions):
         return format.grid(spec) if self.rounding == "calibrated" else None
 
     @property
+    def timed_prompts(self) -> tuple[int, ...]:
+        """The tokens of the prompts that are timed because a target asks for the time to the first token."""
+        target = None if self.targets is None else self.targets.first_token
+        return () if target is None else (target.tokens,)
+
+    @property
     def measured(self) -> Measured | None:
         """The folder to measure of a variant that has all formats; None: no format is written beside `hf`."""
         return measured_of(named_folders(self.formats))

@@ -156,7 +156,7 @@ def export_steps(
         router_step(request, splits),
         whole,
         QualityStep(variants, tasks, parity, request.general_text, whole, questions) if request.quality else None,
-        SpeedStep(variants, parity, whole) if request.speed else None,
+        SpeedStep(variants, parity, whole, request.timed_prompts) if request.speed else None,
         CardStep(variants, request),
         ChecksumStep(),
         ValidationStep(variants, parity, request.min_accuracy_retained),

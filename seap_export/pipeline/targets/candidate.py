@@ -9,6 +9,7 @@ from typing import Any
 
 from converters.format import Format
 from seap_export.model.vocabulary.choice import VocabularySize
+from seap_export.pipeline.targets.first_token import PromptTime
 from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 from validation.estimate import TokenEstimate
 from validation.speed.interval import Interval
@@ -106,6 +107,21 @@ class CandidateFigures:
 
 
 @dataclass(frozen=True)
+class Times:
+    """What was timed of a candidate beside the dense model in the usual precision.
+
+    Attributes:
+        speedup: The speed-up of a decode step.
+        interval: Its confidence interval; None: there were too few runs.
+        prompt: The time to the first token; None: no target asks for it.
+    """
+
+    speedup: float
+    interval: Interval | None = None
+    prompt: PromptTime | None = None
+
+
+@dataclass(frozen=True)
 class Point:
     """A candidate that was evaluated.
 
@@ -117,6 +133,7 @@ class Point:
         ideal_speedup: The speed-up of a decode step if time were proportional to the bytes that it reads.
         speedup: The measured speed-up of a decode step; None: it was not measured.
         interval: Confidence interval of the measured speed-up; None: there were too few runs.
+        prompt: The time to the first token; None: it was not measured.
     """
 
     candidate: Candidate
@@ -126,6 +143,11 @@ class Point:
     ideal_speedup: float
     speedup: float | None = None
     interval: Interval | None = None
+    prompt: PromptTime | None = None
+
+    def timed(self, times: Times) -> Point:
+        """The same, with its speeds."""
+        return replace(self, speedup=times.speedup, interval=times.interval, prompt=times.prompt)
 
     def beats(self, other: Point) -> bool:
         """Whether it is at least as small and as near to the dense model, and better in one of the two."""
@@ -145,5 +167,7 @@ class Point:
             "decode_speedup": self.speedup,
             "decode_speedup_low": None if self.interval is None else self.interval.low,
             "decode_speedup_high": None if self.interval is None else self.interval.high,
+            "first_token_ms": None if self.prompt is None else self.prompt.ms,
+            "first_token_speedup": None if self.prompt is None else self.prompt.speedup,
             "key": self.key,
         }

@@ -51,10 +51,12 @@ class Frontier:
     Attributes:
         points: The evaluated candidates, in the order of evaluation.
         chosen: The candidate that is exported; None: none is chosen yet, or no point meets the targets.
+        soonest_ms: Milliseconds to the first token that everything is predicted to take at least; None: not known.
     """
 
     points: tuple[Point, ...]
     chosen: Candidate | None
+    soonest_ms: float | None = None
 
     def to_json(self, task: str) -> dict[str, Any]:
         """The points by size, each with its variant's name."""
@@ -105,7 +107,7 @@ def read_frontier(folder: Path) -> dict[str, Any] | None:
             rows: Sequence[Any] = [row for task in values["tasks"].values() for row in task["points"]]
             is_whole = all(isinstance(row[key], kind) for row in rows for key, kind in _OF_A_POINT.items())
             if is_whole and values["schema"] == FRONTIER_SCHEMA and isinstance(values["speedups_over"], str):
-                Targets(**values["targets"])
+                Targets.read(values["targets"])
                 return values
     return None
 

@@ -25,6 +25,8 @@ from seap_export.pruning.rounding.information import Information, information
 
 #: Rows of a matrix whose errors are computed.
 _ROWS = 256
+#: Rounding costs about this many times what is predicted of each matrix alone: docs/research/measurements.md.
+_TOGETHER = 1.35
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,49 @@ def shared_out(
         device: Where layers are computed.
     """
     assert how.average is not None
+    costs = _costs(source, texts, how, folder, device)
+    chosen = costs.cheapest(how.average)
+    others = (
+        (name, option.way.bits, option.way.block_size, option.way.levels)
+        for group, option in zip(costs.groups, chosen, strict=True)
+        for name in group.names
+    )
+    return replace(how, ways=(), others=tuple(others))
+
+
+def guess_rounding(
+    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+) -> list[tuple[float, float]]:
+    """Average bits of a weight, and about the KL of the model with so many, nats per token; nothing is rounded.
+
+    Args:
+        source: The model.
+        texts: Token ids of calibration texts.
+        how: The grid, with any average and the ways that there are.
+        folder: An existing folder for temporary files.
+        device: Where layers are computed.
+    """
+    costs = _costs(source, texts, how, folder, device)
+    known = [way.average for way in how.ways if way.of_experts is not True]
+    averages = (quarters / 4 for quarters in range(math.ceil(4 * min(known)), math.floor(4 * max(known)) + 1))
+    return [(average, _TOGETHER * sum(one.loss for one in costs.cheapest(average))) for average in averages]
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """The options of all groups, and the number of weights."""
+
+    groups: Sequence[Group]
+    options: Sequence[Sequence[_Option]]
+    weights: int
+
+    def cheapest(self, average: float) -> list[_Option]:
+        return _cheapest(self.options, average / 8 * self.weights)
+
+
+def _costs(
+    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+) -> _Costs:
     groups = list(groups_of(source.spec, how))
     ways = {name: group.ways for group in groups for name in group.names}
     costs: dict[str, list[_Option]] = {}
@@ -65,14 +110,7 @@ def shared_out(
             weight = source.reader.read([name])[name].to(device)
             costs[name] = list(_options(weight, layer[name], how, ways[name]))
     options = [_together([costs[name] for name in group.names]) for group in groups]
-    weights = sum(math.prod(source.reader.shapes()[name]) for name in ways)
-    chosen = _cheapest(options, how.average / 8 * weights)
-    others = (
-        (name, option.way.bits, option.way.block_size, option.way.levels)
-        for group, option in zip(groups, chosen, strict=True)
-        for name in group.names
-    )
-    return replace(how, ways=(), others=tuple(others))
+    return _Costs(groups, options, sum(math.prod(source.reader.shapes()[name]) for name in ways))
 
 
 def groups_of(spec: ModelSpec, how: BlockQuantization) -> Iterator[Group]:

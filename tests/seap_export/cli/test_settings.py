@@ -11,7 +11,7 @@ import click
 import pytest
 from support.exports import Run
 from support.option_pages import pages
-from support.product import ExportRequest, Targets, open_recipe
+from support.product import ExportRequest, FirstToken, Targets, open_recipe
 
 from seap_export.api.export_options import ExportOptions
 from seap_export.api.settings import export_request
@@ -153,17 +153,19 @@ def test_the_file_above_has_every_setting(home: Path) -> None:
     of_a_run = {"as_json", "quiet", "force", "dry_run"}
     # others than the defaults contradict the rest of the file
     only_one_value = {"provider", "dialect", "model", "target_size", "target_decode_speedup", "max_kl"}
-    only_one_value |= {"min_accuracy_retained"}
+    only_one_value |= {"min_accuracy_retained", "target_first_token"}
     assert {name for name in given if given[name] == defaults[name]} - of_a_run - only_one_value == {"threshold"}
 
 
 def test_targets_in_a_file_stand_in_place_of_ratios(home: Path) -> None:
     text = 'model = "m"\ntask = { a = "a.jsonl" }\nout = "made"\n'
     targets = 'target_size = "1.5 GiB"\ntarget_decode_speedup = 2\nmax_kl = 0.25\n'
+    targets += 'target_first_token = "512:250ms"\n'
     (home / "export.toml").write_text(text + targets)
     request = request_of(values_of("--config", "export.toml"))
-    assert request.targets == Targets(3 * 2**29, 2.0, 0.25)
-    assert [format.precision for format in request.formats] == ["fp32", "fp16", "int8", "int4", "mixed-4.5"]
+    assert request.targets == Targets(3 * 2**29, 2.0, 0.25, FirstToken(512, ms=250.0))
+    written = ["fp32", "fp16", "int8", "int4", "w8a8", "w4a8", "mixed-4.5"]
+    assert [format.precision for format in request.formats] == written
     assert request.variants == {}
 
 

@@ -403,6 +403,7 @@ def _shipped() -> dict[str, Any]:
             "command": f"seap-export export m --task everyday=e.jsonl --ratio 0 --precision {precision} --out out",
             "refusal": "",
             "bytes": size,
+            "memory_about": size + 123_600_000,
             "quality": {"divergence": {"onnx": _divergence(kl)}, "folder": "onnx", "runtime": "onnxruntime"},
             "speed": recorded_speed(speedup, 1.6),
         }

@@ -25,7 +25,11 @@ def test_verdict_comes_first(passing: Report, failing: Report) -> None:
 
 
 def test_what_to_ship_stands_below_the_title(shipped: Report) -> None:
-    assert "\n\n**everyday**: Ship the whole model in int4 (86.4 MB, " in job_summary(shipped)
+    text = job_summary(shipped)
+    assert "\n\n**everyday**: Ship the whole model in int4 (86.4 MB, " in text
+    (first,) = [row for row in _table(text) if row[0] == "the whole model in int4"]
+    assert first[1:3] == ["ship", "–"]
+    assert first[3] == "86.4 MB (memory about 210 MB)"
 
 
 def test_recorded_speed_has_its_interval(passing: Report) -> None:

@@ -27,7 +27,7 @@ from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
 from validation.execution import Execution, Say
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
-from validation.session_memory import Calls, claim_memory
+from validation.session_memory import Calls, claim_memory, session_memory
 
 #: The largest change of a logit that is rounding, over the largest logit.
 _SAME = 1e-2
@@ -200,6 +200,11 @@ def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
 def claim_onnx_runtime(folder: Path, calls: Sequence[Calls], execution: Execution, say: Say, *, can_map: bool) -> None:
     """Claims memory for a session; see `validation.runtimes.table.claim_runtime`."""
     claim_memory(folder / "model.onnx", calls, execution, say, can_map=can_map)
+
+
+def onnx_runtime_memory(folder: Path, calls: Calls, provider: str) -> int:
+    """Estimates the memory of a session; see `validation.runtimes.table.memory_about`."""
+    return session_memory(folder / "model.onnx", [calls], provider).total
 
 
 def _is_same(logits: Logits, truth: Logits) -> bool:

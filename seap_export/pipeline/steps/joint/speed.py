@@ -38,6 +38,7 @@ class SpeedStep(Step):
         variants: The variants' own steps, by name.
         settings: The execution provider and the threads; the rest concerns parity.
         whole: The whole models that are timed in the same session; None: there are none.
+        prompts: The tokens of prompts that a target asks to be timed, besides the usual one.
     """
 
     cost = Cost("speed", _seconds, effort=2.5, always=0.8, format_factor=prompt_factor, count_disk=_disk)
@@ -45,6 +46,7 @@ class SpeedStep(Step):
     variants: Mapping[str, VariantSteps]
     settings: ParitySettings
     whole: WholeStep | None = None
+    prompts: tuple[int, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ class SpeedStep(Step):
         """
         speed, export = made.performance.speed, Export(made.work.folder)
         for measured, keys in sound(self.variants, made.variants, every=False).items():
-            request = speed_request(made.work.source.spec, measured, self.settings)
+            request = speed_request(made.work.source.spec, measured, self.settings, self.prompts)
             setting, missing = speed_setting(request), []
             for name, key in keys.items():
                 entry = speed.get(name, {})

@@ -17,6 +17,7 @@ from seap_export.pipeline.card.recipe import given_as, model_name
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.evaluation.asked import Asked, Scores
 from seap_export.pipeline.evaluation.figures_json import by_task_json, divergence_json, generation_json, zero_shot_json
+from seap_export.pipeline.evaluation.memory import memory_of
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH, QualityRequest, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request, speed_setting
 from seap_export.pipeline.evaluation.subject import Subject
@@ -154,6 +155,7 @@ class WholeStep(Step):
             else:
                 files = (path for path in made.whole[name].rglob("*") if path.is_file())
                 known[name]["bytes"] = sum(path.stat().st_size for path in files)
+                known[name]["memory_about"] = memory_of(made.whole[name], steps.model.format)
         if known != before:
             write_whole(known, made.work.folder)
 
@@ -169,7 +171,8 @@ class WholeStep(Step):
         return self.request.quality and row["quality"] is None
 
     def _is_timed(self, source: Source, steps: WholeSteps, performance: Performance) -> bool:
-        request = speed_request(source.spec, steps.model.measured, self.request.parity)
+        settings, prompts = self.request.parity, self.request.timed_prompts
+        request = speed_request(source.spec, steps.model.measured, settings, prompts)
         entry = performance.speed.get(steps.model.name, {})
         return (entry.get("whole"), entry.get("setting")) == (steps.key, speed_setting(request))
 
@@ -190,6 +193,7 @@ class WholeStep(Step):
             "statistics": {step.name: step.key for step in steps.calibrations},
             "key": steps.key,
             "bytes": None,
+            "memory_about": None,
             "quality": None,
         }
 

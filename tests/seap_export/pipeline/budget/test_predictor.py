@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.product import Candidate, OnnxFormat, Targets, ways
+from support.product import Candidate, FirstToken, OnnxFormat, PromptTime, Targets, Times, ways
 from support.variations import micro_config
 
 from seap_export.model.families import ModelSpec, model_spec
 from seap_export.pipeline.budget.predictor import Predictor
+from seap_export.pipeline.budget.prompts import Prompts
 
 SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
 FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")
@@ -68,11 +69,36 @@ def test_speed_is_over_the_usual_precision_and_learns(predictor: Predictor) -> N
     assert predictor.speedup(pruned) == predictor.ideal_speedup(pruned)
     wanted = Targets(decode_speedup=predictor.ideal_speedup(INT8))
     assert predictor.least_ratio(INT8, wanted) == 0.0
-    predictor.learn_speedup(INT8, predictor.ideal_speedup(INT8) / 2)
+    predictor.learn_times(INT8, Times(predictor.ideal_speedup(INT8) / 2))
     assert predictor.speedup(pruned) == pytest.approx(predictor.ideal_speedup(pruned) / 2)
     ratio = predictor.least_ratio(INT8, wanted)
     assert ratio is not None
     assert ratio > 0.5
+
+
+def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed() -> None:
+    integers, half = Candidate(0.0, OnnxFormat("w8a8")), replace(INT8, ratio=0.5)
+    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, BESIDE, Prompts(64, 1e6))
+
+    def ms(candidate: Candidate) -> float:
+        found = predictor.first_token_ms(candidate)
+        assert found is not None
+        return found
+
+    linear = 64 * sum(SPEC.prunable_weights(index) for index in range(len(SPEC.layers)))
+    assert linear / 1e6 < ms(FP32) / 1e3 < 1.5 * linear / 1e6
+    assert ms(integers) < ms(FP32) < ms(INT8)
+    assert ms(half) < ms(INT8)
+    share = ms(half) / ms(INT8)
+    predictor.learn_times(INT8, Times(1.0, None, PromptTime(80.0, 1.25)))
+    assert (ms(INT8), ms(FP32)) == (pytest.approx(80.0), pytest.approx(100.0))
+    assert ms(half) == pytest.approx(80.0 * share)
+    assert ms(Candidate(0.0, OnnxFormat("mixed-4.5"))) == pytest.approx(80.0)  # as the slowest that works alike
+    assert predictor.soonest_ms([FP32, INT8]) == pytest.approx(ms(replace(INT8, ratio=0.9)))
+    asked = Targets(first_token=FirstToken(64, ms=80.0 * share))
+    assert predictor.least_ratio(INT8, asked) == pytest.approx(0.5, abs=0.002)
+    assert predictor.least_ratio(INT8, Targets(first_token=FirstToken(64, speedup=1.25))) == 0.0
+    assert predictor.least_ratio(INT8, Targets(first_token=FirstToken(64, speedup=1.26))) > 0.0  # type: ignore[operator]
 
 
 def test_candidates_with_the_same_shapes_are_alike(predictor: Predictor) -> None:

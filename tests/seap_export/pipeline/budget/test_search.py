@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 from support.estimates import kl_estimate
-from support.product import Candidate, Interval, OnnxFormat, Targets, ways
+from support.product import Candidate, FirstToken, Interval, OnnxFormat, PromptTime, Targets, Times, ways
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
 from seap_export.pipeline.targets.candidate import CandidateFigures, Point
 from seap_export.pipeline.targets.frontier import Frontier
+from seap_export.pipeline.targets.guess import Guess
 
-BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56}
-ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39}
-WAYS = ways([OnnxFormat(name) for name in BYTES], "all")
+BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56, "w8a8": 1.06, "w4a8": 0.56}
+ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39, "w8a8": 0.01, "w4a8": 0.45}
+WAYS = ways([OnnxFormat(name) for name in ("fp32", "fp16", "int8", "int4")], "all")
+#: With products of integers.
+FAST_WAYS = ways([OnnxFormat(name) for name in BYTES], "all")
 #: With bits for each matrix as one more way.
-MORE_WAYS = ways([*(OnnxFormat(name) for name in BYTES), OnnxFormat("mixed-4.5")], "all")
+MORE_WAYS = ways([*(way.format for way in WAYS), OnnxFormat("mixed-4.5")], "all")
 WEIGHTS, OUTER = 100_000_000, 28_000_000
 RATIOS = tuple(round(step / 1000, 3) for step in range(981))
 
@@ -35,6 +38,7 @@ class World:
         power: With which KL grows.
         slowness: Share of the ideal speed-up that pruned models reach.
         broken: Precisions that cannot be run.
+        guessed: By which factors the guesses of rounding and of pruning are wrong.
     """
 
     error: float = 0.0
@@ -43,6 +47,7 @@ class World:
     slowness: float = 1.0
     mixed: float = 0.03
     broken: tuple[str, ...] = ()
+    guessed: tuple[float, float] = (1.0, 1.0)
     evaluated: list[Candidate] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
 
@@ -63,6 +68,16 @@ class World:
     def speed(self, candidate: Candidate) -> float:
         return self.ideal(candidate) * (self.slowness if candidate.ratio else 1.0)
 
+    def prompt(self, candidate: Candidate) -> PromptTime:
+        """A second for the dense model in fp32, half of it with products of integers."""
+        ms = (1.0 - candidate.ratio) * (500.0 if candidate.format.precision.startswith("w") else 1000.0)
+        return PromptTime(ms / (self.slowness if candidate.ratio else 1.0), 1000.0 / ms)
+
+    def guess(self) -> Guess:
+        rounding, pruning = self.guessed
+        bits = [(average, rounding * self.mixed * 3.5 ** (4.5 - average)) for average in (2.25, 4.5, 8.25)]
+        return Guess(tuple(bits), tuple((ratio, pruning * 0.95 * ratio**self.power) for ratio in (0.1, 0.3)))
+
     def evaluate(self, candidate: Candidate) -> Point | None:
         self.evaluated.append(candidate)
         if candidate.format.precision in self.broken:
@@ -79,8 +94,9 @@ class World:
             Targets(**targets),
             Predicted(self),  # type: ignore[arg-type]
             self.evaluate,
-            lambda candidate: (self.speed(candidate), None),
+            lambda candidate: Times(self.speed(candidate), None, self.prompt(candidate)),
             lambda point: self.kept.append(point.candidate),
+            self.guess,
         )
         most = MOST_EVALUATIONS + (0 if result.chosen else 3)
         assert len([candidate for candidate in self.evaluated if candidate.ratio]) <= most
@@ -108,6 +124,7 @@ class Predicted:
         self._factors: dict[Candidate, float] = {}
         self._sizes: dict[Candidate, int] = {}
         self._shares: dict[Candidate, float] = {}
+        self._paces: dict[Candidate, float] = {}
 
     def bytes(self, candidate: Candidate) -> int:
         return self._sizes.get(candidate, round(self._world.size(candidate) * self._factors.get(candidate.way, 1.0)))
@@ -116,11 +133,19 @@ class Predicted:
         self._sizes[candidate] = measured
         self._factors[candidate.way] = measured / self._world.size(candidate)
 
-    def learn_speedup(self, candidate: Candidate, measured: float) -> None:
-        self._shares[candidate.way] = measured / self._world.ideal(candidate)
+    def learn_times(self, candidate: Candidate, times: Times) -> None:
+        self._shares[candidate.way] = times.speedup / self._world.ideal(candidate)
+        assert times.prompt is not None
+        self._paces[candidate.way] = times.prompt.ms / (1.0 - candidate.ratio)
+
+    def soonest_ms(self, ways: Sequence[Candidate]) -> float | None:
+        return 20.0 * min(self._paces.values(), default=1.0) / 1000.0
 
     def speedup(self, candidate: Candidate) -> float:
         return self._world.ideal(candidate) * self._shares.get(candidate.way, 1.0)
+
+    def meets(self, candidate: Candidate, targets: Targets) -> bool:
+        return targets.size is None or self.bytes(candidate) <= targets.size
 
     def are_alike(self, one: Candidate, other: Candidate) -> bool:
         return one == other
@@ -139,8 +164,11 @@ class Predicted:
     def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
         for ratio in RATIOS:
             candidate = replace(way, ratio=ratio)
-            fast = self.speedup(candidate) >= (targets.decode_speedup or 0.0)
-            if fast and (targets.size is None or self.bytes(candidate) <= targets.size):
+            ms = self._paces.get(way.way, 1000.0) * (1.0 - ratio) or 1e-9
+            margins = targets.margins(self.speedup(candidate), PromptTime(ms, 1000.0 / ms))
+            if min(margins.values(), default=1.0) >= 1.0 and (
+                targets.size is None or self.bytes(candidate) <= targets.size
+            ):
                 return ratio
         return None
 
@@ -161,10 +189,11 @@ def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
     assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
 
 
+@pytest.mark.parametrize("guessed", [(1.0, 1.0), (1.5, 1.1), (0.8, 1.2), (1.3, 0.9)])
 @pytest.mark.parametrize("power", [1.1, 1.4, 2.5])
 @pytest.mark.parametrize("size", [45_000_000, 54_000_000, 64_000_000, 78_000_000])
-def test_bits_and_ratio_are_chosen_together(size: int, power: float) -> None:
-    world, targets = World(ways=MORE_WAYS, power=power), Targets(size=size)
+def test_bits_and_ratio_are_chosen_together(size: int, power: float, guessed: tuple[float, float]) -> None:
+    world, targets = World(ways=MORE_WAYS, power=power, guessed=guessed), Targets(size=size)
     chosen = chosen_of(world.search(size=size))
     assert world.size(chosen) <= size
     assert chosen.format.average is not None
@@ -174,7 +203,9 @@ def test_bits_and_ratio_are_chosen_together(size: int, power: float) -> None:
     uniform = World(power=power)
     assert world.kl(chosen) < uniform.kl(chosen_of(uniform.search(size=size)))
     tried = [candidate for candidate in world.evaluated if candidate.format.average is not None]
-    assert len(tried) <= 4
+    assert len(tried) <= 2
+    rounded = [candidate for candidate in world.evaluated if candidate.format.precision in ("int8", "int4")]
+    assert all(world.size(candidate) <= size for candidate in rounded)  # what cannot be chosen is not made
     for one, other in itertools.combinations(tried, 2):  # none is made that is told from another by chance alone
         bits = abs((one.format.average or 0.0) - (other.format.average or 0.0))
         assert abs(one.ratio - other.ratio) >= 0.049 or bits >= 0.1
@@ -268,6 +299,33 @@ def test_a_speed_that_falls_short_is_tried_again_with_a_larger_ratio() -> None:
     assert all(point.speedup is None or point.speedup == world.speed(point.candidate) for point in result.points)
 
 
+@pytest.mark.parametrize(
+    ("target", "precision"), [("512:1000ms", "fp32"), ("512:0.5s", "w8a8"), ("512:2x", "w8a8"), ("512:400ms", "w8a8")]
+)
+def test_the_nearest_whose_first_token_is_soon_enough(target: str, precision: str) -> None:
+    world = World(ways=FAST_WAYS)
+    chosen = chosen_of(world.search(first_token=FirstToken.parse(target)))
+    assert chosen.format.precision == precision
+    assert chosen.ratio == (0.2 if target == "512:400ms" else 0.0)
+
+
+def test_products_of_integers_are_pruned_beside_mixed_bits() -> None:
+    world = World(ways=(*MORE_WAYS, *(way for way in FAST_WAYS if way not in MORE_WAYS)))
+    chosen = chosen_of(world.search(first_token=FirstToken(512, ms=400.0), size=140_000_000))
+    assert (chosen.format.precision, chosen.ratio) == ("w8a8", 0.2)
+
+
+def test_a_first_token_that_is_later_than_predicted_is_tried_with_a_larger_ratio() -> None:
+    world = World(ways=WAYS, slowness=0.9)
+    result = world.search(first_token=FirstToken(512, ms=700.0))
+    assert result.chosen is not None
+    assert result.chosen.prompt is not None
+    assert result.chosen.prompt.ms <= 700.0
+    late = [point for point in result.points if point.candidate.ratio and point.prompt and point.prompt.ms > 700.0]
+    assert late
+    assert all(point.candidate.ratio < result.chosen.candidate.ratio for point in late)
+
+
 def test_what_cannot_be_made_is_left_out() -> None:
     world = World(broken=("int8",))
     chosen = chosen_of(world.search(size=100_000_000))
@@ -288,6 +346,16 @@ def test_each_best_candidate_is_kept_and_the_last_is_chosen() -> None:
         ({"max_kl": 0.01, "decode_speedup": 5.0}, QualityFailure, ("--max-kl", "comes nearest", "KL at most 0.01")),
         ({"size": 10_000_000}, UsageError, ("--target-size", "t-0 in onnx int4", "71.7 MB")),
         ({"decode_speedup": 100.0}, SpeedFailure, ("--target-decode-speedup", "comes nearest", "speed-up 7.1")),
+        (
+            {"first_token": FirstToken(512, ms=10.0)},
+            SpeedFailure,
+            ("target_first_token", "first token of a prompt of 512 within 10 ms", "after 1e+03 ms", "about 20 ms"),
+        ),
+        (
+            {"first_token": FirstToken(512, ms=300.0), "size": 54_000_000, "max_kl": 0.3},
+            QualityFailure,
+            ("--max-kl", "first token of a prompt of 512 within 300 ms"),
+        ),
     ],
 )
 def test_where_nothing_fits_the_nearest_is_named(
@@ -295,7 +363,7 @@ def test_where_nothing_fits_the_nearest_is_named(
 ) -> None:
     result = World().search(**targets)
     assert result.chosen is None
-    failure = nothing_fits(Targets(**targets), {"t": Frontier(result.points, None)})
+    failure = nothing_fits(Targets(**targets), {"t": Frontier(result.points, None, result.soonest_ms)})
     assert type(failure) is error
     assert [word for word in words if word not in str(failure)] == []
     assert "\n" not in str(failure)
@@ -305,7 +373,8 @@ def test_where_nothing_fits_the_nearest_is_named(
 def _point(kl: float, speedup: float) -> Point:
     """With a standard error of 1/64 of a nat, and an interval from 0.1 below to 0.1 above the speed-up."""
     figures, interval = CandidateFigures(50, kl_estimate(kl, 2**-6), 0.9, 7.0), Interval(speedup - 0.1, speedup + 0.1)
-    return Point(WAYS[3], figures, "key", 50, speedup, speedup, interval)
+    prompt = PromptTime(250.0, 2.0, Interval(240.0, 270.0), Interval(1.9, 2.1))
+    return Point(WAYS[3], figures, "key", 50, speedup, speedup, interval, prompt)
 
 
 @pytest.mark.parametrize(
@@ -314,13 +383,17 @@ def _point(kl: float, speedup: float) -> Point:
         ({"max_kl": 0.2}, []),
         ({"max_kl": 0.140625}, [("KL 0.125 is within --max-kl 0.140625", "about 6 more held-out texts would tell")]),
         ({"decode_speedup": 1.5}, []),
+        ({"first_token": FirstToken(512, ms=280.0)}, []),
+        ({"first_token": FirstToken(512, speedup=1.8)}, []),
+        ({"first_token": FirstToken(512, ms=260.0)}, [("first token after 250 ms (2.00 times", "too close to tell")]),
+        ({"first_token": FirstToken(512, speedup=2.0)}, [("meets target_first_token", "too close to tell")]),
         (
             {"decode_speedup": 1.75},
             [("decode speed-up 1.80 (1.70 to 1.90)", "too close to tell", "seap-export bench")],
         ),
     ],
 )
-def test_what_barely_meets_a_target_is_said(targets: dict[str, float], words: list[tuple[str, ...]]) -> None:
+def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], words: list[tuple[str, ...]]) -> None:
     point = _point(0.125, 1.8)
     lines = list(close_calls(Targets(**targets), {"t": Frontier((point,), point.candidate)}))
     assert len(lines) == len(words)

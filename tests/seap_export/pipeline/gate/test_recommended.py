@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.product import FirstToken
 
 from seap_export.pipeline.gate.recommended import Limits, recommended
 
@@ -160,3 +161,30 @@ def test_limits_are_those_of_the_targets_unless_others_are_given() -> None:
     assert Limits.of_targets({"size": None, "max_kl": 0.3}, 0.1) == Limits(None, 0.1)
     assert Limits.of_targets({"decode_speedup": 2.0}) == Limits(decode_speedup=2.0)
     assert Limits.of_targets(None) == Limits()
+
+
+def test_what_misses_a_target_for_the_first_token_is_not_recommended() -> None:
+    """The chosen variant took 200 ms in the search and takes 220 now, so that what takes 275 still meets 250."""
+
+    def timed(ms: float) -> dict[str, Any]:
+        usual = {"batch": 1, "depth": 128, "decode_ms_per_token": 10.0, "prefill_ms": 9.0}
+        cells = [usual, {**usual, "depth": 512, "prefill_ms": ms}]
+        return {"dense": cells, "variant": cells, "verdicts": []}
+
+    point = {"variant": "a-0.2", "decode_speedup": 2.0, "chosen": True}
+    point |= {"first_token_ms": 200.0, "first_token_speedup": 3.0}
+    frontier = {"tasks": {"a": {"points": [point]}}}
+    variants = {"a-0.2": variant(95, 0.13, speed=timed(220.0))}
+    limits = Limits(first_token=FirstToken(512, ms=250.0))
+    for ms, file in ((270.0, "int4"), (280.0, "a-0.2/onnx")):
+        rows = {"int4": whole(90, 0.037, speed=timed(ms))}
+        found = recommended(variants, rows, limits, (), frontier)["a"]
+        assert found["file"] == file
+        assert found["limits"]["first_token"] == {"tokens": 512, "ms": 250.0, "speedup": None}
+        assert [each["first_token_ms_by_tokens"]["512"] for each in found["files"]] == [ms, 220.0]
+    assert "250 ms to the first token of a prompt of 512" in found["words"]
+    faster = Limits(first_token=FirstToken(512, speedup=2.4))  # three times as fast: a quarter to spare
+    rows = {"int4": whole(90, 0.037, speed=timed(280.0))}
+    assert recommended(variants, rows, faster, (), frontier)["a"]["file"] == "a-0.2/onnx"
+    assert recommended(variants, {"int4": whole(90, 0.037)}, faster, (), frontier)["a"]["file"] == "a-0.2/onnx"
+    assert Limits.of_targets({"first_token": {"tokens": 9, "ms": 1.0, "speedup": None}}).first_token is not None

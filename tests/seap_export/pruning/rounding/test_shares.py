@@ -15,7 +15,7 @@ from support.product import dequantize, open_source, quantize
 from converters.onnx.precision import WAYS
 from seap_export.pruning.rounding.grid import BITS, BlockQuantization, Way
 from seap_export.pruning.rounding.note import read_note
-from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, groups_of, shared_out
+from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, groups_of, guess_rounding, shared_out
 from seap_export.pruning.rounding.write import write_rounded_model
 
 CPU = torch.device("cpu")
@@ -49,6 +49,14 @@ def test_the_average_is_kept_and_what_is_joined_has_one_grid(variation: str, ave
             }
             assert len(inside) <= 1
     assert len({how.of(name) for name, *_ in how.others}) > 1
+
+
+def test_fewer_bits_are_guessed_to_cost_more(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "llama-gqa")
+    guessed = guess_rounding(source, TOKEN_IDS, BlockQuantization(4, average=4.5, ways=WAYS), tmp_path, CPU)
+    assert [average for average, _ in guessed] == [2.25 + step / 4 for step in range(25)]
+    assert all(more >= less for (_, more), (_, less) in itertools.pairwise(guessed))
+    assert guessed[0][1] > 10 * guessed[9][1] > 10 * guessed[-1][1] > 0.0
 
 
 def test_matrices_that_do_not_count_leave_their_bits_to_others(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_every_file_has_a_row_and_a_point_and_so_has_the_input(shipped: Report) 
         "the whole model in int4 ship – 86.4", "the whole model in int8 – 154",
         f"everyday-0.35/onnx in fp32 beaten {right} 390",
     ]  # fmt: skip
-    assert rows[2].split("86.4 MB ")[1].startswith("162 125 ms 3.25×")
+    assert rows[2].split("86.4 MB ")[1].startswith("memory about 210 MB 162 125 ms 3.25×")
     assert section.count("<circle") == 4  # three files, and a ring around the one to ship
 
 

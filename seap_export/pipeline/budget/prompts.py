@@ -1,0 +1,55 @@
+"""Predicts the time to the first token of a prompt: multiply-adds, at the pace of what was timed."""
+
+from __future__ import annotations
+
+from seap_export.model.families import ModelSpec
+from seap_export.pipeline.cost.cost import prompt_factor
+from seap_export.pipeline.targets.candidate import Candidate
+from validation.speed.ideal import model_work
+
+#: How many times as long as in float32 a prompt takes in ONNX Runtime before anything was timed: about what
+#: docs/measurements.md has of 512 tokens, for products of integers and for other quantised weights.
+_OF_INTEGERS, _QUANTISED = 0.55, 1.3
+
+
+class Prompts:
+    """Predicts milliseconds; the pace of a way is that of its candidate which was timed last.
+
+    Args:
+        tokens: Tokens of the prompt.
+        operations: Multiply-adds of float32 matrices that the machine does in a second.
+    """
+
+    def __init__(self, tokens: int, operations: float) -> None:
+        self._tokens, self._operations = tokens, operations
+        self._paces: dict[Candidate, float] = {}
+
+    def ms(self, candidate: Candidate, spec: ModelSpec) -> float:
+        """The predicted milliseconds of a candidate of these shapes."""
+        return self._pace(candidate.way) * self._products(candidate, spec)
+
+    def learn(self, candidate: Candidate, spec: ModelSpec, ms: float) -> None:
+        """Records what a candidate took."""
+        self._paces[candidate.way] = ms / self._products(candidate, spec)
+
+    def _pace(self, way: Candidate) -> float:
+        """Milliseconds for a multiply-add. A way that was not timed is as slow as the slowest that works alike."""
+        if way in self._paces:
+            return self._paces[way]
+        alike = [pace for other, pace in self._paces.items() if _kind(other) == _kind(way)]
+        return max(alike, default=1e3 / self._operations * _factor(way))
+
+    def _products(self, candidate: Candidate, spec: ModelSpec) -> float:
+        last = candidate.format.gives_last_logits
+        return model_work(spec, candidate.format.arithmetic, 1, self._tokens, last_logits=last).prefill_macs
+
+
+def _kind(way: Candidate) -> tuple[str, bool, bool]:
+    """What the pace of a way depends on most: the format, and whether products are of integers or weights rounded."""
+    how = way.format.arithmetic.quantization
+    return way.format.name, how is not None, how is not None and how.rows
+
+
+def _factor(way: Candidate) -> float:
+    _, is_quantised, has_integers = _kind(way)
+    return prompt_factor(way.format) * (_OF_INTEGERS if has_integers else _QUANTISED if is_quantised else 1.0)

@@ -1,0 +1,90 @@
+"""The step of a search that guesses what rounding and pruning cost, so that few candidates have to be made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seap_export.common.json_file import read_artifact, write_json
+from seap_export.pipeline.cost.cost import Cost, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.folder.keys import RELEASE
+from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.step import PathStep, StepContext
+from seap_export.pipeline.targets.guess import USUAL, Guess
+from seap_export.pruning.allocation.guess import RATIOS, guess_pruning
+from seap_export.pruning.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
+from seap_export.pruning.plan.choice.solve import largest_ratio
+from seap_export.pruning.plan.ranked import read_ranking
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.information import INFORMATION_TOKENS
+from seap_export.pruning.rounding.shares import guess_rounding
+
+#: Increased when the same inputs give different bytes than before.
+_VERSION = 1
+
+
+def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """The dense model there and back on a few tokens; then each ratio runs and refits it, and compares both."""
+    rounded = min(tokens.calibration_tokens, INFORMATION_TOKENS) * 4 * (model.dense_linear + model.head)
+    tried = min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS)
+    trial = tried * (model.dense_linear + model.squares / 2 + model.outputs) + 2 * JUDGED_TOKENS * model.head
+    systems = (len(RATIOS) * model.refit_systems + model.cubes) / rates.double_operations
+    return (rounded + tried * model.dense_linear + len(RATIOS) * trial) / rates.operations + systems
+
+
+@dataclass(frozen=True)
+class GuessStep(PathStep):
+    """Guesses what rounding costs by what each matrix means, and pruning by a few plans that are refitted quickly.
+
+    Attributes:
+        ranking: The ranking of the task or mixture.
+        grid: A grid with bits for each matrix.
+    """
+
+    cost = Cost("guesses", _seconds, effort=1.4, per_layer=1.0)  # roughly, from one run
+    is_folder = False
+    unit = "parts"
+
+    ranking: RankingStep
+    grid: BlockQuantization
+
+    @property
+    def name(self) -> str:
+        return f"guess/{self.ranking.mixture.name}.json"
+
+    @property
+    def needs(self) -> tuple[PathStep, ...]:
+        return (self.ranking,)
+
+    @property
+    def label(self) -> str:
+        return f"{self.ranking.mixture.name}: guessing what rounding and pruning cost"
+
+    @property
+    def units(self) -> int:
+        return 1 + len(RATIOS)
+
+    def _inputs(self) -> dict[str, Any]:
+        return {self.ranking.name: self.ranking.key, **self.grid.to_json(), RELEASE: _VERSION}
+
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
+        statistics, settings, source = self.ranking.statistics(work), self.ranking.settings, work.source
+        texts = [ids for ids, _ in statistics.token_ids()]
+        rounded = guess_rounding(source, texts, self.grid, path.parent, work.compute.device)
+        advance(None)
+        pruned = []
+        if settings.compensation == "sequential":
+            most = largest_ratio(source.spec, settings.sparsity, settings.align, settings.layout)
+            ranking = read_ranking(source.spec, work.of_task(self.ranking))
+            ratios = [ratio for ratio in RATIOS if ratio <= most]
+            pruned = guess_pruning(
+                source, statistics, ranking, settings, ratios, path.parent, work.compute, lambda _: advance(None)
+            )
+        write_json(path, Guess(tuple(rounded), tuple(pruned) or USUAL.pruned).to_json())
+
+    def read(self, folder: Path) -> Guess:
+        """The guess of a folder in which it was made."""
+        return Guess.read(read_artifact(folder / self.name))
