@@ -72,6 +72,7 @@ class Provider:
         largest_tensor: Bytes of the largest tensor that can be allocated; None: only memory limits it.
         multiplies_int8: Whether it has products of weights and activations that are integers of 8 bits.
         mixes_bits: Whether matrices of one file may have different numbers of bits.
+        longest_call: Tokens of a prompt that run in one call, at most; None: all of them.
         genai_options: Its options in genai_config.json; None: none are needed to choose it.
         product_multiple: What the sizes of an int8 or int4 product must be multiples of for a fast kernel.
         align: What numbers of neurons are multiples of in variants that are made for it.
@@ -102,6 +103,7 @@ class Provider:
     largest_tensor: int | None = None
     multiplies_int8: bool = False
     mixes_bits: bool = False
+    longest_call: int | None = None
     genai_options: Mapping[str, str] | None = None
     product_multiple: int = 1
     align: int = 1
@@ -119,6 +121,8 @@ _CPU = Provider(
     rounds_activations=True,  # only this makes such weights faster than float32 there; CUDA ignores the level
     multiplies_int8=True,
     mixes_bits=True,
+    # Of a call's tokens, attention multiplies each with all others and drops what comes after it.
+    longest_call=256,
     align=16,  # measured, see docs/research/measurements.md
 )
 _CUDA = Provider(

@@ -83,8 +83,8 @@ class _Decoder:
         dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
         self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
-        tables = RotaryTables(self._g, spec, weights.precision)
-        self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
+        self._tables = RotaryTables(self._g, spec, weights.precision)
+        self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, self._tables)
         self._linears = Linears(self._g, weights, self._dialect, PROVIDERS[form.provider].accuracy_level)
         parts = (self._g, spec, weights, self._linears, self._dialect)
         self._inputs, self._experts = LayerInputWriter(*parts), ExpertsWriter(*parts)
@@ -104,6 +104,8 @@ class _Decoder:
         g = self._g
         g.note("seap_export.cache", self._dialect.cache)
         g.note(FORM_NOTE, json.dumps(self._form.to_json()))
+        if switches := [switch for rope in self._spec.ropes if (switch := self._tables.switch(rope)) is not None]:
+            g.note("seap_export.rotation_switches_at", str(min(switches)))
         if self._scaling != _UNSCALED:
             g.note(SCALING_NOTE, self._scaling.note())
         sublayers = [

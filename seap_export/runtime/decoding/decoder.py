@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from seap_export.runtime.session import WORKING_OPERATORS
 
 #: Key in `metadata_props`: how the graph treats its cache, "shared" (the default) or "appended".
 CACHE_KEY = "seap_export.cache"
+#: Key in `metadata_props`: the length of an input above which all its tokens rotate by another table (longrope).
+SWITCH_KEY = "seap_export.rotation_switches_at"
 #: Capacities are multiples of this, so that the allocator sees only a few different sizes.
 _BLOCK = 64
 
@@ -75,6 +78,10 @@ class OnnxDecoder:
                 f"provider option {CUDA_GRAPH} out"
             )
         self._buffer_pool = BufferPool(self._model, self._layouts)
+        switch = self._model.metadata.get(SWITCH_KEY, str(context_length))
+        if not switch.isdecimal():
+            raise ArtifactError(f"{path}: its {SWITCH_KEY} is '{switch}', which is no length; export again")
+        self._split = _Split(PROVIDERS[provider].longest_call, int(switch))
 
     def start(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Decoding:
         """Runs the prompts: at least one, each with at least one token.
@@ -91,12 +98,13 @@ class OnnxDecoder:
         if not self._has_shared_cache:
             with model.failures():
                 cache = AppendedCache(layouts, rows, model.device)
-            return Decoding(model, self._logits, cache, prompts)
+            return Decoding(model, self._logits, cache, prompts, split=self._split)
         capacity = self.capacity(max(map(len, prompts)), max_new_tokens)
         if not model.captures:
             with model.failures():
                 buffers = empty_buffers(layouts, rows, capacity, model.device)
-            return Decoding(model, self._logits, SharedCache(layouts, rows, capacity, model.device, buffers), prompts)
+            shared = SharedCache(layouts, rows, capacity, model.device, buffers)
+            return Decoding(model, self._logits, shared, prompts, split=self._split)
         with model.turn:
             pooled = self._buffer_pool.take(rows, capacity)
         decoding = Decoding(model, self._logits, pooled.cache(), prompts, pooled)
@@ -163,6 +171,27 @@ class OnnxDecoder:
             )
 
 
+@dataclass(frozen=True)
+class _Split:
+    """How tokens are split into calls.
+
+    Attributes:
+        longest: Tokens of a single row in one call, at most; None: all. GroupQueryAttention refuses several rows.
+        switch: A row that becomes longer is not split, since all its tokens must be rotated alike.
+    """
+
+    longest: int | None = None
+    switch: int = 0
+
+    def calls(self, rows: int, tokens: int, length: int) -> int:
+        """The number of calls for tokens of each row, of which the longest then has `length`."""
+        is_split = self.longest is not None and rows == 1 and length <= self.switch
+        return -(-tokens // self.longest) if is_split and self.longest else 1
+
+
+_ONE_CALL = _Split()
+
+
 class Decoding:
     """Rows that are decoded together.
 
@@ -178,6 +207,7 @@ class Decoding:
         cache: Cache,
         prompts: Sequence[Sequence[int]],
         buffers: DecodingBuffers | None = None,
+        split: _Split = _ONE_CALL,
     ) -> None:
         """Runs the prompts.
 
@@ -187,8 +217,10 @@ class Decoding:
             cache: The cache to fill.
             prompts: Token ids of each row.
             buffers: Where captured steps run; None: they are not captured.
+            split: How prompts are split into calls.
         """
         self._model, self._element, self._cache, self._buffers = model, element, cache, buffers
+        self._split = split
         self._binding = model.binding()
         self._steps: Steps | None = None
         self._next = np.zeros((len(prompts), 1), np.int64)
@@ -198,7 +230,7 @@ class Decoding:
         for row, prompt in zip(input_ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         with model.turn:
-            self._set_logits(self._run_tokens(input_ids, is_real))
+            self._set_logits(self._run_calls(input_ids, is_real))
         if buffers:
             self._binding.clear_binding_outputs()  # the prompts' logits
 
@@ -230,12 +262,12 @@ class Decoding:
         return True
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Appends tokens to the only row in one call, for which there must be room, and computes the next logits."""
+        """Appends tokens to the only row, for which there must be room, and computes the next logits."""
         self.lengths = self.lengths + len(tokens)
         self._steps = None  # they have bound a buffer for the logits of one token
         with self._model.turn:
             input_ids = np.array([tokens], np.int64)
-            self._set_logits(self._run_tokens(input_ids, np.ones_like(input_ids)))
+            self._set_logits(self._run_calls(input_ids, np.ones_like(input_ids)))
 
     def _set_logits(self, logits: NDArray[Any]) -> None:
         self.logits = float32_of(logits, self._element)
@@ -247,6 +279,13 @@ class Decoding:
         if self._buffers:
             return self._buffers.steps(self._element, vocabulary)
         return BoundSteps(self._model, self._binding, self._cache, self._element, rows, vocabulary)
+
+    def _run_calls(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
+        """As `_run_tokens`, in calls of about the same length."""
+        calls = self._split.calls(*input_ids.shape, int(self.lengths.max()))
+        for tokens, are_real in zip(*(np.array_split(part, calls, 1) for part in (input_ids, is_real)), strict=True):
+            logits = self._run_tokens(tokens, are_real)
+        return logits
 
     def _run_tokens(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
         """The logits of each row's last token, [rows, vocabulary] as the graph stores them."""

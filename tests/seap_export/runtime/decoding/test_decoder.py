@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from support.product import open_session
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.decoding.cache import AppendedCache, SharedCache, empty_buffers
 from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
@@ -173,7 +175,76 @@ def test_graphs_of_standard_operators(dense: Callable[..., Path], name: str, log
     assert isinstance(decoder.start(prompts, 1)._cache, AppendedCache)
 
 
-def write_table_decoder(path: Path, element: int, cache: str = "appended", logits: str = "found") -> None:
+def split_after(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets decoders that are opened from now on run no more tokens of a row in one call."""
+    row = replace(PROVIDERS["cpu"], longest_call=tokens)
+    monkeypatch.setattr("seap_export.runtime.decoding.decoder.PROVIDERS", {"cpu": row})
+
+
+def lengths_of_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens of a row each call has from now on."""
+    lengths: list[int] = []
+    run = Decoding._run_tokens
+
+    def counted(decoding: Decoding, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
+        lengths.append(input_ids.shape[1])
+        return run(decoding, input_ids, is_real)
+
+    monkeypatch.setattr(Decoding, "_run_tokens", counted)
+    return lengths
+
+
+@pytest.mark.parametrize("lengths", BATCHES)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("llama-gqa", {}),
+        ("llama-gqa", {"logits": "last"}),
+        ("mistral-window", {"dialect": "standard"}),
+        ("mistral-window", {}),
+        ("lfm2", {}),
+        ("falcon_h1", {}),
+    ],
+)
+def test_long_prompts_are_split_into_calls(
+    dense: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    options: dict[str, Any],
+    lengths: list[int],
+) -> None:
+    path, prompts = dense(name, **options) / "model.onnx", prompts_of(lengths)
+    whole = decoded(OnnxDecoder(path, CONTEXT, threads=1), prompts)
+    split_after(3, monkeypatch)
+    calls, split = lengths_of_calls(monkeypatch), OnnxDecoder(path, CONTEXT, threads=1)
+    for logits, expected in zip(decoded(split, prompts), whole, strict=True):
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
+    assert calls == {7: [3, 2, 2], 1: [1], 5: [5], 9: [9]}[max(lengths)]
+
+
+def test_what_is_added_is_split_too(dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    split_after(3, monkeypatch)
+    split, (tokens,) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1), prompts_of([9])
+    decoding, calls = split.start([tokens[:2]], STEPS), lengths_of_calls(monkeypatch)
+    assert split.resume(decoding, 2, tokens[2:], STEPS)
+    assert calls == [3, 2, 2]
+    np.testing.assert_allclose(decoding.logits, split.start([tokens], STEPS).logits, rtol=0, atol=1e-5)
+
+
+def test_tokens_that_rotate_by_the_length_are_in_one_call(
+    dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a longrope that has another table from 17 tokens on."""
+    split_after(6, monkeypatch)
+    split, calls = OnnxDecoder(dense("phi3-all") / "model.onnx", CONTEXT, threads=1), lengths_of_calls(monkeypatch)
+    for length in (16, 17):
+        split.start(prompts_of([length]), 1)
+    assert calls == [6, 5, 5, 17]
+
+
+def write_table_decoder(
+    path: Path, element: int, cache: str = "appended", logits: str = "found", **notes: str
+) -> None:
     """logits = table[token]; keys and values are rows of the same table: exact in every type of numbers."""
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["found"]),
@@ -191,7 +262,7 @@ def write_table_decoder(path: Path, element: int, cache: str = "appended", logit
     initializers = [table, helper.make_tensor("one", TensorProto.INT64, [1], [1])]
     graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    helper.set_model_props(model, {"seap_export.cache": cache})
+    helper.set_model_props(model, {"seap_export.cache": cache} | {f"seap_export.{key}": notes[key] for key in notes})
     onnx.save(model, path)
 
 
@@ -212,6 +283,9 @@ def test_graphs_of_another_make_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     write_table_decoder(path, TensorProto.FLOAT, cache="ring")
     with pytest.raises(ArtifactError, match=r"seap_export\.cache is 'ring'.*; export again"):
+        OnnxDecoder(path, CONTEXT)
+    write_table_decoder(path, TensorProto.FLOAT, rotation_switches_at="-1")
+    with pytest.raises(ArtifactError, match=r"rotation_switches_at is '-1', which is no length; export again"):
         OnnxDecoder(path, CONTEXT)
     write_table_decoder(path, TensorProto.DOUBLE)
     with pytest.raises(ArtifactError, match=r"input past_key_values\.0\.key "):
