@@ -18,7 +18,7 @@ from seap_export.common.memory import available_memory
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.decoding.cache import is_state
 from seap_export.runtime.decoding.decoder import CACHE_KEY
-from seap_export.runtime.driver import free_gpu_memory
+from seap_export.runtime.providers import free_device_memory
 from validation.execution import Execution
 from validation.prompts import Case
 
@@ -109,7 +109,7 @@ def claim_memory(
     """
     need = session_memory(model, calls, execution.provider)
     is_on_cpu = execution.provider == "cpu"
-    free = _free_memory(execution) if is_on_cpu else free_gpu_memory()
+    free = _free_memory(execution) if is_on_cpu else free_device_memory(execution.provider)
     where = "" if is_on_cpu else " of the GPU's memory"
     if free is None or need.total <= free:
         say(f"ONNX Runtime will take about {_gigabytes(need.total)}{where}")

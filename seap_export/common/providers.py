@@ -59,6 +59,7 @@ class Provider:
         libraries: What has to be installed for it, in words.
         library_files: The providers whose files are linked with its libraries.
         error_words: How ONNX Runtime's messages name it or what it needs.
+        tells_memory: Whether NVIDIA's driver tells how much memory of its device is free.
         graph_option: The option that captures calls as graphs; None: it cannot, or its results would be wrong.
         computes: The dtypes that it computes in, by dialect; int8 and int4 use the first unless another is asked for.
             Empty: no graphs are written for it, but it runs those for others.
@@ -91,6 +92,7 @@ class Provider:
     libraries: str = ""
     library_files: tuple[str, ...] = ()
     error_words: tuple[str, ...] = ()
+    tells_memory: bool = False
     graph_option: str | None = None
     computes: Mapping[DialectName, tuple[Dtype, ...]] = field(default_factory=dict)
     precision: Mapping[DialectName, str] = field(default_factory=dict)
@@ -136,6 +138,7 @@ _CUDA = Provider(
     libraries="CUDA and cuDNN",
     library_files=("cuda",),
     error_words=("CUDA",),
+    tells_memory=True,
     graph_option=CUDA_GRAPH,
     # GroupQueryAttention has no float32; Attention, which the standard dialect uses, does.
     computes={"fused": ("fp16", "bf16"), "standard": ("fp16", "bf16", "fp32")},
@@ -164,6 +167,7 @@ _TENSORRT = Provider(
     libraries="CUDA, cuDNN and TensorRT",
     library_files=("tensorrt", "cuda"),
     error_words=("TensorRT", "Tensorrt"),
+    tells_memory=True,
 )
 # What is said of kernels holds for onnxruntime-ep-webgpu 0.4.0; for the smallest cases see docs/research/webgpu.md.
 _WEBGPU = Provider(

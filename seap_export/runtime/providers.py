@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure, UsageError, refuse_threads
-from seap_export.runtime.driver import gpu_name, read_driver
+from seap_export.runtime.driver import free_gpu_memory, gpu_name, read_driver
 from seap_export.runtime.plugins import plugin_device_name, plugin_devices
 
 _DEVICE = "device_id"
@@ -154,6 +154,11 @@ def device_name(provider: str) -> str | None:
         except EnvironmentFailure:
             return None
     return None if row.device == "cpu" else gpu_name()
+
+
+def free_device_memory(provider: str) -> int | None:
+    """Free bytes of the GPU that sessions of a provider run on; None on the CPU, or if nothing tells."""
+    return free_gpu_memory() if PROVIDERS[provider].tells_memory else None
 
 
 def one_line(error: BaseException) -> str:

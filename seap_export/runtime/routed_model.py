@@ -60,7 +60,7 @@ class RoutedModel:
         Args:
             folder: An output folder of `seap-export export` with at least two tasks.
             ratio: Ratio of the variants; None: the only one.
-            provider: Execution provider of the variants, "cpu", "cuda" or "tensorrt"; the router runs on the CPU.
+            provider: Execution provider of the variants, a key of `PROVIDERS`; the router runs on the CPU.
             threads: Threads of a session; None: all cores available to this process.
             threshold: Overrides the confidence threshold of router.json, 0 to 1.
             provider_options: Options of the execution provider, as ONNX Runtime documents them.

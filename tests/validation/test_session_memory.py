@@ -153,12 +153,12 @@ def test_what_does_not_fit_is_refused_by_name(model: Path, monkeypatch: pytest.M
 
 def test_on_a_gpu_its_own_memory_counts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 1000)
-    monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: 2**40)
+    monkeypatch.setattr(session_memory, "free_device_memory", {"cuda": 2**40}.get)
     assert claim_memory(model, ONE, Execution("cuda")) is False
-    monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: 1000)
+    monkeypatch.setattr(session_memory, "free_device_memory", {"cuda": 1000}.get)
     with pytest.raises(EnvironmentFailure, match="GPU"):
         claim_memory(model, ONE, Execution("cuda"))
-    monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: None)  # the driver does not tell
+    monkeypatch.setattr(session_memory, "free_device_memory", {}.get)  # the driver does not tell
     assert claim_memory(model, ONE, Execution("cuda")) is False
 
 

@@ -63,7 +63,7 @@ class ParityReport:
     Attributes:
         stages: Prefill and decode of every case.
         subject: What was compared with torch.
-        provider_asked: "cpu" or "cuda".
+        provider_asked: A key of `PROVIDERS`.
         conditions: The conditions under which the runtime ran.
         versions: Versions of torch, transformers and the packages of the runtime.
         decode_steps: Decode steps of each case.

@@ -17,7 +17,7 @@ import click
 from seap_export.common.memory import children_peak
 from seap_export.common.memory import peak_memory as process_peak
 from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
-from seap_export.runtime.driver import free_gpu_memory
+from seap_export.runtime.providers import free_device_memory
 from validation.execution import Execution
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.measure import SpeedCell
@@ -79,12 +79,12 @@ def peak_memory(
 @click.option("--depth", type=int, default=128)
 def _main(engine: Any, folder: Path, context_length: int, provider: str, threads: int, batch: int, depth: int) -> None:
     """Print the peak memory of running the model in FOLDER."""
-    is_on_gpu = engine == "onnxruntime" and provider != "cpu"
-    before = free_gpu_memory() if is_on_gpu else None
+    uses_provider = engine == "onnxruntime"
+    before = free_device_memory(provider) if uses_provider else None
     try:
         with open_engine(engine, folder, context_length, Execution(provider, threads)) as model:
             model.pace([[5] * depth] * batch, min(_STEPS, context_length - depth))
-            after = free_gpu_memory() if is_on_gpu else None
+            after = free_device_memory(provider) if uses_provider else None
     except SeapError as error:
         click.echo(error, err=True)
         sys.exit(error.exit_code)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from seap_export.common.providers import PROVIDERS
+from seap_export.runtime import providers
 from seap_export.runtime.driver import Driver, Gpu, free_gpu_memory, gpu_name, read_driver
 
 
@@ -99,3 +101,10 @@ def test_free_memory_that_the_driver_does_not_tell() -> None:
     assert free_gpu_memory(missing) is None
     assert free_gpu_memory(lambda _: SimpleNamespace()) is None
     assert free_gpu_memory(lambda _: fake_driver({"NVIDIA T4": 1}, cuDevicePrimaryCtxRetain=2)) is None
+
+
+def test_only_nvidias_providers_have_its_driver_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would tell of another GPU than that of WebGPU, and make CUDA's context there."""
+    monkeypatch.setattr(providers, "free_gpu_memory", lambda: 5)
+    told = {name: providers.free_device_memory(name) for name in PROVIDERS}
+    assert told == {"cpu": None, "cuda": 5, "tensorrt": 5, "webgpu": None}

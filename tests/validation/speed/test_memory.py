@@ -76,12 +76,14 @@ def test_the_memory_of_the_gpu_is_what_its_free_memory_shrinks_by(
         yield SimpleNamespace(pace=lambda *_: None)
         is_open.clear()
 
-    def taken() -> int | None:
+    def taken(asked: str) -> int | None:
+        if asked == "cpu":
+            return None
         assert len(free) == (1 if is_open else 2)
         return free.pop(0)
 
     monkeypatch.setattr(memory, "open_engine", engine)
-    monkeypatch.setattr(memory, "free_gpu_memory", taken)
+    monkeypatch.setattr(memory, "free_device_memory", taken)
     arguments = ["onnxruntime", "folder", "--context-length", "64", "--provider", provider]
     printed = CliRunner().invoke(memory._main, arguments)
     assert PeakMemory(**json.loads(printed.output)).gpu == gpu

@@ -6,8 +6,6 @@ cannot be captured as a CUDA graph. So no node here branches on data, and shapes
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_ir as ir
 
@@ -22,10 +20,6 @@ from seap_export.model.families.sublayers import Activation
 #: Name of the node that makes the logits of a row infinite or NaN if padding stands before one of its tokens, or if it
 #: is longer than the model's positions.
 POISON = "poison_of_holes_and_left_padding"
-#: Numbers that share a block of threads in the product of gate and up; a smaller block is slower than two kernels.
-_MOST_CHANNELS, _LEAST_CHANNELS = 256, 32
-#: Exponents of the scale in that product, within the range of each dtype.
-_SCALES = {"fp32": 30, "bf16": 30, "fp16": 15}
 
 
 class CudaDialect(FusedDialect):
@@ -42,20 +36,8 @@ class CudaDialect(FusedDialect):
         """The dtype of the graph: LinearAttention of onnxruntime-gpu 1.31 has no kernels for others."""
         return self._tables.precision.onnx_dtype
 
-    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
-        """SiLU or sigmoid and the product in one kernel, which computes in float32.
-
-        GatedRMSNorm is `up / sqrt(mean(up^2) + epsilon) * scale * activation(gate)`. With a scale of 2^s and an
-        epsilon of 4^s the mean does not count: it changes the result by mean(up^2) / 2^(2 s + 1), which is far below
-        the rounding of the dtype. The mean is taken over as many channels as share a block of threads.
-        """
-        channels = math.gcd(width, _MOST_CHANNELS)
-        if kind not in ("silu", "sigmoid") or channels < _LEAST_CHANNELS:
-            return super().gated(kind, gate, up, width, name)
-        dtype, exponent = self._tables.precision.onnx_dtype, _SCALES[self._tables.precision.dtype]
-        scale = self._g.constant(f"gate_scale_{channels}", np.full(channels, 2.0**exponent, dtype.numpy()))
-        attributes = {"activation": kind, "epsilon": 4.0**exponent}
-        return self._g.node("GatedRMSNorm", [up, scale, gate], name, domain=MS_DOMAIN, attributes=attributes)
+    def _gates_by_norm(self, kind: Activation) -> bool:
+        return True
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
         """The operator that ONNX Runtime fuses into GroupQueryAttention, which the standard's is not."""

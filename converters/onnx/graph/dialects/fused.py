@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
@@ -20,6 +22,10 @@ from seap_export.model.families.sublayers import Activation
 
 #: GroupQueryAttention rotates only heads whose size, and whose number of rotated channels, is a multiple of this.
 _ROTATED_MULTIPLE = 16
+#: Numbers that share a block of threads in `FusedDialect._gated_by_norm`; a smaller block is slower than two kernels.
+_MOST_CHANNELS, _LEAST_CHANNELS = 256, 32
+#: Exponents of the scale there, within the range of each dtype.
+_SCALES = {"fp32": 30, "bf16": 30, "fp16": 15}
 
 
 class FusedDialect:
@@ -35,6 +41,9 @@ class FusedDialect:
         self._states = ConvolutionStates(g, self.tokens)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        channels = math.gcd(width, _MOST_CHANNELS)
+        if kind in ("silu", "sigmoid") and channels >= _LEAST_CHANNELS and self._gates_by_norm(kind):
+            return self._gated_by_norm(kind, gate, up, channels, name)
         return op.multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
 
     def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
@@ -178,6 +187,22 @@ class FusedDialect:
 
     def _rows(self, rope: RopeSpec) -> ir.Value:
         return self._tables.rows(rope, self.tokens)
+
+    def _gates_by_norm(self, kind: Activation) -> bool:
+        """Whether the kernel of GatedRMSNorm takes the place of those of an activation and a product."""
+        return False
+
+    def _gated_by_norm(self, kind: Activation, gate: ir.Value, up: ir.Value, channels: int, name: str) -> ir.Value:
+        """SiLU or sigmoid and the product in one kernel, which computes in float32.
+
+        GatedRMSNorm is `up / sqrt(mean(up^2) + epsilon) * scale * activation(gate)`. With a scale of 2^s and an
+        epsilon of 4^s the mean does not count: it changes the result by mean(up^2) / 2^(2 s + 1), which is far below
+        the rounding of the dtype. The mean is taken over as many channels as share a block of threads.
+        """
+        dtype, exponent = self._tables.precision.onnx_dtype, _SCALES[self._tables.precision.dtype]
+        scale = self._g.constant(f"gate_scale_{channels}", np.full(channels, 2.0**exponent, dtype.numpy()))
+        attributes = {"activation": kind, "epsilon": 4.0**exponent}
+        return self._g.node("GatedRMSNorm", [up, scale, gate], name, domain=MS_DOMAIN, attributes=attributes)
 
     def _attributes(self, attention: Attention) -> Mapping[str, Any]:
         """The attributes of GroupQueryAttention."""

@@ -16,6 +16,7 @@ from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects.fused import FusedDialect
 from seap_export.common.providers import Dtype
 from seap_export.model.families import Attention
+from seap_export.model.families.sublayers import Activation
 
 #: The score of a sink that no softmax sees, within the range of each dtype.
 NO_SINK: Mapping[Dtype, float] = MappingProxyType({"fp32": -1e30, "fp16": -6e4})
@@ -56,6 +57,12 @@ class WebGpuDialect(FusedDialect):
 
     def _attributes(self, attention: Attention) -> Mapping[str, Any]:
         return {**super()._attributes(attention), "smooth_softmax": 1}
+
+    def _gates_by_norm(self, kind: Activation) -> bool:
+        """Not where ONNX Runtime makes one kernel of a norm, two products of 4 bits, SiLU and the product of both."""
+        how = self._tables.precision.quantization
+        is_fused = how is not None and (how.bits, how.block_size, how.symmetric) == (4, 32, True)
+        return kind != "silu" or not is_fused
 
     def _no_sinks(self, attention: Attention) -> ir.Value:
         precision, heads = self._tables.precision, attention.num_attention_heads
