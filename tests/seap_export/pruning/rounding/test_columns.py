@@ -73,7 +73,7 @@ def test_it_is_the_least_squares_solution_for_the_columns_that_are_left() -> Non
             ]
             importance = padded_blocks(torch.stack(remains)[None].float(), how)[0]
             scales, _ = best_scales(padded_blocks(left[:, block].float(), how), how, importance)
-            steps = kept_scales(scales).double().flatten()
+            steps = kept_scales(scales, how).double().flatten()
         rounded[:, column] = (left[:, column] / steps).round().clamp(-8, 7) * steps
         if rest:
             changes = (rounded - weight)[:, done] @ damped[done][:, rest]
