@@ -104,7 +104,7 @@ def test_k_quants_without_the_library_name_the_extra(tmp_path: Path, monkeypatch
     library.llama_library.cache_clear()
 
 
-KINDS = [Kind.F16, Kind.Q8_0, Kind.Q5_0, Kind.Q5_1, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+KINDS = [Kind.F16, Kind.Q8_0, Kind.Q5_1, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
 
 
 @pytest.mark.needs("llama.cpp")
@@ -152,7 +152,7 @@ def test_what_llama_cpp_rounds_is_near_enough_and_a_row_a_fifth_larger_is_not(ki
 
 
 @pytest.mark.needs("llama.cpp")
-@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_0, Kind.Q5_1])
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_1])
 def test_bytes_are_those_of_llama_cpp(kind: Kind) -> None:
     from seap_export.common.llama_library import llama_library
 

@@ -87,6 +87,15 @@ def test_a_matrix_on_the_grid_is_kept(dtype: torch.dtype, monkeypatch: pytest.Mo
     assert torch.equal(again.weight.view(torch.int32), levels.weight.view(torch.int32))
 
 
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
+def test_a_matrix_on_the_grid_of_any_way_is_kept(way: Way) -> None:
+    how = GRID.rounded(way)
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
+    levels = kept(given, torch.float16, how)
+    assert levels is not None
+    assert torch.equal(dequantize(levels, way.bits), given)
+
+
 @pytest.mark.needs("mlx-lm")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
 def test_mlx_reads_the_levels_that_are_kept(way: Way) -> None:
