@@ -46,7 +46,7 @@ class OnnxModel:
     ) -> None:
         """Opens the graph; takes the arguments and raises the errors of `open_session`."""
         self.path = path
-        self._session = open_session(path, provider, threads, provider_options, in_tiles=False)
+        self._session = open_session(path, provider, threads, provider_options)
         self.inputs: dict[str, Any] = {item.name: item for item in self._session.get_inputs()}
         self.outputs: dict[str, Any] = {item.name: item for item in self._session.get_outputs()}
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)

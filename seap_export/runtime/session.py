@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -64,9 +63,6 @@ _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _PROCESSORS = Path("/proc/cpuinfo")
 #: Session option: kernels take the weights as they are, and the data file stays mapped.
 _NO_COPIES = "session.disable_prepacking"
-#: Environment variable that ONNX Runtime reads when it makes the attention of the CPU, which then computes all scores
-#: of a call at once. In tiles as large as the processor's cache, it also multiplies what comes after a token.
-_WITHOUT_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 #: Environment variable: an existing folder, into which ONNX Runtime writes a profile of every session.
 _PROFILE_FOLDER = "SEAP_EXPORT_PROFILE"
 
@@ -84,7 +80,6 @@ def open_session(
     *,
     graph: bytes | None = None,
     mapped: bool = False,
-    in_tiles: bool = True,
 ) -> ort.InferenceSession:
     """Opens an ONNX model on one execution provider.
 
@@ -100,8 +95,6 @@ def open_session(
         graph: A modified copy of the file's content to run instead, with the same external data.
         mapped: Whether the CPU's kernels read weights from the mapped data file, instead of copying them into a layout
             that is faster. int8 and int4 take many times as long without copies.
-        in_tiles: Whether attention on the CPU computes scores in tiles, as ONNX Runtime does by itself. That takes
-            less memory, but more time in calls of up to a thousand tokens.
 
     Returns:
         The session; `get_session_options().intra_op_num_threads` is the number of threads.
@@ -117,8 +110,7 @@ def open_session(
     options = _options(threads or available_threads())
     if mapped:
         options.add_session_config_entry(_NO_COPIES, "1")
-    with contextlib.nullcontext() if in_tiles or provider != "cpu" else _without_tiles():
-        return _open(model, provider, options, provider_options, graph)
+    return _open(model, provider, options, provider_options, graph)
 
 
 def probe(provider: str) -> None:
@@ -202,19 +194,6 @@ def _create(
         if provider != "cpu" and any(word in reason for row in PROVIDERS.values() for word in row.error_words):
             raise provider_failure(provider, reason) from error
         raise ArtifactError(f"{model}: ONNX Runtime cannot load it: {reason}; it is damaged, export again") from error
-
-
-@contextlib.contextmanager
-def _without_tiles() -> Iterator[None]:
-    """Sets the variable, unless it is set already, for the sessions that are opened meanwhile."""
-    if _WITHOUT_TILES in os.environ:
-        yield
-        return
-    os.environ[_WITHOUT_TILES] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(_WITHOUT_TILES, None)
 
 
 @cache

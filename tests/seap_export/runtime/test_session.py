@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.stand_ins.cuda import without_gpu
@@ -60,27 +58,6 @@ def test_products_of_integers_are_exact_where_a_processor_lacks_vnni(
     session._has_vnni.cache_clear()
     ((name, value),) = EXACT_INTEGERS.items()
     assert (_entry(options, name) == value) is is_exact
-
-
-@pytest.mark.parametrize(("given", "told"), [({}, "1"), ({session._WITHOUT_TILES: "0"}, "0")])
-def test_attention_is_in_tiles_only_where_that_is_asked_for(
-    model: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], told: str
-) -> None:
-    """ONNX Runtime is told by a variable, which other sessions of the process do not find, and a user's own stays."""
-    monkeypatch.delenv(session._WITHOUT_TILES, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    found, make = [], ort.InferenceSession
-
-    def seen(*args: Any, **options: Any) -> ort.InferenceSession:
-        found.append(os.environ.get(session._WITHOUT_TILES))
-        return make(*args, **options)
-
-    monkeypatch.setattr(ort, "InferenceSession", seen)
-    open_session(model)
-    OnnxModel(model)
-    assert found == [given.get(session._WITHOUT_TILES), told]
-    assert os.environ.get(session._WITHOUT_TILES) == given.get(session._WITHOUT_TILES)
 
 
 def _entry(options: Any, name: str) -> str | None:

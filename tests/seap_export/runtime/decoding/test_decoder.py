@@ -47,7 +47,7 @@ def decoded(decoder: OnnxDecoder, prompts: list[list[int]]) -> list[NDArray[np.f
 
 def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]:
     """The same with caches that go in and out as arrays, and grow."""
-    session = open_session(folder / "model.onnx", threads=1, in_tiles=False)
+    session = open_session(folder / "model.onnx", threads=1)
     names = [item.name for item in session.get_inputs() if item.name.startswith("past_key_values")]
     shapes = {item.name: item.shape for item in session.get_inputs()}
     past = {name: np.zeros((len(prompts), shapes[name][1], 0, shapes[name][3]), np.float32) for name in names}
