@@ -56,6 +56,7 @@ test-fast: .venv/installed $(MODEL)
 # What else guards a release; .ci/run runs it after `make test`.
 test-release: environments $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
+	.venv/bin/$(PYTEST) -m gpu tests/gpu --gpu-provider webgpu -k "not speed or int8"
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
 		-m "not (real or full)" tests/planted/test_format_faults.py \

@@ -86,11 +86,6 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
             f"attention with a soft cap of its scores is not supported on {form.provider}, which computes it without; "
             "use the provider cpu"
         )
-    if not PROVIDERS[form.provider].reads_caches and any(one.cache_of is not None for one in spec.all(Attention)):
-        raise InputError(
-            f"layers that attend to the keys and values of another one are not supported on {form.provider}, which "
-            "computes long prompts wrongly; use the provider cpu"
-        )
     if form.provider != "cpu":
         for experts in spec.all(Experts):
             _refuse_experts(experts, form)

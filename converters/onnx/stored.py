@@ -16,6 +16,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 from converters.comparison import other_numbers, worse_rows
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.graph.dialects import DialectType
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.precision import BlockQuantization
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
@@ -38,13 +39,17 @@ def _data_file(tensor: ir.ExternalTensor) -> Path:
 
 
 def weight_differences(
-    model_folder: Path, onnx_folder: Path, form: OnnxForm, file: str = MODEL_FILE
+    model_folder: Path,
+    onnx_folder: Path,
+    form: OnnxForm,
+    file: str = MODEL_FILE,
+    dialect: DialectType | None = None,
 ) -> Iterator[Difference]:
     """The tensors that differ from the model's, and NaN and infinities, one line each.
 
     Tensors are matched by name and compared one at a time, in blocks of rows; the graph's are read and not mapped,
     because the pages of a mapped file count as memory of the process. Differences within rounding pass: float tensors
-    must be the model's, int8 and int4 ones as close to it as quantising gets.
+    must be the model's, int8 and int4 ones as close to it as quantising gets. For `dialect`, see `decoder_graph`.
 
     Raises:
         ArtifactError: The graph cannot be read.
@@ -55,7 +60,7 @@ def weight_differences(
     model = open_graph(onnx_folder / file)
     # Any scaling is right that all of the graph follows.
     scaling = Scaling.noted(model.metadata_props, onnx_folder / file)
-    expected = decoder_graph(spec, weights, form, scaling).build("").graph.initializers
+    expected = decoder_graph(spec, weights, form, scaling, dialect).build("").graph.initializers
     stored = model.graph.initializers
     for name, value in expected.items():
         wanted = value.const_value

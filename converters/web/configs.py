@@ -16,6 +16,7 @@ from seap_export.runtime.files import encode, load_tokenizer
 
 #: Keys of a tokenizer_config.json that name code, or contradict tokenizer.json.
 _DROPPED = ("auto_map", "add_eos_token")
+_LARGEST = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -43,23 +44,26 @@ def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: 
     """The content of config.json.
 
     Every family is called a Llama: transformers.js takes from the type that caches are called `past_key_values.N.key`,
-    for N up to the number of layers, and reads their shapes from the graph, which has all that families differ in.
-    Head counts and widths are the largest of any layer, for readers.
+    for N up to the number of layers, and reads their shapes from the graph, which has all that families differ in. One
+    with states of a fixed size is called a Falcon-H1, whose layers have `past_conv.N` and `past_ssm.N`, too; states
+    that the graph lacks do not count. Head counts and widths are the largest of any layer, for readers.
     """
-    layers = spec.layers
-    sizes = {key: max(layer.sizes[key] for layer in layers) for key in layers[0].sizes}
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **{key: config[key] for key in _SPECIAL if config.get(key) is not None},
+    layers, states = spec.layers, {state for one in spec.sublayers for state in one.states}
+    name, model_type = ("Llama", "llama") if states == {"key", "value"} else ("FalconH1", "falcon_h1")
+    largest = {key: max(layer.sizes.get(key, 0) for layer in layers) for key in _LARGEST}
+    sizes = {
+        **{key: size for key, size in largest.items() if size},
         "head_dim": spec.head_dim,
         "hidden_size": spec.hidden_size,
-        "intermediate_size": sizes["intermediate_size"],
         "max_position_embeddings": spec.max_position_embeddings,
-        "num_attention_heads": sizes["num_attention_heads"],
         "num_hidden_layers": len(layers),
-        "num_key_value_heads": sizes["num_key_value_heads"],
         "vocab_size": spec.vocab_size,
+    }
+    return {
+        "architectures": [f"{name}ForCausalLM"],
+        "model_type": model_type,
+        **{key: config[key] for key in _SPECIAL if config.get(key) is not None},
+        **dict(sorted(sizes.items())),
         "transformers.js_config": {
             "dtype": dtype_of(precision),
             "use_external_data_format": {file_name(precision): chunks},

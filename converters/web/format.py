@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from converters.accepted import accepted_model, cannot_hold
-from converters.format import Format, lacks
+from converters.format import Format
 from converters.onnx.form import read_form
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
+from converters.onnx.graph.dialects.portable import PortableDialect
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.overflow import find_scaling
@@ -26,7 +27,7 @@ from converters.web.precisions import PRECISIONS, WAYS, file_name, precision_of
 from converters.whole import whole_or_nothing
 from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
-from seap_export.model.families import Attention, Mlp, ModelSpec
+from seap_export.model.families import Attention, Experts, ModelSpec
 from seap_export.pruning.rounding.grid import BlockQuantization, Way
 from seap_export.pruning.rounding.shares import groups_of
 
@@ -46,7 +47,7 @@ class WebFormat(Format):
     runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     ways: ClassVar[tuple[Way, ...]] = WAYS
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     precision: str = PRECISIONS[0]
 
     @classmethod
@@ -59,12 +60,13 @@ class WebFormat(Format):
         return cls.mixed_of(folder) or cls(precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        if (part := lacks(spec, Attention, Mlp)) is not None:
-            return cannot_hold(self, part)
-        if spec.head_dim % HEAD_DIM_MULTIPLE:
+        if any(spec.all(Experts)):
+            return cannot_hold(self, Experts.noun)
+        uneven = next((one.head_dim for one in spec.all(Attention) if one.head_dim % HEAD_DIM_MULTIPLE), None)
+        if uneven is not None:
             return (
-                f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "
-                f"multiple of {HEAD_DIM_MULTIPLE}; use the format hf"
+                f"head_dim {uneven} is not supported in transformers.js, whose GroupQueryAttention needs a multiple "
+                f"of {HEAD_DIM_MULTIPLE}; use the format hf"
             )
         most = self.precision if self.average is None else PRECISIONS[0]
         largest = max(_slots(spec, most), key=lambda slot: slot.length)
@@ -80,11 +82,18 @@ class WebFormat(Format):
     def remark(self, spec: ModelSpec) -> str | None:
         """Says if only WebAssembly computes the model, or only WebGPU can hold it."""
         size = self.size(spec)
-        if any(one.softcap is not None for one in spec.all(Attention)):
-            return "web: WebGPU ignores the soft cap of this model's attention; let the page compute in WebAssembly"
+        if (reason := self._wrong_on_webgpu(spec)) is not None:
+            return f"web: WebGPU {reason}; let the page compute in WebAssembly"
         if size <= _MOST_WASM:
             return None
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
+
+    def _wrong_on_webgpu(self, spec: ModelSpec) -> str | None:
+        """What of the model its kernels do not compute; see docs/research/webgpu.md."""
+        if any(one.softcap is not None for one in spec.all(Attention)):
+            return "ignores the soft cap of this model's attention"
+        recurs = any("recurrent" in one.states for one in spec.sublayers)
+        return "has no recurrence in float16" if recurs and precision_of(self.precision).dtype == "fp16" else None
 
     def size(self, spec: ModelSpec) -> int:
         size = sum(slot.length for slot in _slots(spec, self.precision))
@@ -120,7 +129,7 @@ class WebFormat(Format):
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
         file = file_name(self.precision)
         form = read_form(folder / ONNX_FOLDER / file)
-        yield from weight_differences(model_folder, folder / ONNX_FOLDER, form, file)
+        yield from weight_differences(model_folder, folder / ONNX_FOLDER, form, file, PortableDialect)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
         yield from folder_damages(model_folder, folder, self.precision, self.mixed_grid(folder))

@@ -1,4 +1,4 @@
-"""The graph that transformers.js runs: that of the fused dialect, with one more input.
+"""The graph that transformers.js runs: that of the portable dialect, with one more input.
 
 transformers.js gives the input `num_logits_to_keep` to a graph that has it: 1 while it generates, so that a prompt's
 logits take one row and not one for each token (of 1,000 tokens and a vocabulary of 49,152 they would take 197 MB), and
@@ -7,6 +7,7 @@ logits take one row and not one for each token (of 1,000 tokens and a vocabulary
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
-from converters.onnx.graph.dialects.webgpu import NO_SINK
+from converters.onnx.graph.dialects.portable import PortableDialect
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
@@ -26,9 +27,10 @@ from seap_export.model.families import ModelSpec
 #: The input, int64 [], whose name transformers.js knows.
 KEPT = "num_logits_to_keep"
 _HEAD = "lm_head"
-#: Which input of GroupQueryAttention are the sinks of its heads.
-_SINKS = 11
 _PRODUCER = "seap-export"
+#: What transformers.js calls the states of a fixed size. Those of recurrences have several names there, of which one
+#: belongs to a type of models that has every state.
+_STATES = {"conv": "conv", "recurrent": "ssm"}
 
 
 def web_graph(spec: ModelSpec, weights: LazyWeights, precision: Precision, scaling: Scaling) -> ir.Model:
@@ -40,9 +42,9 @@ def web_graph(spec: ModelSpec, weights: LazyWeights, precision: Precision, scali
         precision: Dtype that the graph computes in, and how it stores weights.
         scaling: Powers of two that keep fp16 within its range.
     """
-    model = decoder_graph(spec, weights, OnnxForm(precision), scaling).build(_PRODUCER)
+    model = decoder_graph(spec, weights, OnnxForm(precision), scaling, PortableDialect).build(_PRODUCER)
     _keep_logits(model.graph)
-    _add_sinks(model.graph, precision)
+    _rename_states(model.graph)
     return model
 
 
@@ -70,22 +72,10 @@ class _Shapes:
         return {name: torch.zeros(()).expand(self._shapes[name]) for name in names}
 
 
-def _add_sinks(graph: ir.Graph, precision: Precision) -> None:
-    """Gives heads without a sink one that takes no part, since WebGPU computes long prompts wrongly without.
-
-    See `converters.onnx.graph.dialects.webgpu`; on the CPU it changes no number.
-    """
-    made: dict[int, ir.Value] = {}
-    for node in list(graph):
-        if node.op_type != "GroupQueryAttention" or (len(node.inputs) > _SINKS and node.inputs[_SINKS] is not None):
-            continue
-        heads = node.attributes["num_heads"].as_int()
-        if heads not in made:
-            numbers = np.full(heads, NO_SINK[precision.dtype], precision.onnx_dtype.numpy())
-            made[heads] = _constant(graph, f"no_sinks_{heads}", numbers)
-        node.resize_inputs(_SINKS + 1)
-        node.replace_input_with(_SINKS, made[heads])
-        node.attributes["smooth_softmax"] = ir.AttrInt64("smooth_softmax", 1)
+def _rename_states(graph: ir.Graph) -> None:
+    for value in (*graph.inputs, *graph.outputs):
+        if (state := re.fullmatch(r"(past|present)\.(\d+)\.(conv|recurrent)", str(value.name))) is not None:
+            value.name = f"{state[1]}_{_STATES[state[3]]}.{state[2]}"
 
 
 def _keep_logits(graph: ir.Graph) -> None:

@@ -68,7 +68,6 @@ class Provider:
         accuracy_level: Of products with int8 and int4 weights: 4 lets them round activations to 8 bits, 0 does not.
         narrow_logits: Whether logits of graphs in float16 are in float16.
         caps_scores: Whether its attention has a soft cap of the scores.
-        reads_caches: Whether its attention reads a cache that it adds nothing to.
         has_addresses: Whether the address of one of its tensors can be calculated with; else it is a handle.
         largest_tensor: Bytes of the largest tensor that can be allocated; None: only memory limits it.
         multiplies_int8: Whether it has products of weights and activations that are integers of 8 bits.
@@ -100,7 +99,6 @@ class Provider:
     accuracy_level: int = 4
     narrow_logits: bool = False
     caps_scores: bool = True
-    reads_caches: bool = True
     has_addresses: bool = True
     largest_tensor: int | None = None
     multiplies_int8: bool = False
@@ -186,7 +184,6 @@ _WEBGPU = Provider(
     narrow_logits=True,
     accuracy_level=0,  # at 4, products with multiples of 128 inputs round
     caps_scores=False,  # GroupQueryAttention ignores the attribute
-    reads_caches=False,  # only its kernel for long prompts does, which is wrong on Vulkan
     has_addresses=False,
     largest_tensor=(1 << 31) - 4,  # a larger one ends the process
     genai_options={},

@@ -1,6 +1,7 @@
 """The GPU that tests of this folder run on, and the report that they leave in `gpu-report`: what ran, and its figures.
 
 `pytest tests/gpu --gpu-provider webgpu` runs them on any GPU, and in software where there is none; cpu rehearses them.
+Where the processor computes, models are small.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exports import Outcome
+from support.processes import Tool
 from support.product import SOFTWARE, device_name
 
 from validation.reports.markdown import markdown_table
@@ -47,16 +50,27 @@ def rehearses(provider: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    """In a process of its own, after which the GPU's memory is free."""
+def run(rehearses: bool, request: pytest.FixtureRequest) -> Run:
+    """In a process of its own, after which the GPU's memory is free; in a rehearsal, a fork that imports nothing."""
+    tool: Tool | None = request.getfixturevalue("tool") if rehearses else None
 
     def seap_export(*words: object) -> Any:
-        command = [str(Path(sys.executable).with_name("seap-export")), *map(str, words), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}"
-        return json.loads(done.stdout)
+        arguments = [*map(str, words), "--json"]
+        done = _forked(tool, arguments) if tool else _started(arguments)
+        assert done.code == 0, f"seap-export {' '.join(arguments)}: exit code {done.code}\n{done.err}"
+        return json.loads(done.out)
 
     return seap_export
+
+
+def _started(arguments: Sequence[str]) -> Outcome:
+    command = [str(Path(sys.executable).with_name("seap-export")), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def _forked(tool: Tool, arguments: Sequence[str]) -> Outcome:
+    return tool(Path.cwd(), *arguments, timeout=600)
 
 
 @pytest.fixture(scope="session")

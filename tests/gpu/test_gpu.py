@@ -34,7 +34,7 @@ FORMS: list[tuple[str, DialectName]] = [
 PROMPT, NEW_TOKENS = "Tom has 12 apples and buys 7 more. He gives", 16
 #: Logits that differ by less are no clear choice, as in the comparison with torch.
 LARGEST_GAP = 0.1
-#: What a rehearsal without a GPU takes for the model in the shape of Llama-2-7B.
+#: What a rehearsal without a GPU takes for models.
 SMALL = Shape(layers=4, hidden=128, heads=4, kv_heads=4, neurons=352, vocabulary=512, positions=512)
 #: What a session takes on a GPU besides weights and caches.
 SESSION_BYTES = 2 * 10**9
@@ -56,11 +56,21 @@ print(json.dumps([str(model.device_type), list(map(int, generator.get_sequence(0
 
 
 @pytest.fixture(scope="session")
-def folder(provider: str, smollm2_gguf: Path, run: Run, tmp_path_factory: Session) -> Path:
+def model(rehearses: bool, request: pytest.FixtureRequest, tmp_path_factory: Session) -> Path:
+    """SmolLM2-135M, or in a rehearsal a small model with random weights."""
+    if not rehearses:
+        return Path(request.getfixturevalue("smollm2_gguf"))
+    folder = tmp_path_factory.mktemp("model") / "random"
+    write_random_model(folder, SMALL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def folder(provider: str, model: Path, run: Run, tmp_path_factory: Session) -> Path:
     """The variants of a small model that is pruned for the provider, whether or not they pass its checks."""
     out = tmp_path_factory.mktemp("gpu") / "out"
     try:
-        _export(run, smollm2_gguf, provider, out)
+        _export(run, model, provider, out)
     except AssertionError:
         if not all((out / f"arithmetic-{ratio}" / "hf" / "config.json").is_file() for ratio in RATIOS):
             raise
@@ -73,15 +83,15 @@ def _export(run: Run, model: Path, provider: str, out: Path) -> Any:
     return run("export", model, *words, "--precision", PROVIDERS[provider].computes["fused"][0], "--out", out)
 
 
-def test_the_machine(provider: str, machine: Mapping[str, Any], run: Run, record_property: Record) -> None:
+def test_the_machine(provider: str, machine: Mapping[str, Any], record_property: Record) -> None:
     """The driver, the GPU and ONNX Runtime's libraries work together."""
     record_property("machine", machine)
-    run("doctor", "--require", provider)
+    assert machine["providers"][provider]["works"], machine["providers"][provider]["failure"]
 
 
-def test_an_export_with_all_its_checks(provider: str, smollm2_gguf: Path, folder: Path, run: Run) -> None:
+def test_an_export_with_all_its_checks(provider: str, model: Path, folder: Path, run: Run) -> None:
     """A second run makes only what failed in the fixture."""
-    _export(run, smollm2_gguf, provider, folder)
+    _export(run, model, provider, folder)
 
 
 @pytest.mark.parametrize(("precision", "dialect"), FORMS, ids=map("-".join, FORMS))
@@ -160,7 +170,7 @@ def test_speed(
     precision: str,
     provider: str,
     rehearses: bool,
-    smollm2_gguf: Path,
+    model: Path,
     folder: Path,
     run: Run,
     record_property: Record,
@@ -168,7 +178,7 @@ def test_speed(
     """Beside the dense model."""
     _skip_unless_computed(provider, precision)
     variants = [folder / f"arithmetic-{ratio}" for ratio in RATIOS]
-    record_property("speed", _timed(run, provider, precision, smollm2_gguf, variants, is_short=rehearses))
+    record_property("speed", _timed(run, provider, precision, model, variants, is_short=rehearses))
 
 
 def _timed(

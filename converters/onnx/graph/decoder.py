@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from converters.onnx.form import FORM_NOTE, OnnxForm
 from converters.onnx.graph import operators as op
-from converters.onnx.graph.dialects import POISON, open_dialect
+from converters.onnx.graph.dialects import POISON, DialectType, dialect_of
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.graph.linear import Linears
@@ -48,8 +48,16 @@ HEAD_DIM_MULTIPLE = 8
 _UNSCALED = Scaling()
 
 
-def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling: Scaling = _UNSCALED) -> GraphBuilder:
+def decoder_graph(
+    spec: ModelSpec,
+    weights: LazyWeights,
+    form: OnnxForm,
+    scaling: Scaling = _UNSCALED,
+    dialect: DialectType | None = None,
+) -> GraphBuilder:
     """Builds the whole graph; it refers to `weights`, in the precision of the form, without reading them.
+
+    The operators are those of `dialect`, unless it is None: those of the form's.
 
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
     total_sequence_length] (1 for cached and new tokens, padded on the right), and the states in the dtype of the
@@ -61,7 +69,7 @@ def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling
     token, [batch_size, 1, vocab_size], `present.{i}.key` and `.value` with total_sequence_length positions, and
     the other states as `present.{i}.conv` and so on. Logits are float32, or float16 where a GPU computes in it.
     """
-    return _Decoder(spec, weights, form, scaling).graph()
+    return _Decoder(spec, weights, form, scaling, dialect).graph()
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,14 @@ class _Written:
 class _Decoder:
     """Emits the nodes of one model in the order of computation."""
 
-    def __init__(self, spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling: Scaling) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: LazyWeights,
+        form: OnnxForm,
+        scaling: Scaling,
+        dialect: DialectType | None,
+    ) -> None:
         weights = weights.scaled(scaling.tensors(spec))
         self._spec, self._weights, self._form, self._scaling = spec, weights, form, scaling
         self._g = GraphBuilder("decoder")
@@ -84,7 +99,8 @@ class _Decoder:
         self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
         self._tables = RotaryTables(self._g, spec, weights.precision)
-        self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, self._tables)
+        dialect = dialect or dialect_of(form.dialect, form.provider)
+        self._dialect = dialect(self._g, self._ids, mask, self._tables)
         self._linears = Linears(self._g, weights, self._dialect, PROVIDERS[form.provider].accuracy_level)
         parts = (self._g, spec, weights, self._linears, self._dialect)
         self._inputs, self._experts = LayerInputWriter(*parts), ExpertsWriter(*parts)

@@ -14,7 +14,7 @@ MS_DOMAIN = "com.microsoft"
 #: Opset 23 introduced RMSNormalization; ONNX Runtime supports it from 1.23 on.
 OPSETS: Mapping[str, int] = {"": 23, MS_DOMAIN: 1}
 #: Grows when the same model gives another graph; files record it.
-GRAPH_VERSION = 5
+GRAPH_VERSION = 6
 #: The file format version that belongs to opset 23.
 IR_VERSION = 11
 

@@ -237,7 +237,6 @@ def test_writes_without_transformers() -> None:
     ("variation", "words"),
     [
         ("gemma2-attention-softcap", "soft cap"),
-        ("gemma4-shared", "keys and values of another"),
         ("gemma4-experts", "experts"),
     ],
 )

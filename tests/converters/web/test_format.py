@@ -13,16 +13,18 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.chosen import ATTENDING, in_turn
+from support.chosen import JOINT, in_turn
 from support.formats.web import WebModel
 from support.models import write_source
 from support.product import read_spec, round_weights
+from support.variations import VARIATIONS, micro_config
 
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
 from converters.web.precisions import file_name, precision_of
 from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError
+from seap_export.model.families import model_spec
 from seap_export.runtime.session import open_session
 
 
@@ -35,7 +37,7 @@ def read_back(model: Any) -> dict[str, torch.Tensor]:
     return {name: weights.read([name])[name] for name in load_file(model.source / "model.safetensors")}
 
 
-@pytest.mark.parametrize(("variation", "pruned"), in_turn(ATTENDING, [False, True]))
+@pytest.mark.parametrize(("variation", "pruned"), in_turn(JOINT, [False, True]))
 def test_what_is_read_back_is_the_model(webbed: Callable[..., Any], variation: str, pruned: bool) -> None:
     model = webbed(variation, pruned=pruned)
     assert faults(model) == []
@@ -178,9 +180,36 @@ def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., A
     assert "WebGPU" in str(model.format.remark(replace(model.spec, vocab_size=10_000_000)))
 
 
-def test_models_that_webgpu_computes_wrongly_are_remarked_on(webbed: Callable[..., Any]) -> None:
-    model = webbed("gemma2-all", pruned=False)
-    assert "WebGPU ignores the soft cap" in str(model.format.remark(model.spec))
+@pytest.mark.parametrize(
+    ("variation", "precision", "words"),
+    [
+        ("gemma2-all", "q8", "WebGPU ignores the soft cap"),
+        ("gemma4-all", "q8", None),
+        ("qwen3_5-all", "q4f16", "WebGPU has no recurrence in float16"),
+        ("qwen3_5-all", "q4", None),
+        ("lfm2-all", "fp16", None),
+    ],
+)
+def test_models_that_webgpu_does_not_compute_are_remarked_on(
+    variation: str, precision: str, words: str | None
+) -> None:
+    remark = WebFormat(precision).remark(model_spec(micro_config(**VARIATIONS[variation])))
+    assert remark is None if words is None else words in str(remark)
+
+
+def test_experts_are_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "m", "mixtral", pruned=False)
+    assert "web cannot hold a layer with a mixture of experts" in str(WebFormat().refusal(read_spec(source), source))
+
+
+def test_states_of_a_fixed_size_have_the_names_that_transformers_js_fills(webbed: Callable[..., Any]) -> None:
+    model = webbed("qwen3_5-all")
+    graph = onnx.load(model.graph, load_external_data=False).graph
+    states = {f"{state}.{layer}" for layer in (0, 2) for state in ("_conv", "_ssm")} | {".1.key", ".1.value"}
+    past = {item.name.removeprefix("past").removeprefix("_key_values") for item in graph.input}
+    assert past - {"input_ids", "attention_mask", KEPT} == states
+    assert {item.name.removeprefix("present") for item in graph.output} - {"logits"} == states
+    assert read_json(model.folder / "config.json")["model_type"] == "falcon_h1"
 
 
 def test_no_attention_is_without_sinks_where_webgpu_would_compute_wrongly(webbed: Callable[..., Any]) -> None:
@@ -197,5 +226,5 @@ def test_no_attention_is_without_sinks_where_webgpu_would_compute_wrongly(webbed
 
 def test_settings_are_json() -> None:
     assert {json.dumps(WebFormat(name).settings()) for name in WebFormat.precisions} == {
-        json.dumps({"precision": name, "version": 5}) for name in WebFormat.precisions
+        json.dumps({"precision": name, "version": 6}) for name in WebFormat.precisions
     }

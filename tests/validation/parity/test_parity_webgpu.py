@@ -53,11 +53,8 @@ def exported(folder: Path, name: str, precision: PrecisionName, activations: Dty
 def refused(name: str) -> str | None:
     """Of what the provider's kernels compute wrongly, or what is refused on all GPUs; see docs/research/webgpu.md."""
     spec = model_spec(micro_config(**VARIATIONS[name]))
-    attentions = list(spec.all(Attention))
-    if any(one.softcap is not None for one in attentions):
+    if any(one.softcap is not None for one in spec.all(Attention)):
         return "soft cap"
-    if any(one.cache_of is not None for one in attentions):
-        return "another one"
     return "experts" if any(map(is_looped, spec.all(Experts))) else None
 
 

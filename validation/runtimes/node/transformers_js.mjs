@@ -8,7 +8,8 @@
 //   { do: "open", folder, backend: "node" | "wasm", threads }   -> { versions }
 //   { do: "prefill", ids, lengths, file }                       -> { dims }: logits, of a batch padded on the right
 //   { do: "append", ids, file }                                 -> { dims }: more tokens, after the cache
-//   { do: "cache", layer, file }                                -> { dims }: keys, then values, [2, rows, heads, ...]
+//   { do: "states" }                                            -> { names }: what the graph gives besides logits
+//   { do: "state", name, file }                                 -> { dims }: [rows, ...]
 //   { do: "timed", ids, steps }                                 -> { seconds }: of the prompt, and of each token after it
 //   { do: "generate", prompts, tokens }                         -> { texts }: what the pipeline says, greedily
 //   { do: "openTexts", folder }                                 -> {}: the tokenizer alone, for the next three
@@ -62,12 +63,9 @@ function int64(rows) {
   return new library.Tensor("int64", flat, [rows.length, rows[0].length]);
 }
 
-async function write(file, ...tensors) {
-  const parts = tensors.map((tensor) => {
-    const { data } = tensor.to("float32");
-    return Buffer.from(data.buffer, data.byteOffset, data.byteLength);
-  });
-  await writeFile(file, Buffer.concat(parts));
+async function write(file, tensor) {
+  const { data } = tensor.to("float32");
+  await writeFile(file, Buffer.from(data.buffer, data.byteOffset, data.byteLength));
 }
 
 /** The most likely token after the last one. */
@@ -123,10 +121,13 @@ const requests = {
     return forward(file);
   },
 
-  async cache({ layer, file }) {
-    const [keys, values] = ["key", "value"].map((part) => outputs[`present.${layer}.${part}`]);
-    await write(file, keys, values);
-    return { dims: [2, ...keys.dims] };
+  async states() {
+    return { names: Object.keys(outputs).filter((name) => name !== "logits") };
+  },
+
+  async state({ name, file }) {
+    await write(file, outputs[name]);
+    return { dims: outputs[name].dims };
   },
 
   async timed({ ids, steps }) {

@@ -6,6 +6,8 @@ the next, so both are what is tested. Batches are padded on the right, as the fu
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,11 +15,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.common.json_file import read_json
 from seap_export.errors import EnvironmentFailure, ParityFailure
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.node.package import find_transformers_js
-from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
+from validation.runtimes.runner import PER_TOKEN, Layers, Logits, Opening, Runner, real_lengths
 from validation.runtimes.texts import Conversation, RuntimeTexts
 from validation.runtimes.timing import Pace
 
@@ -25,6 +26,9 @@ from validation.runtimes.timing import Pace
 Backend = Literal["node", "wasm"]
 #: Weights above this do not fit in WebAssembly, which has 4 GB for them, their copy in some products, and the rest.
 _MOST_WASM = 2_500_000_000
+#: The outputs that are states, and what those of a fixed size are called here.
+_STATE = re.compile(r"present(?:_(?P<fixed>conv|ssm))?\.(?P<layer>\d+)(?:\.(?P<part>key|value))?")
+_FIXED = {"conv": "conv", "ssm": "recurrent"}
 _SCRIPT = Path(__file__).with_suffix(".mjs")
 #: What Node says when memory runs out, in its own heap or in WebAssembly's.
 _NO_MEMORY = ("heap out of memory", "Array buffer allocation failed", "bad_alloc", "Failed to allocate memory")
@@ -50,7 +54,6 @@ class TransformersJsRunner(Runner):
     runtime: ClassVar[str] = "transformers.js"
 
     def __init__(self, folder: Path, backend: Backend | None = None, threads: int = 1) -> None:
-        self._layers = int(read_json(folder / "config.json")["num_hidden_layers"])
         self._real: NDArray[np.int64] = np.zeros(0, np.int64)
         backend = backend or _fitting(folder)
         self._process = _started()
@@ -75,10 +78,16 @@ class TransformersJsRunner(Runner):
     def cache(self, row: int) -> Layers:
         if not len(self._real):
             raise ValueError("a cache is read before there is a prompt")
-        for layer in range(self._layers):
-            dims = self._ask("cache", layer=layer, file=self._process.file)["dims"]
-            keys, values = self._process.tensor(dims)[:, row, :, : self._real[row]]
-            yield {"key": keys, "value": values}
+        layers: defaultdict[int, dict[str, str]] = defaultdict(dict)
+        for name in self._ask("states")["names"]:
+            if (parts := _STATE.fullmatch(name)) is not None:
+                layers[int(parts["layer"])][_FIXED.get(parts["fixed"], parts["part"])] = name
+        for _, names in sorted(layers.items()):
+            yield {state: self._state(name, row, grows=state in PER_TOKEN) for state, name in names.items()}
+
+    def _state(self, name: str, row: int, *, grows: bool) -> NDArray[np.float32]:
+        state = self._process.tensor(self._ask("state", name=name, file=self._process.file)["dims"])[row]
+        return state[:, : self._real[row]] if grows else state
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         """Times a generation inside the Node process; see `TimesItself`."""

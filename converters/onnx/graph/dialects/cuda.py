@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.fused import FusedDialect
 from converters.onnx.graph.dialects.fused_tokens import CudaTokens
-from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
+from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import cast
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.model.families import Attention, RopeSpec

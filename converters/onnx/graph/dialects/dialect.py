@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import onnx_ir as ir
@@ -151,19 +151,11 @@ class Dialect(Protocol):
         """
 
 
-def open_dialect(
-    name: DialectName, provider: str, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables
-) -> Dialect:
-    """Creates a dialect for one graph.
+#: Makes a dialect for one graph, with its tokens int64 [batch_size, sequence_length], its mask int64 [batch_size,
+#: total_sequence_length], which is 1 for real tokens, cached and new, and its rotary tables.
+DialectType = Callable[[GraphBuilder, ir.Value, ir.Value, RotaryTables], Dialect]
 
-    Args:
-        name: Name of the dialect.
-        provider: The execution provider that the graph is for.
-        g: The graph.
-        ids: int64 [batch_size, sequence_length].
-        mask: int64 [batch_size, total_sequence_length], 1 for real tokens, cached and new.
-        tables: The rotary tables of the graph.
-    """
-    if name == "standard":
-        return StandardDialect(g, ids, mask, tables)
-    return _FUSED[PROVIDERS[provider].device](g, ids, mask, tables)
+
+def dialect_of(name: DialectName, provider: str) -> DialectType:
+    """The dialect of this name as an execution provider runs it best."""
+    return StandardDialect if name == "standard" else _FUSED[PROVIDERS[provider].device]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.chosen import VARIED_ATTENDING
+from support.chosen import VARIED_JOINT
 from support.corpora import WORDS
 from support.formats.web import WebModel
 from support.formats.web_faults import WIRING, Edit
@@ -22,6 +22,7 @@ from converters.web import WebFormat, data_files
 from converters.web.precisions import precision_of
 from seap_export.errors import ParityFailure
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
+from validation.runtimes.runner import States
 
 pytestmark = pytest.mark.needs("transformers.js")
 LENGTHS, STEPS = (20, 7), 4
@@ -30,7 +31,7 @@ PROMPTS = np.random.default_rng(0).integers(3, 96, (2, 20))
 NEXT = np.random.default_rng(1).integers(3, 96, (2, STEPS))
 #: Of the largest logit; 16 bits carry three digits, and sums of them less.
 NARROW = 0.05
-Caches = list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]]
+Caches = list[list[States]]
 
 
 class Subject(WebModel):
@@ -45,7 +46,7 @@ class Subject(WebModel):
         rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
         runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
         caches: Caches = [[], []]
-        return list(torch.run(runs, lambda row, states: caches[row].append((states["key"], states["value"])))), caches
+        return list(torch.run(runs, lambda row, states: caches[row].append(states))), caches
 
 
 @pytest.fixture
@@ -76,25 +77,24 @@ def computed(runner: TransformersJsRunner) -> tuple[list[NDArray[np.float32]], C
         step = runner.step(tokens.tolist())
         for row in range(2):
             rows[row].append(step[row, None])
-    return [np.concatenate(row) for row in rows], [
-        [tuple(layer.values()) for layer in runner.cache(row)] for row in range(2)
-    ]
+    return [np.concatenate(row) for row in rows], [list(runner.cache(row)) for row in range(2)]
 
 
 def largest(
     computed: tuple[list[NDArray[np.float32]], Caches], wanted: tuple[list[NDArray[np.float32]], Caches]
 ) -> float:
-    """The largest difference of a logit or a number of a cache, over the largest logit."""
+    """The largest difference of a logit or a number of a state, over the largest logit."""
     pairs = list(zip(computed[0], wanted[0], strict=True))
     for layer, other in zip(computed[1], wanted[1], strict=True):
         for one, two in zip(layer, other, strict=True):
-            pairs += zip(one, two, strict=True)
+            assert one.keys() == two.keys()
+            pairs += [(one[state], two[state]) for state in one]
     assert all(layer.shape == other.shape for layer, other in pairs)
     scale = max(np.abs(logits).max() for logits in wanted[0])
     return float(max(np.abs(layer - other).max() for layer, other in pairs) / scale)
 
 
-@pytest.mark.parametrize("variation", VARIED_ATTENDING)
+@pytest.mark.parametrize("variation", VARIED_JOINT)
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
 def test_family(subject: Callable[..., Subject], opened: Any, variation: str, pruned: bool) -> None:
     model = subject(variation, pruned=pruned)
