@@ -33,7 +33,7 @@ _OF_EXPERTS = [(4, 32), (8, 32)]
 _ROWS, _SCALE = 256, 2
 
 #: Rounding costs about this many times what is predicted of each matrix alone: docs/research/measurements.md.
-_TOGETHER = 1.35
+_TOGETHER = 1.6
 
 #: Bits and block size.
 Way: TypeAlias = tuple[int, int]
