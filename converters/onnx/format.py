@@ -36,7 +36,7 @@ from seap_export.pruning.plan.recipes import Target
 from seap_export.pruning.rounding.grid import USUAL_AVERAGE, Way
 
 #: Bytes of the nodes that unpack a matrix of few bits, and of its bits in rounding.json.
-_UNPACKING = 4_300
+_UNPACKING = 2_150
 
 
 @dataclass(frozen=True)

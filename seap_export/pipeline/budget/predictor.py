@@ -81,9 +81,9 @@ class Predictor:
         """Records the measured size of a candidate's folder, which corrects predictions for the same way."""
         self._sizes[candidate] = measured
         more, unpacking = measured - self._weights(candidate), self._unpacking(candidate)
-        # Where few matrices happened to be unpacked, more may be in the next candidate.
-        known = self._more.get(candidate.way, self._beside) if unpacking else 0
-        self._more[candidate.way] = max(more - unpacking, known)
+        if unpacking:  # where few matrices happened to be unpacked, more may be in the next candidate
+            more = max(more - unpacking, self._more.get(candidate.way, self._beside))
+        self._more[candidate.way] = more
 
     def first_token_ms(self, candidate: Candidate) -> float | None:
         """The predicted milliseconds to the first token; None: no target asks for it."""
@@ -167,8 +167,8 @@ class Predictor:
         if how is None or how.average is None or not self._beside:
             return 0
         matrices = sum(len(one.rounded(spec.hidden_size, how.block_size)) for one in spec.sublayers)
-        # with 3.5 bits and fewer nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
-        share = min(max((5.5 - how.average) / 2, 0.3), 1.0)
+        # with few bits nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
+        share = min(max((6.4 - how.average) / 2, 0.6), 1.0)
         return round(candidate.format.matrix_bytes * share * matrices)
 
     def _weights(self, candidate: Candidate) -> int:

@@ -26,7 +26,7 @@ from seap_export.pruning.rounding.information import Information, information
 #: Rows of a matrix whose errors are computed.
 _ROWS = 256
 #: Rounding costs about this many times what is predicted of each matrix alone: docs/research/measurements.md.
-_TOGETHER = 1.35
+_TOGETHER = 1.6
 
 
 @dataclass(frozen=True)
