@@ -118,7 +118,10 @@ def bench_command(
             write_json(target, report.to_json(), ensure_ascii=True)
     for line in (*report.left_out, *report.complaints):
         console.warn(line)
+    gpu = report.setting["machine"]["gpu"]
     tables = [_size_table(report), *(_time_table(report, engine) for engine in _engines(report))]
+    if gpu and form.provider != "cpu":
+        tables.insert(0, f"on {gpu}")
     console.result(report.to_json(), "\n\n".join(tables))
 
 
@@ -128,8 +131,7 @@ def _engines(report: SpeedReport) -> list[Any]:
 
 def _size_table(report: SpeedReport) -> str:
     header = ["model", "engine", "on disk", "of dense", "peak memory"]
-    gpu = report.setting["machine"]["gpu"]
-    is_on_gpu = report.setting["provider"] != "cpu"
+    shows_gpu = any(subject.gpu_bytes is not None for subject in report.subjects)
     rows = [
         [
             subject.model,
@@ -137,11 +139,11 @@ def _size_table(report: SpeedReport) -> str:
             megabytes(subject.disk_bytes),
             f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
             _memory(subject.peak_bytes),
-            *([_memory(subject.gpu_bytes)] if is_on_gpu else []),
+            *([_memory(subject.gpu_bytes)] if shows_gpu else []),
         ]
         for subject in report.subjects
     ]
-    return table([*header, f"on {gpu or 'the GPU'}"] if is_on_gpu else header, rows)
+    return table([*header, "of the GPU"] if shows_gpu else header, rows)
 
 
 def _memory(size: int | None) -> str:

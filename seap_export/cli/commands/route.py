@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from seap_export.cli.console import Console
+from seap_export.cli.generation import machine_options
 from seap_export.cli.groups import GroupedCommand, number_option, option
-from seap_export.cli.options import output_options, raw_option
+from seap_export.cli.options import raw_option
 from seap_export.cli.prompt import given_prompt, prompt_file_option
 from seap_export.cli.values import ExistingPath, Ratio
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     metavar="P",
     help="Confidence, 0 to 1, needed to choose a task.  [default: as in router.json]",
 )
-@output_options
+@machine_options
 def route_command(
     console: Console,
     folder: Path,
@@ -45,6 +46,8 @@ def route_command(
     raw: bool | None,
     ratio: float | None,
     threshold: float | None,
+    provider: str,
+    threads: int | None,
 ) -> None:
     """Show which variant in DIR should answer PROMPT, and its answer if asked for.
 
@@ -63,8 +66,10 @@ def route_command(
     refuse_less(1, generate=max_new_tokens)
     if raw is not None and max_new_tokens is None:
         raise UsageError(f"--{'raw' if raw else 'template'} has no effect without --generate; give both or neither")
+    if provider != "cpu" and max_new_tokens is None:
+        raise UsageError("--provider has no effect without --generate, since the router runs on the CPU; leave it out")
     text = given_prompt(prompt, prompt_file)
-    model = RoutedModel(folder, ratio=ratio, threshold=threshold)
+    model = RoutedModel(folder, ratio, provider, threads, threshold)
     route = model.route(text)
     result = {**vars(route), "variant": str(route.variant), "probabilities": dict(route.probabilities)}
     if max_new_tokens is not None:

@@ -12,9 +12,11 @@ from support.exports import Run
 from support.product import OnnxForm, PeakMemory, choose_precision
 from support.variations import micro_config
 
+from seap_export.cli.commands import bench as command
 from seap_export.model.families import model_spec
 from seap_export.pipeline.evaluation import bench
 from seap_export.pipeline.evaluation.bench_request import default_depths
+from validation.speed.report import SpeedReport, SubjectFigures
 
 QUICK = ("--depth", 8, "--depth", 16, "--batch", 1, "--batch", 2, "--runs", 1, "--steps", 2, "--threads", 1)
 
@@ -44,6 +46,13 @@ def test_a_variant_on_both_engines(run: Run, done: Path, work: Path, monkeypatch
     for text in ("on disk", "peak memory", "tokens/s", "a-0.4", "onnxruntime", "reached"):
         assert text in outcome.out
     assert "timing dense, a-0.4" in outcome.err
+
+
+@pytest.mark.parametrize("told", [None, 5_000_000])
+def test_the_memory_of_a_gpu_is_shown_where_it_is_told(told: int | None) -> None:
+    figures = SubjectFigures("dense", "onnxruntime", 10**6, 7 * 10**6, {}, {}, told)
+    table = command._size_table(SpeedReport([figures], [], {}))
+    assert ("of the GPU" in table, "5.0 MB" in table) == (told is not None, told is not None)
 
 
 def test_all_variants_of_an_export_with_as_many_tokens_as_the_context_holds(run: Run, done: Path) -> None:

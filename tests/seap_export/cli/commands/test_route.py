@@ -12,6 +12,7 @@ from support.editing import list_again, set_json
 from support.exports import Run, export_with_router
 from support.tokenizers import add_chat_template
 
+from seap_export import runtime
 from seap_export.runtime import RoutedModel
 
 PROMPT = task_texts("b", 1, seed=9)[0]
@@ -68,6 +69,19 @@ def test_it_generates(run: Run, out: Path) -> None:
     assert run(*command, "--quiet").out == text + "\n"
 
 
+def test_the_variant_runs_on_the_provider(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, int | None]] = []
+
+    def opened(folder: Path, ratio: float, provider: str, threads: int | None, threshold: float | None) -> RoutedModel:
+        given.append((provider, threads))
+        return RoutedModel(folder, ratio, threshold=threshold)
+
+    monkeypatch.setattr(runtime, "RoutedModel", opened)
+    command = ("route", "out", PROMPT, "--ratio", "0.4", "--generate", "1")
+    assert run(*command, "--provider", "cuda", "--threads", "1").code == 0
+    assert given == [("cuda", 1)]
+
+
 def test_a_chat_model_answers_in_its_template(run: Run, out: Path) -> None:
     raw = RoutedModel(out, ratio=0.4).generate(PROMPT, 6)
     add_chat_template(out / "b-0.4" / "onnx")
@@ -111,6 +125,7 @@ def test_a_prompt_from_stdin(run: Run, out: Path, given: list[str]) -> None:
         (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0"),
         (["out", PROMPT, "--ratio", "0.2", "--raw"], 2, "--raw has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--template"], 2, "--template has no effect without --generate"),
+        (["out", PROMPT, "--ratio", "0.2", "--provider", "webgpu"], 2, "--provider has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2"),
         (["none", PROMPT], 2, "none: no such file or folder"),
         (["out/a-0.2", PROMPT], 7, "out/a-0.2: there is no router"),

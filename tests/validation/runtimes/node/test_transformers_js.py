@@ -46,7 +46,8 @@ class Subject(WebModel):
         rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
         runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
         caches: Caches = [[], []]
-        return list(torch.run(runs, lambda row, states: caches[row].append(states))), caches
+        logits = list(torch.run(runs, lambda row, states: caches[row].append(states)))
+        return logits, [[states for states in cache if states] for cache in caches]
 
 
 @pytest.fixture
