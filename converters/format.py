@@ -238,18 +238,31 @@ class Format(ABC):
         Raises:
             UsageError: The model was not rounded for this precision of this format.
         """
-        from seap_export.pruning.rounding.note import read_note
-
-        if self.average is None:
-            return None
-        note, known = read_note(model_folder), {(way.bits, way.block_size, way.levels) for way in self.ways}
-        is_its = note is not None and (note.grid.average, note.grid.mix) == (self.average, self.name)
-        if note is None or not is_its or not {other[1:] for other in note.grid.others} <= known:
+        if (grid := self._noted(model_folder)) is None and self.average is not None:
             raise UsageError(
                 f"the bits of each matrix are chosen with calibration texts; give --calibration, or use another "
                 f"precision than {self.precision}"
             )
-        return note.grid
+        return grid
+
+    def written_grid(self, folder: Path) -> BlockQuantization | None:
+        """The bits of each matrix in a written folder; None: all matrices have the same.
+
+        Raises:
+            ArtifactError: No note in the folder says them.
+        """
+        if (grid := self._noted(folder)) is None and self.average is not None:
+            raise ArtifactError(f"{folder}: no note says the bits of each matrix in {self.precision}; export again")
+        return grid
+
+    def _noted(self, folder: Path) -> BlockQuantization | None:
+        """The bits of each matrix that a folder's note says, if it is of this precision of this format."""
+        from seap_export.pruning.rounding.note import read_note
+
+        note, known = read_note(folder), {(way.bits, way.block_size, way.levels) for way in self.ways}
+        if self.average is None or note is None or (note.grid.average, note.grid.mix) != (self.average, self.name):
+            return None
+        return note.grid if {other[1:] for other in note.grid.others} <= known else None
 
     @classmethod
     def mixed_of(cls, folder: Path) -> Self | None:

@@ -19,7 +19,7 @@ from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import PRESETS
 from converters.gguf.writer import write_gguf
 from seap_export.common.llama_library import llama_library
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.plan.recipes import Target
@@ -116,6 +116,6 @@ class GgufFormat(Format):
             ArtifactError: The note is missing, or the model cannot be written so.
         """
         try:
-            return FilePlan.of(read_spec(model_folder), self.precision, self.mixed_grid(folder))
-        except (InputError, UsageError) as error:
+            return FilePlan.of(read_spec(model_folder), self.precision, self.written_grid(folder))
+        except InputError as error:
             raise ArtifactError(str(error)) from error

@@ -138,7 +138,7 @@ class MlxFormat(Format):
 
     def weights(self, folder: Path, spec: ModelSpec) -> MlxWeights:
         dtype = read_dtype(folder)
-        return MlxWeights(folder, spec, Layout(spec, self.precision, dtype, self.mixed_grid(folder)))
+        return MlxWeights(folder, spec, Layout(spec, self.precision, dtype, self.written_grid(folder)))
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
         spec, layout = self._opened(model_folder, folder)
@@ -150,7 +150,7 @@ class MlxFormat(Format):
 
     def _opened(self, model_folder: Path, folder: Path) -> tuple[ModelSpec, Layout]:
         spec = read_spec(model_folder)
-        return spec, Layout(spec, self.precision, model_dtype(model_folder), self.mixed_grid(folder))
+        return spec, Layout(spec, self.precision, model_dtype(model_folder), self.written_grid(folder))
 
     @property
     def _quantises(self) -> bool:

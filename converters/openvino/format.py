@@ -116,7 +116,7 @@ class OpenvinoFormat(Format):
             raise InputError(cannot_hold(self, part))
         with whole_or_nothing(out_folder):
             write_tokenizer(model_folder, out_folder)  # first, because it may be refused
-            graph = standard_graph(model_folder, self._stored(model_folder))
+            graph = standard_graph(model_folder, replace(self._storage, grid=self.mixed_grid(model_folder)))
             tensors = [tensor for weight in graph.weights for tensor in weight.tensors]
             write_ir(translate(graph), tensors, out_folder, on_layer)
 
@@ -150,7 +150,7 @@ class OpenvinoFormat(Format):
 
     def _stored(self, folder: Path) -> Storage:
         """With the bits of each matrix, of which a note in the folder tells."""
-        return replace(self._storage, grid=self.mixed_grid(folder))
+        return replace(self._storage, grid=self.written_grid(folder))
 
     def _matrix_bytes(self, name: str, rows: int, columns: int) -> float:
         """Bytes of a stored matrix, including its scales in f16."""

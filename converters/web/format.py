@@ -132,7 +132,7 @@ class WebFormat(Format):
         yield from weight_differences(model_folder, folder / ONNX_FOLDER, form, file, PortableDialect)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        yield from folder_damages(model_folder, folder, self.precision, self.mixed_grid(folder))
+        yield from folder_damages(model_folder, folder, self.precision, self.written_grid(folder))
 
 
 def _slots(spec: ModelSpec, name: str) -> Iterator[DataSlot]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.calibration import TOKEN_IDS, compute_in_memory, mixture_of
+from support.editing import edit_json
 from support.formats import PARTS, torch_logits
 from support.models import micro_source
 from support.tokenizers import write_byte_level
 
 from converters.format import Format
 from converters.formats import FORMATS, format_class
-from seap_export.errors import UsageError
+from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote, read_note
 from seap_export.pruning.rounding.write import write_rounded_model
@@ -90,6 +93,34 @@ def test_its_runtime_computes_the_rounded_model(name: str, average: float, neede
     expected = torch_logits(rounded)[0][-1]
     given, expected = given - given.mean(), expected - expected.mean()  # some give log-probabilities
     assert np.linalg.norm(given - expected) < 0.05 * np.linalg.norm(expected)  # they round what weights multiply
+
+
+def _of_another_way(values: dict[str, Any]) -> None:
+    others = values["grid"]["others"]
+    others[0][1:] = next(other[1:] for other in others if other[1:] != others[0][1:])
+
+
+def _of_no_way(values: dict[str, Any]) -> None:
+    values["grid"]["others"][0][1:] = [3, 128, "usual"]
+
+
+def _out_of_range(values: dict[str, Any]) -> None:
+    values["grid"]["average"] = 9.25
+
+
+@pytest.mark.parametrize("change", [_of_another_way, _of_no_way, _out_of_range])
+@pytest.mark.parametrize("name", ["gguf", "web", "mlx", pytest.param("openvino", marks=pytest.mark.needs("openvino"))])
+def test_a_note_of_other_bits_is_found(name: str, change: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    rounded, out, _ = written(tmp_path, format_class(name)("mixed-5.2"), "llama-gqa")
+    edit_json(out / ROUNDING_FILE, change)
+    found: list[str] = []
+    try:
+        read = format_class(name).read(out)
+        found += [*read.damages(rounded, out), *read.differences(rounded, out)]
+    except ArtifactError as error:
+        found.append(str(error))
+    assert found
+    assert not any("\n" in line for line in found)
 
 
 def test_a_model_that_was_rounded_otherwise_is_refused(tmp_path: Path) -> None:

@@ -232,6 +232,10 @@ def best_scales(
     full, zero_points = _symmetric(blocks, how) if how.symmetric else _asymmetric(blocks, how.bits)
     if how.bits == 8:
         return full, zero_points
+    if importance is None:  # nothing is to be searched where all blocks are on a grid
+        exact = _exact(blocks, how, full, zero_points)
+        if not _error(blocks, *exact, how).any():
+            return exact
     best, lowest = full, _error(blocks, full, zero_points, how, importance)
     coarse, beside = _fractions(how, importance is not None)
     for start, fractions in (0.0, coarse), (1.0, beside):
