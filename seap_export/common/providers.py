@@ -122,7 +122,7 @@ _CPU = Provider(
     multiplies_int8=True,
     mixes_bits=True,
     # Of a call's tokens, attention multiplies each with all others and drops what comes after it.
-    longest_call=256,
+    longest_call=128,
     align=16,  # measured, see docs/research/measurements.md
 )
 _CUDA = Provider(

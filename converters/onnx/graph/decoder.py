@@ -115,13 +115,23 @@ class _Decoder:
             SharedExpert: SharedWriter(*parts),
         }
 
+    def _split_up_to(self) -> int | None:
+        """The length of the longest row whose tokens may be split into calls; None: any.
+
+        Rounded experts are unpacked in every call, which costs more than attention gains. Of longrope, all tokens of a
+        row rotate by the table that its length decides on.
+        """
+        if any(self._spec.all(Experts)):
+            return 0
+        return min(filter(None, map(self._tables.switch, self._spec.ropes)), default=None)
+
     def graph(self) -> GraphBuilder:
         """Emits embedding, layers, final norm and LM head."""
         g = self._g
         g.note("seap_export.cache", self._dialect.cache)
         g.note(FORM_NOTE, json.dumps(self._form.to_json()))
-        if switches := [switch for rope in self._spec.ropes if (switch := self._tables.switch(rope)) is not None]:
-            g.note("seap_export.rotation_switches_at", str(min(switches)))
+        if (up_to := self._split_up_to()) is not None:
+            g.note("seap_export.split_up_to", str(up_to))
         if self._scaling != _UNSCALED:
             g.note(SCALING_NOTE, self._scaling.note())
         sublayers = [

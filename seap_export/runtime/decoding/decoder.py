@@ -23,8 +23,8 @@ from seap_export.runtime.session import WORKING_OPERATORS
 
 #: Key in `metadata_props`: how the graph treats its cache, "shared" (the default) or "appended".
 CACHE_KEY = "seap_export.cache"
-#: Key in `metadata_props`: the length of an input above which all its tokens rotate by another table (longrope).
-SWITCH_KEY = "seap_export.rotation_switches_at"
+#: Key in `metadata_props`: the length of the longest row whose tokens may be split into calls; without it: any.
+SPLIT_KEY = "seap_export.split_up_to"
 #: Capacities are multiples of this, so that the allocator sees only a few different sizes.
 _BLOCK = 64
 
@@ -78,10 +78,10 @@ class OnnxDecoder:
                 f"provider option {CUDA_GRAPH} out"
             )
         self._buffer_pool = BufferPool(self._model, self._layouts)
-        switch = self._model.metadata.get(SWITCH_KEY, str(context_length))
-        if not switch.isdecimal():
-            raise ArtifactError(f"{path}: its {SWITCH_KEY} is '{switch}', which is no length; export again")
-        self._split = _Split(PROVIDERS[provider].longest_call, int(switch))
+        up_to = self._model.metadata.get(SPLIT_KEY, str(context_length))
+        if not up_to.isdecimal():
+            raise ArtifactError(f"{path}: its {SPLIT_KEY} is '{up_to}', which is no length; export again")
+        self._split = _Split(PROVIDERS[provider].longest_call, int(up_to))
 
     def start(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Decoding:
         """Runs the prompts: at least one, each with at least one token.
@@ -177,16 +177,17 @@ class _Split:
 
     Attributes:
         longest: Tokens of a single row in one call, at most; None: all. GroupQueryAttention refuses several rows.
-        switch: A row that becomes longer is not split, since all its tokens must be rotated alike.
+        up_to: A row that becomes longer is not split.
     """
 
     longest: int | None = None
-    switch: int = 0
+    up_to: int = 0
 
     def calls(self, rows: int, tokens: int, length: int) -> int:
         """The number of calls for tokens of each row, of which the longest then has `length`."""
-        is_split = self.longest is not None and rows == 1 and length <= self.switch
-        return -(-tokens // self.longest) if is_split and self.longest else 1
+        if self.longest is None or rows > 1 or length > self.up_to:
+            return 1
+        return -(-tokens // self.longest)
 
 
 _ONE_CALL = _Split()

@@ -231,15 +231,18 @@ def test_what_is_added_is_split_too(dense: Callable[..., Path], monkeypatch: pyt
     np.testing.assert_allclose(decoding.logits, split.start([tokens], STEPS).logits, rtol=0, atol=1e-5)
 
 
-def test_tokens_that_rotate_by_the_length_are_in_one_call(
-    dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("phi3-all", [6, 5, 5, 17]), ("qwen3_moe", [16, 17])],  # another table from 17 tokens on; experts
+)
+def test_tokens_that_have_to_run_together_are_in_one_call(
+    dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, name: str, expected: list[int]
 ) -> None:
-    """Those of a longrope that has another table from 17 tokens on."""
     split_after(6, monkeypatch)
-    split, calls = OnnxDecoder(dense("phi3-all") / "model.onnx", CONTEXT, threads=1), lengths_of_calls(monkeypatch)
+    split, calls = OnnxDecoder(dense(name) / "model.onnx", CONTEXT, threads=1), lengths_of_calls(monkeypatch)
     for length in (16, 17):
         split.start(prompts_of([length]), 1)
-    assert calls == [6, 5, 5, 17]
+    assert calls == expected
 
 
 def write_table_decoder(
@@ -284,8 +287,8 @@ def test_graphs_of_another_make_are_refused(tmp_path: Path) -> None:
     write_table_decoder(path, TensorProto.FLOAT, cache="ring")
     with pytest.raises(ArtifactError, match=r"seap_export\.cache is 'ring'.*; export again"):
         OnnxDecoder(path, CONTEXT)
-    write_table_decoder(path, TensorProto.FLOAT, rotation_switches_at="-1")
-    with pytest.raises(ArtifactError, match=r"rotation_switches_at is '-1', which is no length; export again"):
+    write_table_decoder(path, TensorProto.FLOAT, split_up_to="-1")
+    with pytest.raises(ArtifactError, match=r"split_up_to is '-1', which is no length; export again"):
         OnnxDecoder(path, CONTEXT)
     write_table_decoder(path, TensorProto.DOUBLE)
     with pytest.raises(ArtifactError, match=r"input past_key_values\.0\.key "):
