@@ -36,6 +36,7 @@ from seap_export.pipeline.steps.step import Made, StepContext, run_steps
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point, Times, ways
 from seap_export.pipeline.targets.first_token import PromptTime
+from seap_export.pipeline.targets.frontier import known_guesses
 from seap_export.pipeline.targets.guess import USUAL, Guess
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts, measure_divergence
@@ -76,6 +77,9 @@ class Candidates:
     ) -> None:
         self._request, self._baseline, self._work, self._hidden = request, baseline, work, hidden
         self._splits, self._vocabularies, self._known, self._stack = splits, vocabularies, known, stack
+        self._known_guesses = known_guesses(work.folder)
+        #: What was guessed for each task or mixture, as frontier.json has it.
+        self.guesses: dict[str, dict[str, Any]] = {}
 
     def evaluate(self, ranking: RankingStep, candidate: Candidate, predictor: Predictor) -> Point | None:
         """Makes a candidate and compares it with the dense model; None: it cannot be made or run.
@@ -110,10 +114,13 @@ class Candidates:
         grid = next((grid for grid in grids if grid is not None and grid.average is not None), None)
         if grid is None:
             return USUAL
-        hidden = self._hidden["all"]
-        step = GuessStep(ranking, grid)
-        run_steps([step], Made(replace(self._work, folder=hidden.folder, shared=self._work.folder), hidden))
-        return step.read(hidden.folder)
+        hidden, step = self._hidden["all"], GuessStep(ranking, grid)
+        guess = self._known_guesses.get(step.key)
+        if guess is None:
+            run_steps([step], Made(replace(self._work, folder=hidden.folder, shared=self._work.folder), hidden))
+            guess = step.read(hidden.folder)
+        self.guesses[ranking.mixture.name] = {"key": step.key, **guess.to_json()}
+        return guess
 
     def time(self, ranking: RankingStep, candidate: Candidate) -> Times:
         """Times a candidate beside the dense model in the baseline's format."""

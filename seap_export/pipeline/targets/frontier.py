@@ -17,6 +17,7 @@ from seap_export.errors import SeapError
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point
+from seap_export.pipeline.targets.guess import Guess
 from seap_export.pipeline.targets.targets import Targets
 
 FRONTIER = "frontier.json"
@@ -52,11 +53,13 @@ class Frontier:
         points: The evaluated candidates, in the order of evaluation.
         chosen: The candidate that is exported; None: none is chosen yet, or no point meets the targets.
         soonest_ms: Milliseconds to the first token that everything is predicted to take at least; None: not known.
+        guess: What rounding and pruning were guessed to cost, with the key of its inputs; None: nothing was guessed.
     """
 
     points: tuple[Point, ...]
     chosen: Candidate | None
     soonest_ms: float | None = None
+    guess: Mapping[str, Any] | None = None
 
     def to_json(self, task: str) -> dict[str, Any]:
         """The points by size, each with its variant's name."""
@@ -71,7 +74,7 @@ class Frontier:
                 "kl_difference_stderr": None if more is None else more.stderr,
             }
             rows.append({"variant": name, **point.to_json(), **paired, "beaten": beaten, "chosen": chosen})
-        return {"points": rows}
+        return {"points": rows, **({} if self.guess is None else {"guess": dict(self.guess)})}
 
 
 def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]) -> dict[str, Any]:
@@ -121,3 +124,12 @@ def known_figures(folder: Path) -> dict[str, CandidateFigures]:
                 if row["key"] is not None:
                     figures[row["key"]] = CandidateFigures.read(row)
     return figures
+
+
+def known_guesses(folder: Path) -> dict[str, Guess]:
+    """What an earlier search guessed, by the keys of its inputs."""
+    guesses = {}
+    for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
+        with suppress(KeyError, TypeError, ValueError):
+            guesses[task["guess"]["key"]] = Guess.read(task["guess"])
+    return guesses

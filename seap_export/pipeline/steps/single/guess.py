@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,9 @@ class GuessStep(PathStep):
         return 1 + len(RATIOS)
 
     def _inputs(self) -> dict[str, Any]:
-        return {self.ranking.name: self.ranking.key, **self.grid.to_json(), RELEASE: _VERSION}
+        settings, layers = self.ranking.settings, self.ranking.units
+        values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(layers))}
+        return {self.ranking.name: self.ranking.key, **values, **self.grid.to_json(), RELEASE: _VERSION}
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         statistics, settings, source = self.ranking.statistics(work), self.ranking.settings, work.source

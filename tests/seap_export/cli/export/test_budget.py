@@ -16,6 +16,7 @@ from support.tokenizers import write_byte_level
 from seap_export.common.checksums import SUMS
 from seap_export.common.json_file import read_json
 from seap_export.pipeline.budget import candidates
+from seap_export.pipeline.steps.single.guess import GuessStep
 from validation.reports import schema
 
 #: The int4 file of the dense model has about 135 kB and the int8 file about 180 kB.
@@ -121,6 +122,7 @@ def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
 def test_a_second_run_evaluates_nothing_again(run: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tree(fitted)
     monkeypatch.setattr(candidates, "measure_divergence", None)
+    monkeypatch.setattr(GuessStep, "make", None)
     outcome = run(*MODEL, *FITTED)
     assert outcome.code == 0, outcome.err
     changed = [name for name, content in tree(fitted).items() if before.get(name) != content]

@@ -16,9 +16,11 @@ from seap_export.pipeline.targets.frontier import (
     Frontier,
     frontier_json,
     known_figures,
+    known_guesses,
     read_frontier,
     write_frontier,
 )
+from seap_export.pipeline.targets.guess import USUAL
 from seap_export.pipeline.targets.targets import Targets
 from validation.reports import schema
 
@@ -94,3 +96,12 @@ def test_no_file(tmp_path: Path) -> None:
 def test_targets_out_of_range_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="out of range"):
         Targets(**given)
+
+
+def test_a_guess_is_found_by_its_key(tmp_path: Path) -> None:
+    frontier = Frontier(POINTS, None, guess={"key": "one", **USUAL.to_json()})
+    write_frontier(
+        frontier_json(Targets(size=100), "onnx fp32", {"a": Frontier(POINTS, None), "b": frontier}), tmp_path
+    )
+    assert known_guesses(tmp_path) == {"one": USUAL}
+    assert known_guesses(tmp_path / "nowhere") == {}
