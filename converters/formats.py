@@ -21,7 +21,7 @@ class Row:
         class_path: Where the class of the format is, as MODULE:CLASS.
         title: Name of the format in texts, such as LiteRT-LM.
         marker: A file that every folder of this format has, and others have hardly ever.
-        usage: How to generate text with a folder, given FOLDER and PRECISION, as a block of Markdown.
+        usage: How to generate text with a folder, given FOLDER, as a block of Markdown.
         has_options: Whether it takes the options of graphs; see `FormOptions`.
         code: Python files of the format's package that are copied into its folders, each with the key in config.json
             that names it.
@@ -90,7 +90,7 @@ llama-cli -m FOLDER/model.gguf -p "The sun is" -n 16
 import { env, pipeline } from "@huggingface/transformers";
 
 env.localModelPath = ".";
-const generator = await pipeline("text-generation", "FOLDER", { dtype: "PRECISION" });
+const generator = await pipeline("text-generation", "FOLDER");
 console.log(await generator("The sun is", { max_new_tokens: 16 }));
 ```
 """,

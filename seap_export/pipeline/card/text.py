@@ -276,9 +276,9 @@ def _usage(facts: CardFacts) -> Iterator[str]:
         "repository: write the repository's name instead of `hf`, and download it to use the other folders."
     )
     for name in facts.entry["bytes"]:
-        row, precision = FORMATS[format_name(name)], facts.variant.folders[name].format.precision
+        row = FORMATS[format_name(name)]
         yield f"\n`{name}` ({row.title}):\n"
-        yield row.usage.replace("FOLDER", name).replace("PRECISION", precision).rstrip()
+        yield row.usage.replace("FOLDER", name).rstrip()
 
 
 def _calibration(facts: CardFacts) -> Iterator[str]:
