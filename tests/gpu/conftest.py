@@ -56,7 +56,7 @@ def run(rehearses: bool, request: pytest.FixtureRequest) -> Run:
 
     def seap_export(*words: object) -> Any:
         arguments = [*map(str, words), "--json"]
-        done = _forked(tool, arguments) if tool else _started(arguments)
+        done = tool(Path.cwd(), *arguments, timeout=600) if tool else _started(arguments)
         assert done.code == 0, f"seap-export {' '.join(arguments)}: exit code {done.code}\n{done.err}"
         return json.loads(done.out)
 
@@ -67,10 +67,6 @@ def _started(arguments: Sequence[str]) -> Outcome:
     command = [str(Path(sys.executable).with_name("seap-export")), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def _forked(tool: Tool, arguments: Sequence[str]) -> Outcome:
-    return tool(Path.cwd(), *arguments, timeout=600)
 
 
 @pytest.fixture(scope="session")

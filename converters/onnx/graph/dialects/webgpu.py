@@ -31,7 +31,10 @@ class WebGpuDialect(PortableDialect):
         return g.node("Reshape", [product, shape], name)
 
     def _gates_by_norm(self, kind: Activation) -> bool:
-        """Not where ONNX Runtime makes one kernel of a norm, two products of 4 bits, SiLU and the product of both."""
+        """SiLU alone, which the kernel takes whatever is asked for.
+
+        Not where ONNX Runtime makes one kernel of a norm, two products of 4 bits, SiLU and the product of both.
+        """
         how = self._tables.precision.quantization
         is_fused = how is not None and (how.bits, how.block_size, how.symmetric) == (4, 32, True)
-        return kind != "silu" or not is_fused
+        return kind == "silu" and not is_fused

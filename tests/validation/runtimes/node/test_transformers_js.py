@@ -153,9 +153,11 @@ def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> s
     return str(tokenizer.decode(list(following)))
 
 
-def _talker(root: Path, *, bos: bool = False, eos: int | None = None) -> tuple[Path, Path]:
+def _talker(
+    root: Path, variation: str = "llama-tied", *, bos: bool = False, eos: int | None = None
+) -> tuple[Path, Path]:
     """A model all of whose tokens are words, and its folder."""
-    source = write_source(root / "hf", "llama-tied", pruned=False, vocab_size=len(WORDS) + 4)
+    source = write_source(root / "hf", variation, pruned=False, vocab_size=len(WORDS) + 4)
     path = source / "tokenizer.json"
     if bos:
         tokenizer = Tokenizer.from_file(str(path))
@@ -169,9 +171,13 @@ def _talker(root: Path, *, bos: bool = False, eos: int | None = None) -> tuple[P
     return source, folder
 
 
-@pytest.mark.parametrize("bos", [False, True], ids=["no BOS", "BOS"])
-def test_pipeline_says_what_the_model_says(tmp_path: Path, opened: Any, bos: bool) -> None:
-    source, folder = _talker(tmp_path, bos=bos)
+@pytest.mark.parametrize(
+    ("variation", "bos"),
+    [("llama-tied", False), ("llama-tied", True), ("qwen3_5", False)],
+    ids=["no BOS", "BOS", "states of a fixed size"],
+)
+def test_pipeline_says_what_the_model_says(tmp_path: Path, opened: Any, variation: str, bos: bool) -> None:
+    source, folder = _talker(tmp_path, variation, bos=bos)
     runner = opened(folder)
     prompts = ["the cat sat on", "a dog"]
     ids = Tokenizer.from_file(str(source / "tokenizer.json")).encode(prompts[0]).ids
