@@ -293,6 +293,7 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
         (["--target-decode-speedup", "2", "--no-speed"], ("--no-speed",)),
         (["--set", "target_first_token=24:2x", "--no-speed"], ("--no-speed", "target_first_token")),
         (["--set", "target_first_token=much"], ("'much'", "512:250ms")),
+        (["--set", "target_first_token=250"], ("TOKENS:TIME", "not 250")),
         (["--set", "target_first_token=1000000:1s"], ("target_first_token", "context")),
         (["--target-first-token", "24:2x"], ("--set target_first_token=",)),
         (["--max-kl", "0.1", "--format", "hf"], ("hf alone", "--format onnx")),
