@@ -295,6 +295,7 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
         (["--set", "target_first_token=much"], ("'much'", "512:250ms")),
         (["--set", "target_first_token=250"], ("TOKENS:TIME", "not 250")),
         (["--set", "target_first_token=1000000:1s"], ("target_first_token", "context")),
+        (["--set", "target_first_token=113:1s"], ("target_first_token", "context of 128", "at most 112")),
         (["--target-first-token", "24:2x"], ("--set target_first_token=",)),
         (["--max-kl", "0.1", "--format", "hf"], ("hf alone", "--format onnx")),
         (["--target-size", "much"], ("'much'", "size")),
