@@ -68,6 +68,7 @@ class MainOptions(TaskOptions):
         "as TOKENS:FACTORx the smallest speed-up over the dense model in the usual precision.",
         default=None,
         unset="no target",
+        metavar="TOKENS:TIME, such as 512:250ms",
     )
     max_kl: float | None = option(
         "Target: largest mean KL divergence from the dense model on held-out texts. The smallest variant is chosen.",

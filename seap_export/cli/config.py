@@ -128,7 +128,7 @@ def _one(param: click.Parameter, value: Any, base: Path) -> Any:
                 raise ValueError(f"must be {name}, not {value!r:.40}")
             return value
     if not isinstance(value, str):
-        raise ValueError(f"must be a string, not {value!r:.40}")
+        raise ValueError(f"must be {param.metavar or 'a string'}, not {value!r:.40}")
     if isinstance(param.type, PathType):
         return str(base / Path(value).expanduser())
     if isinstance(param.type, NameOrPathType):

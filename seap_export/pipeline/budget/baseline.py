@@ -23,6 +23,11 @@ def timed_depth(spec: ModelSpec, request: ExportRequest) -> int:
     return speed_request(spec, Measured("", request.formats[0]), request.parity).depths[0]
 
 
+def longest_prompt(spec: ModelSpec, request: ExportRequest) -> int:
+    """The most tokens of a prompt that leave room for the decode steps which are timed after it."""
+    return spec.max_position_embeddings - speed_request(spec, Measured("", request.formats[0]), request.parity).steps
+
+
 def prompts_of(request: ExportRequest) -> Prompts | None:
     """What predicts the time to the first token, at this machine's rates; None: no target asks for it."""
     return next((Prompts(tokens, measure_rates().operations) for tokens in request.timed_prompts), None)

@@ -151,8 +151,9 @@ class Candidates:
         speedup = before.step_s / after.step_s
         interval = speedup_interval(speedup, before.run_steps, after.run_steps)
         prompt = None
-        for tokens in prompts:
-            prompt = _prompt_time(*(timings[name][SpeedCell(1, tokens)] for name in ("baseline", "candidate")))
+        for cell in (SpeedCell(1, tokens) for tokens in prompts):
+            if all(cell in of for of in timings.values()):  # some files take shorter prompts only
+                prompt = _prompt_time(timings["baseline"][cell], timings["candidate"][cell])
         return Times(speedup, interval, prompt)
 
     def _fewest_tokens(self, ranking: RankingStep, candidate: Candidate) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
 from seap_export.model.families import ModelSpec
-from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
+from seap_export.pipeline.budget.baseline import baseline_format, longest_prompt, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
@@ -37,10 +37,11 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
         )
     )
     for tokens in request.timed_prompts:
-        if tokens >= spec.max_position_embeddings:
+        most = longest_prompt(spec, request)
+        if tokens > most:
             raise UsageError(
-                f"{FirstToken.name} is out of reach: a prompt of {tokens} tokens and an answer exceed the model's "
-                f"context of {spec.max_position_embeddings}; give fewer tokens"
+                f"{FirstToken.name} is out of reach: a prompt of {tokens} tokens and the steps after it exceed the "
+                f"model's context of {spec.max_position_embeddings}; give at most {most} tokens"
             )
     baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
     least = Predictor(lambda way: _cut(smallest, way) if way.ratio else spec, 0.5, baseline, depth, 0)
@@ -113,7 +114,12 @@ def _failure(targets: Targets, task: str, frontier: Frontier) -> tuple[type[Seap
     fast = [point for point in small if min(margins[id(point)].values(), default=1.0) >= 1.0]
     if not small:
         nearest = min(points, key=lambda point: point.figures.bytes)
-        return UsageError, _line(targets, task, nearest, "is small enough", "--target-size")
+        line = _line(targets, task, nearest, "is small enough", "--target-size")
+        if frontier.smallest_bytes is not None:
+            line += (
+                f"; even without everything that can be removed, it would take about {_size(frontier.smallest_bytes)}"
+            )
+        return UsageError, line
     if not fast:
         nearest = max(small, key=lambda point: min(margins[id(point)].values()))
         of_nearest = margins[id(nearest)]

@@ -94,6 +94,10 @@ class Predictor:
         times = [self.first_token_ms(replace(way.smallest, ratio=self.ratios[-1])) for way in ways]
         return min((ms for ms in times if ms is not None), default=None)
 
+    def smallest_bytes(self, ways: Iterable[Candidate]) -> int:
+        """The least of `bytes` that any candidate of these ways can have."""
+        return min(self.bytes(replace(way.smallest, ratio=self.ratios[-1])) for way in ways)
+
     def learn_times(self, candidate: Candidate, times: Times) -> None:
         """Records what was timed of a candidate, which corrects predictions for the same way."""
         self._shares[candidate.way] = times.speedup / self.ideal_speedup(candidate)

@@ -100,7 +100,8 @@ def _choose(
     def note(task: str, result: SearchResult) -> dict[str, Any]:
         """Writes frontier.json with what is known so far."""
         chosen = None if result.chosen is None else result.chosen.candidate
-        tasks[task] = Frontier(result.points, chosen, result.soonest_ms, candidates.guesses.get(task))
+        ends = result.soonest_ms, result.smallest_bytes
+        tasks[task] = Frontier(result.points, chosen, *ends, candidates.guesses.get(task))
         values = frontier_json(targets, f"{baseline.name} {baseline.precision}", tasks)
         write_frontier(values, work.folder)
         return values

@@ -42,11 +42,14 @@ class SearchResult:
         points: All evaluated candidates.
         soonest_ms: Milliseconds to the first token that every candidate is predicted to take at least; None: no target
             asks for it, or the search goes on.
+        smallest_bytes: The size that the folder of every candidate is predicted to have at least; None: the search
+            goes on.
     """
 
     chosen: Point | None
     points: tuple[Point, ...]
     soonest_ms: float | None = None
+    smallest_bytes: int | None = None
 
 
 def search(
@@ -85,7 +88,8 @@ def search(
         if nearest is None:
             break
         running.try_one(nearest)
-    return SearchResult(running.best, tuple(running.points.values()), predictor.soonest_ms(ways))
+    points, least = tuple(running.points.values()), predictor.smallest_bytes(ways)
+    return SearchResult(running.best, points, predictor.soonest_ms(ways), least)
 
 
 class _Search:

@@ -53,12 +53,14 @@ class Frontier:
         points: The evaluated candidates, in the order of evaluation.
         chosen: The candidate that is exported; None: none is chosen yet, or no point meets the targets.
         soonest_ms: Milliseconds to the first token that everything is predicted to take at least; None: not known.
+        smallest_bytes: The size that every folder is predicted to have at least; None: not known.
         guess: What rounding and pruning were guessed to cost, with the key of its inputs; None: nothing was guessed.
     """
 
     points: tuple[Point, ...]
     chosen: Candidate | None
     soonest_ms: float | None = None
+    smallest_bytes: int | None = None
     guess: Mapping[str, Any] | None = None
 
     def to_json(self, task: str) -> dict[str, Any]:

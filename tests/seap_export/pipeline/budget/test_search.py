@@ -138,6 +138,9 @@ class Predicted:
         assert times.prompt is not None
         self._paces[candidate.way] = times.prompt.ms / (1.0 - candidate.ratio)
 
+    def smallest_bytes(self, ways: Sequence[Candidate]) -> int:
+        return min(self.bytes(replace(way.smallest, ratio=RATIOS[-1])) for way in ways)
+
     def soonest_ms(self, ways: Sequence[Candidate]) -> float | None:
         return 20.0 * min(self._paces.values(), default=1.0) / 1000.0
 
@@ -344,7 +347,7 @@ def test_each_best_candidate_is_kept_and_the_last_is_chosen() -> None:
     [
         ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, ("--max-kl", "onnx int4", "comes nearest", "54 MB")),
         ({"max_kl": 0.01, "decode_speedup": 5.0}, QualityFailure, ("--max-kl", "comes nearest", "KL at most 0.01")),
-        ({"size": 10_000_000}, UsageError, ("--target-size", "t-0 in onnx int4", "71.7 MB")),
+        ({"size": 10_000_000}, UsageError, ("--target-size", "t-0 in onnx int4", "71.7 MB", "about 16.8 MB")),
         ({"decode_speedup": 100.0}, SpeedFailure, ("--target-decode-speedup", "comes nearest", "speed-up 7.1")),
         (
             {"first_token": FirstToken(512, ms=10.0)},
@@ -363,7 +366,9 @@ def test_where_nothing_fits_the_nearest_is_named(
 ) -> None:
     result = World().search(**targets)
     assert result.chosen is None
-    failure = nothing_fits(Targets(**targets), {"t": Frontier(result.points, None, result.soonest_ms)})
+    failure = nothing_fits(
+        Targets(**targets), {"t": Frontier(result.points, None, result.soonest_ms, result.smallest_bytes)}
+    )
     assert type(failure) is error
     assert [word for word in words if word not in str(failure)] == []
     assert "\n" not in str(failure)
