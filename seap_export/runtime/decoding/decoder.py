@@ -283,8 +283,7 @@ class Decoding:
 
     def _run_calls(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
         """As `_run_tokens`, in calls of about the same length."""
-        rows, tokens_of_row = input_ids.shape
-        calls = self._split.calls(rows, tokens_of_row, int(self.lengths.max()))
+        calls = self._split.calls(len(input_ids), input_ids.shape[1], int(self.lengths.max()))
         for tokens, are_real in zip(*(np.array_split(part, calls, 1) for part in (input_ids, is_real)), strict=True):
             logits = self._run_tokens(tokens, are_real)
         return logits
