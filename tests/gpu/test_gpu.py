@@ -115,15 +115,8 @@ def test_parity(
     form = ("--precision", precision, "--dialect", dialect, "--provider", provider)
     run("convert", hf, *form, "--out", tmp_path / "variant" / "onnx")
     (tmp_path / "variant" / "hf").symlink_to(hf)
-    checked = (
-        "--check",
-        "parity",
-        "--provider",
-        provider,
-        "--prompt-file",
-        TEXTS,
-        *(FEW_PROMPTS if rehearses else ()),
-    )
+    few = FEW_PROMPTS if rehearses else ()
+    checked = ("--check", "parity", "--provider", provider, "--prompt-file", TEXTS, *few)
     report = run("validate", tmp_path / "variant", *checked)
     [variant] = report["variants"].values()
     parity = variant["parity"]["onnx"]
