@@ -64,8 +64,8 @@ class MainOptions(TaskOptions):
         metavar="X",
     )
     target_first_token: str | None = option(
-        "Target: longest time to the first token of a prompt on this machine, as TOKENS:TIME, such as 512:250ms; or "
-        "as TOKENS:FACTORx the smallest speed-up over the dense model in the usual precision.",
+        "Target: longest time to the first token of a prompt on this machine, such as 512:250ms, or, as 512:2x, its "
+        "smallest speed-up.",
         default=None,
         unset="no target",
         metavar="TOKENS:TIME, such as 512:250ms",

@@ -51,9 +51,11 @@ from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
-from seap_export.pipeline.steps.step import PathStep, Step
-from seap_export.pipeline.targets.candidate import Candidate, Times, ways
+from seap_export.pipeline.steps.step import PathStep, Step, StepContext
+from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point, Times, ways
 from seap_export.pipeline.targets.first_token import FirstToken, PromptTime
+from seap_export.pipeline.targets.frontier import Frontier
+from seap_export.pipeline.targets.guess import USUAL, Guess
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
 from seap_export.pruning.activations.calibrate import collect_statistics

@@ -10,14 +10,23 @@ from typing import Any
 
 import pytest
 from support.models import micro_source
-from support.product import Compute, ExportRequest, OnnxFormat, Silent, Targets, Workspace
+from support.product import (
+    USUAL,
+    Compute,
+    ExportRequest,
+    Frontier,
+    Guess,
+    OnnxFormat,
+    Silent,
+    StepContext,
+    Targets,
+    Workspace,
+)
 
 from seap_export.corpus import Task
 from seap_export.pipeline.budget import candidates
 from seap_export.pipeline.budget.candidates import Candidates
-from seap_export.pipeline.steps.step import StepContext
-from seap_export.pipeline.targets.frontier import Frontier, frontier_json, write_frontier
-from seap_export.pipeline.targets.guess import USUAL, Guess
+from seap_export.pipeline.targets.frontier import frontier_json, write_frontier
 
 NEW = replace(USUAL, pruned=((0.25, 0.5),))
 

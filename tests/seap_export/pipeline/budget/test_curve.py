@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 from support.estimates import kl_estimate
-from support.product import Candidate, OnnxFormat
+from support.product import Candidate, CandidateFigures, Guess, OnnxFormat, Point
 
 from seap_export.pipeline.budget.curve import KlCurve
-from seap_export.pipeline.targets.candidate import CandidateFigures, Point
-from seap_export.pipeline.targets.guess import Guess
 
 #: A bit less costs four times as much, and 0.2 of the ratio four times as much as 0.1.
 GUESS = Guess(((2.5, 0.64), (4.5, 0.04)), ((0.1, 0.02), (0.2, 0.08)))

@@ -9,14 +9,24 @@ from typing import Any
 
 import pytest
 from support.estimates import kl_estimate
-from support.product import Candidate, FirstToken, Interval, OnnxFormat, PromptTime, Targets, Times, ways
+from support.product import (
+    Candidate,
+    CandidateFigures,
+    FirstToken,
+    Frontier,
+    Guess,
+    Interval,
+    OnnxFormat,
+    Point,
+    PromptTime,
+    Targets,
+    Times,
+    ways,
+)
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
-from seap_export.pipeline.targets.candidate import CandidateFigures, Point
-from seap_export.pipeline.targets.frontier import Frontier
-from seap_export.pipeline.targets.guess import Guess
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56, "w8a8": 1.06, "w4a8": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39, "w8a8": 0.01, "w4a8": 0.45}

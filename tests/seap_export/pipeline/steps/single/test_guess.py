@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 from support.models import micro_source
-from support.product import BlockQuantization, Compute, Silent, open_recipe
+from support.product import USUAL, BlockQuantization, Compute, Guess, Silent, StepContext, open_recipe
 
 from seap_export.pipeline.steps.single import guess
 from seap_export.pipeline.steps.single.guess import GuessStep
-from seap_export.pipeline.steps.step import StepContext
-from seap_export.pipeline.targets.guess import USUAL, Guess
 
 
 @pytest.mark.parametrize("compensation", ["sequential", "none"])
