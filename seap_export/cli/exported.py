@@ -114,7 +114,7 @@ def _rows(
             megabytes(size),
             f"{size / dense:.0%}" if dense else "-",
             *([right.get(f"{name}/{folder}", "-")] if right else []),
-            _memory(of_file["memory_about"]),
+            _memory((variant.get("memory_about") or {}).get(folder)),
             *speed_cells(of_file),
             *measured_cells(of_file),
             _parity(compared),
@@ -123,12 +123,11 @@ def _rows(
 
 
 def of_folder(variant: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """The speed, the memory and the quality of one folder of a variant, each None if it is not known."""
+    """The speed and the quality of one folder of a variant, each None if it was not measured."""
     from validation.reports.figures import divergence_of_folder
 
     speed = variant["speed"] if (variant["speed"] or {}).get("folder", OWN_FORMAT) == folder else None
-    memory = (variant.get("memory_about") or {}).get(folder)
-    return {"speed": speed, "memory_about": memory, "quality": divergence_of_folder(variant["quality"], folder)}
+    return {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
 
 
 def _whole_row(name: str, row: Mapping[str, Any], verdicts: Mapping[str, str], right: Mapping[str, str]) -> list[str]:

@@ -46,7 +46,7 @@ def test_few_bits_are_rounded_with_texts(precision: str, is_rounded: bool) -> No
     assert (OnnxFormat(precision).grid(spec) is not None) is is_rounded
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf", "openvino"}))
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf", "openvino", "web"}))
 def test_a_format_without_states_of_mamba_says_so(name: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS["falcon_h1"]))
     format = format_class(name)

@@ -14,15 +14,14 @@ from support.calibration import TOKEN_IDS, compute_in_memory, mixture_of
 from support.editing import edit_json
 from support.formats import PARTS, torch_logits
 from support.models import micro_source
+from support.product import open_runtime, read_note, read_spec
 from support.tokenizers import write_byte_level
 
 from converters.format import Format
 from converters.formats import FORMATS, format_class
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.model.sources.config import read_spec
-from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote, read_note
+from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote
 from seap_export.pruning.rounding.write import write_rounded_model
-from validation.runtimes.table import open_runtime
 
 MIXING = [name for name in FORMATS if format_class(name).ways]
 

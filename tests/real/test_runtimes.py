@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import needs
-from support.product import run_parity
+from support.product import open_runtime, run_parity
 
 from converters.format import Format
 from converters.formats import parse_format
 from validation.execution import Execution
-from validation.runtimes.table import open_runtime
 from validation.runtimes.vllm.runner import PYTHON
 from validation.speed.engines import pace_of
 

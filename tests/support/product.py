@@ -70,6 +70,7 @@ from seap_export.pruning.plan.sparsity import EVEN, Sparsity
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.pruning.rounding.columns import round_columns
 from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.note import read_note
 from seap_export.pruning.shrink.layer import shrink_layer
 from seap_export.pruning.shrink.write import write_shrunk_model
 from seap_export.runtime.chat import ChatTemplate
@@ -87,7 +88,7 @@ from validation.reports.numbers import figure, with_error
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 from validation.runtimes.runner import States, padded
-from validation.runtimes.table import RUNTIMES
+from validation.runtimes.table import RUNTIMES, open_runtime
 from validation.runtimes.timing import Pace
 from validation.speed.interval import Interval
 from validation.speed.measure import Timing
