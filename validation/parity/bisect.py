@@ -232,7 +232,9 @@ class _Comparison:
         rounds = self._precision.quantization is not None and not in_float
         fault = _ROUNDED_ACTIVATIONS if rounds else _FAULT[self._precision.dtype]
         is_exact = self._precision.dtype == "fp32" and not rounds
-        first = self._beyond(fault, _SUDDEN if is_exact else math.inf, _SMALLEST_SUDDEN)
+        # Where the values of a token lie far apart, noise may be above `fault`, but it is not as sudden.
+        first = self._beyond(math.inf, _SUDDEN, fault) if is_exact and None not in self._errors.values() else None
+        first = first or self._beyond(fault, _SUDDEN if is_exact else math.inf, _SMALLEST_SUDDEN)
         return first or self._beyond(math.inf, _JUMP, _SMALLEST)
 
     def _beyond(self, fault: float, jump: float, smallest: float) -> str | None:

@@ -17,7 +17,7 @@ from support.product import OnnxForm, OnnxFormat, ParitySettings, Precision, Sil
 from converters.onnx import write_onnx
 from seap_export.model.sources.weights import Difference
 from seap_export.pipeline.gate import bisection as gate
-from validation.parity.bisect import Bisection, TapError, bisect
+from validation.parity.bisect import Bisection, TapError, _Comparison, bisect
 from validation.prompts import Case
 
 CASE = Case("prompt 0", ((5, 6, 7, 8, 9),), ((10, 11),))
@@ -45,6 +45,25 @@ def test_what_overflows_is_named_with_the_place_where_it_begins(model: Path, tmp
     assert not any(name.startswith(("embed_tokens", "layers.0.")) for name in kinds)
     assert all(item.reference_max_abs < 1000 for item in bisection.overflows)
     assert next(tap.error for tap in bisection.taps if tap.name == bisection.first.name) is None
+
+
+@pytest.mark.parametrize(
+    ("errors", "first"),
+    [
+        ((1e-5, 3e-4, 2.8e-3, 8e-4, 0.64, 0.12), 4),  # the noise of a large value, and then a wrong weight
+        ((1e-5, 3e-4, 2.8e-3, 8e-4, 0.12, 0.64), 2),  # no place is more sudden
+        ((1e-5, 3e-4, 2.8e-3, None, 0.64, 0.12), 2),
+        ((1e-6, 2e-6, 3e-4, 1e-3, 1e-3, 1e-3), 2),
+    ],
+)
+def test_a_sudden_error_is_no_noise(errors: tuple[float | None, ...], first: int) -> None:
+    comparison = _Comparison(SimpleNamespace(layers=()), (), Precision("fp32"))  # type: ignore[arg-type]
+    for place, error in enumerate(errors):
+        wanted = np.ones((1, 4), np.float32)
+        comparison._add(f"{place}", None, f"{place}", wanted, wanted + np.float32(np.nan if error is None else error))
+    found = comparison.bisection(CASE, "prefill", in_float=False).first
+    assert found is not None
+    assert found.name == str(first)
 
 
 def test_a_graph_that_is_right_diverges_nowhere(model: Path, tmp_path: Path) -> None:
