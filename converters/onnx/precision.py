@@ -166,7 +166,7 @@ def mixed_precision(average: float, provider: str = "cpu", dialect: DialectName 
     if not PROVIDERS[provider].mixes_bits:
         able = either(name for name, row in PROVIDERS.items() if row.mixes_bits)
         raise UsageError(f"the {provider} provider cannot run {MIXED}{average:g}; use int8 or int4, or {able}")
-    how = BlockQuantization(4, average=average, mix=OWN_FORMAT, ways=WAYS)
+    how = BlockQuantization(4, average=average, mix=OWN_FORMAT, ways=WAYS, splits_tables=True)
     return Precision(PROVIDERS[provider].computes[dialect][0], how)
 
 

@@ -55,27 +55,38 @@ class GraphWeights(PlainWeights):
         if name in self._stacked:
             stored, layout, part = self._stacked[name]
             return layout.parts(self._matrix(name, stored, layout.shape))[part]
+        if self._how is not None and (parts := self._how.parts(name)):
+            sorted_rows = torch.cat([self._rounded(part.name, part.name, self._shapes[name][1]) for part in parts])
+            places = self._number(f"{name}.places").long()
+            if not torch.equal(places.sort().values, torch.arange(len(sorted_rows))):
+                raise ArtifactError(f"{self._model}: '{name}' has rows without a place; export again")
+            return sorted_rows[places]
         stored, rows = self._rows.get(name, (name, slice(None)))
         if f"{stored}.packed" in self._tensors and self._how is not None:
-            how = self._how.of(name)
-            if how.block_size == WHOLE_ROW:
-                levels, scales = (self._number(f"{stored}.{part}")[..., rows] for part in ("packed", "scales"))
-                matrix = QuantizedMatrix(of_columns(levels), scales.float().unsqueeze(1), None)
-                return dequantize(matrix, how, self._shapes[name][1])
-            packed, scales = (self._number(f"{stored}.{part}") for part in ("packed", "scales"))
-            if how.rows:
-                steps = self._number(f"{stored}.steps")
-                packed = of_nibbles(packed, (steps.shape[0], how.block_size, steps.shape[2]))
-                matrix = QuantizedMatrix(packed[rows], scales_of(steps.squeeze(1).T, scales)[rows], None)
-                return dequantize(matrix, how, self._shapes[name][1])
-            points = f"{stored}.zero_points"
-            matrix = QuantizedMatrix(
-                packed[rows], scales[rows].float(), self._number(points)[rows] if points in self._tensors else None
-            )
-            return dequantize(matrix, how, self._shapes[name][1])
+            return self._rounded(name, stored, self._shapes[name][1], rows)
         if f"{stored}.transposed" in self._tensors:
             return self._number(f"{stored}.transposed")[:, rows].T.float()
         return self._number(stored)[rows].float()
+
+    def _rounded(self, name: str, stored: str, columns: int, rows: slice = slice(None)) -> torch.Tensor:
+        """Rows of a matrix that is stored in blocks."""
+        assert self._how is not None
+        how = self._how.of(name)
+        if how.block_size == WHOLE_ROW:
+            levels, scales = (self._number(f"{stored}.{part}")[..., rows] for part in ("packed", "scales"))
+            matrix = QuantizedMatrix(of_columns(levels), scales.float().unsqueeze(1), None)
+            return dequantize(matrix, how, columns)
+        packed, scales = (self._number(f"{stored}.{part}") for part in ("packed", "scales"))
+        if how.rows:
+            steps = self._number(f"{stored}.steps")
+            packed = of_nibbles(packed, (steps.shape[0], how.block_size, steps.shape[2]))
+            matrix = QuantizedMatrix(packed[rows], scales_of(steps.squeeze(1).T, scales)[rows], None)
+            return dequantize(matrix, how, columns)
+        points = f"{stored}.zero_points"
+        matrix = QuantizedMatrix(
+            packed[rows], scales[rows].float(), self._number(points)[rows] if points in self._tensors else None
+        )
+        return dequantize(matrix, how, columns)
 
     def _matrix(self, name: str, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
         """The matrices of experts that weights of this name are part of, one below the other, or their biases."""

@@ -12,6 +12,7 @@ from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matm
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.integers import IntegerProducts
+from converters.onnx.graph.tables import SplitTable
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.model.families import Attention, Convolution, DeltaNet, Mamba, Sublayer, names
 from seap_export.model.families.names import Projection
@@ -40,6 +41,7 @@ class Linears:
         self._g, self._weights, self._dialect, self._level = g, weights, dialect, accuracy_level
         self._quantization = weights.precision.quantization
         self._matrices: dict[str, QuantizedWeight] = {}
+        self._tables: dict[str, SplitTable] = {}
         self._integers = IntegerProducts(g)
 
     def product(
@@ -113,12 +115,16 @@ class Linears:
 
     def embedding(self, table: str, ids: ir.Value, name: str) -> ir.Value:
         """Rows of the named table [vocab_size, hidden_size]."""
+        if (split := self._split(table)) is not None:
+            return split.rows(self._g, ids, name)
         if self._quantizes(table):
             return embedding_blocks(self._g, self._quantized([table], table), ids, name)
         return op.embedding(self._g, self._stored(table), ids, name)
 
     def head(self, x: ir.Value, table: str, *, is_tied: bool, name: str) -> ir.Value:
         """Logits: `x @ table.T`; a tied table [vocab_size, hidden_size] is the embedding as well."""
+        if (split := self._split(table)) is not None:
+            return split.logits(self._g, x, name, self._level)
         if self._quantizes(table):
             return matmul_blocks(self._g, x, self._quantized([table], table), name, self._level)
         if is_tied:
@@ -129,6 +135,14 @@ class Linears:
 
     def _quantizes(self, table: str) -> bool:
         return self._quantization is not None and self._quantization.takes_table(self._weights.shape([table])[1])
+
+    def _split(self, table: str) -> SplitTable | None:
+        """The named table, made once, if its rows have bits of their own."""
+        rows = self._weights.table(table)
+        if rows is not None and table not in self._tables:
+            parts = [self._quantized([part.name], part.name) for part in rows.parts]
+            self._tables[table] = SplitTable.of(self._g, parts, rows.places.numpy(), table)
+        return self._tables.get(table)
 
     def _stored(self, name: str) -> ir.Value:
         return self._g.initializer(self._weights.stored(name))

@@ -7,9 +7,12 @@ import math
 from converters.onnx.precision import Precision
 from seap_export.model.families import ModelSpec, names
 
+#: Bytes of the place of a row in a table whose rows have bits of their own.
+_PLACE_BYTES = 4
+
 
 def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
-    """About how many bytes weights and rotary tables take: norms count like matrices."""
+    """About how many bytes weights, rotary tables and places of rows take: norms count like matrices."""
     weights, how = spec.num_parameters(), precision.quantization
     whole = 0  # of the weights that stay as they are
     if how is not None:
@@ -20,7 +23,11 @@ def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
             rounded = sublayer.rounded(spec.hidden_size, how.block_size)
             shapes = sublayer.shapes(spec.hidden_size).items()
             whole += sum(math.prod(shape) for projection, shape in shapes if projection not in rounded)
-    return round((weights - whole) * precision.weight_bytes + (whole + _rotary_numbers(spec)) * precision.dtype_bytes)
+    places = 0
+    if how is not None and how.splits_tables and how.takes_table(spec.hidden_size):
+        places = _PLACE_BYTES * spec.vocab_size * (1 if spec.tie_word_embeddings else 2)
+    numbers = whole + _rotary_numbers(spec)
+    return round((weights - whole) * precision.weight_bytes + numbers * precision.dtype_bytes) + places
 
 
 def _rotary_numbers(spec: ModelSpec) -> int:

@@ -13,6 +13,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from converters.onnx.precision import Precision
+from converters.onnx.weights.parts import PartsReader
 from converters.onnx.weights.quantize import QuantizedMatrix, as_columns, as_nibbles, quantize
 from converters.onnx.weights.scaling import ScaledReader
 from converters.read_back import not_finite
@@ -21,6 +22,7 @@ from seap_export.model.families import ModelSpec
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.pruning.rounding.grid import WHOLE_ROW, BlockQuantization
+from seap_export.pruning.rounding.table_rows import TableRows
 
 #: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
 INLINE_BYTES = 48
@@ -70,8 +72,9 @@ class LazyWeights:
     """Tensors of a model in the layout and precision of the graph, without reading any data yet."""
 
     def __init__(self, reader: WeightReader, precision: Precision) -> None:
-        self.reader = reader
-        self._shapes = reader.shapes()
+        how = precision.quantization
+        self.reader = reader if how is None or not how.tables else PartsReader(reader, how.tables)
+        self._shapes = self.reader.shapes()
         self.precision = precision
         #: The grids of the matrices that were asked for, by their names in the graph.
         self.grids: dict[str, BlockQuantization] = {}
@@ -88,6 +91,11 @@ class LazyWeights:
         weights = LazyWeights(ScaledReader(self.reader, exponents), self.precision)
         weights.grids = self.grids
         return weights
+
+    def table(self, name: str) -> TableRows | None:
+        """The rows of a table that have bits of their own, each part of which is a weight; None: they have not."""
+        how = self.precision.quantization
+        return None if how is None else next((table for table in how.tables if table.name == name), None)
 
     def stored(self, name: str) -> ir.TensorProtocol:
         """A tensor in its stored layout, in the dtype of the precision."""

@@ -166,14 +166,15 @@ class Predictor:
         return self.bytes(candidate) / (1.0 - _MARGIN) + _UNSURE * self._unpacking(candidate)
 
     def _unpacking(self, candidate: Candidate) -> int:
-        """The bytes of the nodes that unpack weights of few bits."""
+        """The bytes of the nodes that unpack weights of few bits, and of notes of their bits."""
         how, spec = candidate.format.arithmetic.quantization, self._shrunk(candidate)
         if how is None or how.average is None or not self._beside:
             return 0
         matrices = sum(len(one.rounded(spec.hidden_size, how.block_size)) for one in spec.sublayers)
         # with few bits nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
         share = min(max((6.4 - how.average) / 2, 0.6), 1.0)
-        return round(candidate.format.matrix_bytes * share * matrices)
+        rows = spec.vocab_size * (1 if spec.tie_word_embeddings else 2)
+        return round(candidate.format.matrix_bytes * share * matrices) + candidate.format.row_bytes * rows
 
     def _weights(self, candidate: Candidate) -> int:
         spec, precision = self._shrunk(candidate), candidate.format.arithmetic

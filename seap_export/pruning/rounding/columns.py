@@ -28,10 +28,29 @@ from seap_export.pruning.rounding.grid import (
 
 #: The damping of the diagonal of M, as a fraction of its mean, so that M can be inverted if inputs never vary.
 _DAMPING = 0.01
+#: Added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding, too.
+_EMBEDDING = 0.01
 #: With so many bits, no error needs to be made up for.
 _EXACT_BITS = 8
 #: Rows that are rounded at a time: of a large vocabulary's table, several copies in float32 take gigabytes.
 _ROWS = 8192
+
+
+def table_metric(head: torch.Tensor | None, hidden_size: int, *, is_embedding: bool) -> torch.Tensor:
+    """The metric that a table's rows are rounded in, float64 [hidden_size, hidden_size].
+
+    The rows of an embedding are not multiplied with anything, so that all errors in them count alike.
+
+    Args:
+        head: E[x xᵀ] of what the LM head multiplies; None: the table is none.
+        hidden_size: Columns of the table.
+        is_embedding: Whether it is the embedding.
+    """
+    if head is None:
+        return torch.eye(hidden_size, dtype=torch.float64)
+    if not is_embedding:
+        return head
+    return head / head.diagonal().mean() + _EMBEDDING * torch.eye(hidden_size, dtype=torch.float64).to(head.device)
 
 
 def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantization) -> torch.Tensor:

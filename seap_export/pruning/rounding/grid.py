@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from seap_export.model.families.names import is_product
+from seap_export.pruning.rounding.table_rows import TablePart, TableRows
 
 BLOCK_SIZES = (32, 64, 128)
 #: The block size of a matrix whose rows have one scale each.
@@ -30,8 +31,10 @@ _MULTIPLIED, MOST_STEPS = 8, 15
 #: the usual number, that of 4 bits in blocks of 32.
 USUAL_AVERAGE = 4.5
 #: Candidate scales for a block of few bits, as fractions of the scale that clips nothing: those with the nearest
-#: levels, which earlier versions took, too, and those by importance, beside the best of which two more are tried.
+#: levels, which earlier versions took, too, and those by importance, beside the best of which two more are tried; of 2
+#: bits, the best one clips most.
 _SHRINK, _BY_IMPORTANCE = tuple(1 - 0.04 * step for step in range(9)), tuple(1.06 - 0.06 * step for step in range(8))
+_OF_2_BITS = tuple(1.06 - 0.06 * step for step in range(12))
 _BESIDE = (-0.02, 0.02)
 #: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
 _LOOKED_AT, _NEARLY = 4, 1e-4
@@ -90,6 +93,8 @@ class BlockQuantization:
             that integers can be multiplied. With 8 bits, such a row is one block; with 4, the scale of each of its
             blocks is a multiple of the step, too. The embedding, the LM head and experts have blocks as usual.
         levels: Which levels symmetric blocks have.
+        splits_tables: Whether the rows of an embedding and of the LM head may have bits of their own.
+        tables: The tables whose rows do.
     """
 
     bits: int
@@ -104,9 +109,13 @@ class BlockQuantization:
     others: tuple[tuple[str, int, int, Levels], ...] = ()
     rows: bool = False
     levels: Levels = "usual"
+    splits_tables: bool = False
+    tables: tuple[TableRows, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "others", tuple(_other(*other) for other in self.others))
+        tables = (table if isinstance(table, TableRows) else TableRows(*table) for table in self.tables)
+        object.__setattr__(self, "tables", tuple(tables))
         if self.bits not in BITS:
             raise ValueError(f"bits must be one of {BITS}, not {self.bits}")
         if self.block_size not in (WHOLE_ROW, *BLOCK_SIZES):
@@ -140,14 +149,20 @@ class BlockQuantization:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; those of matrices with bits or scales of their own only where there are some."""
-        values = asdict(self) | {"others": [list(other) for other in self.others]}
+        values = asdict(self) | {
+            "others": [list(other) for other in self.others],
+            "tables": [[table.name, table.block_size, table.bits] for table in self.tables],
+        }
         unset = [] if self.average is not None else ["average", "others"]
-        unset += [name for name in ("mix", "ways", "rows") if not values[name]]
+        unset += [name for name in ("mix", "ways", "rows", "splits_tables", "tables") if not values[name]]
         unset += ["levels"] if self.levels == "usual" else []
         return {name: value for name, value in values.items() if name not in unset}
 
     def of(self, name: str) -> BlockQuantization:
-        """The grid of one matrix, given the full name of its weight."""
+        """The grid of one matrix, given the full name of its weight, or the name of a table's part.
+
+        That of a table with parts is that of its first one, which has the blocks of all.
+        """
         rows = self.rows and is_product(name)
         if rows and self.bits == _MULTIPLIED:
             return replace(self, block_size=WHOLE_ROW, rows=False)
@@ -156,7 +171,7 @@ class BlockQuantization:
 
     def rounded(self, way: Way) -> BlockQuantization:
         """The grid of a matrix that is rounded in one of the ways."""
-        alone = replace(self, average=None, mix="", ways=(), others=(), rows=False)
+        alone = replace(self, average=None, mix="", ways=(), others=(), rows=False, splits_tables=False, tables=())
         return replace(alone, bits=way.bits, block_size=way.block_size, levels=way.levels)
 
     @property
@@ -168,9 +183,17 @@ class BlockQuantization:
         """Number of weights in a block of a row with so many columns."""
         return self.block_size or columns
 
+    def parts(self, name: str) -> tuple[TablePart, ...]:
+        """The parts of a table whose rows have bits of their own, each of which has a grid, see `of`; else none."""
+        return next((table.parts for table in self.tables if table.name == name), ())
+
     @cached_property
     def _others(self) -> dict[str, tuple[int, int, Levels]]:
-        return {name: (bits, size, levels) for name, bits, size, levels in self.others}
+        known = {name: (bits, size, levels) for name, bits, size, levels in self.others}
+        for table in self.tables:
+            known |= {part.name: (part.bits, table.block_size, "usual") for part in table.parts}
+            known[table.name] = known[table.parts[0].name]
+        return known
 
     def takes(self, columns: int) -> bool:
         """Whether matrices with so many columns are quantised."""
@@ -342,7 +365,9 @@ def _fractions(how: BlockQuantization, has_importance: bool) -> tuple[Sequence[f
     """
     if how.levels == "curve":
         return (*_BY_IMPORTANCE, *(fraction * CURVE[0] / CURVE[-1] for fraction in _BY_IMPORTANCE)), _BESIDE
-    return (_BY_IMPORTANCE, _BESIDE) if has_importance else (_SHRINK[1:], ())
+    if not has_importance:
+        return _SHRINK[1:], ()
+    return (_OF_2_BITS if how.bits == BITS[0] else _BY_IMPORTANCE), _BESIDE
 
 
 def _symmetric(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:

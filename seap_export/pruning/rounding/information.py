@@ -33,9 +33,9 @@ class Information:
     """What a matrix [out, in] means.
 
     Attributes:
-        rows: The diagonal of G, float64 [out].
+        rows: The diagonal of G, float64 [out]; of an embedding, E[|g|²] at each row times how often it is read.
         moment: E[|g|² x xᵀ] / E[|g|²], float64 [in, in]; the experts of a mixture, which have a part of the columns
-            each, have one together.
+            each, have one together. Of an embedding, whose rows are read and not multiplied, E[g gᵀ] / E[|g|²].
     """
 
     rows: torch.Tensor
@@ -87,11 +87,14 @@ class _Sums:
 def information(
     source: Source, texts: Sequence[Sequence[int]], folder: Path, device: torch.device
 ) -> Iterator[dict[str, Information]]:
-    """Yields the information of the matrices by their full names: of the tables, then of each layer, the last first.
+    """Yields the information of the matrices by their full names.
+
+    That of the LM head comes first, then that of each layer, the last one first, and then that of the embedding. A
+    table that is both comes twice, and what it means is the sum.
 
     Args:
         source: The model.
-        texts: Token ids of calibration texts; the first ones, with `INFORMATION_TOKENS` tokens, are used.
+        texts: Token ids of calibration texts. Gradients are taken of the first ones, with `INFORMATION_TOKENS` tokens.
         folder: An existing folder for the hidden states before each layer.
         device: Where layers are computed.
     """
@@ -101,7 +104,8 @@ def information(
         hidden = _forwards(source, batches, folder, device)
     at_head = _AtHead(source, device)
     gradients = [at_head.gradient(stream) for stream in hidden.streams]
-    yield at_head.information(batches, tokens)
+    frequencies = _frequencies(texts, at_head.predicted)
+    yield at_head.information(tokens, frequencies)
     for index in reversed(range(len(spec.layers))):
         layer = _Watched(spec, index, source.read_layer(index), device)
         sums: dict[str, _Sums] = {}
@@ -111,20 +115,52 @@ def information(
         del layer
         yield {name: each.mean(tokens) for name, each in sums.items()}
         path_of(folder, "before", index).unlink()
-    if not spec.tie_word_embeddings:
-        yield {names.tensor("embed_tokens"): _of_embedding(source, batches, gradients, tokens)}
+    yield {names.tensor("embed_tokens"): _of_embedding(source, batches, gradients, frequencies)}
 
 
 def _of_embedding(
-    source: Source, batches: Sequence[Batch], gradients: Sequence[torch.Tensor], tokens: int
+    source: Source, batches: Sequence[Batch], gradients: Sequence[torch.Tensor], frequencies: torch.Tensor
 ) -> Information:
-    """What an embedding of its own means, whose rows are added to the stream and not multiplied with anything."""
-    spec, factor = source.spec, source.spec.block.embedding_multiplier
-    rows = torch.zeros(spec.vocab_size, dtype=torch.float64)
+    """What an embedding means, whose rows are added to the stream and not multiplied with anything.
+
+    Rare tokens have the larger gradients. So a token's own are averaged with one that is as large as those of tokens
+    that come up once.
+    """
+    size, factor = source.spec.hidden_size, source.spec.block.embedding_multiplier
+    moment = torch.zeros(size, size, dtype=torch.float64)
+    squares, counts = torch.zeros_like(frequencies), torch.zeros_like(frequencies)
     for batch, gradient in zip(batches, gradients, strict=True):
-        squares = (gradient[:, : spec.hidden_size].cpu().double() * factor).square().mean(1)
-        rows.index_add_(0, batch.input_ids[batch.real], squares)
-    return Information(rows / tokens, torch.eye(spec.hidden_size, dtype=torch.float64))
+        at_rows, ids = (gradient[:, :size] * factor).cpu(), batch.input_ids[batch.real].cpu()
+        moment += (at_rows.T @ at_rows).double()
+        squares.index_add_(0, ids, at_rows.square().sum(1, dtype=torch.float64))
+        counts.index_add_(0, ids, torch.ones_like(ids, dtype=torch.float64))
+    rare = counts == 1 if (counts == 1).any() else counts > 0
+    usual = squares[rare].sum() / counts[rare].sum()
+    total = squares.sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return Information(frequencies * (squares + usual) / (counts + 1), moment / total)
+
+
+def _frequencies(texts: Sequence[Sequence[int]], predicted: torch.Tensor) -> torch.Tensor:
+    """How often each token comes up in other texts of the task, of all tokens, float64 [vocab_size].
+
+    A further text has as many tokens that the others lack as one of these has that are in no other of them (Good 1953,
+    by texts, since a rare token of a text often comes up in it again). They are shared out among the tokens of no text
+    by the square roots of the probabilities that the model gives them: by these themselves, the rarest get a fifth of
+    what texts have of them (docs/research/method.md).
+
+    Args:
+        texts: Token ids.
+        predicted: The probabilities up to a factor, float64 [vocab_size].
+    """
+    counts, alone = torch.zeros_like(predicted), torch.full_like(predicted, -1.0)
+    for number, text in enumerate(texts):
+        ids, times = torch.tensor(text).unique(return_counts=True)
+        alone[ids] = torch.where(counts[ids] == 0, float(number), -1.0).to(alone)
+        counts[ids] += times
+    new = counts[alone >= 0].sum() / counts.sum()
+    unseen = torch.where(counts == 0, predicted.sqrt(), 0.0)
+    seen = counts / counts.sum()
+    return (1 - new) * seen + new * unseen / unseen.sum() if unseen.any() else seen
 
 
 def _some(texts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
@@ -157,6 +193,8 @@ class _AtHead:
         self._spec, self._norm, self._head, self._device = source.spec, source.read_norm(), source.read_head(), device
         self._generator = torch.Generator().manual_seed(0)
         self._sums = _Sums(self._spec.vocab_size, self._spec.hidden_size, device)
+        #: The sums of the probabilities of each token, float64 [vocab_size].
+        self.predicted = torch.zeros(self._spec.vocab_size, dtype=torch.float64)
 
     def gradient(self, hidden: torch.Tensor) -> torch.Tensor:
         """The gradient of log p(t) with respect to the hidden states behind the last layer."""
@@ -167,6 +205,7 @@ class _AtHead:
                 normed = output_stream(self._spec, self._norm, stream)
             capped, cap = logits(self._spec, self._head, normed.detach()), self._spec.block.logits_softcap
             p = capped.softmax(-1)
+            self.predicted += p.sum(0, dtype=torch.float64).cpu()
             drawn = torch.multinomial(p.cpu(), 1, generator=self._generator).to(p.device)
             # E[g²] over all draws is p (1 - p) at the logits; what goes back is that of one draw
             slope = 1.0 if cap is None else 1 - capped.div_(cap).square_()
@@ -176,10 +215,12 @@ class _AtHead:
             rows.append(torch.autograd.grad(normed, stream, self._head.transposed(at_logits))[0])
         return torch.cat(rows)
 
-    def information(self, batches: Sequence[Batch], tokens: int) -> dict[str, Information]:
-        """Of the table that is the LM head."""
+    def information(self, tokens: int, frequencies: torch.Tensor) -> dict[str, Information]:
+        """Of the table that is the LM head, with tokens as frequent as they are in other texts."""
         name = "embed_tokens" if self._spec.tie_word_embeddings else "lm_head"
-        return {names.tensor(name): self._sums.mean(tokens)}
+        mean = self._sums.mean(tokens)
+        often = tokens * frequencies / self.predicted.clamp_min(torch.finfo(torch.float64).tiny)
+        return {names.tensor(name): Information(mean.rows * often, mean.moment)}
 
 
 def _backward(

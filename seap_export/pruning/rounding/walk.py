@@ -24,7 +24,7 @@ from seap_export.model.layers.layer import DecoderLayer
 from seap_export.model.sources.source import Source
 from seap_export.pruning.activations.covariance import CovarianceAccumulator
 from seap_export.pruning.activations.task_mixture import TaskMixture
-from seap_export.pruning.rounding.columns import round_columns
+from seap_export.pruning.rounding.columns import round_columns, table_metric
 from seap_export.pruning.rounding.folding import folded_channels, folded_norm
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.shrink.expert_refit import Moment
@@ -35,8 +35,6 @@ from seap_export.pruning.shrink.sequential import SideBySide
 
 #: Strength of the ridge of each fit, as in the default recipe.
 _RIDGE = 5.0
-#: Added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding, too.
-_EMBEDDING = 0.01
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -78,19 +76,24 @@ class RoundedLayers(SideBySide):
         """The rounded `tables`, float32 on the CPU.
 
         The rows of the LM head are rounded for what they read, the last norm of the model in floats, which goes
-        through all layers for this. A table that is the embedding as well serves both: the rows of an embedding are
-        not multiplied with anything, so that all errors in them count alike.
+        through all layers for this; for others, see `table_metric`.
         """
         if not self.tables:
             return
-        head = self._last_moment()
-        alike = torch.eye(len(head), dtype=torch.float64, device=self._device)
-        metrics = {"embed_tokens": alike, "lm_head": head}
-        if self._spec.tie_word_embeddings:
-            metrics["embed_tokens"] = head / head.diagonal().mean() + _EMBEDDING * alike
+        head, is_tied = self._last_moment(), self._spec.tie_word_embeddings
         for name in self.tables:
-            how = self._how.of(names.tensor(name))
-            yield name, round_columns(self._source.read_outer(name), metrics[name], how).cpu()
+            read = head if is_tied or name == "lm_head" else None
+            metric = table_metric(read, len(head), is_embedding=name == "embed_tokens").to(self._device)
+            yield name, self._table(names.tensor(name), self._source.read_outer(name), metric)
+
+    def _table(self, name: str, table: torch.Tensor, metric: torch.Tensor) -> torch.Tensor:
+        """A rounded table, float32 on the CPU; its parts, if it has some, are rounded one by one."""
+        if not (parts := self._how.parts(name)):
+            return round_columns(table, metric, self._how.of(name)).cpu()
+        rounded = torch.empty(table.shape)
+        for part in parts:
+            rounded[part.rows] = round_columns(table[part.rows], metric.clone(), self._how.of(part.name)).cpu()
+        return rounded
 
     def layers(self, first: int, embedding: Embedding) -> Iterator[dict[str, torch.Tensor]]:
         """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.

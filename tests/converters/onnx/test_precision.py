@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from converters.onnx.precision import PRECISIONS, BlockQuantization, Precision, 
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.errors import InputError, UsageError
+from seap_export.pruning.rounding.table_rows import TablePart, TableRows
 
 MODELS = [*GRAPH_MODELS, ("qwen3", {})]
-IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
+VOCABULARY = 128
+IDS = np.random.default_rng(1).integers(3, VOCABULARY, (2, 17))
 QUANTIZATIONS = [
     BlockQuantization(bits, size, symmetric, embeddings)
     for bits, (size, symmetric, embeddings) in itertools.product(
@@ -74,19 +77,32 @@ def round_weights(model: torch.nn.Module, how: BlockQuantization) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2 and (how.embeddings or "proj" in name):
-                grid = how.of(name)
-                weight.copy_(dequantize(quantize(weight, grid), grid, weight.shape[1]))
+                for part in how.parts(name) or (TablePart(name, how.of(name).bits, torch.arange(len(weight))),):
+                    grid = how.of(part.name)
+                    weight[part.rows] = dequantize(quantize(weight[part.rows], grid), grid, weight.shape[1])
+
+
+def split(name: str, bits: str) -> TableRows:
+    """A table whose rows have these bits in turn."""
+    return TableRows(name, 64, (bits * VOCABULARY)[:VOCABULARY])
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_every_matrix_may_have_bits_of_its_own(tied: bool, written: Callable[..., Any]) -> None:
-    made = written("llama", precision=Precision("fp32", MIXED), tie_word_embeddings=tied)
+@pytest.mark.parametrize("tables", [(), ("285346", "42"), ("2", "8"), ("32", "685")], ids="-".join)
+def test_every_matrix_may_have_bits_of_its_own(
+    tables: tuple[str, ...], tied: bool, written: Callable[..., Any]
+) -> None:
+    of_tables = ("model.embed_tokens.weight", "lm_head.weight")[: 1 if tied else 2]
+    how = replace(MIXED, tables=tuple(split(name, bits) for name, bits in zip(of_tables, tables, strict=False)))
+    made = written("llama", precision=Precision("fp32", how), tie_word_embeddings=tied)
     onnx.checker.check_model(made.folder / "model.onnx")
-    round_weights(made.model, MIXED)
+    round_weights(made.model, how)
     expected = made.truth(IDS)
     assert np.abs(run(in_float_activations(made.folder)) - expected).max() < 2e-4
     stored = GraphWeights(made.folder / "model.onnx", read_spec(made.source))
-    for name, bits, *_ in MIXED.others:
+    for name in of_tables if tables else ():
+        assert torch.equal(stored.read([name])[name], made.model.state_dict()[name]), name
+    for name, bits, *_ in [other for other in how.others if not (tables and other[0] in of_tables)]:
         if not (tied and name.startswith("lm_head")):
             weight = stored.read([name])[name]
             assert torch.equal(weight, made.model.state_dict()[name]), name

@@ -23,7 +23,7 @@ from seap_export.pruning.rounding.information import INFORMATION_TOKENS
 from seap_export.pruning.rounding.shares import guess_rounding
 
 #: Increased when the same inputs give different bytes than before.
-_VERSION = 1
+_VERSION = 2
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:

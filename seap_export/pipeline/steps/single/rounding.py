@@ -19,7 +19,7 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.write import write_rounded_model
 
 #: Increased when the same inputs give different bytes than before.
-_VERSION = 6
+_VERSION = 7
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
