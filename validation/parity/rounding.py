@@ -5,7 +5,7 @@ A graph that is scaled to stay within fp16 rounds numbers that torch would overf
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,6 @@ from seap_export.model.families.names import ROUTED
 from seap_export.model.families.stacked import stacked_projections
 from seap_export.model.sources.stored import StoredForm
 from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
-from seap_export.pruning.rounding.table_rows import TablePart
 from validation.checkpoint import Change, Weights
 
 #: Elements that are rounded at a time.
@@ -32,16 +31,14 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
     """Rounds matrices to the levels of their grids; None: the precision leaves them as they are."""
     if precision.quantization is None:
         return None
-    every, form, dtype = precision.quantization, StoredForm(spec), precision.torch_dtype
-    grids = _grids(spec, every)
-    tables = {stored: every.parts(plain) for plain in spec.outer_tensors() for stored in form.holders([plain])}
+    grids, form, dtype = _grids(spec, precision.quantization), StoredForm(spec), precision.torch_dtype
+    # Only a rounded model is written with such tables, and it is on their grids.
+    split = {stored for table in precision.quantization.tables for stored in form.holders([table.name])}
 
     def rounded(name: str, tensor: torch.Tensor) -> torch.Tensor:
         how = grids.get(name)
-        if how is None:
+        if how is None or name in split:
             return tensor
-        if parts := tables.get(name):
-            return _rounded_table(tensor, parts, every, dtype)
         if tensor.dim() == 3:  # matrices of experts
             rows = tensor.mT if form.is_transposed(name) else tensor
             on_grid = _rounded(rows.flatten(0, 1), how, dtype).view(rows.shape)
@@ -49,15 +46,6 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
         return _rounded(tensor.T, how, dtype).T if form.is_transposed(name) else _rounded(tensor, how, dtype)
 
     return lambda weights: {name: rounded(name, tensor) for name, tensor in weights.items()}
-
-
-def _rounded_table(
-    table: torch.Tensor, parts: Sequence[TablePart], how: BlockQuantization, dtype: torch.dtype
-) -> torch.Tensor:
-    rounded = torch.empty_like(table)
-    for part in parts:
-        rounded[part.rows] = _rounded(table[part.rows], how.of(part.name), dtype)
-    return rounded
 
 
 def _grids(spec: ModelSpec, how: BlockQuantization) -> dict[str, BlockQuantization]:

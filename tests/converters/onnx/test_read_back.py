@@ -20,6 +20,8 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision, choose_precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.table_rows import TableRows
 
 FORMS = {
     "fp32": OnnxForm(),
@@ -86,3 +88,21 @@ def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
     weights = OnnxFormat("fp32").weights(graph.parent, read_spec(model))
     with pytest.raises(ArtifactError, match=r"model\.norm\.weight"):
         weights.read(["model.norm.weight"])
+
+
+def test_rows_without_a_place_are_damage(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="llama")
+    name, spec = "lm_head.weight", read_spec(model)
+    table = TableRows(name, 64, ("84" * spec.vocab_size)[: spec.vocab_size])
+    form = OnnxForm(Precision("fp32", BlockQuantization(4, average=4.5, splits_tables=True, tables=(table,))))
+    rows, wanted = read_back(model, tmp_path / "onnx", form)[name], load_file(model / "model.safetensors")[name]
+    assert (rows - wanted).norm() < 0.1 * wanted.norm()
+    path = tmp_path / "onnx" / "model.onnx"
+    graph = onnx.load(path)
+    places = next(tensor for tensor in graph.graph.initializer if tensor.name == f"{name}.places")
+    numbers = onnx.numpy_helper.to_array(places).copy()
+    numbers[0] = numbers[1]
+    places.CopyFrom(onnx.numpy_helper.from_array(numbers, places.name))
+    onnx.save(graph, path)
+    with pytest.raises(ArtifactError, match=f"'{name}' has rows without a place; export again"):
+        OnnxFormat.of(form).weights(path.parent, spec).read([name])

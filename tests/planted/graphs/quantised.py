@@ -27,6 +27,17 @@ def _table(name: str, part: str, change: Callable[[Array], Any]) -> Edit:
     return lambda graph: _change(graph, f"{name}.weight.{part}", slice(None), change)
 
 
+def _largest_part(name: str, change: Callable[[Array], Any]) -> Edit:
+    """Alters the packed weights of most rows of a table whose rows have bits of their own."""
+
+    def edit(graph: Graph) -> None:
+        names = [tensor.name for tensor in graph.proto.graph.initializer]
+        parts = [part for part in names if part.startswith(f"{name}.weight.") and part.endswith(".packed")]
+        _change(graph, max(parts, key=lambda part: len(graph[part])), slice(None), change)
+
+    return edit
+
+
 def _change(graph: Graph, name: str, rows: slice, change: Callable[[Array], Any]) -> None:
     values = graph[name]
     changed = change(values[rows].copy())
@@ -176,7 +187,15 @@ FAULTS: tuple[Fault, ...] = (
     numeric("mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
     numeric("mixed: two rows swapped", "mixed", _part(2, "down_proj", "packed", _rows_swapped), layer=2),
     numeric("mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),
-    numeric("mixed: rows of the LM head swapped", "mixed", _table("lm_head", "packed", _rows_swapped), layer=None),
+    numeric("mixed: rows of the LM head swapped", "mixed", _largest_part("lm_head", _rows_swapped), layer=None),
+    numeric("mixed: places in the LM head swapped", "mixed", _table("lm_head", "places", _rows_swapped), layer=None),
+    numeric(
+        "mixed: places in the embedding shifted",
+        "mixed",
+        _table("model.embed_tokens", "places", _all_scales_shifted),
+        layer=None,
+    ),
+    structural("mixed: rows of another kernel", "mixed", _constant_doubled("embed_tokens.end")),
     structural("mixed: steps of another number of bits", "mixed", _constant_doubled("step_")),
     structural("mixed: bits of a plane left out", "mixed", _constant_doubled("mask_")),
     structural("mixed: levels between those of the file", "mixed", _constant_doubled("half_")),

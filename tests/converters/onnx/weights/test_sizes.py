@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from support.models import write_micro_model
 from support.product import OnnxForm, choose_precision, read_spec
 
 from converters.onnx import write_onnx
+from converters.onnx.precision import mixed_precision
 from converters.onnx.weights.sizes import weight_bytes
 
 
@@ -42,3 +44,12 @@ def test_weights_take_as_many_bytes(
     spec = read_spec(model)
     told = weight_bytes(spec, precision)
     assert told == pytest.approx(stored_bytes(folder), rel=0.08)  # rows of zero points end in whole bytes
+
+
+@pytest.mark.parametrize(("tied", "tables"), [(True, 1), (False, 2)])
+def test_places_of_rows_count(tied: bool, tables: int, tmp_path: Path) -> None:
+    spec = read_spec(write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=tied))
+    precision = mixed_precision(4.5)
+    assert precision.quantization is not None
+    alike = replace(precision, quantization=replace(precision.quantization, splits_tables=False))
+    assert weight_bytes(spec, precision) - weight_bytes(spec, alike) == tables * 4 * spec.vocab_size

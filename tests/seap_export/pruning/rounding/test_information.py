@@ -12,7 +12,7 @@ from support.models import micro_source, transformers_model
 from support.product import StoredForm
 
 from seap_export.model.families import names
-from seap_export.pruning.rounding.information import Information, information
+from seap_export.pruning.rounding.information import Information, _frequencies, information
 
 CPU = torch.device("cpu")
 VARIATIONS = [
@@ -81,3 +81,25 @@ def test_every_matrix_of_a_family_has_some(variation: str, tmp_path: Path) -> No
                 assert torch.linalg.eigvalsh(what.moment).min() > -1e-6 * what.moment.diagonal().max()
     tables = {name for name in every if ".layers." not in name}
     assert len(tables) == (1 if spec.tie_word_embeddings else 2)
+
+
+def test_tokens_that_no_text_has_share_what_one_text_alone_has() -> None:
+    """Of 9 tokens, 3 are in one text only: a third of the next text is new, by the roots of the predictions."""
+    predicted = torch.tensor([5.0, 3.0, 1.0, 0.16, 0.04], dtype=torch.float64)
+    often = _frequencies([[0, 0, 1], [0, 0, 1], [2, 2, 2]], predicted)
+    assert often.tolist() == pytest.approx([2 / 3 * 4 / 9, 2 / 3 * 2 / 9, 2 / 3 * 3 / 9, 1 / 3 * 2 / 3, 1 / 3 * 1 / 3])
+    assert _frequencies([[0, 1], [2, 3, 4]], predicted).tolist() == pytest.approx([0.2] * 5)
+
+
+def test_the_head_and_the_embedding_are_used_as_often_as_tokens_come_up(tmp_path: Path) -> None:
+    """Rows that the texts have count more, and no row counts nothing; a tied table has both uses."""
+    source = micro_source(tmp_path / "model", "llama-gqa", tie_word_embeddings=True)
+    (tmp_path / "work").mkdir()
+    texts = [[5, 6, 5, 7] * 4, [5, 6, 8] * 4]
+    name = names.tensor("embed_tokens")
+    uses = [layer[name] for layer in information(source, texts, tmp_path / "work", CPU) if name in layer]
+    assert len(uses) == 2
+    for use in uses:
+        assert use.rows.min() > 0
+        others = [token for token in range(len(use.rows)) if token not in (5, 6, 7, 8)]
+        assert use.rows[[5, 6]].min() > 3 * use.rows[others].max()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,28 @@ def test_matrices_that_do_not_count_leave_their_bits_to_others(tmp_path: Path) -
     idle = {DOWN, *(DOWN.replace("down", other) for other in ("gate", "up"))}
     assert {after[name] for name in idle} == {2}
     assert sum(after[name] - before[name] for name in after.keys() - idle) > 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_common_tokens_have_more_bits_than_rare_ones(tied: bool, tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "llama-gqa", tie_word_embeddings=tied)
+    shapes, texts = source.reader.shapes(), [[5, 6, 7, 5, 6, 7] * 3, [6, 5, 7, 8] * 4]
+    how = BlockQuantization(4, average=3.0, ways=WAYS, splits_tables=True)
+    chosen = shared_out(source, texts, how, tmp_path, CPU)
+    assert [table.name for table in chosen.tables] == ["model.embed_tokens.weight", "lm_head.weight"][
+        : 1 if tied else 2
+    ]
+    size, weights = bytes_of(chosen, shapes)
+    for table in chosen.tables:
+        bits, (rows, columns) = torch.tensor([int(digit) for digit in table.bits]), shapes[table.name]
+        assert len(bits) == rows
+        assert bits[[5, 6, 7]].min() > bits.float().mean()
+        size += int(bits.sum()) * columns // 8 + rows * columns // table.block_size * 2
+        weights += rows * columns
+    assert 2.8 < 8 * size / weights <= 3.0
+    whole = shared_out(source, texts, replace(how, splits_tables=False), tmp_path, CPU)
+    assert not whole.tables
+    assert "model.embed_tokens.weight" in {name for name, *_ in whole.others}
 
 
 def test_the_choice_is_nearly_the_best_of_all() -> None:
