@@ -224,11 +224,6 @@ class Format(ABC):
         """Bytes of a matrix of few bits besides its weights: the nodes that unpack it."""
         return 0
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row of a table whose rows have bits of their own, besides its weights: its bits, noted twice."""
-        return 0
-
     def mixed(self, average: float) -> Self:
         """The format in which every matrix has bits of its own, where `average` is not None.
 

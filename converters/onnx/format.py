@@ -140,11 +140,6 @@ class OnnxFormat(Format):
     def matrix_bytes(self) -> int:
         return 0 if self.average is None else _UNPACKING
 
-    @property
-    def row_bytes(self) -> int:
-        how = self.form.precision.quantization
-        return 2 if how is not None and how.splits_tables else 0
-
     def mixed(self, average: float) -> OnnxFormat:
         precision = mixed_precision(average, self.form.provider, self.form.dialect)
         return self.of(replace(self.form, precision=precision))

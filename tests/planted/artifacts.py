@@ -71,7 +71,9 @@ BASES: dict[str, Base] = {
     "int4": Base({"model_type": "llama"}, options=("--precision", "int4")),
     "rows": Base({"model_type": "llama"}, options=("--precision", "w8a8")),
     "steps": Base({"model_type": "llama"}, options=("--precision", "w4a8")),
-    "mixed": Base({"model_type": "llama"}, options=("--format", "onnx:mixed-3.5", "--logits", "last")),
+    "mixed": Base(
+        {"model_type": "llama", "vocab_size": 1100}, options=("--format", "onnx:mixed-3.5", "--logits", "last")
+    ),
     "points": Base({"model_type": "qwen2", **_WINDOW}, options=("--precision", "int4", "--set", "asymmetric=true")),
     "gemma3": Base(VARIATIONS["gemma3-all"]),
     "gemma2": Base(VARIATIONS["gemma2-all"], ratios=("0",)),

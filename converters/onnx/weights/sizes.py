@@ -24,7 +24,7 @@ def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
             shapes = sublayer.shapes(spec.hidden_size).items()
             whole += sum(math.prod(shape) for projection, shape in shapes if projection not in rounded)
     places = 0
-    if how is not None and how.splits_tables and how.takes_table(spec.hidden_size):
+    if how is not None and how.splits(spec.vocab_size) and how.takes_table(spec.hidden_size):
         places = _PLACE_BYTES * spec.vocab_size * (1 if spec.tie_word_embeddings else 2)
     numbers = whole + _rotary_numbers(spec)
     return round((weights - whole) * precision.weight_bytes + numbers * precision.dtype_bytes) + places

@@ -20,6 +20,8 @@ from validation.speed.ideal import model_work
 _MARGIN = 0.003
 #: By which share the bytes of nodes that unpack matrices may be wrong.
 _UNSURE = 0.1
+#: Of a table whose rows have bits of their own: parts that nodes unpack or join, and bytes of a row in two notes.
+_TABLE_PARTS, _ROW_BYTES = 5, 2
 #: The steps of the ratio, in units of its last digit, where bits are chosen with it: losses add up about alike nearby.
 _RATIO_STEP = 50
 
@@ -173,8 +175,9 @@ class Predictor:
         matrices = sum(len(one.rounded(spec.hidden_size, how.block_size)) for one in spec.sublayers)
         # with few bits nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
         share = min(max((6.4 - how.average) / 2, 0.6), 1.0)
-        rows = spec.vocab_size * (1 if spec.tie_word_embeddings else 2)
-        return round(candidate.format.matrix_bytes * share * matrices) + candidate.format.row_bytes * rows
+        tables = (1 if spec.tie_word_embeddings else 2) if how.splits(spec.vocab_size) else 0
+        of_tables = tables * (_ROW_BYTES * spec.vocab_size + _TABLE_PARTS * candidate.format.matrix_bytes)
+        return round(candidate.format.matrix_bytes * share * matrices) + of_tables
 
     def _weights(self, candidate: Candidate) -> int:
         spec, precision = self._shrunk(candidate), candidate.format.arithmetic

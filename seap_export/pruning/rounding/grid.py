@@ -38,6 +38,8 @@ _OF_2_BITS = tuple(1.06 - 0.06 * step for step in range(12))
 _BESIDE = (-0.02, 0.02)
 #: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
 _LOOKED_AT, _NEARLY = 4, 1e-4
+#: Rows of a table from which on bits for each of them save more than they take.
+_MANY_ROWS = 1024
 #: The smallest number of float16.
 _TINY = 2.0**-24
 
@@ -93,7 +95,7 @@ class BlockQuantization:
             that integers can be multiplied. With 8 bits, such a row is one block; with 4, the scale of each of its
             blocks is a multiple of the step, too. The embedding, the LM head and experts have blocks as usual.
         levels: Which levels symmetric blocks have.
-        splits_tables: Whether the rows of an embedding and of the LM head may have bits of their own.
+        splits_tables: Whether the rows of an embedding and of the LM head may have bits of their own; see `splits`.
         tables: The tables whose rows do.
     """
 
@@ -182,6 +184,10 @@ class BlockQuantization:
     def width(self, columns: int) -> int:
         """Number of weights in a block of a row with so many columns."""
         return self.block_size or columns
+
+    def splits(self, rows: int) -> bool:
+        """Whether the rows of a table with so many may have bits of their own: of few, the nodes for it take more."""
+        return self.splits_tables and rows >= _MANY_ROWS
 
     def parts(self, name: str) -> tuple[TablePart, ...]:
         """The parts of a table whose rows have bits of their own, each of which has a grid, see `of`; else none."""

@@ -148,7 +148,7 @@ def _costs(
         (name,) = group.names
         weight, is_embedding = source.reader.read([name])[name].to(device), name == names.tensor("embed_tokens")
         losses = _losses_of_rows(weight, of_tables[name], how, group.ways, is_embedding=is_embedding)
-        for rows in _ranges(losses) if how.splits_tables else (slice(None),):
+        for rows in _ranges(losses) if how.splits(losses.shape[1]) else (slice(None),):
             groups.append(replace(group, rows=rows) if isinstance(rows, torch.Tensor) else group)
             of_range = losses[:, rows]
             sizes = (_size(of_range.shape[1], shapes[name][1], way) for way in group.ways)
@@ -174,7 +174,7 @@ def groups_of(spec: ModelSpec, how: BlockQuantization) -> Iterator[Group]:
     """
     if how.takes_table(spec.hidden_size):
         whole = [way for way in how.ways if way.of_experts is not True and way.takes(spec.hidden_size)]
-        if how.splits_tables:
+        if how.splits(spec.vocab_size):
             whole = [way for way in whole if way.block_size == max(other.block_size for other in whole)]
         for table in ("embed_tokens",) if spec.tie_word_embeddings else ("embed_tokens", "lm_head"):
             yield Group([names.tensor(table)], whole, is_table=True)

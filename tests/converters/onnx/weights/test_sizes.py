@@ -46,9 +46,10 @@ def test_weights_take_as_many_bytes(
     assert told == pytest.approx(stored_bytes(folder), rel=0.08)  # rows of zero points end in whole bytes
 
 
-@pytest.mark.parametrize(("tied", "tables"), [(True, 1), (False, 2)])
-def test_places_of_rows_count(tied: bool, tables: int, tmp_path: Path) -> None:
-    spec = read_spec(write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=tied))
+@pytest.mark.parametrize(("rows", "tied", "tables"), [(1100, True, 1), (1100, False, 2), (1000, False, 0)])
+def test_places_of_rows_count(rows: int, tied: bool, tables: int, tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=tied, vocab_size=rows)
+    spec = read_spec(model)
     precision = mixed_precision(4.5)
     assert precision.quantization is not None
     alike = replace(precision, quantization=replace(precision.quantization, splits_tables=False))
