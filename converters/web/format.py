@@ -90,10 +90,11 @@ class WebFormat(Format):
         """What of the model its kernels do not compute, or wrongly; see docs/research/webgpu.md."""
         if any(one.softcap is not None for one in spec.all(Attention)):
             return "ignores the soft cap of this model's attention"
-        if any(spec.all(Experts)):
-            return "leaves this model's experts to the processor"
+        how = precision_of(self.precision)
+        if any(spec.all(Experts)) and how.quantization is not None:
+            return "computes this model's rounded experts wrongly"
         recurs = any("recurrent" in one.states for one in spec.sublayers)
-        return "has no recurrence in float16" if recurs and precision_of(self.precision).dtype == "fp16" else None
+        return "has no recurrence in float16" if recurs and how.dtype == "fp16" else None
 
     def size(self, spec: ModelSpec) -> int:
         size = sum(slot.length for slot in _slots(spec, self.precision))
