@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import ClassVar
 
-from converters.accepted import accepted_model, cannot_hold
+from converters.accepted import accepted_model
 from converters.format import Format
 from converters.onnx.form import read_form
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
@@ -60,8 +60,6 @@ class WebFormat(Format):
         return cls.mixed_of(folder) or cls(precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        if any(spec.all(Experts)):
-            return cannot_hold(self, Experts.noun)
         uneven = next((one.head_dim for one in spec.all(Attention) if one.head_dim % HEAD_DIM_MULTIPLE), None)
         if uneven is not None:
             return (
@@ -89,11 +87,14 @@ class WebFormat(Format):
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
 
     def _wrong_on_webgpu(self, spec: ModelSpec) -> str | None:
-        """What of the model its kernels do not compute; see docs/research/webgpu.md."""
+        """What of the model its kernels do not compute, or wrongly; see docs/research/webgpu.md."""
         if any(one.softcap is not None for one in spec.all(Attention)):
             return "ignores the soft cap of this model's attention"
+        how = precision_of(self.precision)
+        if any(spec.all(Experts)) and how.quantization is not None:
+            return "computes this model's rounded experts wrongly"
         recurs = any("recurrent" in one.states for one in spec.sublayers)
-        return "has no recurrence in float16" if recurs and precision_of(self.precision).dtype == "fp16" else None
+        return "has no recurrence in float16" if recurs and how.dtype == "fp16" else None
 
     def size(self, spec: ModelSpec) -> int:
         size = sum(slot.length for slot in _slots(spec, self.precision))

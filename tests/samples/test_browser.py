@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.corpora import WORDS
-from support.models import write_micro_model
+from support.models import write_micro_model, write_source
 from support.needs import find
 from support.processes.browser import browser_command
 from support.product import TorchRunner
@@ -30,6 +30,8 @@ SCRIPTS = (ROOT / "tests" / "validation" / "reports" / "measure.js", Path(__file
 PROMPT, TOKENS = "the cat sat on", 8
 #: So long that WebGPU takes another kernel of attention.
 LONG = " ".join(["the cat sat on"] * 16)
+#: With convolutions, with layers that attend to keys and values of another one, and with recurrences.
+HYBRIDS = ("lfm2-all", "gemma4-all", pytest.param("qwen3_5-all", marks=pytest.mark.full))
 WIDTHS, HEIGHT = (390, 1280), 900
 # WCAG 2 AA
 TEXT_CONTRAST, LEAST_SIZE = 4.5, 11.0
@@ -127,15 +129,32 @@ def pages(show: Callable[..., Seen], model: Path, modules: Path) -> Seen:
     )
 
 
-def test_answer_is_the_models(pages: Seen, source: Path) -> None:
+def _answer(source: Path, prompt: str) -> list[str]:
+    """The words that torch answers with."""
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    (expected,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], TOKENS, stops=(2,))
+    words = str(tokenizer.decode(list(expected))).split()
+    assert len(words) > 1
+    return words
+
+
+def test_answer_is_the_models(pages: Seen, source: Path) -> None:
     for name, prompt in (("narrow", PROMPT), ("wide", PROMPT), ("graphics", LONG)):
-        (expected,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], TOKENS, stops=(2,))
-        words = tokenizer.decode(list(expected))
-        assert len(words.split()) > 1
-        assert pages[name]["answer"].split() == words.split()
+        assert pages[name]["answer"].split() == _answer(source, prompt)
         assert pages[name]["problem"] is None
         assert pages[name]["status"] == "The answer is complete."
+
+
+@pytest.mark.parametrize("variation", HYBRIDS)
+def test_hybrids_answer_on_webgpu(show: Callable[..., Seen], modules: Path, tmp_path: Path, variation: str) -> None:
+    """Pruned, with the states and the kernels that dense models lack."""
+    words = {"vocab_size": len(WORDS) + 4, "max_position_embeddings": 4096}
+    source, written = write_source(tmp_path / "hf", variation, pruned=True, **words), tmp_path / "web"
+    written.mkdir()
+    WebFormat("fp32").write(source, written, lambda _: None)
+    page = show(written, modules, _frame("only", 390, "light", "?device=webgpu", prompt=LONG))["only"]
+    assert page["problem"] is None
+    assert page["answer"].split() == _answer(source, LONG)
 
 
 def test_model_and_speed_are_described(pages: Seen, model: Path) -> None:

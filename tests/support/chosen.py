@@ -138,11 +138,10 @@ VARIED = varied(VARIATIONS)
 #: Without mixtures of experts: transformers has modules for all their projections.
 JOINT = tuple(name for name in VARIATIONS if not _has_experts(name))
 VARIED_JOINT = varied(JOINT)
+MIXTURES = tuple(name for name in VARIATIONS if _has_experts(name))
 #: Those that GPUs run in tests, without and with experts.
 ON_GPUS = featured(JOINT)
-MIXTURES_ON_GPUS = featured(
-    name for name in VARIATIONS if _has_experts(name) and not any(map(is_looped, _spec(name).all(Experts)))
-)
+MIXTURES_ON_GPUS = featured(name for name in MIXTURES if not any(map(is_looped, _spec(name).all(Experts))))
 #: Those whose layers are all attention and an MLP.
 ATTENDING = tuple(name for name in JOINT if _attends_only(name))
 VARIED_ATTENDING = varied(ATTENDING)

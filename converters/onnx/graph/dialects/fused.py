@@ -14,7 +14,7 @@ from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
 from converters.onnx.graph.dialects.fused_tokens import FusedTokens
 from converters.onnx.graph.dialects.looped import is_looped, looped_experts
-from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, fused_experts
+from converters.onnx.graph.dialects.mixtures import OF_ROUNDED, ExpertWeights, Routed, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.model.families import Attention, Experts, RopeSpec
@@ -34,6 +34,7 @@ class FusedDialect:
     cache = "shared"
     state_dtype = ir.DataType.FLOAT
     tokens_type: type[FusedTokens] = FusedTokens
+    of_rounded_experts: Mapping[str, int] = OF_ROUNDED
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._tables = g, tables
@@ -58,8 +59,9 @@ class FusedDialect:
 
     def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
         """A single node, where there is one that computes them."""
-        emitted = looped_experts if is_looped(experts) else fused_experts
-        return emitted(self._g, experts, x, routed, weights, name)
+        if is_looped(experts):
+            return looped_experts(self._g, experts, x, routed, weights, name)
+        return fused_experts(self._g, experts, x, routed, weights, name, self.of_rounded_experts)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""

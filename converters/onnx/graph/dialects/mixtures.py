@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -17,8 +18,8 @@ from seap_export.model.families.sublayers import Gates
 
 #: The matrices of all experts, [experts, out, in].
 Matrix: TypeAlias = ir.Value | QuantizedWeight
-#: The accuracy level at which experts of 4 bits are multiplied in int8; those of 8 bits always are.
-_INT8_ACTIVATIONS = 4
+#: How QMoE reads weights, and that it multiplies experts of 4 bits in int8; those of 8 bits it always does.
+OF_ROUNDED: Mapping[str, int] = MappingProxyType({"accuracy_level": 4, "weights_prepacked": 0})
 #: A logit whose probability is 0, and which float16 has.
 _NEVER = -10_000.0
 
@@ -58,13 +59,19 @@ class Routed:
 
 
 def fused_experts(
-    g: GraphBuilder, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str
+    g: GraphBuilder,
+    experts: Experts,
+    x: ir.Value,
+    routed: Routed,
+    weights: ExpertWeights,
+    name: str,
+    of_rounded: Mapping[str, int] = OF_ROUNDED,
 ) -> ir.Value:
     """A single node, which chooses the experts and computes no others; see `Dialect.experts`.
 
     Its kernels agree on weights that sum to 1 only (those of the CPU in 1.31 get others wrong), so that another sum is
     multiplied afterwards. They know the softmax alone: of other scores they get the
-    logarithms of those that are chosen.
+    logarithms of those that are chosen. `of_rounded` are attributes of QMoE, which not all releases know.
     """
     is_usual = experts.scores == "softmax" and not experts.has_selection_bias
     logits, factor = routed.logits, None
@@ -89,8 +96,7 @@ def fused_experts(
         attributes |= {
             "expert_weight_bits": gate_up.bits,
             "block_size": gate_up.block_size,
-            "accuracy_level": _INT8_ACTIVATIONS,
-            "weights_prepacked": 0,
+            **of_rounded,
         }
         inputs = [x, logits, gate_up.packed, gate_up.scales, biases[0], output.packed, output.scales, biases[1]]
         if gate_up.zero_points is not None:

@@ -27,6 +27,9 @@ NO_SINK: Mapping[Dtype, float] = MappingProxyType({"fp32": -1e30, "fp16": -6e4})
 class PortableDialect(FusedDialect):
     """com.microsoft operators; see `converters.onnx.graph.dialects.Dialect`."""
 
+    #: Of QMoE, releases before 1.31 know neither attribute, and refuse a graph that has one.
+    of_rounded_experts: Mapping[str, int] = MappingProxyType({})
+
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         super().__init__(g, ids, mask, tables)
         self._lent: dict[ir.Value, tuple[ir.Value, ir.Value, op.KeyValues]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.chosen import VARIED_JOINT
+from support.chosen import MIXTURES, VARIED_JOINT
 from support.corpora import WORDS
 from support.formats.web import WebModel
 from support.formats.web_faults import WIRING, Edit
@@ -100,6 +100,17 @@ def largest(
 def test_family(subject: Callable[..., Subject], opened: Any, variation: str, pruned: bool) -> None:
     model = subject(variation, pruned=pruned)
     assert largest(computed(opened(model.folder)), model.truth()) < 5e-5  # GPT-Neo does not scale its attention
+
+
+@pytest.mark.parametrize("precision", ["fp32", "q8", "q4"])
+@pytest.mark.parametrize(
+    "variation",
+    ["gpt_oss-all", *(pytest.param(name, marks=pytest.mark.full) for name in MIXTURES if name != "gpt_oss-all")],
+)
+def test_mixture(subject: Callable[..., Subject], opened: Any, variation: str, precision: str) -> None:
+    """In WebAssembly: what Node's kernels round chooses other experts where two are nearly alike."""
+    model = subject(variation, precision, pruned=False)
+    assert largest(computed(opened(model.folder, "wasm")), model.truth()) < 5e-5
 
 
 @pytest.mark.parametrize("backend", ["node", "wasm"])
