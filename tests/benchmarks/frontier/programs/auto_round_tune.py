@@ -72,4 +72,5 @@ def _main(folder: Path, texts: Path, out: Path, bits: int, iterations: int) -> N
 
 
 if __name__ == "__main__":
-    _main(*map(Path, sys.argv[1:4]), int(sys.argv[4]), int(sys.argv[5]) if len(sys.argv) > 5 else _LIGHT)
+    given = [int(word) for word in sys.argv[4:]]
+    _main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), given[0], given[1] if len(given) > 1 else _LIGHT)

@@ -44,4 +44,4 @@ def _main(folder: Path, texts: Path, out: Path, share: float) -> None:
 
 
 if __name__ == "__main__":
-    _main(*map(Path, sys.argv[1:4]), float(sys.argv[4]))
+    _main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
