@@ -159,6 +159,9 @@ class Format(ABC):
     def __post_init__(self) -> None:
         if not self.has_precision(self.precision):
             raise UsageError(f"{self.name} has no precision '{self.precision}'; use one of {', '.join(self.known())}")
+        average = average_bits(self.precision, self.name, self.ways)
+        if average is not None:  # mixed-6.0 is mixed-6, which is what a written folder says
+            object.__setattr__(self, "precision", f"{MIXED}{average:g}")
 
     @classmethod
     def of_options(cls, precision: str | None, options: FormOptions) -> Self:

@@ -56,6 +56,7 @@ class OnnxFormat(Format):
     form: OnnxForm = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         # For the CPU where it computes in this precision.
         provider = "cuda" if self.precision == "bf16" else "cpu"
         average = average_bits(self.precision, self.name, WAYS)

@@ -36,7 +36,8 @@ def convert() -> Convert:
     def run(model: Path, home: Path, *options: str) -> Path:
         home.mkdir(parents=True)
         out = home / "onnx"
-        words = ["convert", str(model), "--out", str(out), "--precision", "fp32", "--logits", "all", *options]
+        logits = () if "--logits" in options else ("--logits", "all")
+        words = ["convert", str(model), "--out", str(out), "--precision", "fp32", *logits, *options]
         done = CliRunner().invoke(main, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         written = Written(str(model.resolve()), 1.0, 2_000_000, 3_000_000, is_reused=False)

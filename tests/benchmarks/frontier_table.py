@@ -3,7 +3,8 @@
     seap-export calibrate MODEL --task gsm8k=gsm8k.toml --calibration-tokens 65536 --held-out 128 --out DIR
     python tests/benchmarks frontier_table DENSE --calibration DIR/calibration/gsm8k --source MODEL.gguf \
         --ours mixed-3.5=OUT/gsm8k-0.3/onnx-mixed-3.5 --python llama.cpp=LLAMA/bin/python \
-        --python nncf=NNCF/bin/python --python genai=GENAI/bin/python --work PEERS --json rows.json --plot rows.svg
+        --python nncf=NNCF/bin/python --python genai=GENAI/bin/python \
+        --python auto-round=AUTOROUND/bin/python --work PEERS --json rows.json --plot rows.svg
 
 DENSE is the dense model as a folder of transformers, in float32. Rows:
 
@@ -11,7 +12,9 @@ DENSE is the dense model as a folder of transformers, in float32. Rows:
 - source: the GGUF file that the dense model was read from;
 - llama.cpp: `llama_model_quantize` on the dense model in F32, with an importance matrix of the calibration texts;
 - NNCF: `compress_weights`, INT4_ASYM with AWQ and scale estimation on the calibration texts, on OpenVINO's file;
-- GenAI builder: `-p int4`, which reads no texts, by default and with two of its better algorithms.
+- GenAI builder: `-p int4`, which reads no texts, by default and with two of its better algorithms;
+- AutoRound: 50 iterations of rounding on the calibration texts in groups of 32. Its levels run in torch, unpacked, so
+  that they have no times; its bytes are those of its own file.
 
 Divergence is that from the dense model in float32, in torch, over all tokens of the texts; each runtime computes as
 exactly as it can. Speed is that with the runtime's own defaults, in turn. Something that is missing is named below the
@@ -52,7 +55,7 @@ from validation.execution import Execution
 from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import NOTHING, figure, percent, with_error
-from validation.runtimes.table import runtime_versions
+from validation.runtimes.table import REFERENCE, runtime_versions
 
 SCHEMA = "seap-export/frontier/1"
 _OURS = "seap-export"
@@ -157,7 +160,7 @@ def frontier_table(
             "dense": str(dense), "task": calibration.record.task, "texts": len(texts),
             "tokens": sum(map(len, texts)), "threads": threads, "runs": None if no_speed else runs,
             "processor": processor(), "system": platform.platform(),
-            "versions": {row.runtime: runtime_versions(row.runtime) for row in rows if row.runtime != "torch"},
+            "versions": {row.runtime: runtime_versions(row.runtime) for row in rows if row.runtime != REFERENCE},
         }  # fmt: skip
         report = {"schema": SCHEMA, "setting": setting, "rows": [asdict(row) for row in rows], "skipped": skipped}
         json_file.write_text(json.dumps(report, indent=1) + "\n", "utf-8", newline="\n")
@@ -208,7 +211,8 @@ def _made(peers: Sequence[Peer], kitchen: Kitchen) -> dict[str, str]:
 
 
 def _timed(rows: Sequence[Row], peers: Sequence[Peer], vocab_size: int, threads: int, runs: int) -> list[Row]:
-    files = {peer.name: (peer.folder, peer.runtime) for peer in peers if peer.name in {row.name for row in rows}}
+    timed = {row.name for row in rows if row.runtime != REFERENCE}
+    files = {peer.name: (peer.folder, peer.runtime) for peer in peers if peer.name in timed}
     say: Callable[[str], object] = lambda line: click.echo(line, err=True)  # noqa: E731
     speeds = measure_speeds(files, vocab_size, threads=threads, runs=runs, say=say)
     return [replace(row, speed=speeds.get(row.name)) for row in rows]

@@ -46,6 +46,14 @@ def test_few_bits_are_rounded_with_texts(precision: str, is_rounded: bool) -> No
     assert (OnnxFormat(precision).grid(spec) is not None) is is_rounded
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if format_class(name).ways])
+def test_a_number_of_bits_has_one_name(name: str) -> None:
+    usual = format_class(name)("mixed-4.5")
+    assert format_class(name)("mixed-4.50") == usual
+    assert usual.precision == "mixed-4.5"
+    assert list(named_folders([HfFormat(), usual.plain(), format_class(name)("mixed-4.50")]))[2] == f"{name}-mixed-4.5"
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf", "openvino", "web"}))
 def test_a_format_without_states_of_mamba_says_so(name: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS["falcon_h1"]))

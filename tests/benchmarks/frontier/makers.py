@@ -22,6 +22,7 @@ INSTALL: Mapping[str, str] = {
     "llama.cpp": "llama-cpp-python gguf (it is compiled: this takes cmake, a C++ compiler and some minutes)",
     "nncf": "nncf openvino",
     "genai": "onnxruntime-genai onnx-ir torch transformers",
+    "auto-round": "auto-round torch transformers",
 }
 #: llama.cpp's types, with what else its program is told. Where 256 does not divide the columns of a matrix, llama.cpp
 #: replaces those with `K` by types of 4 bits or more.
@@ -34,6 +35,8 @@ GENAI_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "k_quant": ("algo_config=k_quant",),
     "k_quant_mixed": ("algo_config=k_quant_mixed",),
 }
+#: Bits of AutoRound's matrices; it leaves the embedding and the head as they are.
+AUTO_ROUND_BITS = (4, 3, 2)
 _PROGRAMS = Path(__file__).parent / "programs"
 
 
@@ -119,6 +122,7 @@ class Kitchen:
         yield from self._llama()
         yield from self._nncf()
         yield from self._genai()
+        yield from self._auto_round()
 
     def source(self, path: Path) -> Peer:
         """The model's own GGUF file as a peer."""
@@ -159,6 +163,14 @@ class Kitchen:
                 self.model, self.work / "cache", "OUT", *options,
             )  # fmt: skip
             yield Peer(f"GenAI builder int4, {name}", "GenAI builder", "onnxruntime", "genai", (built,))
+
+    def _auto_round(self) -> Iterator[Peer]:
+        for bits in AUTO_ROUND_BITS:
+            rounded = self._step(
+                f"auto-round-{bits}", self.texts_file.parent, self._python("auto-round"), "auto_round_tune.py",
+                self.model, self.texts_file, "OUT", bits,
+            )  # fmt: skip
+            yield Peer(f"AutoRound, {bits} bits", "AutoRound", REFERENCE, "auto-round", (rounded,))
 
     def _python(self, environment: str) -> str:
         return str(self.pythons.get(environment, environment))

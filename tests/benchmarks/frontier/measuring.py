@@ -28,6 +28,8 @@ _WEIGHTS = (
     "*.pte",
     "*.litertlm",
 )
+#: A folder of what a tool ships, beside the same weights in a form that torch reads; then only its bytes count.
+STORED = "stored"
 #: Tokens of the prompt that is timed alone, and of that of a request, which an answer follows.
 PROMPT, REQUEST, ANSWER = 512, 1000, 100
 
@@ -76,7 +78,8 @@ def runtime_of(folder: Path) -> str:
 
 def weight_bytes(folder: Path) -> int:
     """The bytes of the files that hold weights or the graph around them."""
-    return sum(path.stat().st_size for path in {path for kind in _WEIGHTS for path in folder.rglob(kind)})
+    shipped = folder / STORED if (folder / STORED).is_dir() else folder
+    return sum(path.stat().st_size for path in {path for kind in _WEIGHTS for path in shipped.rglob(kind)})
 
 
 def measure_quality(

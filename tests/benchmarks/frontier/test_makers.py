@@ -27,6 +27,7 @@ def test_every_tool_and_its_steps(kitchen: Kitchen) -> None:
         *(f"llama.cpp {kind}" for kind in ("Q8_0", "Q5_K_M", "Q4_K_M", "IQ4_NL", "IQ4_NL pure", "Q3_K_M", "Q2_K")),
         *("NNCF INT4_ASYM, ratio 1", "NNCF INT4_ASYM, ratio 1 all_layers", "NNCF INT4_ASYM, ratio 0.8"),
         *(f"GenAI builder int4, {how}" for how in ("default", "k_quant", "k_quant_mixed")),
+        *(f"AutoRound, {bits} bits" for bits in (4, 3, 2)),
     ]
     for peer in peers.values():
         *before, last = peer.steps
@@ -40,6 +41,7 @@ def test_every_tool_and_its_steps(kitchen: Kitchen) -> None:
     assert str(whole.folder / "model.gguf") in quantised.command
     assert str(importance.folder / "importance.gguf") in quantised.command
     assert importance.command[-2:] == ("--architecture", "llama")
+    assert peers["AutoRound, 3 bits"].steps[-1].command[-1] == "3"
 
 
 def test_what_is_made_from_other_texts_lies_elsewhere(kitchen: Kitchen, dense: Path, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ def test_only_weights_and_their_graph_count(tmp_path: Path) -> None:
     for name in ("model.onnx", "model.onnx.data", "tokenizer.json", "openvino_model.bin", "openvino_tokenizer.bin"):
         (tmp_path / name).write_bytes(b"123")
     assert weight_bytes(tmp_path) == 9
+    (tmp_path / "stored").mkdir()
+    (tmp_path / "stored" / "model.safetensors").write_bytes(b"1234")
+    assert weight_bytes(tmp_path) == 4  # what runs beside it is the same, unpacked
 
 
 def test_each_file_has_its_times(graphs: dict[str, Path]) -> None:
