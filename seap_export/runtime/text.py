@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from seap_export.errors import UsageError
 
 #: The character that a tokenizer's decoder returns for an incomplete one.
-_INCOMPLETE = "\ufffd"
+INCOMPLETE = "\ufffd"
 
 
 class TextStream:
@@ -28,7 +28,7 @@ class TextStream:
         """The piece that the next token completes; often "" while a character is incomplete."""
         self._tokens.append(token)
         before, whole = self._decoded()
-        if not whole.startswith(before) or len(whole) == len(before) or whole.endswith(_INCOMPLETE):
+        if not whole.startswith(before) or len(whole) == len(before) or whole.endswith(INCOMPLETE):
             return ""
         self._begin, self._given = self._given, len(self._tokens)
         return whole[len(before) :]

@@ -19,6 +19,7 @@ from seap_export.errors import ArtifactError, InputError, ParityFailure
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.decoding.sampling import GREEDY
 from seap_export.runtime.generator import Generator, Row, Stream
+from seap_export.runtime.text import INCOMPLETE
 from validation.array_store import ArrayStore, StoredArray
 from validation.metrics import CLEAR_MARGIN
 from validation.parity.compared import Compared, add_step
@@ -157,7 +158,10 @@ def _wrong_stream(
         given = [ids[step] for ids in (stream.token_ids, alone) if step < len(ids)]
         if len(given) < 2 or abs(float(logits[step, given[0]] - logits[step, given[1]])) > CLEAR_MARGIN:
             yield f"generate streams other tokens than it writes in a batch, from step {step} on"
-    decode = generator.tokenizer.decode
-    before, whole = decode(list(prompt)), decode([*prompt, *stream.token_ids])
-    if whole.startswith(before) and "".join(pieces) != whole[len(before) :]:
+    decode, ids = generator.tokenizer.decode, stream.token_ids
+    before, *texts = (decode([*prompt, *ids[:count]]) for count in range(len(ids) + 1))
+    whole = texts[-1] if texts else before
+    # Where a byte is of no character, some decoders take back what bytes before it gave, which a stream cannot.
+    is_kept = all(whole.startswith(text) for text in (before, *texts) if not text.endswith(INCOMPLETE))
+    if is_kept and whole.startswith(before) and "".join(pieces) != whole[len(before) :]:
         yield f"generate streams the text {''.join(pieces)!a:.60}, whose tokens are {whole[len(before) :]!a:.60}"

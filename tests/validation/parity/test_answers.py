@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ import pytest
 from support.editing import edit_json, set_json
 from support.execution import ONE_THREAD
 from support.product import Decoding, convert_folder
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteFallback
+from tokenizers.models import BPE
 
 from seap_export.errors import ArtifactError
 from seap_export.runtime import generator as generators
 from seap_export.runtime.decoding.sampling import Sampler
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.text import TextStream
+from validation.parity.answers import _wrong_stream
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
 
@@ -155,3 +160,22 @@ def test_a_failure_to_generate_is_a_reason(compared: Compare, monkeypatch: pytes
     report = compared()
     assert report.reasons == ("generate: no cache",)
     assert "generate" not in {stage.case for stage in report.stages}
+
+
+@pytest.mark.parametrize(
+    ("ids", "pieces", "is_wrong"),
+    [
+        ([0, 1], ["%", "\ufffd"], False),  # the second byte makes another text of the first, which is given
+        ([2, 2], ["a", "a"], False),
+        ([2, 2], ["a"], True),
+        ([0, 2], ["", "a"], True),
+    ],
+)
+def test_a_stream_gives_the_text_of_its_tokens(ids: list[int], pieces: list[str], is_wrong: bool) -> None:
+    tokenizer = Tokenizer(BPE(vocab={"<0x25>": 0, "<0x9A>": 1, "a": 2, "<unk>": 3}, merges=[], byte_fallback=True))
+    tokenizer.decoder = ByteFallback()
+    assert (tokenizer.decode([0]), tokenizer.decode([0, 1])) == ("%", "\ufffd\ufffd")
+    stream: Any = SimpleNamespace(token_ids=ids)
+    generator: Any = SimpleNamespace(tokenizer=tokenizer)
+    complaints = [*_wrong_stream(stream, pieces, generator, [2], ids, np.zeros((2, 4), np.float32))]
+    assert bool(complaints) == is_wrong
