@@ -127,6 +127,7 @@ class Format(ABC):
         runtimes: Names of the runtimes that run it; parity is proved with the first.
         precisions: Precisions that may follow the name and a colon, as in `gguf:q8_0`; the first is the default.
         ways: How a matrix may be rounded in precisions where each has bits of its own; none: there is no such one.
+        size_has_tokenizer: Whether `size` counts the tokenizer, which is in the file of the weights.
         version: Number that grows when the same model gives other bytes than before.
         precision: One of `precisions`.
 
@@ -139,6 +140,7 @@ class Format(ABC):
     runtimes: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
     ways: ClassVar[tuple[Way, ...]] = ()
+    size_has_tokenizer: ClassVar[bool] = False
     version: ClassVar[int]
     precision: str
 

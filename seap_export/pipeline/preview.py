@@ -39,7 +39,7 @@ class Preview:
             exists already; none if they are yet to be chosen.
         disk: Bytes that the remaining steps take on the disk.
         seconds: Estimated time of each kind of step that remains to be done, in order.
-        candidates: With targets, the candidates that are tried first, with sizes and ideal speed-ups.
+        candidates: The candidates that are tried first, with sizes and ideal speed-ups; None: there are no targets.
         recipes: Without targets, the estimated time of the whole export with the default recipe and with those that
             do less and more work than it, if the recipe refits as they do.
     """
@@ -47,7 +47,7 @@ class Preview:
     variants: tuple[dict[str, Any], ...]
     disk: Disk
     seconds: Mapping[str, float]
-    candidates: tuple[dict[str, Any], ...] = ()
+    candidates: tuple[dict[str, Any], ...] | None = None
     recipes: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -67,7 +67,7 @@ def preview(
         prepared = prepared.with_vocabularies(progress)
     planned = plan_export(prepared, workspace)
     warn_of_texts(prepared.splits, source.spec, progress, refits=request.refits)
-    work, parts, candidates = workload(source, request), planned.planned_work, tuple[dict[str, Any], ...]()
+    work, parts, candidates = workload(source, request), planned.planned_work, None
     kept = parts
     if request.targets is not None:
         search = source.spec, request, prepared.vocabularies or {}, work.beside_weights

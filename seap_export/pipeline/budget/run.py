@@ -169,7 +169,7 @@ def _predictor(
     work: StepContext,
     baseline: Format,
     depth: int,
-    beside: int,
+    beside: Callable[[Format], int],
 ) -> Predictor:
     settings, statistics = ranking.settings, ranking.statistics(work)
     ranked = read_ranking(source.spec, work.of_task(ranking))
