@@ -70,7 +70,7 @@ def preview(
     work, parts, candidates = workload(source, request), planned.planned_work, None
     kept = parts
     if request.targets is not None:
-        search = source.spec, request, prepared.vocabularies or {}, work.beside_weights
+        search = source.spec, request, prepared.vocabularies or {}, work
         candidates = first_candidates(*search)
         parts += search_work(*search)
         kept += search_disk(source.spec, request)

@@ -32,7 +32,7 @@ class Predictor:
         largest: The largest ratio.
         baseline: The format of the dense model that speed-ups are over.
         depth: Tokens before the decode step.
-        beside: Bytes of a folder of a format besides its weights, as long as none was written in the same way; None:
+        beside: Bytes of a candidate's folder besides its weights, as long as none was written in the same way; None:
             only the weights count, so that no folder is smaller.
         prompts: Predicts the time to the first token; None: no target asks for it.
     """
@@ -43,7 +43,7 @@ class Predictor:
         largest: float,
         baseline: Format,
         depth: int,
-        beside: Callable[[Format], int] | None,
+        beside: Callable[[Candidate], int] | None,
         prompts: Prompts | None = None,
     ) -> None:
         self._shrunk, self._steps, self._depth = shrunk, int(largest * 10**RATIO_DIGITS + 1e-9), depth
@@ -182,7 +182,7 @@ class Predictor:
         return round(candidate.format.matrix_bytes * share * matrices)
 
     def _beside_of(self, candidate: Candidate) -> int:
-        return 0 if self._beside is None else self._beside(candidate.format)
+        return 0 if self._beside is None else self._beside(candidate)
 
     def _weights(self, candidate: Candidate) -> int:
         spec, precision = self._shrunk(candidate), candidate.format.arithmetic

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from converters.format import Format
 from seap_export.model.families import ModelSpec
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.baseline import baseline_format, prompts_of, timed_depth
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes, is_exact, is_idle
+from seap_export.pipeline.cost.workload import Workload
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.quality import QualityStep
@@ -32,7 +32,7 @@ _TYPICAL = 0.4
 
 
 def first_candidates(
-    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: Callable[[Format], int]
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> tuple[dict[str, Any], ...]:
     """The dense model in every way, and in each the ratio that about meets size and speed; KL is not known yet.
 
@@ -42,9 +42,9 @@ def first_candidates(
         spec: The dense model.
         request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        beside: Bytes of a folder of a format besides its weights.
+        work: The workload of the export.
     """
-    predictors = _predictors(spec, request, vocabularies, beside)
+    predictors = _predictors(spec, request, vocabularies, work)
     return tuple(
         {
             "variant": variant_name(mixture.name, candidate.ratio),
@@ -66,7 +66,7 @@ def _first_token(ms: float | None) -> dict[str, float]:
 
 
 def search_work(
-    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: Callable[[Format], int]
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> tuple[PlannedWork, ...]:
     """The work that a search adds to an export, and the checks of its choices; with a limit of KL, about the most.
 
@@ -77,9 +77,9 @@ def search_work(
         spec: The dense model.
         request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        beside: Bytes of a folder of a format besides its weights.
+        work: The workload of the export.
     """
-    predictors = _predictors(spec, request, vocabularies, beside)
+    predictors = _predictors(spec, request, vocabularies, work)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
     parts = list[PlannedWork]()
     guessed = [GuessStep.cost] if any(format.average is not None for format in request.formats) else []
@@ -147,16 +147,14 @@ def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
 
 
 def _predictors(
-    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: Callable[[Format], int]
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> dict[str, Predictor]:
     """The predictor of sizes and speed-ups for each task and mixture, by name."""
     names = [mixture.name for mixture in request.all_mixtures]
-    return {name: _predictor(spec, request, vocabularies.get(name), beside) for name in names}
+    return {name: _predictor(spec, request, vocabularies.get(name), work) for name in names}
 
 
-def _predictor(
-    spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None, beside: Callable[[Format], int]
-) -> Predictor:
+def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None, work: Workload) -> Predictor:
     plan = request.plan
     most = largest_ratio(spec, plan.sparsity, plan.align, plan.layout)
     baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
@@ -165,5 +163,8 @@ def _predictor(
         fraction = 1 - candidate.ratio
         thinner = spec.with_layers(tuple(thinner_layer(layer, spec.hidden_size, fraction) for layer in spec.layers))
         return thinner if kept is None or candidate.vocabulary == "all" else thinner.with_tokens(len(kept))
+
+    def beside(candidate: Candidate) -> int:
+        return work.with_tokens(None if candidate.vocabulary == "all" else kept).beside_weights(candidate.format)
 
     return Predictor(shrunk, most, baseline, depth, beside, prompts_of(request))
