@@ -98,9 +98,10 @@ def _variants_text(planned: Preview) -> str:
             str(row["calibration_texts"]),
             str(row["held_out_texts"]),
             "yes" if row["distillation"] else "no",
+            ", ".join(f"{folder} {megabytes(size)}" for folder, size in row["to_ship_about"].items()) or "-",
             megabytes(row["bytes_about"]),
             "there already" if row["exists"] else "to make",
         ]
         for row in planned.variants
     ]
-    return table(["variant", "calibration texts", "held out", "distilled", "folder, about", ""], rows)
+    return table(["variant", "calibration texts", "held out", "distilled", "to ship, about", "all, about", ""], rows)
