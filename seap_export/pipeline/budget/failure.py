@@ -17,8 +17,8 @@ from seap_export.pipeline.targets.frontier import Frontier
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.plan.sublayers import smallest_layer
 
-#: A time is out of reach if it is predicted to be missed by this factor, since predictions are rough.
-_SURELY = 4.0
+#: A time is out of reach if it is predicted to be missed by this factor: predictions are rough, and machines busy.
+_SURELY = 10.0
 #: What standard errors are over.
 _TEXTS = "held-out texts"
 
@@ -66,7 +66,7 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
         if targets.first_token.margin(soonest) * _SURELY < 1.0:
             raise UsageError(
                 f"{FirstToken.name} is out of reach: even without everything that can be removed, this machine would "
-                f"need about {soonest.ms:.2g} ms for a prompt of {targets.first_token.tokens} tokens "
+                f"need about {soonest.ms:.3g} ms for a prompt of {targets.first_token.tokens} tokens "
                 f"({soonest.speedup:.2g} times as fast as the dense model); give a longer time or a shorter prompt"
             )
 
