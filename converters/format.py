@@ -57,6 +57,10 @@ def average_bits(name: str, format: str, ways: Sequence[Way]) -> float | None:
     return average
 
 
+#: A weight's share of its block's scale, in bits.
+_SCALE = 0.5
+
+
 def limits_of(ways: Sequence[Way]) -> tuple[float, float]:
     """The least and the most bits of a weight, with its share of a scale, outside of mixtures of experts."""
     averages = [way.average for way in ways if way.of_experts is not True]
@@ -127,6 +131,7 @@ class Format(ABC):
         runtimes: Names of the runtimes that run it; parity is proved with the first.
         precisions: Precisions that may follow the name and a colon, as in `gguf:q8_0`; the first is the default.
         ways: How a matrix may be rounded in precisions where each has bits of its own; none: there is no such one.
+        size_has_tokenizer: Whether `size` counts the tokenizer, which is in the file of the weights.
         version: Number that grows when the same model gives other bytes than before.
         precision: One of `precisions`.
 
@@ -139,6 +144,7 @@ class Format(ABC):
     runtimes: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
     ways: ClassVar[tuple[Way, ...]] = ()
+    size_has_tokenizer: ClassVar[bool] = False
     version: ClassVar[int]
     precision: str
 
@@ -287,6 +293,16 @@ class Format(ABC):
     def plain(self) -> Self:
         """The format in which the dense model is timed, the baseline of speed-ups: here in its first precision."""
         return type(self)(self.precisions[0])
+
+    def uniform(self) -> Self:
+        """The format with the same bits for all matrices, 4 or 8, for which no texts are needed; itself if it has."""
+        from converters.onnx.precision import arithmetic_of
+
+        if self.average is None:
+            return self
+        bits = {name: how.bits for name in self.precisions if (how := arithmetic_of(name).quantization) is not None}
+        average = self.average
+        return type(self)(min(bits, key=lambda name: abs(bits[name] + _SCALE - average)))
 
     @classmethod
     @abstractmethod

@@ -41,6 +41,7 @@ class GgufFormat(Format):
     runtimes: ClassVar[tuple[str, ...]] = ("llama.cpp",)
     precisions: ClassVar[tuple[str, ...]] = ("q8_0", *(name for name in PRESETS if name != "q8_0"))
     ways: ClassVar[tuple[Way, ...]] = tuple(WAYS.values())
+    size_has_tokenizer: ClassVar[bool] = True
     version: ClassVar[int] = 5
     precision: str = precisions[0]
 

@@ -145,6 +145,12 @@ class OnnxFormat(Format):
         precision = mixed_precision(average, self.form.provider, self.form.dialect)
         return self.of(replace(self.form, precision=precision))
 
+    def uniform(self) -> OnnxFormat:
+        if self.average is None:
+            return self
+        name = cast(PrecisionName, super().uniform().precision)
+        return self.of(replace(self.form, precision=choose_precision(name, self.form.provider, self.form.dialect)))
+
     def plain(self) -> OnnxFormat:
         """The same form, but with weights in the first dtype of the provider, not quantised."""
         form = self.form

@@ -59,6 +59,10 @@ def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
         if candidate["fits"]
     ]
     lines = ["Tried first; what is measured decides about further ones, and --max-kl about all their ratios."]
+    if not rows:
+        lines = [
+            "Nothing is predicted to meet the targets; the export tries what comes nearest, and may choose nothing."
+        ]
     beyond = dict.fromkeys(written(candidate) for candidate in candidates if not candidate["fits"])
     if beyond:
         lines.append(f"Measured to predict these, but beyond the target: the whole model in {', '.join(beyond)}.")

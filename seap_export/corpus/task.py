@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class ChoiceCompletion:
     Attributes:
         choices: One template per choice, or the path of a field that holds the list of choices.
         label: Path of the field that names the right choice: its index from 0 (a truth value counts as 0
-            or 1, digits as a number), or one of `labels`.
+            or 1, digits as a number), the choice itself but for blanks around it, or one of `labels`.
         labels: Path of a field that holds one label per choice.
         template: How a choice becomes the completion; `{choice}` is the choice, other fields may be used.
     """
@@ -120,19 +120,23 @@ class ChoiceCompletion:
             choices = _list_field(self.choices, record)
         else:
             choices = [render(choice, record) for choice in self.choices]
-        gold = self._gold_index(record, len(choices))
+        gold = self._gold_index(record, choices)
         return tuple(render(self.template, {**record, "choice": choice}) for choice in choices), gold
 
-    def _gold_index(self, record: Mapping[str, Any], num_choices: int) -> int:
+    def _gold_index(self, record: Mapping[str, Any], choices: Sequence[str]) -> int:
         label = look_up(self.label, record)
         if self.labels is not None:
-            return _position(label, _list_field(self.labels, record), num_choices)
+            return _position(label, _list_field(self.labels, record), len(choices))
+        names = [str(choice).strip() for choice in choices]
         if isinstance(label, str) and is_index(label):
             label = int(label)
-        if not isinstance(label, int) or not 0 <= label < num_choices:
+        elif isinstance(label, str) and names.count(label.strip()) == 1:
+            label = names.index(label.strip())
+        if not isinstance(label, int) or not 0 <= label < len(choices):
             raise InputError(
-                f"label {label!r:.40} in field '{self.label}' is not the index of a choice (0 to {num_choices - 1}); "
-                "use records that have a right answer, or name the field with the names of the choices as 'labels'"
+                f"label {label!r:.40} in field '{self.label}' is neither the index of a choice (0 to "
+                f"{len(choices) - 1}) nor one of {', '.join(names):.80}; use records that have a right answer, or "
+                "name the field with the names of the choices as 'labels'"
             )
         return int(label)
 

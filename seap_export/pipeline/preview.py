@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from seap_export.pipeline.steps.build import export_steps
 from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk
 from seap_export.pipeline.steps.single.formats import FormatStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.step import PathStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
 from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe
@@ -35,11 +36,11 @@ class Preview:
     """The result of a dry run: the variants that `export` would make, and estimates of their size and time.
 
     Attributes:
-        variants: For each variant its name, its texts, its size in bytes, the passes of distillation and whether it
-            exists already; none if they are yet to be chosen.
+        variants: For each variant its name, its texts, its bytes and those of each folder to ship, the passes of
+            distillation and whether it exists already; none if they are yet to be chosen.
         disk: Bytes that the remaining steps take on the disk.
         seconds: Estimated time of each kind of step that remains to be done, in order.
-        candidates: With targets, the candidates that are tried first, with sizes and ideal speed-ups.
+        candidates: The candidates that are tried first, with sizes and ideal speed-ups; None: there are no targets.
         recipes: Without targets, the estimated time of the whole export with the default recipe and with those that
             do less and more work than it, if the recipe refits as they do.
     """
@@ -47,7 +48,7 @@ class Preview:
     variants: tuple[dict[str, Any], ...]
     disk: Disk
     seconds: Mapping[str, float]
-    candidates: tuple[dict[str, Any], ...] = ()
+    candidates: tuple[dict[str, Any], ...] | None = None
     recipes: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -67,10 +68,10 @@ def preview(
         prepared = prepared.with_vocabularies(progress)
     planned = plan_export(prepared, workspace)
     warn_of_texts(prepared.splits, source.spec, progress, refits=request.refits)
-    work, parts, candidates = workload(source, request), planned.planned_work, tuple[dict[str, Any], ...]()
+    work, parts, candidates = workload(source, request), planned.planned_work, None
     kept = parts
     if request.targets is not None:
-        search = source.spec, request, prepared.vocabularies or {}, work.beside_weights
+        search = source.spec, request, prepared.vocabularies or {}, work
         candidates = first_candidates(*search)
         parts += search_work(*search)
         kept += search_disk(source.spec, request)
@@ -80,7 +81,8 @@ def preview(
             "variant": name,
             "calibration_texts": sum(len(step.split.calibration) for step in steps.plan.ranking.calibrations),
             "held_out_texts": sum(len(step.split.held_out) for step in steps.plan.ranking.calibrations),
-            "bytes_about": _bytes(steps, work),
+            "bytes_about": _bytes(steps.all, steps, work),
+            "to_ship_about": {folder: _bytes([step], steps, work) for folder, step in steps.formats.items()},
             "distillation": _passes(steps),
             "exists": missing.isdisjoint(step.name for step in steps.all),
         }
@@ -117,9 +119,9 @@ def _passes(steps: VariantSteps) -> float:
     return ranking.settings.passes_over(ranking.num_tokens) if steps.plan.ratio else 0.0
 
 
-def _bytes(steps: VariantSteps, work: Workload) -> int:
-    """About how many bytes a variant takes, if the requested ratio is the achieved one."""
-    lasting = [step for step in steps.all if isinstance(step, PlanStep | ShrinkStep | FormatStep)]
+def _bytes(made: Iterable[PathStep], steps: VariantSteps, work: Workload) -> int:
+    """About how many bytes what lasts of some steps takes, if the requested ratio is the achieved one."""
+    lasting = [step for step in made if isinstance(step, PlanStep | ShrinkStep | FormatStep)]
     none = dict.fromkeys(steps.plan.tasks, TokenCounts(0, 0))
     return sum(step.planned_work.disk(none, work).kept for step in lasting)
 

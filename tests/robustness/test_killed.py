@@ -16,7 +16,7 @@ from robustness.commands import ALL, COMMON
 from support.processes import Tool
 from support.product import read_manifest
 
-KILLS = 60
+KILLS = 36
 TreeOf = Callable[[Path], object]
 
 

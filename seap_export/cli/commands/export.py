@@ -73,7 +73,7 @@ def _preview_json(planned: Preview) -> dict[str, Any]:
         "seconds_about": planned.seconds,
         "recipes_seconds_about": planned.recipes,
     }
-    return values | ({"candidates": planned.candidates} if planned.candidates else {})
+    return values | ({} if planned.candidates is None else {"candidates": planned.candidates})
 
 
 def _preview_text(planned: Preview) -> str:
@@ -81,7 +81,7 @@ def _preview_text(planned: Preview) -> str:
 
     steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
     total = duration(sum(planned.seconds.values()))
-    what = candidates_text(planned.candidates) if planned.candidates else _variants_text(planned)
+    what = _variants_text(planned) if planned.candidates is None else candidates_text(planned.candidates)
     lasting, unfinished, temporary = map(
         megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary)
     )
@@ -98,9 +98,10 @@ def _variants_text(planned: Preview) -> str:
             str(row["calibration_texts"]),
             str(row["held_out_texts"]),
             "yes" if row["distillation"] else "no",
+            ", ".join(f"{folder} {megabytes(size)}" for folder, size in row["to_ship_about"].items()) or "-",
             megabytes(row["bytes_about"]),
             "there already" if row["exists"] else "to make",
         ]
         for row in planned.variants
     ]
-    return table(["variant", "calibration texts", "held out", "distilled", "folder, about", ""], rows)
+    return table(["variant", "calibration texts", "held out", "distilled", "to ship, about", "all, about", ""], rows)

@@ -17,6 +17,7 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.model.vocabulary.choice import VocabularySize
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.predictor import Predictor
+from seap_export.pipeline.budget.search import is_exact
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.evaluation.subject import Subject
@@ -89,9 +90,7 @@ class Candidates:
         steps, ideal = self._steps(ranking, candidate), predictor.ideal_speedup(candidate)
         name, predicted = f"{steps.plan.variant} in {candidate.label}", predictor.bytes(candidate)
         key = folder_quality_key(_format_step(steps).key, MAX_LENGTH)
-        size = None if self._request.targets is None else self._request.targets.size
-        is_exact = not candidate.ratio and candidate.format.arithmetic.quantization is None
-        if size is not None and predicted > size and is_exact:
+        if self._request.targets is not None and is_exact(candidate, predicted, self._request.targets):
             reference = self._answers.reference(self._tokens[ranking.mixture.name])
             exact = TokenEstimate.of_texts(np.zeros(len(ids)) for ids in reference.token_ids)
             return Point(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
 from seap_export.model.families import ModelSpec
-from seap_export.pipeline.budget.baseline import baseline_format, longest_prompt, timed_depth
+from seap_export.pipeline.budget.baseline import baseline_format, longest_prompt, prompts_of, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
@@ -17,6 +17,8 @@ from seap_export.pipeline.targets.frontier import Frontier
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.plan.sublayers import smallest_layer
 
+#: A time is out of reach if it is predicted to be missed by this factor: predictions are rough, and machines busy.
+_SURELY = 10.0
 #: What standard errors are over.
 _TEXTS = "held-out texts"
 
@@ -44,7 +46,8 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
                 f"model's context of {spec.max_position_embeddings}; give at most {most} tokens"
             )
     baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
-    least = Predictor(lambda way: _cut(smallest, way) if way.ratio else spec, 0.5, baseline, depth, 0)
+    prompts = prompts_of(request)
+    least = Predictor(lambda way: _cut(smallest, way) if way.ratio else spec, 0.5, baseline, depth, None, prompts)
     ends = [replace(way.smallest, ratio=0.5) for way in ways(request.formats, request.vocabulary)]
     if targets.size is not None and targets.size < min(map(least.bytes, ends)):
         end = min(ends, key=least.bytes)
@@ -58,6 +61,14 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
             f"--target-decode-speedup {targets.decode_speedup:g} is out of reach: a decode step would have to read "
             f"fewer bytes than what cannot be removed, which allows {fastest:.2f}; give a lower speed-up"
         )
+    if targets.first_token is not None:
+        soonest = max(map(least.prompt_time, ends), key=targets.first_token.margin)
+        if targets.first_token.margin(soonest) * _SURELY < 1.0:
+            raise UsageError(
+                f"{FirstToken.name} is out of reach: even without everything that can be removed, this machine would "
+                f"need about {soonest.ms:.3g} ms for a prompt of {targets.first_token.tokens} tokens "
+                f"({soonest.speedup:.2g} times as fast as the dense model); give a longer time or a shorter prompt"
+            )
 
 
 def _cut(spec: ModelSpec, candidate: Candidate) -> ModelSpec:

@@ -34,8 +34,8 @@ class Predictor:
         largest: The largest ratio.
         baseline: The format of the dense model that speed-ups are over.
         depth: Tokens before the decode step.
-        beside: Bytes of a folder besides its weights, as long as none was written in the same way; 0: only the weights
-            count, so that no folder is smaller.
+        beside: Bytes of a candidate's folder besides its weights, as long as none was written in the same way; None:
+            only the weights count, so that no folder is smaller.
         prompts: Predicts the time to the first token; None: no target asks for it.
     """
 
@@ -45,7 +45,7 @@ class Predictor:
         largest: float,
         baseline: Format,
         depth: int,
-        beside: int,
+        beside: Callable[[Candidate], int] | None,
         prompts: Prompts | None = None,
     ) -> None:
         self._shrunk, self._steps, self._depth = shrunk, int(largest * 10**RATIO_DIGITS + 1e-9), depth
@@ -64,7 +64,7 @@ class Predictor:
         """The size of a candidate's folder in bytes: measured if known, else predicted."""
         if candidate in self._sizes:
             return self._sizes[candidate]
-        more = self._more.get(candidate.way, self._beside)
+        more = self._more.get(candidate.way, self._beside_of(candidate))
         return self._weights(candidate) + self._unpacking(candidate) + more
 
     def ideal_speedup(self, candidate: Candidate) -> float:
@@ -84,12 +84,19 @@ class Predictor:
         self._sizes[candidate] = measured
         more, unpacking = measured - self._weights(candidate), self._unpacking(candidate)
         if unpacking:  # where few matrices happened to be unpacked, more may be in the next candidate
-            more = max(more - unpacking, self._more.get(candidate.way, self._beside))
+            more = max(more - unpacking, self._more.get(candidate.way, self._beside_of(candidate)))
         self._more[candidate.way] = more
 
     def first_token_ms(self, candidate: Candidate) -> float | None:
         """The predicted milliseconds to the first token; None: no target asks for it."""
         return None if self._prompts is None else self._prompts.ms(candidate, self._shrunk(candidate))
+
+    def prompt_time(self, candidate: Candidate) -> PromptTime:
+        """The predicted time to the first token, which a target asks for, beside that of the dense model."""
+        ms, dense_ms = self.first_token_ms(candidate), self.first_token_ms(self._baseline)
+        assert ms is not None
+        assert dense_ms is not None
+        return PromptTime(ms, dense_ms / ms)
 
     def soonest_ms(self, ways: Iterable[Candidate]) -> float | None:
         """The least of `first_token_ms` that any candidate of these ways can have."""
@@ -157,8 +164,7 @@ class Predictor:
     def _is_fast(self, candidate: Candidate, targets: Targets) -> bool:
         if not targets.of_speed:
             return True
-        ms, dense_ms = self.first_token_ms(candidate), self.first_token_ms(self._baseline)
-        prompt = None if ms is None or dense_ms is None else PromptTime(ms, dense_ms / ms)
+        prompt = None if self._prompts is None else self.prompt_time(candidate)
         return min(targets.margins(self.speedup(candidate), prompt).values(), default=1.0) >= 1.0
 
     def _at_most(self, candidate: Candidate) -> float:
@@ -170,7 +176,7 @@ class Predictor:
     def _unpacking(self, candidate: Candidate) -> int:
         """The bytes of the nodes that unpack weights of few bits, and of notes of their bits."""
         how, spec = candidate.format.arithmetic.quantization, self._shrunk(candidate)
-        if how is None or how.average is None or not self._beside:
+        if how is None or how.average is None or self._beside is None:
             return 0
         matrices = sum(len(one.rounded(spec.hidden_size, how.block_size)) for one in spec.sublayers)
         # with few bits nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
@@ -178,6 +184,9 @@ class Predictor:
         tables = (1 if spec.tie_word_embeddings else 2) if how.splits(spec.vocab_size) else 0
         of_tables = tables * (_ROW_BYTES * spec.vocab_size + _TABLE_PARTS * candidate.format.matrix_bytes)
         return round(candidate.format.matrix_bytes * share * matrices) + of_tables
+
+    def _beside_of(self, candidate: Candidate) -> int:
+        return 0 if self._beside is None else self._beside(candidate)
 
     def _weights(self, candidate: Candidate) -> int:
         spec, precision = self._shrunk(candidate), candidate.format.arithmetic

@@ -11,7 +11,8 @@ from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.baseline import baseline_format, prompts_of, timed_depth
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes, is_idle
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes, is_exact, is_idle
+from seap_export.pipeline.cost.workload import Workload
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.quality import QualityStep
@@ -31,19 +32,19 @@ _TYPICAL = 0.4
 
 
 def first_candidates(
-    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> tuple[dict[str, Any], ...]:
     """The dense model in every way, and in each the ratio that about meets size and speed; KL is not known yet.
 
-    A dense model that does not fit is tried as well: it tells what its rounding costs, and so what pruning does.
+    A rounded model that does not fit is tried as well: it tells what its rounding costs, and so what pruning does.
 
     Args:
         spec: The dense model.
         request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        beside: Bytes of a folder besides its weights.
+        work: The workload of the export.
     """
-    predictors = _predictors(spec, request, vocabularies, beside)
+    predictors = _predictors(spec, request, vocabularies, work)
     return tuple(
         {
             "variant": variant_name(mixture.name, candidate.ratio),
@@ -65,7 +66,7 @@ def _first_token(ms: float | None) -> dict[str, float]:
 
 
 def search_work(
-    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> tuple[PlannedWork, ...]:
     """The work that a search adds to an export, and the checks of its choices; with a limit of KL, about the most.
 
@@ -76,9 +77,9 @@ def search_work(
         spec: The dense model.
         request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        beside: Bytes of a folder besides its weights.
+        work: The workload of the export.
     """
-    predictors = _predictors(spec, request, vocabularies, beside)
+    predictors = _predictors(spec, request, vocabularies, work)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
     parts = list[PlannedWork]()
     guessed = [GuessStep.cost] if any(format.average is not None for format in request.formats) else []
@@ -101,12 +102,18 @@ def search_work(
 def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[PlannedWork, ...]:
     """The disk space of a search: the best candidate so far, the next one, and those chosen for earlier tasks.
 
-    All count with the whole vocabulary, which is the most.
+    All count with the whole vocabulary, which is the most. With a target for the speed, the dense model is there, too.
     """
-    tasks = tuple(task.name for task in request.tasks)
-    widest = max(request.formats, key=lambda format: format.size(spec))
-    one = (PlannedWork(ShrinkStep.cost, tasks), PlannedWork(FormatStep.cost, tasks, format=widest))
-    return one * (1 + len(request.all_mixtures))
+    tasks, targets = tuple(task.name for task in request.tasks), request.targets
+    assert targets is not None
+    every = [way.format for way in ways(request.formats, "all")]
+    made = [one for one in every if not is_exact(Candidate(0.0, one), one.size(spec), targets)] or every
+    kinds = [ShrinkStep.cost, *([RoundingStep.cost] if any(request.grid(one, spec) for one in made) else [])]
+    widest = max(made, key=lambda format: format.size(spec))
+    one = (*(PlannedWork(cost, tasks) for cost in kinds), PlannedWork(FormatStep.cost, tasks, format=widest))
+    timed = (PlannedWork(FormatStep.cost, tasks, format=baseline_format(every)),) if targets.of_speed else ()
+    guess = (PlannedWork(GuessStep.cost, tasks),) if any(format.average is not None for format in every) else ()
+    return one * (1 + len(request.all_mixtures)) + timed + guess
 
 
 def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
@@ -129,7 +136,8 @@ def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
             best = min(mixed, key=lambda one: (curve.at(one), predictor.bytes(one)), default=None)
             yield from filter(None, [best])
             continue
-        if not is_idle(way, every, predictor, request.targets):
+        is_free = is_exact(way, predictor.bytes(way), request.targets)
+        if not is_free and not is_idle(way, every, predictor, request.targets):
             yield way
         if any(includes(other, way) for other in every):
             continue
@@ -139,14 +147,14 @@ def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
 
 
 def _predictors(
-    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> dict[str, Predictor]:
     """The predictor of sizes and speed-ups for each task and mixture, by name."""
     names = [mixture.name for mixture in request.all_mixtures]
-    return {name: _predictor(spec, request, vocabularies.get(name), beside) for name in names}
+    return {name: _predictor(spec, request, vocabularies.get(name), work) for name in names}
 
 
-def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None, beside: int) -> Predictor:
+def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None, work: Workload) -> Predictor:
     plan = request.plan
     most = largest_ratio(spec, plan.sparsity, plan.align, plan.layout)
     baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
@@ -155,5 +163,8 @@ def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None,
         fraction = 1 - candidate.ratio
         thinner = spec.with_layers(tuple(thinner_layer(layer, spec.hidden_size, fraction) for layer in spec.layers))
         return thinner if kept is None or candidate.vocabulary == "all" else thinner.with_tokens(len(kept))
+
+    def beside(candidate: Candidate) -> int:
+        return work.with_tokens(None if candidate.vocabulary == "all" else kept).beside_weights(candidate.format)
 
     return Predictor(shrunk, most, baseline, depth, beside, prompts_of(request))

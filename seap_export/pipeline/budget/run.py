@@ -20,7 +20,7 @@ from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import SearchResult, search
 from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk
-from seap_export.pipeline.cost.workload import TokenCounts, workload
+from seap_export.pipeline.cost.workload import TokenCounts, Workload, workload
 from seap_export.pipeline.export import Exported, make_variants, plan_export, prepare_answered
 from seap_export.pipeline.folder.outputs import remove_unfinished
 from seap_export.pipeline.folder.performance import Timed, recorded
@@ -108,10 +108,10 @@ def _choose(
 
     values = dict[str, Any]()
     with open_candidates(request, baseline, work, prepared.splits, vocabularies, known) as candidates:
-        beside = workload(source, request).beside_weights
+        sizes = workload(source, request)
         for task, ranking in steps.rankings.items():
             kept, depth = vocabularies.get(task), timed_depth(source.spec, request)
-            predictor = _predictor(request, source, ranking, kept, work, baseline, depth, beside)
+            predictor = _predictor(request, source, ranking, kept, work, baseline, depth, sizes)
             result = _search(request, ranking, candidates, predictor, baseline, partial(note, task))
             values = note(task, result)
         failure = nothing_fits(targets, tasks)
@@ -169,7 +169,7 @@ def _predictor(
     work: StepContext,
     baseline: Format,
     depth: int,
-    beside: int,
+    sizes: Workload,
 ) -> Predictor:
     settings, statistics = ranking.settings, ranking.statistics(work)
     ranked = read_ranking(source.spec, work.of_task(ranking))
@@ -178,6 +178,9 @@ def _predictor(
     @cache
     def pruned(ratio: float) -> ModelSpec:
         return plan_variant(source, statistics, ranked, settings, ratio).shrunk_spec(source.spec)
+
+    def beside(candidate: Candidate) -> int:
+        return sizes.with_tokens(None if candidate.vocabulary == "all" else kept).beside_weights(candidate.format)
 
     def shrunk(candidate: Candidate) -> ModelSpec:
         spec = pruned(candidate.ratio)

@@ -261,6 +261,12 @@ def is_idle(way: Candidate, ways: Iterable[Candidate], predictor: Predictor, tar
     return is_included and not targets.of_speed and not predictor.meets(way, targets)
 
 
+def is_exact(candidate: Candidate, bytes: float, targets: Targets) -> bool:
+    """Whether it is the whole model, unquantised and too large to be chosen: it loses nothing, and is not made."""
+    too_large = targets.size is not None and bytes > targets.size
+    return too_large and not candidate.ratio and candidate.format.arithmetic.quantization is None
+
+
 def includes(mixed: Candidate, way: Candidate) -> bool:
     """Whether a way with bits for each matrix has all that another one could be: the same bits for all."""
     is_alike = (mixed.format.name, mixed.vocabulary) == (way.format.name, way.vocabulary)

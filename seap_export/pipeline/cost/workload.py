@@ -85,10 +85,13 @@ class Workload:
         """The format of the model folder, in the dtype of the dense model."""
         return HfFormat(dtype_name(self.stored))
 
-    @property
-    def beside_weights(self) -> int:
-        """About how many bytes a written folder takes besides its weights: tokenizer, graph and settings."""
-        return self.tokenizer_bytes + _SMALL + GRAPH_BYTES * len(self.spec.layers)
+    def beside_weights(self, format: Format) -> int:
+        """About how many bytes a written folder takes besides its `size`: tokenizer, graph and settings."""
+        return self.files(format) + GRAPH_BYTES * len(self.spec.layers)
+
+    def files(self, format: Format) -> int:
+        """About how many bytes the small files of a folder take, unless `size` counts them."""
+        return _SMALL + (0 if format.size_has_tokenizer else self.tokenizer_bytes)
 
     def with_tokens(self, vocabulary: Vocabulary | None) -> Workload:
         """The workload of a variant that keeps these tokens; None: all."""
@@ -203,7 +206,7 @@ class KeptPart:
 
     def folder_bytes(self, format: Format) -> int:
         """About how many bytes the folder of a format takes, without a graph."""
-        return self.weight_bytes(format) + self.work.tokenizer_bytes + _SMALL
+        return self.weight_bytes(format) + self.work.files(format)
 
     @property
     def dense_folder_bytes(self) -> int:

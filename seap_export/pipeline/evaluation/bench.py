@@ -59,12 +59,12 @@ class Other:
 
 @dataclass(frozen=True)
 class _Model:
-    """The folders of a model: of transformers, and of each engine; and its format if it is not the request's."""
+    """The folders of a model: of transformers, and of each engine with its format; None: torch runs that of `hf`."""
 
     name: str
     hf: Path
     folders: Mapping[EngineName, Path]
-    format: Format | None = None
+    formats: Mapping[EngineName, Format | None]
 
     @property
     def spec(self) -> ModelSpec:
@@ -134,7 +134,13 @@ def time_variants(
             for variant in variants
         ]
         models += [
-            _Model(other.name, dense, dict.fromkeys(request.engines, other.folder), other.format) for other in others
+            _Model(
+                other.name,
+                dense,
+                dict.fromkeys(request.engines, other.folder),
+                {engine: other.format or request.written(engine) for engine in request.engines},
+            )
+            for other in others
         ]
         figures = _measure(models, request, progress)
     return SpeedReport(figures, request.cells, _setting(request))
@@ -161,22 +167,33 @@ def _variants_at(path: Path) -> Sequence[Variant]:
 def _model(
     name: str, hf: Path, exported: Sequence[FormatFolder], scratch: Path, request: BenchRequest, progress: Progress
 ) -> _Model:
-    """A model's folders: those that there are in the right form, and for the others new ones."""
-    folders: dict[EngineName, Path] = {}
+    """A model's folders: those that there are in the right form, and for the others new ones.
+
+    Bits for each matrix are chosen with texts: there may be other ones, and a new folder has the same bits for all.
+    """
+    folders, formats = dict[EngineName, Path](), dict[EngineName, Format | None]()
     for engine in request.engines:
         format = request.written(engine)
-        known = None if format is None else _of_format(format, exported)
-        folders[engine] = hf if format is None else known or _converted(format, name, hf, scratch, progress)
-    return _Model(name, hf, folders)
+        if format is None:
+            folders[engine], formats[engine] = hf, None
+            continue
+        known = _of_format(format, exported)
+        if known is None:
+            uniform = format.uniform()
+            known = _of_format(uniform, exported) or (_converted(uniform, name, hf, scratch, progress), uniform)
+        folders[engine], formats[engine] = known
+    return _Model(name, hf, folders, formats)
 
 
-def _of_format(format: Format, exported: Sequence[FormatFolder]) -> Path | None:
-    """The folder that an export has written in exactly this format."""
+def _of_format(format: Format, exported: Sequence[FormatFolder]) -> tuple[Path, Format] | None:
+    """The folder that an export has written in exactly this format, or else with other bits for each matrix."""
+    found = []
     for folder in exported:
         with suppress(ArtifactError):
-            if folder.format == format:
-                return folder.path
-    return None
+            found.append((folder.path, folder.format))
+    exact = [one for one in found if one[1] == format]
+    mixed = [one for one in found if one[1].name == format.name and None not in (format.average, one[1].average)]
+    return next(iter(exact + mixed), None)
 
 
 def _written_for(provider: str, variants: Sequence[Variant]) -> tuple[Format, ...]:
@@ -192,7 +209,7 @@ def _converted(format: Format, name: str, hf: Path, scratch: Path, progress: Pro
     folder = scratch / name / format.name
     if not folder.is_dir():
         folder.mkdir(parents=True)
-        progress.say(f"{name}: writing {row_of(format).title}")
+        progress.say(f"{name}: writing {row_of(format).title} in {format.precision}")
         format.write(hf, folder, lambda layer: None)
     return folder
 
@@ -229,7 +246,7 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
             peak_bytes=peak.host,
             gpu_bytes=peak.gpu,
             timings=timings[f"{model.name} {engine}"],
-            works={cell: _work(model, engine, cell, request) for cell in timings[f"{model.name} {engine}"]},
+            works={cell: _work(model, engine, cell) for cell in timings[f"{model.name} {engine}"]},
         )
         for (model, engine), peak in zip(subjects, peaks, strict=True)
     ]
@@ -241,8 +258,8 @@ def _peak(model: _Model, engine: EngineName, request: BenchRequest, progress: Pr
     return peak_memory(engine, model.folders[engine], context, request.execution, request.cells[0])
 
 
-def _work(model: _Model, engine: EngineName, cell: SpeedCell, request: BenchRequest) -> ModelWork:
-    format = model.format or request.written(engine) or format_class(HF)("fp32")
+def _work(model: _Model, engine: EngineName, cell: SpeedCell) -> ModelWork:
+    format = model.formats[engine] or format_class(HF)("fp32")
     last_logits = format.gives_last_logits
     return model_work(model.spec, format.arithmetic, cell.batch, cell.depth, last_logits=last_logits)
 

@@ -83,15 +83,31 @@ def test_label_is_the_index_of_a_choice(tmp_path: Path, label: object, gold: str
 
 
 @pytest.mark.parametrize(
-    ("label", "shown"), [(2, "2"), (-1, "-1"), ("-1", "'-1'"), ("x", "'x'"), (1.0, "1.0"), (None, "None"), ("", "''")]
+    ("label", "shown"), [(2, "2"), (-1, "-1"), ("-1", "'-1'"), ("z", "'z'"), (1.0, "1.0"), (None, "None"), ("", "''")]
 )
 def test_label_that_is_no_index_is_refused(tmp_path: Path, label: object, shown: str) -> None:
     good = {"goal": "g", "sol1": "x", "sol2": "y", "label": 0}
     spec = _write(tmp_path, PIQA, good, {**good, "label": label})
     assert _error(tmp_path, spec) == (
-        f"task 'a': DIR/a.jsonl, record 2: label {shown} in field 'label' is not the index of a choice (0 to 1); "
-        "use records that have a right answer, or name the field with the names of the choices as 'labels'"
+        f"task 'a': DIR/a.jsonl, record 2: label {shown} in field 'label' is neither the index of a choice (0 to 1) "
+        "nor one of x, y; use records that have a right answer, or name the field with the names of the choices as "
+        "'labels'"
     )
+
+
+@pytest.mark.parametrize(("label", "gold"), [("no", 1), (" yes ", 0), ("0", 0), ("2", 2)])
+def test_label_may_be_the_choice_itself(tmp_path: Path, label: str, gold: int) -> None:
+    spec = _write(
+        tmp_path,
+        'prompt = "{q}:"\n[completion]\nchoices = [" yes", " no", " 0"]\nlabel = "a"\n',
+        {"q": "q", "a": label},
+    )
+    assert list(parse_task(spec).texts()) == [Sample("q:", (" yes", " no", " 0")[gold])]
+
+
+def test_label_that_is_two_of_the_choices_is_refused(tmp_path: Path) -> None:
+    record = {"goal": "g", "sol1": "x", "sol2": "x ", "label": "x"}
+    assert "label 'x' in field 'label' is neither" in _error(tmp_path, _write(tmp_path, PIQA, record))
 
 
 def test_missing_label_and_missing_choice_are_named(tmp_path: Path) -> None:

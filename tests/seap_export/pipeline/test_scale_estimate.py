@@ -15,6 +15,7 @@ from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.scale_estimate import Machine, estimate, scale_estimate
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep
+from seap_export.pipeline.steps.single.guess import GuessStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import ShrinkStep
@@ -55,6 +56,17 @@ def test_memory_does_not_depend_on_the_number_of_layers(step: Any) -> None:
     deep = Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
     task = TokenCounts(2048, 0)
     assert memory_of(step, task, 0.5, deep) == memory_of(step, task, 0.5, LLAMA)
+
+
+def test_a_guess_keeps_the_model_and_what_its_sublayers_wrote() -> None:
+    """On 4,096 + 1,536 tokens; what information leaves on the disk is there for 2,048 tokens and each layer."""
+    stream, deep = 4 * 4096, Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
+    memory = memory_of(GuessStep, TokenCounts(65_536, 0), 0.0, LLAMA).host
+    wrote = (2 * 32 + 3) * 5632 * stream
+    assert memory > BASE + 4 * 32 * LAYER + wrote
+    assert memory == pytest.approx(BASE + 4 * 32 * LAYER + wrote + 4 * 4 * 32000 * 4096, rel=0.15)
+    assert GuessStep.cost.disk(TokenCounts(65_536, 0), 0.0, LLAMA).unfinished == wrote
+    assert RoundingStep.cost.disk(TokenCounts(4096, 0), 0.0, deep).unfinished == 80 * 2048 * stream
 
 
 def test_on_a_gpu_the_work_is_in_its_memory() -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.common.json_file import read_artifact, write_json
-from seap_export.pipeline.cost.cost import Cost, Rates
+from seap_export.model.layers.working_memory import LOGIT_TOKENS
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.single.rounding import information_bytes
 from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pipeline.targets.guess import USUAL, Guess
 from seap_export.pruning.allocation.guess import RATIOS, guess_pruning
@@ -35,6 +37,27 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     return (rounded + tried * model.dense_linear + len(RATIOS) * trial) / rates.operations + systems
 
 
+def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
+    """The hidden states before each layer; later, if they do not fit in memory, what each sublayer of trials wrote."""
+    before, tried = information_bytes(model, tokens), model.hidden_bytes(_tried(tokens))
+    return Disk(unfinished=max(before, (len(model.work.spec.channels) + 3) * tried))
+
+
+def _memory(model: KeptPart, tokens: TokenCounts) -> float:
+    """The model, which trials keep, what each sublayer wrote, both streams and a refit; about 2.5 GB were measured.
+
+    Before that, the LM head and the embedding, and the logits of a few tokens with their gradients.
+    """
+    spec, tried = model.work.spec, _tried(tokens)
+    tables = 4 * model.head * (1 if spec.tie_word_embeddings else 2)
+    trials = 4 * model.dense_linear + 2 * tables + (len(spec.channels) + 3) * model.hidden_bytes(tried)
+    return max(trials + model.working_bytes, 2 * tables + 8 * 4 * LOGIT_TOKENS * spec.vocab_size)
+
+
+def _tried(tokens: TokenCounts) -> TokenCounts:
+    return TokenCounts(min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS), 0)
+
+
 @dataclass(frozen=True)
 class GuessStep(PathStep):
     """Guesses what rounding costs by what each matrix means, and pruning by a few plans that are refitted quickly.
@@ -44,7 +67,15 @@ class GuessStep(PathStep):
         grid: A grid with bits for each matrix.
     """
 
-    cost = Cost("guesses", _seconds, effort=1.4, per_layer=1.0)  # roughly, from one run
+    cost = Cost(
+        "guesses",
+        _seconds,
+        effort=1.4,  # roughly, from one run, as the next
+        per_layer=1.0,
+        count_disk=_disk,
+        count_memory=_memory,
+        on_device=True,
+    )
     is_folder = False
     unit = "parts"
 

@@ -16,6 +16,7 @@ from seap_export.pipeline.steps.single.variant import OfVariant
 from seap_export.pipeline.steps.step import StepContext
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.information import INFORMATION_TOKENS
 from seap_export.pruning.rounding.write import write_rounded_model
 
 #: Increased when the same inputs give different bytes than before.
@@ -33,10 +34,20 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     return (walked + passed_on) / rates.operations + factors / rates.double_operations
 
 
+def information_bytes(model: KeptPart, tokens: TokenCounts) -> int:
+    """Bytes of the hidden states before each layer, which are there until bits are shared out."""
+    used = min(tokens.calibration_tokens, INFORMATION_TOKENS)
+    return len(model.work.spec.layers) * model.hidden_bytes(TokenCounts(used, 0))
+
+
 def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
-    """The model in float32; meanwhile two streams, as for the refit, and the tables outside of the layers."""
+    """The model in float32; meanwhile two streams, as for the refit, and the tables outside of the layers.
+
+    Before that, where each matrix has bits of its own, `information_bytes`; they count in any case.
+    """
     tables = 4 * model.head * (1 if model.work.spec.tie_word_embeddings else 2)
-    return Disk(model.folder_bytes(HfFormat("fp32")), unfinished=4 * model.hidden_bytes(tokens) + tables)
+    rounded = 4 * model.hidden_bytes(tokens) + tables
+    return Disk(model.folder_bytes(HfFormat("fp32")), unfinished=max(rounded, information_bytes(model, tokens)))
 
 
 def _memory(model: KeptPart, tokens: TokenCounts) -> float:

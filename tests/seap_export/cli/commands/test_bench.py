@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from support.exports import Run
-from support.product import OnnxForm, PeakMemory, choose_precision
+from support.product import GgufFormat, OnnxForm, OnnxFormat, PeakMemory, choose_precision
 from support.variations import micro_config
 
+from converters.format import Format
 from seap_export.cli.commands import bench as command
 from seap_export.model.families import model_spec
 from seap_export.pipeline.evaluation import bench
@@ -88,6 +89,36 @@ def test_what_is_in_the_folder_is_timed_unless_options_say_a_form(run: Run, work
         assert json.loads(outcome.out)["setting"]["form"] == form.to_json()
         assert "dense: writing ONNX" in outcome.err
         assert ("a-0.4: writing ONNX" in outcome.err) == bool(options)
+
+
+def test_beside_bits_for_each_matrix_the_dense_model_has_the_same_for_all(run: Run, work: Path) -> None:
+    """No texts choose its bits; a further variant is timed with those that it has."""
+    words = ("export", "m", "--task", "a=a.jsonl", "--out", "out", "--quiet", "--speed")
+    for ratio, precision in ((0.2, "mixed-3.5"), (0.4, "mixed-4")):
+        assert run(*words, "--ratio", ratio, "--precision", precision).code == 0
+    assert json.loads((work / "out" / "performance.json").read_text("utf-8"))["speed"].keys() >= {"a-0.2", "a-0.4"}
+    bits = ("--runtime", "onnxruntime", "--precision", "mixed-4")
+    outcome = run("bench", "out", "--dense", "m", *QUICK, *bits, "--json")
+    assert outcome.code == 0, outcome.err
+    assert "dense: writing ONNX in int4" in outcome.err
+    assert "a-0.2: writing" not in outcome.err
+    subjects = json.loads(outcome.out)["subjects"]
+    assert [subject["model"] for subject in subjects] == ["dense", "a-0.2", "a-0.4"]
+    small = {subject["model"]: subject["cells"][0]["decode_ideal_speedup"] for subject in subjects}
+    assert small["a-0.4"] > small["dense"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("format", "precision"),
+    [
+        (OnnxFormat("mixed-3.5"), "int4"),
+        (OnnxFormat("mixed-7"), "int8"),
+        (GgufFormat("mixed-5"), "q4_0"),
+        (GgufFormat("q6_k"), "q6_k"),
+    ],
+)
+def test_bits_for_each_matrix_become_the_nearest_for_all(format: Format, precision: str) -> None:
+    assert format.uniform().precision == precision
 
 
 @pytest.mark.parametrize(

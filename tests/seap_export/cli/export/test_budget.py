@@ -288,7 +288,7 @@ def test_the_first_token_is_as_soon_as_asked(run: Run, work: Path, monkeypatch: 
     assert all("24" in file["first_token_ms_by_tokens"] for file in found["files"])
     page = (work / "out" / "validation.html").read_text("utf-8")
     assert "first of 24" in page
-    refused = run(*MODEL, *arguments, "--set", "target_first_token=24:1000000x")
+    refused = run(*MODEL, *arguments, "--set", "target_first_token=24:32x")
     refused.refused(5, "target_first_token", "comes nearest", "even without everything")
 
 
@@ -331,6 +331,8 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
         (["--target-decode-speedup", "nan"], ("--target-decode-speedup", "out of range")),
         (["--target-size", "1kB"], ("--target-size", "out of reach", "onnx mixed-2.25")),
         (["--target-decode-speedup", "1000"], ("--target-decode-speedup", "out of reach")),
+        (["--set", "target_first_token=24:0.0000001ms"], ("target_first_token", "out of reach", "24 tokens")),
+        (["--set", "target_first_token=24:100000x"], ("target_first_token", "out of reach", "24 tokens")),
         (["--target-size", "1MB", "--cluster", "local"], ("--cluster",)),
     ],
 )

@@ -142,9 +142,9 @@ def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
 
     assert outcome.code == 0
     assert outcome.err == "hashing m\n"
-    assert [row[1:6] for row in rows(outcome.out)] == [
-        ["44", "16", "no", "0.8", "MB"], ["44", "16", "no", "0.6", "MB"],
-        ["44", "16", "no", "0.8", "MB"], ["44", "16", "no", "0.6", "MB"],
+    assert [row[1:9] for row in rows(outcome.out)] == [
+        ["44", "16", "no", "onnx", "0.2", "MB", "0.8", "MB"], ["44", "16", "no", "onnx", "0.2", "MB", "0.6", "MB"],
+        ["44", "16", "no", "onnx", "0.2", "MB", "0.8", "MB"], ["44", "16", "no", "onnx", "0.2", "MB", "0.6", "MB"],
     ]  # fmt: skip
     assert "About " in outcome.out.splitlines()[-1]
     assert not (work / "out").exists()

@@ -102,13 +102,16 @@ def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run
 
 
 def test_a_dry_run_counts_every_format(run: Run, work: Path) -> None:
-    sizes = {}
+    sizes, ship = {}, {}
     for words in (("--format", "onnx"), FORMATS):
         values = json.loads(run(*EXPORT, *words, "--dry-run", "--json").out)
-        sizes[words] = values["variants"][0]["bytes_about"]
+        sizes[words], ship = values["variants"][0]["bytes_about"], values["variants"][0]["to_ship_about"]
         steps = values["seconds_about"].keys()
     assert steps >= {"onnx", "fake", "parity"}
     assert sizes[FORMATS] > 1.6 * sizes["--format", "onnx"]
+    assert ship.keys() > {"onnx"}
+    assert sum(ship.values()) < sizes[FORMATS]  # hf/ is no folder to ship
+    assert "onnx 0." in run(*EXPORT, *FORMATS, "--dry-run").out
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.product import Candidate, FirstToken, OnnxFormat, PromptTime, Targets, Times, ways
+import torch
+from support.product import Candidate, FirstToken, GgufFormat, OnnxFormat, PromptTime, Targets, Times, ways
 from support.variations import micro_config
 
 from seap_export.model.families import ModelSpec, model_spec
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.prompts import Prompts
+from seap_export.pipeline.cost.workload import KeptPart, Workload
 
 SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
 FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")
@@ -22,7 +24,7 @@ def shrunk(candidate: Candidate) -> ModelSpec:
 
 @pytest.fixture
 def predictor() -> Predictor:
-    return Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, BESIDE)
+    return Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE)
 
 
 def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predictor) -> None:
@@ -39,9 +41,20 @@ def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predi
     assert predictor.bytes(FP32) == OnnxFormat("fp32").size(SPEC) + BESIDE + 7
 
 
+def test_a_tokenizer_within_the_weights_counts_once() -> None:
+    """As a step's estimate of the disk has it."""
+    work = Workload(SPEC, torch.float32, tokenizer_bytes=50_000)
+    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: work.beside_weights(candidate.format))
+    for format, more in ((GgufFormat("q8_0"), 0), (OnnxFormat("int8"), 50_000)):
+        assert predictor.bytes(Candidate(0.0, format)) - format.size(SPEC) == pytest.approx(more, abs=40_000)
+        assert KeptPart(work, 1.0).folder_bytes(format) - format.size(SPEC) == pytest.approx(more, abs=40_000)
+
+
 def test_norms_and_biases_are_not_quantised() -> None:
     biased = SPEC.with_layers(tuple(layer.changed(biases={"o_proj", "down_proj"}) for layer in SPEC.layers))
-    predictor = Predictor(lambda candidate: biased if candidate.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
+    predictor = Predictor(
+        lambda candidate: biased if candidate.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE
+    )
     more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
     assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)
 
@@ -78,7 +91,7 @@ def test_speed_is_over_the_usual_precision_and_learns(predictor: Predictor) -> N
 
 def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed() -> None:
     integers, half = Candidate(0.0, OnnxFormat("w8a8")), replace(INT8, ratio=0.5)
-    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, BESIDE, Prompts(64, 1e6))
+    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE, Prompts(64, 1e6))
 
     def ms(candidate: Candidate) -> float:
         found = predictor.first_token_ms(candidate)

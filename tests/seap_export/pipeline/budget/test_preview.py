@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 from support.product import (
     ExportRequest,
     FormatStep,
@@ -19,14 +21,26 @@ from support.product import (
 )
 from support.variations import micro_config
 
+from converters.format import Format
 from seap_export.corpus import Task
 from seap_export.model.families import model_spec
 from seap_export.pipeline.budget.baseline import baseline_format
 from seap_export.pipeline.budget.preview import first_candidates, search_work
+from seap_export.pipeline.cost.workload import Workload
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=1000))
 KEPT = {"a": Vocabulary(tuple(range(100)), 1000), "b": Vocabulary(tuple(range(300)), 1000)}
 DENSE = OnnxFormat("fp32").size(SPEC)
+
+
+class _Weights(Workload):
+    """Folders that hold weights alone."""
+
+    def beside_weights(self, format: Format) -> int:
+        return 0
+
+
+WEIGHTS = _Weights(SPEC, torch.float32)
 
 
 def asked(vocabulary: Literal["auto", "all"] | int, targets: Targets) -> ExportRequest:
@@ -36,7 +50,7 @@ def asked(vocabulary: Literal["auto", "all"] | int, targets: Targets) -> ExportR
 
 @pytest.mark.parametrize("targets", [Targets(max_kl=0.1), Targets(size=DENSE * 2)], ids=["KL", "size"])
 def test_a_candidate_counts_with_the_tokens_that_it_keeps(targets: Targets) -> None:
-    parts = search_work(SPEC, asked("auto", targets), KEPT, 0)
+    parts = search_work(SPEC, asked("auto", targets), KEPT, WEIGHTS)
     for step in (FormatStep, QualityStep):
         works = {(part.tasks, part.vocabulary) for part in parts if part.cost is step.cost}
         assert works == {((name,), kept) for name in KEPT for kept in (None, KEPT[name])}, step
@@ -46,7 +60,7 @@ def test_a_candidate_counts_with_the_tokens_that_it_keeps(targets: Targets) -> N
 def test_the_choice_counts_with_the_most_that_it_may_keep(
     vocabulary: Literal["auto"] | int, expected: set[Vocabulary | None]
 ) -> None:
-    parts = search_work(SPEC, asked(vocabulary, Targets(max_kl=0.1)), KEPT, 0)
+    parts = search_work(SPEC, asked(vocabulary, Targets(max_kl=0.1)), KEPT, WEIGHTS)
     assert {part.vocabulary for part in parts if part.cost in (ParityStep.cost, ValidationStep.cost)} == expected
 
 
@@ -54,18 +68,35 @@ def test_a_cut_vocabulary_that_is_small_enough_needs_no_pruning() -> None:
     """Of task a, not of task b."""
     cut = {name: OnnxFormat("fp32").size(SPEC.with_tokens(len(kept))) for name, kept in KEPT.items()}
     request = asked("auto", Targets(size=(cut["a"] + cut["b"]) // 2))
-    shrunk = [part for part in search_work(SPEC, request, KEPT, 0) if part.cost is ShrinkStep.cost]
-    tried = [candidate for candidate in first_candidates(SPEC, request, KEPT, 0) if candidate["vocabulary"] == "auto"]
+    shrunk = [part for part in search_work(SPEC, request, KEPT, WEIGHTS) if part.cost is ShrinkStep.cost]
+    tried = [
+        candidate for candidate in first_candidates(SPEC, request, KEPT, WEIGHTS) if candidate["vocabulary"] == "auto"
+    ]
     assert {part.tasks for part in shrunk if part.vocabulary is not None} == {("b",)}
     assert {
         candidate["variant"].partition("-")[0] for candidate in tried if not candidate["variant"].endswith("-0")
     } == {"b"}
 
 
+def test_a_tokenizer_shrinks_with_the_vocabulary() -> None:
+    work = Workload(SPEC, torch.float32, tokenizer_bytes=1_000_000)
+    candidates = first_candidates(SPEC, asked("auto", Targets(max_kl=0.1)), KEPT, work)
+    sizes = {
+        candidate["vocabulary"]: candidate["bytes_about"] for candidate in candidates if candidate["variant"] == "a-0"
+    }
+    weights = DENSE, OnnxFormat("fp32").size(SPEC.with_tokens(100))
+    assert (sizes["all"] - weights[0]) - (sizes["auto"] - weights[1]) == 900_000
+
+
 def test_it_says_which_of_the_first_candidates_fit() -> None:
-    """The whole model is tried in any case, since it tells what its rounding costs."""
-    size = DENSE * 9 // 10
-    candidates = first_candidates(SPEC, asked("all", Targets(size=size)), KEPT, 0)
+    """The whole model is tried in any case, since it tells what its rounding costs; unquantised, it costs nothing."""
+    int8 = OnnxFormat("int8")
+    size = int8.size(SPEC) * 9 // 10
+    request = replace(asked("all", Targets(size=size)), formats=(OnnxFormat("fp32"), int8))
+    candidates = first_candidates(SPEC, request, KEPT, WEIGHTS)
+    whole = [candidate["precision"] for candidate in candidates if candidate["variant"].endswith("-0")]
+    assert whole == ["int8"] * len(KEPT)
+    assert {part.format for part in search_work(SPEC, request, KEPT, WEIGHTS) if not part.ratio} == {int8}
     assert {candidate["fits"] for candidate in candidates} == {True, False}
     assert all(candidate["fits"] == (candidate["bytes_about"] <= size) for candidate in candidates)
 
