@@ -136,17 +136,17 @@ def test_other_tokens_in_a_stream_are_named(compared: Compare, monkeypatch: pyte
     monkeypatch.setattr(generators, "Sampler", lambda sampling, row: _OfBatch(choose, sampling, row))
     monkeypatch.setattr(_OfBatch, "made", 0)
     (reason, *_) = compared().reasons
-    assert reason == "generate streams other tokens than it writes in a batch, from step 0 on"
+    assert reason == "generate streams other tokens than it writes at once, from step 0 on"
 
 
 class _OfBatch:
-    """A sampler that chooses the most likely token for the first three rows that there are, and then the least."""
+    """A sampler that chooses the most likely token for the batch and its first row alone, and then the least."""
 
     made = 0
 
     def __init__(self, choose: Any, sampling: Any, row: Any) -> None:
         type(self).made += 1
-        self._sampler, self._is_wrong = Sampler(sampling, row), type(self).made > len(PROMPTS)
+        self._sampler, self._is_wrong = Sampler(sampling, row), type(self).made > len(PROMPTS) + 1
 
     def choose(self, logits: np.ndarray) -> int:
         return int(logits.argmin()) if self._is_wrong else self._sampler.choose(logits)
