@@ -271,7 +271,9 @@ class Format(ABC):
         note, known = read_note(folder), {(way.bits, way.block_size, way.levels) for way in self.ways}
         if self.average is None or note is None or (note.grid.average, note.grid.mix) != (self.average, self.name):
             return None
-        return note.grid if {other[1:] for other in note.grid.others} <= known else None
+        used = {other[1:] for other in note.grid.others}
+        used |= {(part.bits, table.block_size, "usual") for table in note.grid.tables for part in table.parts}
+        return note.grid if used <= known else None
 
     @classmethod
     def mixed_of(cls, folder: Path) -> Self | None:

@@ -103,11 +103,15 @@ def _of_no_way(values: dict[str, Any]) -> None:
     values["grid"]["others"][0][1:] = [3, 128, "usual"]
 
 
+def _of_rows_in_no_way(values: dict[str, Any]) -> None:
+    values["grid"] |= {"splits_tables": True, "tables": [["model.embed_tokens.weight", 128, "3" * 128]]}
+
+
 def _out_of_range(values: dict[str, Any]) -> None:
     values["grid"]["average"] = 9.25
 
 
-@pytest.mark.parametrize("change", [_of_another_way, _of_no_way, _out_of_range])
+@pytest.mark.parametrize("change", [_of_another_way, _of_no_way, _of_rows_in_no_way, _out_of_range])
 @pytest.mark.parametrize("name", ["gguf", "web", "mlx", pytest.param("openvino", marks=pytest.mark.needs("openvino"))])
 def test_a_note_of_other_bits_is_found(name: str, change: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
     rounded, out, _ = written(tmp_path, format_class(name)("mixed-5.2"), "llama-gqa")

@@ -33,7 +33,7 @@ class TableRows:
         bits: A digit for each row: the bits of its weights.
 
     Raises:
-        ValueError: There is no row, or a digit is no number of bits.
+        ValueError: There is no row, a digit is no number of bits, or there are no such blocks.
     """
 
     name: str
@@ -43,6 +43,8 @@ class TableRows:
     def __post_init__(self) -> None:
         if not self.bits or not set(self.bits) <= set("234568"):
             raise ValueError(f"the bits of the rows of '{self.name}' must be digits from 2 to 6, or 8")
+        if self.block_size not in (32, 64, 128):
+            raise ValueError(f"the rows of '{self.name}' must have blocks of 32, 64 or 128, not {self.block_size}")
 
     @cached_property
     def parts(self) -> tuple[TablePart, ...]:
