@@ -35,6 +35,7 @@ from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from seap_export.model.sources.weights import SafetensorsReader
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
+from seap_export.pipeline.cost.workload import Workload
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.manifest import read_manifest
@@ -71,6 +72,7 @@ from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.pruning.rounding.columns import round_columns
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.note import read_note
+from seap_export.pruning.rounding.table_rows import TableRows
 from seap_export.pruning.shrink.layer import shrink_layer
 from seap_export.pruning.shrink.write import write_shrunk_model
 from seap_export.runtime.chat import ChatTemplate

@@ -13,14 +13,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support.product import OnnxForm, OnnxFormat, read_spec
+from support.product import OnnxForm, OnnxFormat, TableRows, read_spec
 from support.uneven import GRAPH_MODELS
 
 from converters.onnx.precision import PRECISIONS, BlockQuantization, Precision, choose_precision
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.errors import InputError, UsageError
-from seap_export.pruning.rounding.table_rows import TablePart, TableRows
+from seap_export.pruning.rounding.table_rows import TablePart
 
 MODELS = [*GRAPH_MODELS, ("qwen3", {})]
 VOCABULARY = 128

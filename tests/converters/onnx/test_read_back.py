@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from support.chosen import VARIED
 from support.models import write_micro_model
-from support.product import read_spec, round_weights
+from support.product import BlockQuantization, TableRows, read_spec, round_weights
 from support.uneven import PRUNED_LAYERS
 from support.variations import VARIATIONS
 
@@ -20,8 +20,6 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision, choose_precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError
-from seap_export.pruning.rounding.grid import BlockQuantization
-from seap_export.pruning.rounding.table_rows import TableRows
 
 FORMS = {
     "fp32": OnnxForm(),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from support.chosen import VARIED_JOINT
 from support.formats import write_ir_model
 from support.models import rounded_copy, write_source
-from support.product import read_spec
+from support.product import BlockQuantization, read_spec
 from support.tokenizers import write_micro_tokenizer
 from support.variations import VARIATIONS
 
@@ -23,7 +23,6 @@ from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
 from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
 from seap_export.model.families import model_spec
-from seap_export.pruning.rounding.grid import BlockQuantization
 
 pytestmark = pytest.mark.needs("openvino")
 PRECISIONS = OpenvinoFormat.precisions

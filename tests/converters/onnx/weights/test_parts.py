@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.models import write_micro_model
+from support.product import TableRows
 
 from converters.onnx.weights.parts import PartsReader
 from seap_export.errors import ArtifactError
 from seap_export.model.sources.weights import SafetensorsReader
-from seap_export.pruning.rounding.table_rows import TableRows
 
 NAME = "lm_head.weight"
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.product import Candidate, FirstToken, GgufFormat, OnnxFormat, PromptTime, Targets, Times, ways
+from support.product import Candidate, FirstToken, GgufFormat, OnnxFormat, PromptTime, Targets, Times, Workload, ways
 from support.variations import micro_config
 
 from seap_export.model.families import ModelSpec, model_spec
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.prompts import Prompts
-from seap_export.pipeline.cost.workload import KeptPart, Workload
+from seap_export.pipeline.cost.workload import KeptPart
 
 SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
 FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")

@@ -18,6 +18,7 @@ from support.product import (
     Targets,
     ValidationStep,
     Vocabulary,
+    Workload,
 )
 from support.variations import micro_config
 
@@ -26,7 +27,6 @@ from seap_export.corpus import Task
 from seap_export.model.families import model_spec
 from seap_export.pipeline.budget.baseline import baseline_format
 from seap_export.pipeline.budget.preview import first_candidates, search_work
-from seap_export.pipeline.cost.workload import Workload
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=1000))
 KEPT = {"a": Vocabulary(tuple(range(100)), 1000), "b": Vocabulary(tuple(range(300)), 1000)}
