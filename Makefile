@@ -12,8 +12,6 @@ DEMO ?=
 PYTEST := python -m pytest "--require=$(REQUIRE)" "--demo=$(DEMO)"
 # Two at a time. The real model, which leaves a core half idle, comes first.
 PARALLEL := --numprocesses 2 --no-loadscope-reorder
-# Three where tests wait a quarter of their time for processes that they started.
-WAITING := --numprocesses 3 --no-loadscope-reorder
 # Whatever the shell says: every process would compile what it imports, and pytest rewrite the tests in each stage.
 export PYTHONDONTWRITEBYTECODE :=
 # The test files in which a word stands: what a stage need not import, it leaves out.
@@ -57,10 +55,10 @@ test-fast: .venv/installed $(MODEL)
 
 # What else guards a release; .ci/run runs it after `make test`.
 test-release: environments $(MODEL)
-	.venv/bin/$(PYTEST) $(WAITING) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
+	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
 	.venv/bin/$(PYTEST) -m gpu tests/gpu --gpu-provider webgpu -k "not speed or int8"
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
-	$(IN_RUNTIMES)$(PYTEST) $(WAITING) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
+	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
 		-m "not (real or full)" tests/planted/test_format_faults.py \
 		$(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js|mlx-lm|litert|executorch)"')
 
