@@ -42,7 +42,7 @@ def table_metric(head: torch.Tensor | None, hidden_size: int, *, is_embedding: b
     The rows of an embedding are not multiplied with anything, so that all errors in them count alike.
 
     Args:
-        head: E[x xᵀ] of what the LM head multiplies; None: the table is none.
+        head: E[x xᵀ] of what the LM head multiplies; None: the table is not the LM head.
         hidden_size: Columns of the table.
         is_embedding: Whether it is the embedding.
     """

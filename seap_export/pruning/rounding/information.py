@@ -26,6 +26,8 @@ from seap_export.model.sources.source import Source
 
 #: Tokens whose gradients are taken, and positions of a batch.
 INFORMATION_TOKENS, _BATCH_TOKENS = 2048, 512
+#: The most of a further text that is taken to be new, since one text alone says nothing of others.
+_MOST_NEW = 0.5
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,10 @@ def _frequencies(texts: Sequence[Sequence[int]], predicted: torch.Tensor) -> tor
     """
     counts, alone = torch.zeros_like(predicted), torch.full_like(predicted, -1.0)
     for number, text in enumerate(texts):
-        ids, times = torch.tensor(text).unique(return_counts=True)
+        ids, times = torch.tensor(text, dtype=torch.int64).unique(return_counts=True)
         alone[ids] = torch.where(counts[ids] == 0, float(number), -1.0).to(alone)
         counts[ids] += times
-    new = counts[alone >= 0].sum() / counts.sum()
+    new = (counts[alone >= 0].sum() / counts.sum()).clamp_max(_MOST_NEW)
     unseen = torch.where(counts == 0, predicted.sqrt(), 0.0)
     seen = counts / counts.sum()
     return (1 - new) * seen + new * unseen / unseen.sum() if unseen.any() else seen

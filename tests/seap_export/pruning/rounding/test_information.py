@@ -89,6 +89,9 @@ def test_tokens_that_no_text_has_share_what_one_text_alone_has() -> None:
     often = _frequencies([[0, 0, 1], [0, 0, 1], [2, 2, 2]], predicted)
     assert often.tolist() == pytest.approx([2 / 3 * 4 / 9, 2 / 3 * 2 / 9, 2 / 3 * 3 / 9, 1 / 3 * 2 / 3, 1 / 3 * 1 / 3])
     assert _frequencies([[0, 1], [2, 3, 4]], predicted).tolist() == pytest.approx([0.2] * 5)
+    assert _frequencies([[0, 1]], predicted)[:2].tolist() == pytest.approx(
+        [0.25] * 2
+    )  # one text, which is all there is
 
 
 def test_the_head_and_the_embedding_are_used_as_often_as_tokens_come_up(tmp_path: Path) -> None:
