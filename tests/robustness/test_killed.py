@@ -10,13 +10,12 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
 from robustness.commands import ALL, COMMON
 from support.processes import Tool
 from support.product import read_manifest
 
-KILLS = 36
+KILLS = 44
 TreeOf = Callable[[Path], object]
 
 
@@ -40,14 +39,13 @@ def test_kills_change_nothing_in_the_end(
     assert run.wait().code == 0
     assert tree(work / "out") == tree(undisturbed)
     shutil.rmtree(work / "out")
-    begins = [0, *(index for index, change in enumerate(changes) if is_record(change))]  # of each step
-    sizes = np.diff([*begins, len(changes)]).tolist()
+    num_records, num_steps = sum(map(is_record, changes)), steps_done(undisturbed)
+    most = len(changes) // 10  # before a kill: half of the kills are enough for a whole run
 
-    chance, stages, num_halves, left = random.Random(0), [], 0, KILLS
-    step = 0  # in which the next kill comes
-    while left:
-        records = max(step - steps_done(work / "out"), 0)
-        number = chance.randint(1, sizes[step])
+    chance, stages, num_halves = random.Random(0), [], 0
+    records = 0  # that are made before the changes count
+    while len(stages) < KILLS:
+        number = chance.randint(1, most)
         delay = chance.choice((0.0, chance.uniform(0.001, 0.02)))
         code = tool(work, *ALL, records=records, kill_at=number, kill_after=delay).code
         assert code in (0, -signal.SIGKILL, -signal.SIGALRM)
@@ -55,15 +53,14 @@ def test_kills_change_nothing_in_the_end(
         if code == 0:  # it was done before its turn came
             assert tree(work / "out") == tree(undisturbed)
             shutil.rmtree(work / "out")
-            step = chance.randrange(len(sizes))
+            records = chance.randrange(num_records)
             continue
         stages.append(steps_done(work / "out"))
         num_halves += any((work / "out").glob(".seap-export-[tu]*"))
-        left -= 1
-        step = (KILLS - left) * len(sizes) // KILLS
+        records = 0
 
-    assert num_halves > KILLS / 3  # most kills interrupt something
-    assert len(set(stages)) > len(begins) / 2  # at all stages of the work
+    assert num_halves > KILLS / 2  # most kills interrupt something
+    assert len(set(stages)) > num_steps / 2  # at all stages of the work
     outcome = tool(work, *ALL)
     assert (outcome.code, outcome.err) == (0, "")
     assert tree(work / "out") == tree(undisturbed)
