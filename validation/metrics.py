@@ -171,11 +171,9 @@ class LogitComparison:
         """The first defect of each kind and side so far, with the number of tokens that have it."""
         return tuple(self._defects.values())
 
-    def variation(self) -> float:
-        """Standard deviation of the tokens' KL over its mean; 0 if there is no divergence."""
-        divergence = np.concatenate([kl for row in self._kl.values() for kl in row] or [np.zeros(1)])
-        mean = float(divergence.mean())
-        return float(divergence.std()) / mean if mean > 0 else 0.0
+    def divergences(self) -> NDArray[np.float64]:
+        """The KL of each finite token."""
+        return np.concatenate([kl for row in self._kl.values() for kl in row] or [np.zeros(0)])
 
     def _add(self, reference: Logits, candidate: Logits, row: int, first: int, following: Sequence[int]) -> None:
         self._tokens += len(reference)

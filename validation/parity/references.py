@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
@@ -253,20 +255,30 @@ def _divergence(
     say: Say,
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """Measures the KL divergence of each sequence from the references, and the largest difference of any logit."""
-    figures, variations = {}, {}
+    figures, divergences = {}, {}
     runs = runner.run([_run(one, one.parts(spec), spec) for one in references])
     for index, (sequence, logits) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
         comparison.update(store.get(references[sequence].logits), logits)
-        figures[sequence], variations[sequence] = comparison.figures(), max(1.0, comparison.variation())
+        figures[sequence], divergences[sequence] = comparison.figures(), comparison.divergences()
     finite = [(figure.mean_kl, figure.tokens) for figure in figures.values() if figure.mean_kl is not None]
     overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
+    of_all = _variation(np.concatenate(list(divergences.values()))) if divergences else 1.0
     noise = {
-        sequence: Noise(mean_kl=max(figure.mean_kl or 0.0, overall), kl_variation=variations[sequence])
+        sequence: Noise(
+            mean_kl=max(figure.mean_kl or 0.0, overall),
+            kl_variation=max(_variation(divergences[sequence]), of_all),  # few tokens may be alike by chance
+        )
         for sequence, figure in figures.items()
     }
     return noise, max((figure.max_abs or 0.0 for figure in figures.values()), default=0.0)
+
+
+def _variation(divergences: NDArray[np.float64]) -> float:
+    """The variation of tokens' KL, as `Noise.kl_variation` defines it."""
+    mean = float(divergences.mean()) if divergences.size else 0.0
+    return max(1.0, float(divergences.std()) / mean) if mean > 0.0 else 1.0
 
 
 def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
