@@ -110,7 +110,7 @@ def open_generator(console: Console, folder: Path, provider: str, threads: int |
     own = own_folder(folder)
     generator = Generator(own, provider, threads)
     if not generator.is_checked:
-        console.say(f"{own} has no SHA256SUMS, so its files were not checked; 'convert' writes one")
+        console.say(f"{own} has no SHA256SUMS, so its files were not checked; an export writes it at its end")
     return generator
 
 
@@ -127,7 +127,12 @@ def own_folder(folder: Path) -> Path:
     if own is not None:
         return own
     variants = variants_in(folder)
-    remedy = f"give a variant in it, such as {variants[0]}" if variants else "give a variant's folder"
+    if variants:
+        remedy = f"give a variant in it, such as {variants[0]}"
+    elif (folder / "hf").is_dir():
+        remedy = "run its export again, to the end"
+    else:
+        remedy = "give a variant's folder"
     raise ArtifactError(f"{folder}: contains neither {GRAPH} nor {OWN_FORMAT}/{GRAPH}; {remedy}")
 
 

@@ -106,6 +106,7 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
     ("arguments", "code", "word"),
     [
         (["m", PROMPT], 7, "m: contains neither model.onnx"),
+        (["begun", PROMPT], 7, "run its export again, to the end"),
         (["out", PROMPT], 7, "give a variant in it, such as out/a-0.2"),
         (["out/a-0.2", " "], 8, "the prompt has no token"),
         (["out/a-0.2", PROMPT, "--max-new-tokens", 0], 2, "0 new tokens"),
@@ -120,6 +121,7 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
     ],
 )
 def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:
+    (done.parent / "begun" / "hf").mkdir(parents=True)
     run("generate", *arguments, "--json").refused_in_json(code, word)
 
 
