@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 from converters.read_back import not_finite
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.scales import best_scales, levels, padded_blocks
 
 Kind = Literal["fp32", "int8", "int4"]
 #: The grid that int4 matrices are rounded to; XNNPACK wants scales above zero.

@@ -16,7 +16,8 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from seap_export.pruning.rounding.grid import BlockQuantization, Way, best_scales, levels, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization, Way
+from seap_export.pruning.rounding.scales import best_scales, levels, padded_blocks
 
 #: The types, as ways to round a matrix.
 WAYS: Mapping[Kind, Way] = {

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, on_grid, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.scales import best_scales, levels, on_grid, padded_blocks
 
 #: The usual grid of the levels that a matrix keeps if it is on them.
 GRID = BlockQuantization(4, 64, whole_blocks=True)

@@ -30,8 +30,9 @@ from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.weights import SafetensorsReader
 from seap_export.pruning.plan.settings import Layout
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, kept_scales, on_grid, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.note import RoundingNote
+from seap_export.pruning.rounding.scales import best_scales, kept_scales, on_grid, padded_blocks
 from seap_export.pruning.rounding.write import write_other_files
 from support.corpora import Texts
 from support.tokenizers import write_micro_tokenizer

@@ -20,7 +20,8 @@ from seap_export.model.families.family import FUSED
 from seap_export.model.families.names import ROUTED
 from seap_export.model.families.stacked import stacked_projections
 from seap_export.model.sources.stored import StoredForm
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.scales import best_scales, levels, padded_blocks
 from validation.checkpoint import Change, Weights
 
 #: Elements that are rounded at a time.

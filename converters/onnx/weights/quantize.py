@@ -8,14 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from converters.onnx.precision import kernel_bits
-from seap_export.pruning.rounding.grid import (
-    MOST_STEPS,
-    BlockQuantization,
-    best_scales,
-    levels,
-    padded_blocks,
-    short_scales,
-)
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.scales import MOST_STEPS, best_scales, levels, padded_blocks, short_scales
 
 #: Elements that are quantised at a time.
 _ELEMENTS = 1 << 18

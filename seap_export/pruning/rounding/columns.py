@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import torch
 
-from seap_export.pruning.rounding.grid import (
-    BlockQuantization,
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.scales import (
     best_scales,
     kept_scales,
     on_grid,

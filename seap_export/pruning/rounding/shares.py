@@ -13,15 +13,9 @@ from seap_export.model.families import Experts, ModelSpec, Sublayer, names
 from seap_export.model.families.names import Projection
 from seap_export.model.sources.source import Source
 from seap_export.pruning.rounding.columns import inverse_factor, round_columns, table_metric
-from seap_export.pruning.rounding.grid import (
-    BlockQuantization,
-    Way,
-    best_scales,
-    on_grid,
-    padded_blocks,
-    padded_importance,
-)
+from seap_export.pruning.rounding.grid import BlockQuantization, Way
 from seap_export.pruning.rounding.information import Information, information
+from seap_export.pruning.rounding.scales import best_scales, on_grid, padded_blocks, padded_importance
 from seap_export.pruning.rounding.table_rows import TableRows
 
 #: Rows of a matrix whose errors are computed.

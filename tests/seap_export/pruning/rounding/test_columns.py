@@ -9,7 +9,8 @@ from support.product import dequantize, quantize
 
 from seap_export.pruning.rounding import columns
 from seap_export.pruning.rounding.columns import round_columns
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, kept_scales, on_grid, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.scales import best_scales, kept_scales, on_grid, padded_blocks
 
 WAYS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64, positive=True)]
 WAYS.append(BlockQuantization(4, rows=True))

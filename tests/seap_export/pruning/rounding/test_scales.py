@@ -1,0 +1,129 @@
+"""Scales of blocks, and matrices that are on a grid already."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.scales import (
+    MOST_STEPS,
+    best_scales,
+    on_grid,
+    padded_blocks,
+    row_steps,
+    short_scales,
+)
+
+WAYS = [BlockQuantization(4, size, symmetric) for size, symmetric in itertools.product((32, 128), (True, False))]
+WAYS.append(BlockQuantization(4, positive=True))
+
+
+def some_levels(how: BlockQuantization, count: int, seed: int) -> torch.Tensor:
+    """Levels of ten blocks that span `count` steps, short scales of either sign, and the matrix that they make."""
+    generator = torch.Generator().manual_seed(seed)
+    low = -int(torch.randint(0, count + 1, (1,), generator=generator))
+    low = -((count + 1) // 2) if how.positive else -(count // 2) if how.symmetric else low
+    drawn = torch.randint(low, low + count + 1, (5, 2, how.block_size), generator=generator).float()
+    scales = short_scales(torch.rand(5, 2, 1, generator=generator) * 0.1 + 1e-3)
+    signs = torch.randint(0, 2, (5, 2, 1), generator=generator).float() * 2 - 1
+    return (drawn * scales * (signs if how.symmetric and not how.positive else 1.0)).flatten(1)
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 11, 14, 15])
+def test_a_matrix_on_a_grid_keeps_its_levels(how: BlockQuantization, count: int) -> None:
+    weights = some_levels(how, count, seed=count)
+    blocks = padded_blocks(weights, how)
+    scales, points = best_scales(blocks, how)
+    assert torch.equal(on_grid(blocks, scales, points, how).flatten(1), weights)
+    assert not how.positive or (scales > 0).all()
+    # and once more, when powers of two were taken into it and scales are stored in 16 bits
+    scales, points = best_scales(blocks / 64, how)
+    assert torch.equal(on_grid(blocks / 64, scales.bfloat16().float(), points, how).flatten(1) * 64, weights)
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+def test_a_single_weight_off_the_grid_is_not_taken_for_one_on_it(how: BlockQuantization) -> None:
+    weights = some_levels(how, 7, seed=3)
+    off = weights.clone()
+    off[:, 9] += 0.3 * weights.abs().max(1).values
+    for matrix, exact in ((weights, True), (off, False)):
+        blocks = padded_blocks(matrix, how)
+        error = (on_grid(blocks, *best_scales(blocks, how), how) - blocks).abs().amax(-1)[:, 0]
+        assert bool((error == 0).all()) is exact
+
+
+def test_scales_of_other_matrices_are_the_best_that_float16_holds() -> None:
+    weights = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+    blocks = padded_blocks(weights, WAYS[0])
+    full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -8
+    full = full.half().float()
+    tried = torch.stack([(full * (1 - 0.04 * step)).half().float() for step in range(9)])
+    errors = torch.stack(
+        [((blocks / scale).round().clamp(-8, 7) * scale - blocks).square().sum(-1, keepdim=True) for scale in tried]
+    )
+    assert torch.equal(best_scales(blocks, WAYS[0])[0], tried.gather(0, errors.argmin(0)[None])[0])
+
+
+def test_a_block_of_few_levels_keeps_a_step_that_all_float_types_hold() -> None:
+    for how, number in ((WAYS[0], 7), (WAYS[1], 15)):
+        block = torch.zeros(1, 1, how.block_size)
+        block[..., 3] = number * 0.01171875  # 1.5 / 128; the number of times that takes more digits than bfloat16 has
+        block[..., 9] = block[..., 3]
+        scales, points = best_scales(block, how)
+        assert torch.equal(short_scales(scales), scales)
+        assert torch.equal(on_grid(block, scales, points, how), block)
+
+
+def test_scales_may_all_be_above_zero_and_clip_nothing_of_either_sign() -> None:
+    blocks = torch.tensor([[1.0], [-1.0]])[:, :, None] * torch.linspace(-1.0, 0.5, 32)
+    how = BlockQuantization(4, positive=True)
+    scales, points = best_scales(blocks, how)
+    assert (scales > 0).all()
+    # 1 / 7 and 1 / 8 of the largest weight clip nothing
+    assert (on_grid(blocks, scales, points, how) - blocks).abs().max() < 1 / 12
+
+
+def test_short_scales_are_held_by_all_float_types() -> None:
+    given = torch.cat([torch.logspace(-9, 4, 500), -torch.logspace(-9, 4, 500)])
+    scales = short_scales(given)
+    assert torch.equal(scales.half().float(), scales)
+    assert torch.equal(scales.bfloat16().float(), scales)
+    assert torch.equal(scales.sign(), given.sign())
+    usual = given.abs() > 2.0**-17
+    assert ((scales - given).abs() <= 2.0**-8 * given.abs())[usual].all()
+
+
+def test_scales_of_a_row_are_multiples_of_its_step() -> None:
+    how = BlockQuantization(4, rows=True)
+    sizes = torch.linspace(0.2, 3.0, 5).repeat_interleave(32)
+    rows = torch.randn(40, 160, generator=torch.Generator().manual_seed(0)) * sizes
+    rows[7] = 0.0
+    blocks = padded_blocks(rows, how)
+    scales, points = best_scales(blocks, how)
+    steps = row_steps(blocks, how)
+    counts = scales / steps
+    assert torch.equal(counts, counts.round())
+    assert ((counts.abs() >= 1) & (counts.abs() <= MOST_STEPS)).all()
+    rounded = on_grid(blocks, scales, points, how)
+    integers = rounded / steps
+    assert torch.equal(integers, integers.round())
+    assert integers.abs().max() <= 127
+    free = on_grid(blocks, *best_scales(blocks, BlockQuantization(4)), how)
+    assert (rounded - blocks).square().sum() < 1.1 * (free - blocks).square().sum()
+    # no worse among fewer multiples, and rounded again it is the same
+    for count in range(1, MOST_STEPS + 1):
+        other = on_grid(blocks, torch.copysign(steps, scales) * count, points, how)
+        assert ((rounded - blocks).square().sum(-1) <= (other - blocks).square().sum(-1)).all()
+    assert torch.equal(on_grid(rounded, *best_scales(rounded, how), how), rounded)
+
+
+def test_a_row_of_multiples_of_a_step_keeps_it() -> None:
+    how, generator = BlockQuantization(4, rows=True), torch.Generator().manual_seed(1)
+    counts = torch.tensor([4.0, 9.0, 11.0, 5.0, 10.0])[:, None]
+    steps = short_scales(torch.rand(30, 1, 1, generator=generator) + 0.1)
+    blocks = torch.randint(-8, 8, (30, 5, 32), generator=generator) * counts * steps
+    assert torch.equal(on_grid(blocks, *best_scales(blocks, how), how), blocks)
