@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS
 from seap_export.common.checksums import SUMS, checksum_damages, read_checksums
 from seap_export.common.toml_file import either
-from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError, refuse_missing
+from seap_export.errors import ArtifactError, UsageError, refuse_missing
 from seap_export.model.sources.open import open_source
 from seap_export.pipeline.evaluation.bench import bench
 from seap_export.pipeline.evaluation.bench_request import refuse_long_prompts
-from seap_export.pipeline.evaluation.evaluate import evaluate
 from seap_export.pipeline.evaluation.quality import recorded_quality
 from seap_export.pipeline.evaluation.speed import recorded_speed, speed_json
-from seap_export.pipeline.evaluation.verdicts import QualityVerdict, retained
-from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant
+from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
-from seap_export.pipeline.folder.names import HF, PLAN
+from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
-from seap_export.pipeline.folder.rounded import differences
-from seap_export.pipeline.gate.bisection import bisect_variant
 from seap_export.pipeline.gate.code import code_damages
+from seap_export.pipeline.gate.comparison import Comparison, pairs_of
 from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
-from seap_export.pipeline.gate.parity import check_parity, prompts_of
+from seap_export.pipeline.gate.quality_check import ACCURACY_OF, accuracy_checks, quality_checks
 from seap_export.pipeline.gate.recommended import Limits, recommended
 from seap_export.pipeline.gate.report import Check, CheckName, ValidationReport, describe_variant
 from seap_export.pipeline.gate.request import ValidationRequest
@@ -38,22 +34,11 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.targets.frontier import read_frontier
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads, probe
-from validation.parity.stage import StageResult
-from validation.runtimes.table import REFERENCE, require_runtime, runtime_row, runtime_title
+from validation.runtimes.table import require_runtime
 from validation.speed.gate import judge_speed
 
 #: Parity reports by variant and folder.
 _Known = Mapping[str, Mapping[str, Mapping[str, Any]]]
-#: The most differing weights that are named, since all weights of a wrong file differ.
-_MOST_WEIGHTS = 5
-#: What a report of an evaluation says of answers to questions, and the subject of a check of these.
-_ANSWERED = (
-    "zero_shot",
-    "generation",
-    "flipped",
-    *(f"accuracy_{what}" for what in ("retained", "retained_stderr", "difference")),
-)
-_ACCURACY_OF = "the answers of "
 _ALONE = f"files were compared with {SUMS} in the folder itself, as no {MANIFEST} beside it lists them"
 _BY_HAND = f"the folder has no {SUMS} of its own, so that only its formats' folders were compared with theirs"
 
@@ -161,7 +146,7 @@ class _Validation:
             for check in self._checks
             if check.verdict == "failed" and check.variant is not None
             for folder in variants[check.variant]["formats"]
-            if check.subject is None or check.subject.removeprefix(_ACCURACY_OF).split(" in ")[0] == folder
+            if check.subject is None or check.subject.removeprefix(ACCURACY_OF).split(" in ")[0] == folder
         ]
 
     def _recorded(self, variant: Variant) -> dict[str, Any]:
@@ -173,7 +158,7 @@ class _Validation:
     def _refuse_missing_runtime(self) -> None:
         """Tries runtimes and execution providers before anything is hashed or computed."""
         request = self._request
-        compared = [runtime for variant in self._variants for _, runtime in self._comparisons(variant)]
+        compared = [runtime for variant in self._variants for _, runtime in pairs_of(variant, request.runtimes)]
         judges = request.quality is not None and self._asks("quality")
         if self._asks("parity") or judges:
             if request.runtimes and not compared:
@@ -264,141 +249,33 @@ class _Validation:
         self._add(Check.of(variant.name, "integrity", reasons, ArtifactError.exit_code, notes))
         return not reasons
 
-    def _comparisons(self, variant: Variant) -> list[tuple[FormatFolder, str]]:
-        """The folders of a variant that are compared with torch, each with a runtime."""
-        return [
-            (folder, runtime)
-            for folder in variant.folders.values()
-            for runtime in (folder.runtimes if self._request.runtimes else folder.runtimes[:1])
-            if runtime != REFERENCE and (not self._request.runtimes or runtime in self._request.runtimes)
-        ]
-
     def _parity(self, variant: Variant, is_sound: bool) -> None:
         if not is_sound:
             self._skip(variant.name, "parity", "its files are damaged")
             return
-        self._results[variant.name]["parity"] = {}
-        comparisons = self._comparisons(variant)
-        if not comparisons:
+        comparison = Comparison(variant, self._request, self._progress, self._known.get(variant.name, {}))
+        if not comparison.pairs:
             self._skip(variant.name, "parity", "there is no folder beside hf that a given runtime runs")
-        for folder, runtime in comparisons:
-            self._compare(variant, folder, runtime, f"{folder.name} in {runtime}" if len(comparisons) > 1 else None)
-
-    def _compare(self, variant: Variant, folder: FormatFolder, runtime: str, subject: str | None) -> None:
-        reasons, notes, code = [], (), ParityFailure.exit_code
-        stages: Sequence[StageResult] = ()
-        weights: Sequence[str] = ()
-        try:
-            report, stages = self._logits(variant, folder, runtime)
-            first, *others = report["reasons"] or [""]
-            reasons += [f"{first}; {report['hint']}", *others] if first else []
-            notes = report.get("notes", ())
-            weights = self._weights(variant, folder)
-            reasons += [f"weights: {line}" for line in weights[:_MOST_WEIGHTS]]
-            if len(weights) > _MOST_WEIGHTS:
-                reasons.append(f"weights: {len(weights) - _MOST_WEIGHTS} more differ")
-        except ParityFailure as error:
-            reasons.append(str(error))
-        except ArtifactError as error:
-            reasons, code = [str(error)], ArtifactError.exit_code
-        self._add(Check.of(variant.name, "parity", reasons, code, notes, subject))
-        if reasons and code == ParityFailure.exit_code and self._request.bisect and runtime_row(runtime).traces:
-            self._bisect(variant, folder, stages, weights)
-
-    def _logits(
-        self, variant: Variant, folder: FormatFolder, runtime: str
-    ) -> tuple[Mapping[str, Any], Sequence[StageResult]]:
-        """The report, and what it was made from if it is not known from before."""
-        stages: Sequence[StageResult] = ()
-        report = self._known.get(variant.name, {}).get(folder.name)
-        if report is None or report["runtime"] != runtime:
-            self._progress.say(f"{variant.name}: comparing {runtime_title(runtime)} with torch")
-            settings = self._request.parity
-            prompts = prompts_of(variant, self._request.prompt_file, settings.prompts)
-            parity = check_parity(
-                variant, folder.name, runtime, prompts, settings, self._progress.say, self._request.compute
-            )
-            report, stages = parity.to_json(), parity.stages
-        known = self._results[variant.name]["parity"]
-        known[f"{folder.name} in {runtime}" if folder.name in known else folder.name] = report
-        return report, stages
-
-    def _weights(self, variant: Variant, folder: FormatFolder) -> list[str]:
-        self._progress.say(f"{variant.name}: comparing weights")
-        try:
-            return list(differences(folder.path))
-        except InputError as error:  # here the model is a part of the artifact
-            raise ArtifactError(str(error)) from error
-
-    def _bisect(
-        self, variant: Variant, folder: FormatFolder, stages: Sequence[StageResult], weights: Sequence[str]
-    ) -> None:
-        request = self._request
-        bisection = bisect_variant(
-            variant, folder, request.parity, request.prompt_file, stages, weights, self._progress, request.compute
-        )
-        if bisection is None:
-            return
-        self._results[variant.name]["bisect"] = bisection.to_json()
-        if bisection.first is not None:
-            where = f"the first divergence is at {bisection.first.name}"
-            check = self._checks[-1]
-            first, *others = check.reasons
-            self._checks[-1] = replace(check, reasons=(f"{first}; {where}", *others))
-            self._progress.say(f"{variant.name}: {where}")
+        self._checks += [comparison.check(folder, runtime) for folder, runtime in comparison.pairs]
+        self._results[variant.name]["parity"] = comparison.reports
+        if comparison.bisection is not None:
+            self._results[variant.name]["bisect"] = comparison.bisection
 
     def _quality(self, variant: Variant, is_sound: bool) -> None:
-        if not is_sound or self._request.quality is None:
+        if not is_sound:
             self._skip(variant.name, "quality", "its files are damaged")
             return
-        self._progress.say(f"{variant.name}: comparing with the dense model")
-        judged = self._judged(variant)
-        for folder in variant.formats:
-            if folder.name not in dict(judged):
-                self._skip(variant.name, "quality", "it was not judged: --runtime leaves it out", folder.name)
-        if not judged:
-            return
-        try:
-            request = self._request.quality.of_folders(judged)
-            report = evaluate(str(variant.path), self._request.dense, request, self._progress, self._request.compute)
-        except ArtifactError as error:
-            self._add(Check.of(variant.name, "quality", [str(error)], ArtifactError.exit_code))
-            return
         recorded = self._recorded(variant).get("quality") or {}
-        answered = {key: recorded[key] for key in _ANSWERED if recorded.get(key)}
-        self._results[variant.name]["quality"] = report.to_json() | answered
-        forms = list(dict.fromkeys(verdict.form for verdict in report.verdicts))
-        for form in forms:
-            verdicts = [verdict for verdict in report.verdicts if verdict.form == form]
-            reasons = [verdict.result for verdict in verdicts if not verdict.passed]
-            close = [verdict.result for verdict in verdicts if verdict.passed and verdict.close]
-            subject = form if len(forms) > 1 else None
-            self._add(Check.of(variant.name, "quality", reasons, 4, (*close, *report.remarks), subject))
+        checks, report = quality_checks(variant, self._request, recorded, self._progress)
+        for check in checks:
+            self._add(check)
+        if report is not None:
+            self._results[variant.name]["quality"] = report
 
     def _accuracy(self, variant: Variant, is_sound: bool, least: float) -> None:
-        """Judges the accuracy that the export measured of files which are as they were."""
         recorded = (self._recorded(variant).get("quality") or {}) if is_sound else {}
-        errors = recorded.get("accuracy_retained_stderr", {})
-        verdicts = [
-            QualityVerdict(form, task, "accuracy", retained(share, errors[form][task], recorded, task), least)
-            for form, by_task in recorded.get("accuracy_retained", {}).items()
-            for task, share in by_task.items()
-        ]
-        if not verdicts:
-            self._skip(
-                variant.name, "quality", "no accuracy was measured: no task file says what is right", "accuracy"
-            )
-        for form in dict.fromkeys(verdict.form for verdict in verdicts):
-            of_form = [verdict for verdict in verdicts if verdict.form == form]
-            reasons = [verdict.result for verdict in of_form if not verdict.passed]
-            close = [verdict.result for verdict in of_form if verdict.passed and verdict.close]
-            self._add(Check.of(variant.name, "quality", reasons, 4, close, f"{_ACCURACY_OF}{form}"))
-
-    def _judged(self, variant: Variant) -> list[tuple[str, str]]:
-        """The folders whose quality is judged, each with its runtime: those of parity, or else the model folder."""
-        if not variant.formats:
-            return [(HF, REFERENCE)]
-        return [(folder.name, runtime) for folder, runtime in self._comparisons(variant)]
+        for check in accuracy_checks(variant, recorded, least):
+            self._add(check)
 
     def _router(self) -> None:
         if self._asks("router") and self._export.exists and ROUTER_FOLDER in self._export.manifest.steps:
