@@ -57,18 +57,6 @@ def test_kl_is_weighted_with_the_reference() -> None:
     assert figures.mean_kl == pytest.approx(expected / 2)
 
 
-def test_the_variation_of_the_tokens_divergence() -> None:
-    comparison = LogitComparison()
-    assert comparison.variation() == 0.0
-    comparison.update(np.zeros((4, 3), np.float32), np.eye(4, 3, dtype=np.float32) * [[0.0], [0.0], [0.0], [1.0]])
-    assert comparison.variation() == 0.0
-    logits = np.zeros((4, 3), np.float32)
-    logits[1, 0] = 2.0
-    comparison = LogitComparison()
-    comparison.update(np.zeros((4, 3), np.float32), logits)
-    assert comparison.variation() == pytest.approx(np.std([0, 1, 0, 0]) / 0.25)
-
-
 def test_differences_too_small_for_float32_sums_are_kept() -> None:
     reference = np.full((1, 3), 1000.0)
     assert _compare(reference, reference + 1e-9).max_abs == pytest.approx(1e-9, rel=1e-3)

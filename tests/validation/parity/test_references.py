@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from validation.array_store import ArrayStore
-from validation.parity.references import Reference, TokenSequence, _divergence
+from validation.parity.references import Reference, TokenSequence, _divergence, _variation
 
 
 def test_the_divergence_of_few_tokens_varies_as_that_of_all_does() -> None:
@@ -30,3 +30,8 @@ def test_the_divergence_of_few_tokens_varies_as_that_of_all_does() -> None:
     assert noise[sequences[0]].kl_variation == pytest.approx(logs.std() / logs.mean(), rel=1e-3)
     assert noise[sequences[0]].kl_variation > 2
     assert noise[sequences[1]].kl_variation >= noise[sequences[0]].kl_variation
+
+
+def test_the_variation_of_tokens_is_1_at_least() -> None:
+    assert _variation(np.zeros(0)) == _variation(np.zeros(4)) == _variation(np.ones(4)) == 1.0
+    assert _variation(np.array([0.0, 1.0, 0.0, 0.0])) == pytest.approx(np.std([0, 1, 0, 0]) / 0.25)
