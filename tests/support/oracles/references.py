@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from seap_export.common.hashing import sha256_file
+from seap_export.model.families import Experts
 from validation.parity import run as parity
 from validation.parity.references import Reference
 
@@ -48,7 +49,13 @@ def reuse_references(monkeypatch: pytest.MonkeyPatch) -> None:
         }
 
     def measure_exact_noise(runner: Any, known: Any, store: Any, say: Callable[[str], None]) -> Any:
-        return _remembered(runner, ("noise", repr(list(known))), lambda say: noise(runner, known, store, say), say)
+        if any(True for _ in runner.spec.all(Experts)):  # ties are counted in all sequences together
+            return _remembered(runner, ("noise", repr(list(known))), lambda say: noise(runner, known, store, say), say)
+        measured: dict[Any, Any] = _remembered(runner, "noise", lambda say: {}, say)
+        missing = {sequence: reference for sequence, reference in known.items() if sequence not in measured}
+        if missing:
+            measured |= noise(runner, missing, store, say)
+        return {sequence: measured[sequence] for sequence in known}
 
     monkeypatch.setattr(parity, "run_references", run_references)
     monkeypatch.setattr(parity, "measure_exact_noise", measure_exact_noise)
