@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from seap_export.common.options import option, options
-from seap_export.common.providers import DialectName, Dtype, WrittenFor
-from seap_export.common.values import PrecisionOrNone
+from converters.form_options import FormOptions
+from converters.mixed import MIXED, SCALE_BITS, average_bits, limits_of
 from seap_export.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
@@ -23,48 +21,10 @@ if TYPE_CHECKING:
     from seap_export.pruning.rounding.grid import BlockQuantization, Way
 
 
-#: What the name of a precision begins with whose matrices have different bits; their average follows.
-MIXED = PrecisionOrNone.mixed
-
-
 def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
     """The first part of a model's layers that is unusual or of none of the `known` kinds, in words; None: none is."""
     words = (one.extra if isinstance(one, known) else one.noun for one in spec.sublayers)
     return next((part for part in words if part is not None), None)
-
-
-def average_bits(name: str, format: str, ways: Sequence[Way]) -> float | None:
-    """The bits of a weight in `mixed-3.5`, with its share of a scale; None: it is not such a name.
-
-    Args:
-        name: A precision.
-        format: The format's name, for messages.
-        ways: How a matrix may be rounded in the format; none: all matrices of a file are alike.
-
-    Raises:
-        UsageError: There is no number, or it is out of range.
-    """
-    if not ways or not name.startswith(MIXED):
-        return None
-    if not re.fullmatch(rf"{MIXED}\d+(\.\d{{1,3}})?", name):
-        raise UsageError(f"'{name}' names no number of bits; give one with at most three decimals, such as {MIXED}5.5")
-    average, (least, most) = float(name.removeprefix(MIXED)), limits_of(ways)
-    if not least <= average <= most:
-        raise UsageError(
-            f"{name} is out of range for {format}; give a number from {least:g} to {most:g}, the bits of a weight "
-            "with its share of a scale"
-        )
-    return average
-
-
-#: A weight's share of its block's scale, in bits.
-_SCALE = 0.5
-
-
-def limits_of(ways: Sequence[Way]) -> tuple[float, float]:
-    """The least and the most bits of a weight, with its share of a scale, outside of mixtures of experts."""
-    averages = [way.average for way in ways if way.of_experts is not True]
-    return min(averages), max(averages)
 
 
 class StoredWeights(Protocol):
@@ -77,48 +37,6 @@ class StoredWeights(Protocol):
             ArtifactError: The file is damaged, or lacks one of them.
         """
         ...
-
-
-@options
-class FormOptions:
-    """The options of ONNX graphs, for formats that take them (`Row.has_options`); None or False: not given."""
-
-    provider: WrittenFor = option(
-        "Execution provider of ONNX Runtime that the variants are made for and checked on.",
-        default="cpu",
-        title="Machine",
-    )
-    precision: PrecisionOrNone = option(
-        "Precision of the ONNX weights; mixed-3.5: bits for each matrix, 3.5 on average.",
-        default=None,
-        unset="int8 on cpu and webgpu, fp16 on cuda",
-        title="Output",
-    )
-    activations: Dtype | None = option(
-        "For int8 and int4: dtype of activations and caches.",
-        default=None,
-        unset="fp32 on cpu and webgpu, fp16 on cuda",
-    )
-    block_size: Literal[32, 64, 128] | None = option(
-        "For int8 and int4: number of weights that share a scale.", default=None, unset="32"
-    )
-    asymmetric: bool = option("For int8 and int4: store a zero point for each block.", default=False)
-    float_embeddings: bool = option("For int8 and int4: do not quantise the embedding and the LM head.", default=False)
-    dialect: DialectName | None = option(
-        "Use ONNX Runtime's fused operators, or only operators of the ONNX standard.", default=None, unset="fused"
-    )
-    logits: Literal["all", "last"] | None = option(
-        "Give the logits of all positions, or only those after a prompt, which is faster.",
-        default=None,
-        unset="last",
-        title="Output",
-        rare=True,
-    )
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The options that are given, by name, without the provider, which is not an option of graphs alone."""
-        return {name: value for name, value in vars(self).items() if name != "provider" and value not in (None, False)}
 
 
 @dataclass(frozen=True)
@@ -304,7 +222,7 @@ class Format(ABC):
             return self
         bits = {name: how.bits for name in self.precisions if (how := arithmetic_of(name).quantization) is not None}
         average = self.average
-        return type(self)(min(bits, key=lambda name: abs(bits[name] + _SCALE - average)))
+        return type(self)(min(bits, key=lambda name: abs(bits[name] + SCALE_BITS - average)))
 
     @classmethod
     @abstractmethod

@@ -9,7 +9,8 @@ from typing import Any, Literal, cast, get_args
 
 import onnx
 
-from converters.format import FormOptions, average_bits
+from converters.form_options import FormOptions
+from converters.mixed import average_bits
 from converters.onnx.precision import (
     BLOCK_SIZE,
     INTEGERS,

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from converters.format import MIXED, Format, FormOptions, average_bits
+from converters.form_options import FormOptions
+from converters.format import Format
+from converters.mixed import MIXED, average_bits
 from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
 from converters.onnx.form import OF_BLOCKS, OnnxForm, form_of, read_form
 from converters.onnx.graph.graph import GRAPH_VERSION

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 import torch
 
-from converters.format import MIXED
+from converters.mixed import MIXED
 from seap_export.common.providers import OWN_FORMAT, PROVIDERS, DialectName, Dtype
 from seap_export.common.toml_file import either
 from seap_export.errors import UsageError

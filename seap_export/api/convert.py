@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converters.format import FormOptions
+from converters.form_options import FormOptions
 from converters.formats import WRITTEN
 from seap_export.api.options import ComputeOptions, RunOptions
 from seap_export.api.results import ConvertedModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from converters.format import FormOptions
+from converters.form_options import FormOptions
 from converters.formats import WRITTEN
 from seap_export.api.options import BatchOptions, ComparisonOptions, RunOptions, TaskOptions
 from seap_export.common.options import option, options

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from converters.format import Format, FormOptions
+from converters.form_options import FormOptions
+from converters.format import Format
 from converters.formats import FORMATS, alike, format_class, parse_format
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.common.toml_file import either

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from converters.format import Format, FormOptions
+from converters.form_options import FormOptions
+from converters.format import Format
 from seap_export.api.export_options import ExportOptions
 from seap_export.api.formats import all_formats_of, formats_of
 from seap_export.api.options import BatchOptions, ComparisonOptions, ComputeOptions

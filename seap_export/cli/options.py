@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from converters.format import FormOptions
+from converters.form_options import FormOptions
 from seap_export.api.tasks import Tasks
 from seap_export.cli.console import Console
 from seap_export.cli.groups import Option, option

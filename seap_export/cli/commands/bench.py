@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters.format import FormOptions
+from converters.form_options import FormOptions
 from seap_export.api.options import ComputeOptions, RunOptions
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled

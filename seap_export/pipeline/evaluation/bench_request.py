@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from converters.format import Format, FormOptions
+from converters.form_options import FormOptions
+from converters.format import Format
 from converters.formats import FORMATS, format_class
 from seap_export.common.providers import OWN_RUNTIME, WrittenFor
 from seap_export.errors import UsageError, refuse_less

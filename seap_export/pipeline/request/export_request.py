@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from converters.format import Format, FormOptions, named_folders
+from converters.form_options import FormOptions
+from converters.format import Format, named_folders
 from converters.formats import format_class
 from seap_export.common.options import options
 from seap_export.common.providers import OWN_FORMAT

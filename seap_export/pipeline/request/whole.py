@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from converters.format import Format, FormOptions
+from converters.form_options import FormOptions
+from converters.format import Format
 from converters.formats import format_class
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import UsageError
