@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,9 @@ _ROUNDED_ACTIVATIONS = 0.4
 _SUDDEN, _SMALLEST_SUDDEN = 100.0, 1e-4
 #: Where no error is a fault by these rules, one that is this many times as large as all before it is taken.
 _JUMP, _SMALLEST = 10.0, 1e-5
+#: In float32, it must leave the stream with an error that is this many times as large as all before it, too: where
+#: values nearly cancel, a norm or attention enlarges noise that hardly counts in the stream.
+_SHOWN = 2.0
 #: Half of the largest fp16 number: above it, another text may overflow.
 _NEAR_OVERFLOW = 32752.0
 
@@ -235,16 +239,28 @@ class _Comparison:
         # Where the values of a token lie far apart, noise may be above `fault`, but it is not as sudden.
         first = self._beyond(math.inf, _SUDDEN, fault) if is_exact and None not in self._errors.values() else None
         first = first or self._beyond(fault, _SUDDEN if is_exact else math.inf, _SMALLEST_SUDDEN)
-        return first or self._beyond(math.inf, _JUMP, _SMALLEST)
+        return first or self._beyond(math.inf, _JUMP, _SMALLEST, _SHOWN if is_exact else 0.0)
 
-    def _beyond(self, fault: float, jump: float, smallest: float) -> str | None:
-        """The first place whose error is above `fault`, or above `smallest` and `jump` times all errors before it."""
+    def _beyond(self, fault: float, jump: float, smallest: float, shown: float = 0.0) -> str | None:
+        """The first place whose error is above `fault`, or above `smallest` and `jump` times all errors before it.
+
+        In the second case, the stream after the place must have an error of `shown` times these, too.
+        """
         largest = 0.0
-        for name, error in self._sequence:
-            if error is None or error > fault or (largest and error > max(jump * largest, smallest)):
+        for index, (name, error) in enumerate(self._sequence):
+            if error is None or error > fault:
+                return name
+            is_sudden = largest and error > max(jump * largest, smallest)
+            if is_sudden and self._stream_error(index) >= shown * largest:
                 return name
             largest = max(largest, error)
         return None
+
+    def _stream_error(self, index: int) -> float:
+        """The largest error, over all rows, at the next of the places that all values pass: the stream, or results."""
+        passed = [place for place in self._sequence[index:] if _is_passed(place[0])]
+        following = takewhile(lambda place: place[0] == passed[0][0], passed)
+        return max(math.inf if error is None else error for _, error in following)
 
     def _add(
         self, name: str, layer: int | None, sublayer: str, wanted: NDArray[np.float32], computed: NDArray[np.float32]
@@ -267,6 +283,11 @@ class _Comparison:
             kind = "near"
         if kind is not None and name not in self._overflows:
             self._overflows[name] = Overflow(name, kind, float(np.abs(wanted).max(initial=0.0)))
+
+
+def _is_passed(name: str) -> bool:
+    """Whether a place is in the stream, or is a result: logits or what a cache holds."""
+    return not name.startswith("layers.") or name.endswith((".residual", "_cache"))
 
 
 def _error(wanted: NDArray[np.float32], computed: NDArray[np.float32]) -> float | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from seap_export.model.families import ModelSpec
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.baseline import baseline_format, prompts_of, timed_depth
-from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes, is_exact, is_idle
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, first_tried, is_exact
 from seap_export.pipeline.cost.workload import Workload
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
@@ -34,7 +33,7 @@ _TYPICAL = 0.4
 def first_candidates(
     spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> tuple[dict[str, Any], ...]:
-    """The dense model in every way, and in each the ratio that about meets size and speed; KL is not known yet.
+    """The dense model in every way that is made, and what comes next if rounding and pruning cost as much as usual.
 
     A rounded model that does not fit is tried as well: it tells what its rounding costs, and so what pruning does.
 
@@ -118,7 +117,7 @@ def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[PlannedWork, .
 
 def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
     """About what is made for a task; with a limit of KL, as many pruned candidates as there may be."""
-    first = list(_first(request, predictor))
+    first = _first(request, predictor)
     assert request.targets is not None
     if request.targets.max_kl is None:
         return first
@@ -126,24 +125,12 @@ def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
     return [candidate for candidate in first if not candidate.ratio] + (typical * MOST_EVALUATIONS)[:MOST_EVALUATIONS]
 
 
-def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
-    assert request.targets is not None
-    every = ways(request.formats, request.vocabulary)
-    for way in every:
-        if way.format.average is not None:
-            curve = KlCurve([])
-            mixed = predictor.mixed(way, request.targets)
-            best = min(mixed, key=lambda one: (curve.at(one), predictor.bytes(one)), default=None)
-            yield from filter(None, [best])
-            continue
-        is_free = is_exact(way, predictor.bytes(way), request.targets)
-        if not is_free and not is_idle(way, every, predictor, request.targets):
-            yield way
-        if any(includes(other, way) for other in every):
-            continue
-        least = predictor.least_ratio(way, request.targets)
-        if least:
-            yield replace(way, ratio=least)
+def _first(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
+    """What is made first; an unquantised model that is too large is not, though the search counts with it."""
+    targets = request.targets
+    assert targets is not None
+    tried = first_tried(ways(request.formats, request.vocabulary), targets, predictor)
+    return [candidate for candidate in tried if not is_exact(candidate, predictor.bytes(candidate), targets)]
 
 
 def _predictors(

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
+
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point, Times
+from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, CandidateFigures, Point, Times
 from seap_export.pipeline.targets.guess import USUAL, Guess
 from seap_export.pipeline.targets.targets import Targets
+from validation.estimate import TokenEstimate
 
 #: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and a few that may come nearest
 #: where none of them meets the targets.
@@ -92,6 +95,32 @@ def search(
     return SearchResult(running.best, points, predictor.soonest_ms(ways), least)
 
 
+def first_tried(ways: Sequence[Candidate], targets: Targets, predictor: Predictor) -> list[Candidate]:
+    """What `search` tries first if all is as predicted and usual: the whole models, and the first pruned or mixed one.
+
+    Args:
+        ways: The formats and vocabularies to choose from, as candidates of ratio 0.
+        targets: The limits to meet.
+        predictor: Predicts sizes and speed-ups.
+    """
+
+    def evaluate(way: Candidate) -> Point:
+        size, kl = predictor.bytes(way), USUAL.of_rounding(8.0 * way.format.arithmetic.weight_bytes)
+        figures = CandidateFigures(size, TokenEstimate.of_texts([np.array([kl])]), 1.0, 1.0)
+        return Point(way, figures, None, size, predictor.ideal_speedup(way))
+
+    def time(way: Candidate) -> Times:
+        prompt = None if targets.first_token is None else predictor.prompt_time(way)
+        return Times(predictor.ideal_speedup(way), None, prompt)
+
+    running = _Search(targets, predictor, evaluate, time, lambda best: None, lambda: USUAL)
+    whole = running.begin(ways)
+    for way in whole:
+        running.try_one(way)
+    proposed = running.proposal()
+    return whole if proposed is None else [*whole, proposed]
+
+
 class _Search:
     def __init__(
         self,
@@ -116,7 +145,7 @@ class _Search:
         """
         self._mixed = [way.way for way in ways if way.format.average is not None]
         uniform = [way for way in ways if way.format.average is None]
-        return [way for way in uniform if not is_idle(way, ways, self._predictor, self._targets)]
+        return [way for way in uniform if not _is_idle(way, ways, self._predictor, self._targets)]
 
     def try_one(self, candidate: Candidate) -> None:
         """Has a candidate evaluated, and timed where that matters."""
@@ -156,7 +185,7 @@ class _Search:
         made = [way for way in self.points if way.way == way and way.format.average is None]
         mixed = [way for way in self._mixed if way not in self._refused]
         return [
-            way for way in made if way not in self._refused and not any(includes(one, way) for one in mixed)
+            way for way in made if way not in self._refused and not any(_includes(one, way) for one in mixed)
         ] + mixed
 
     @property
@@ -252,12 +281,12 @@ class _Search:
         return fails, value, candidate.label
 
 
-def is_idle(way: Candidate, ways: Iterable[Candidate], predictor: Predictor, targets: Targets) -> bool:
+def _is_idle(way: Candidate, ways: Iterable[Candidate], predictor: Predictor, targets: Targets) -> bool:
     """Whether the whole model in a way is too large, and bits for each matrix have all that the way could be.
 
     If speeds are asked for, it tells how far predictions are to be trusted.
     """
-    is_included = any(includes(other, way) for other in ways)
+    is_included = any(_includes(other, way) for other in ways)
     return is_included and not targets.of_speed and not predictor.meets(way, targets)
 
 
@@ -267,7 +296,7 @@ def is_exact(candidate: Candidate, bytes: float, targets: Targets) -> bool:
     return too_large and not candidate.ratio and candidate.format.arithmetic.quantization is None
 
 
-def includes(mixed: Candidate, way: Candidate) -> bool:
+def _includes(mixed: Candidate, way: Candidate) -> bool:
     """Whether a way with bits for each matrix has all that another one could be: the same bits for all."""
     is_alike = (mixed.format.name, mixed.vocabulary) == (way.format.name, way.vocabulary)
     how = way.format.arithmetic.quantization

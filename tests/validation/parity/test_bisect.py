@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from support.models import write_micro_model
 from support.product import OnnxForm, OnnxFormat, ParitySettings, Precision, Silent
 
 from converters.onnx import write_onnx
+from seap_export.common.providers import Dtype
 from seap_export.model.sources.weights import Difference
 from seap_export.pipeline.gate import bisection as gate
 from validation.parity.bisect import Bisection, TapError, _Comparison, bisect
@@ -47,6 +49,16 @@ def test_what_overflows_is_named_with_the_place_where_it_begins(model: Path, tmp
     assert next(tap.error for tap in bisection.taps if tap.name == bisection.first.name) is None
 
 
+def first_of(places: Sequence[tuple[str, float | None]], dtype: Dtype) -> str | None:
+    """The first place that diverges, given the error of each."""
+    comparison = _Comparison(SimpleNamespace(layers=()), (), Precision(dtype))  # type: ignore[arg-type]
+    for name, error in places:
+        wanted = np.ones((1, 4), np.float32)
+        comparison._add(name, None, name, wanted, wanted + np.float32(np.nan if error is None else error))
+    first = comparison.bisection(CASE, "prefill", in_float=False).first
+    return None if first is None else first.name
+
+
 @pytest.mark.parametrize(
     ("errors", "first"),
     [
@@ -57,13 +69,23 @@ def test_what_overflows_is_named_with_the_place_where_it_begins(model: Path, tmp
     ],
 )
 def test_a_sudden_error_is_no_noise(errors: tuple[float | None, ...], first: int) -> None:
-    comparison = _Comparison(SimpleNamespace(layers=()), (), Precision("fp32"))  # type: ignore[arg-type]
-    for place, error in enumerate(errors):
-        wanted = np.ones((1, 4), np.float32)
-        comparison._add(f"{place}", None, f"{place}", wanted, wanted + np.float32(np.nan if error is None else error))
-    found = comparison.bisection(CASE, "prefill", in_float=False).first
-    assert found is not None
-    assert found.name == str(first)
+    assert first_of([(str(place), error) for place, error in enumerate(errors)], "fp32") == str(first)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of_rows", "first"),
+    [
+        ("fp32", (7e-6, 9e-6), None),
+        ("fp32", (7e-6, 4e-5), "layers.1.self_attn.attention"),
+        ("fp16", (7e-6, 9e-6), "layers.1.self_attn.attention"),  # whose noise may hide a fault in the stream
+    ],
+)
+def test_noise_that_the_stream_hardly_shows_is_no_fault(
+    dtype: Dtype, of_rows: tuple[float, float], first: str | None
+) -> None:
+    places = [("embed_tokens", 8e-6), ("layers.1.self_attn.attention", 1.2e-4), ("layers.1.self_attn.o_proj", 6e-5)]
+    places += [("layers.1.self_attn.residual", error) for error in of_rows]
+    assert first_of([*places, ("lm_head", 2e-5)], dtype) == first
 
 
 def test_a_graph_that_is_right_diverges_nowhere(model: Path, tmp_path: Path) -> None:

@@ -101,5 +101,16 @@ def test_it_says_which_of_the_first_candidates_fit() -> None:
     assert all(candidate["fits"] == (candidate["bytes_about"] <= size) for candidate in candidates)
 
 
+def test_of_several_precisions_the_most_promising_is_pruned_first() -> None:
+    """Where no file mixes bits, each of them could be pruned until it fits."""
+    spec = model_spec(micro_config(model_type="llama", intermediate_size=1000))
+    formats = tuple(OnnxFormat(name) for name in ("fp32", "int8", "int4"))
+    request = replace(asked("all", Targets(size=formats[-1].size(spec) * 9 // 10)), formats=formats)
+    tried = first_candidates(spec, request, {}, _Weights(spec, torch.float32))
+    pruned = [candidate for candidate in tried if not candidate["variant"].endswith("-0")]
+    assert [candidate["precision"] for candidate in pruned] == ["int4"] * len(KEPT)
+    assert all(candidate["fits"] for candidate in pruned)
+
+
 def test_speed_ups_are_over_the_usual_precision_whatever_is_tried() -> None:
     assert baseline_format((OnnxFormat("int4"), OnnxFormat("fp16"))).precision == "fp32"
