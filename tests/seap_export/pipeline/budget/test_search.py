@@ -255,6 +255,8 @@ def test_bits_and_ratio_under_a_limit_of_kl(max_kl: float) -> None:
     predicted = Predicted(world)
     small = [one for one in predicted.mixed(MORE_WAYS[-1], Targets(max_kl=max_kl)) if world.kl(one) <= max_kl]
     assert world.size(chosen) <= 1.1 * min(map(world.size, small))
+    pruned = [candidate for candidate in world.evaluated if candidate.ratio and candidate.format.average is None]
+    assert all(candidate.format.arithmetic.quantization is None for candidate in pruned)
 
 
 @pytest.mark.parametrize("power", [0.8, 1.4, 2.5])
