@@ -26,8 +26,8 @@ from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pruning.plan.choice.solve import largest_ratio
 from seap_export.pruning.plan.sublayers import thinner_layer
 
-#: A ratio that stands for those that KL alone decides.
-_TYPICAL = 0.4
+#: A ratio that stands for those that KL alone decides, and one of a candidate that takes about the most space.
+_TYPICAL, _LEAST = 0.4, 0.01
 
 
 def first_candidates(
@@ -109,7 +109,10 @@ def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[PlannedWork, .
     made = [one for one in every if not is_exact(Candidate(0.0, one), one.size(spec), targets)] or every
     kinds = [ShrinkStep.cost, *([RoundingStep.cost] if any(request.grid(one, spec) for one in made) else [])]
     widest = max(made, key=lambda format: format.size(spec))
-    one = (*(PlannedWork(cost, tasks) for cost in kinds), PlannedWork(FormatStep.cost, tasks, format=widest))
+    one = (
+        *(PlannedWork(cost, tasks, _LEAST) for cost in kinds),
+        PlannedWork(FormatStep.cost, tasks, format=widest),
+    )
     timed = (PlannedWork(FormatStep.cost, tasks, format=baseline_format(every)),) if targets.of_speed else ()
     guess = (PlannedWork(GuessStep.cost, tasks),) if any(format.average is not None for format in every) else ()
     return one * (1 + len(request.all_mixtures)) + timed + guess

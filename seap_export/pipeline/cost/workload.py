@@ -159,6 +159,16 @@ class KeptPart:
         self.bytes = dense_bytes * (self.linear + self.head) / (self.dense_linear + self.head)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing is removed, so that there is nothing to plan, and nothing to make up for."""
+        return self.kept == 1.0
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether a refit makes up for what is removed."""
+        return self.work.plan.is_refitted and not self.is_whole
+
+    @property
     def refit_systems(self) -> float:
         """Multiply-adds that solve the systems of a refit, in float64."""
         return self.cubes / 3 + 2 * self.work.spec.hidden_size * self.squares

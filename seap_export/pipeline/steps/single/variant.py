@@ -37,7 +37,7 @@ _ADAM = 64
 
 def _plan_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     """The dense model once; then each trial runs and refits the shrunk one, and compares both on some tokens."""
-    if not model.work.plan.tried:
+    if model.is_whole or not model.work.plan.tried:
         return 0.0
     tried = min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS)
     judged = tried * JUDGED_TOKENS / (FITTED_TOKENS + JUDGED_TOKENS)
@@ -49,7 +49,7 @@ def _plan_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
 def _plan_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     """While plans are tried, what each sublayer of the dense model wrote for some texts."""
     kept = round(_CHANNEL * model.kept * model.single_channels)
-    if not model.work.plan.tried:
+    if model.is_whole or not model.work.plan.tried:
         return Disk(kept)
     tried = TokenCounts(min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS), 0)
     return Disk(kept, unfinished=2 * len(model.work.spec.layers) * model.hidden_bytes(tried))
@@ -170,7 +170,7 @@ def _learnt(model: KeptPart, tokens: TokenCounts) -> TokenCounts:
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    if not model.work.plan.is_refitted:
+    if not model.is_refitted:
         return 4 * model.linear / rates.memory_bytes
     learnt = _learnt(model, tokens)
     both = learnt.calibration_tokens * (model.active + model.dense_active + model.squares / 2 + model.outputs)
@@ -193,8 +193,8 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     before the training step and as they become, and the streams of its texts before each layer.
     """
     work, kept, learnt = model.work, model.folder_bytes(model.work.hf), _learnt(model, tokens)
-    streams = 4 * model.hidden_bytes(learnt) if work.plan.is_refitted else 0
-    if not (work.plan.is_refitted and work.plan.passes_over(learnt.calibration_tokens)):
+    streams = 4 * model.hidden_bytes(learnt) if model.is_refitted else 0
+    if not (model.is_refitted and work.plan.passes_over(learnt.calibration_tokens)):
         return Disk(kept, unfinished=streams)
     training = round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.width * len(work.spec.layers)
     return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
@@ -202,7 +202,7 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 def _memory(model: KeptPart, tokens: TokenCounts) -> float:
     """Two streams, and the inputs of the projection that is fitted; then distillation."""
-    if not model.work.plan.is_refitted:
+    if not model.is_refitted:
         return 8 * model.layer_weights
     learnt = _learnt(model, tokens)
     inputs = 4 * learnt.calibration_tokens * model.kept * model.widest

@@ -71,6 +71,15 @@ def test_recipes_that_do_less_take_less() -> None:
         assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, WORK, RATES)
 
 
+def test_a_whole_model_is_copied() -> None:
+    """Whatever the recipe: there is nothing to plan, to refit or to distil."""
+    plain, tried = planned(WORK, compensation="none"), planned(WORK, trials=9)
+    assert seconds_of(ShrinkStep, TOKENS, 0.0, WORK, RATES) == seconds_of(ShrinkStep, TOKENS, 0.0, plain, RATES)
+    for count in (seconds_of, disk_of):
+        assert count(PlanStep, TOKENS, 0.0, tried, RATES) == 0 < count(PlanStep, TOKENS, 0.01, tried, RATES)
+    assert disk_of(ShrinkStep, TOKENS, 0.0, WORK, RATES) == 0 < disk_of(ShrinkStep, TOKENS, 0.01, WORK, RATES)
+
+
 def test_too_few_tokens_to_distil_take_as_long_as_a_refit_alone() -> None:
     refit, tokens = planned(WORK, distillation=0.0), TOKENS.calibration_tokens
     for count in (seconds_of, disk_of):
