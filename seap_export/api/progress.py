@@ -7,7 +7,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -17,6 +18,8 @@ from seap_export.pipeline.progress import Progress, Silent
 
 #: Seconds between two progress lines if there is no terminal.
 _HEARTBEAT_SECONDS = 30.0
+#: Units that the pace is taken from. What comes before the first, or was done by an earlier run, says nothing of it.
+_RECENT_UNITS = 8
 
 
 class PrintedProgress:
@@ -74,14 +77,16 @@ class ProgressArgument(Given[bool | Progress, Progress]):
 def _heartbeat(label: str, total: int | None, unit: str) -> Iterator[Callable[[object], None]]:
     """Prints how far a step has come every `_HEARTBEAT_SECONDS`, from a thread, until the block ends."""
     start, done, ended = time.monotonic(), itertools.count(1), threading.Event()
-    latest = [0]
+    latest, times = [0], deque[float](maxlen=_RECENT_UNITS + 1)
 
     def advance(_: object) -> None:
+        times.append(time.monotonic() - start)
         latest[0] = next(done)
 
     def report() -> None:
         while not ended.wait(_HEARTBEAT_SECONDS):
-            click.echo(f"{label}: {progress_line(latest[0], total, unit, time.monotonic() - start)}", err=True)
+            line = progress_line(latest[0], total, unit, time.monotonic() - start, tuple(times))
+            click.echo(f"{label}: {line}", err=True)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
@@ -92,16 +97,25 @@ def _heartbeat(label: str, total: int | None, unit: str) -> Iterator[Callable[[o
         thread.join()
 
 
-def progress_line(done: int, total: int | None, unit: str, seconds: float) -> str:
-    """How far a step has come: the share that is done, the rate and the time left, as far as they are known."""
+def progress_line(done: int, total: int | None, unit: str, seconds: float, times: Sequence[float] = ()) -> str:
+    """How far a step has come: the share that is done, the pace and the time left, as far as they are known.
+
+    Args:
+        done: Units that are done.
+        total: All units; None: nobody knows.
+        unit: What a unit is, in the plural.
+        seconds: Seconds since the step began.
+        times: When the last units were done, in these seconds.
+    """
     if total is None:
         return f"{duration(seconds)} so far"
     parts = [f"{done} of {total} {unit}"]
     if done == total:  # calibration then goes back through the layers
         parts.append("finishing")
-    elif done:
-        rate = done / seconds
-        parts += [f"{rate:.2g} {unit}/s", f"about {duration((total - done) / rate)} left"]
+    elif len(times) > 1 and times[-1] > times[0]:
+        pace = (times[-1] - times[0]) / (len(times) - 1)
+        left = (total - done) * pace - min(pace, seconds - times[-1])
+        parts += [f"{1 / pace:.2g} {unit}/s", f"about {duration(left)} left"]
     return ", ".join(parts)
 
 

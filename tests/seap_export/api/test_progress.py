@@ -15,11 +15,24 @@ def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_progress_line_has_what_is_done_the_rate_and_the_time_left() -> None:
-    assert progress_line(12, 30, "layers", 6.0) == "12 of 30 layers, 2 layers/s, about 9 s left"
-    assert progress_line(0, 30, "layers", 6.0) == "0 of 30 layers"
-    assert progress_line(30, 30, "layers", 6.0) == "30 of 30 layers, finishing"
-    assert progress_line(7, None, "layers", 75.0) == "1 min 15 s so far"
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "times", "line"),
+    [
+        (12, 30, 7.0, (5.0, 5.5, 6.0), "12 of 30 layers, 2 layers/s, about 8 s left"),
+        (12, 30, 6.25, (5.0, 5.5, 6.0), "12 of 30 layers, 2 layers/s, about 9 s left"),
+        (3, 30, 600.0, (580.0, 590.0, 600.0), "3 of 30 layers, 0.1 layers/s, about 4 min 30 s left"),
+        (1, 30, 6.0, (6.0,), "1 of 30 layers"),
+        (20, 30, 6.0, (0.0,) * 9, "20 of 30 layers"),
+        (0, 30, 6.0, (), "0 of 30 layers"),
+        (30, 30, 6.0, (1.0, 6.0), "30 of 30 layers, finishing"),
+        (7, None, 75.0, (1.0, 6.0), "1 min 15 s so far"),
+    ],
+)
+def test_a_progress_line_has_what_is_done_the_pace_and_the_time_left(
+    done: int, total: int | None, seconds: float, times: tuple[float, ...], line: str
+) -> None:
+    """What came before the first layer, or was made by an earlier run, says nothing of the pace."""
+    assert progress_line(done, total, "layers", seconds, times) == line
 
 
 def test_where_no_terminal_is_a_long_step_prints_lines(
@@ -28,6 +41,8 @@ def test_where_no_terminal_is_a_long_step_prints_lines(
     monkeypatch.setattr(progress, "_HEARTBEAT_SECONDS", 0.01)
     with PrintedProgress().step("ranking a", 3) as advance:
         advance(0)
+        time.sleep(0.02)
+        advance(1)
         deadline = time.monotonic() + 20
         printed = ""
         while printed.count("\n") < 3 and time.monotonic() < deadline:
@@ -36,7 +51,7 @@ def test_where_no_terminal_is_a_long_step_prints_lines(
     first, second, *_ = printed.splitlines()
     assert first == "ranking a"
     assert second.startswith("ranking a: ")
-    assert "1 of 3 layers" in printed
+    assert "2 of 3 layers" in printed
     assert "left" in printed
     capsys.readouterr()
     time.sleep(0.05)
