@@ -10,14 +10,18 @@ REQUIRE ?=
 DEMO ?=
 # With "=", since pytest would take a path of its own for one of tests.
 PYTEST := python -m pytest "--require=$(REQUIRE)" "--demo=$(DEMO)"
+# Every test's time, by stage; tests/times.py makes a table of them.
+TIMES = --junitxml=test-times/$@-$(1).xml
 # Two at a time. The real model, which leaves a core half idle, comes first.
 PARALLEL := --numprocesses 2 --no-loadscope-reorder
 # Whatever the shell says: every process would compile what it imports, and pytest rewrite the tests in each stage.
 export PYTHONDONTWRITEBYTECODE :=
 # The test files in which a word stands: what a stage need not import, it leaves out.
 with = $(shell grep -rlE $(1) tests --include='test_*.py')
-# Options of test-gpu, such as ARGS="-k parity".
+# Options of test-gpu and mutants, such as ARGS="-k parity" or ARGS="--sample 20".
 ARGS ?=
+# The modules of mutants; without any, a sample of all that compute.
+FILE ?=
 # What depends on transformers' release.
 TRANSFORMERS := $(patsubst %,tests/seap_export/%,model/modeling optimum_plugin pruning/activations/test_walk_check.py) \
 	$(patsubst %,tests/seap_export/model/sources/test_%.py,config gguf gguf_families gguf_tokenizers stored tokenizer_files) \
@@ -36,7 +40,8 @@ IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv
 FEWER_RUNTIMES := llama.cpp,openvino,transformers.js,mlx-lm,litert,executorch
 RUNTIMES := $(FEWER_RUNTIMES),vllm
 
-.PHONY: demo environments test test-fast test-release test-all test-runtimes test-floors test-gpu constraints pages lint clean
+.PHONY: demo environments test test-fast test-release test-all test-runtimes test-floors test-gpu mutants constraints \
+	pages lint clean
 
 # The main job on a real model: two fifths of it go for each of two tasks, and the rest is rounded to 4 bits.
 demo: .venv/installed $(MODEL)
@@ -47,18 +52,18 @@ demo: .venv/installed $(MODEL)
 
 # All checks, the demo and, beside it, the tests on micro models.
 test: lint .venv/installed $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (release or full)"
+	.venv/bin/$(PYTEST) $(PARALLEL) $(call TIMES,all) --dist loadfile -m "not (release or full)"
 
 # The tests on micro models.
 test-fast: .venv/installed $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (real or release or full)"
+	.venv/bin/$(PYTEST) $(PARALLEL) $(call TIMES,all) --dist loadfile -m "not (real or release or full)"
 
 # What else guards a release; .ci/run runs it after `make test`.
 test-release: environments $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
-	.venv/bin/$(PYTEST) -m gpu tests/gpu --gpu-provider webgpu -k "not speed or int8"
-	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
-	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
+	.venv/bin/$(PYTEST) $(PARALLEL) $(call TIMES,release) --dist loadfile -m "release and not full" $(call with,mark.release)
+	.venv/bin/$(PYTEST) $(call TIMES,webgpu) -m gpu tests/gpu --gpu-provider webgpu -k "not speed or int8"
+	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) $(call TIMES,transformers4) -m "not (real or full)" $(TRANSFORMERS)
+	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) $(call TIMES,runtimes) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
 		-m "not (real or full)" tests/planted/test_format_faults.py \
 		$(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js|mlx-lm|litert|executorch)"')
 
@@ -73,13 +78,15 @@ test-runtimes: .venv-runtimes/installed .venv-vllm/installed $(MODEL)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m "not real"
 	$(IN_RUNTIMES)$(PYTEST) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m real --durations 15
 
-# Everything, with mutants of the code, transformers 4.57 and a second real model, too. Mutants of the formats are found
-# by tests that run these.
+# Everything, with transformers 4.57 and a second real model, too.
 test-all: lint environments $(MODEL) $(CODER)
-	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real" --ignore=tests/mutants
-	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) tests/mutants
+	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
 	.venv/bin/$(PYTEST) -m real --durations 15
-	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real" --ignore=tests/mutants
+	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real"
+
+# Plants bugs in a module, or a random sample of them in all that compute, and names those that no test finds.
+mutants: .venv-mutants/installed
+	.venv-mutants/bin/python tests/mutate.py $(FILE) $(ARGS)
 
 # The fast tests with the lowest releases that pyproject.toml allows; it is not in CI.
 test-floors: .venv-floors/installed $(MODEL)
@@ -156,6 +163,12 @@ endef
 	$(INTO) --no-deps $(call CONSTRAIN,current.txt) onnxruntime-genai-cuda
 	@touch $@
 
+# With its packages: what the tests of a changed module need, and what changes it.
+.venv-mutants/installed: .venv/installed
+	$(LENT)
+	$(INTO) 'cosmic-ray==8.7.*'
+	@touch $@
+
 # vLLM pins torch, so it cannot share an environment with ours; the torchaudio and torchcodec that it asks for fit
 # another torch, and text needs neither. Where its torch is not at hand, set PIP_EXTRA_INDEX_URL to
 # https://download.pytorch.org/whl/cpu.
@@ -176,4 +189,4 @@ $(CODER): samples/get_model.py
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .venv-runtimes .venv-vllm .venv-floors .cache $(OUT)
+	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .venv-runtimes .venv-vllm .venv-floors .venv-mutants .cache test-times $(OUT)
