@@ -182,18 +182,18 @@ TOKENIZERS: tuple[tuple[str, _Change], ...] = (
 
 
 def other_faults(subject: Subject) -> Iterator[FormatFault]:
-    """The files that are written from a changed model folder, with the weights of the right one."""
-    for number, (base_name, base) in enumerate(subject.bases.items()):
-        config = micro_config(**base.values)
-        for other in COMPUTATIONS:
-            if other.applies(config):
-                yield FormatFault(f"{base_name}: {other.id}", base_name, _written_from(other.change), (DAMAGE, PARITY))
-        for index, (id, change) in enumerate(one for one in TOKENIZERS if one[0] not in subject.lacks):
-            if index % len(subject.bases) == number:  # formats write tokenizers alike whatever the precision
-                yield FormatFault(f"{base_name}: {id}", base_name, _written_from(change), (DAMAGE,))
-        yield FormatFault(
-            f"{base_name}: weights of another model", base_name, _written_from(_other_weights), (PARITY,)
-        )
+    """The files that are written from a changed model folder, with the weights of the right one; each change once."""
+    bases = list(subject.bases)
+    configs = {name: micro_config(**base.values) for name, base in subject.bases.items()}
+    for other in COMPUTATIONS:
+        base = next((name for name, config in configs.items() if other.applies(config)), None)
+        if base is not None:
+            yield FormatFault(f"{base}: {other.id}", base, _written_from(other.change), (DAMAGE, PARITY))
+    for index, (id, change) in enumerate(one for one in TOKENIZERS if one[0] not in subject.lacks):
+        base = bases[index % len(bases)]
+        yield FormatFault(f"{base}: {id}", base, _written_from(change), (DAMAGE,))
+    for base in bases:
+        yield FormatFault(f"{base}: weights of another model", base, _written_from(_other_weights), (PARITY,))
 
 
 def _other_weights(folder: Path) -> None:

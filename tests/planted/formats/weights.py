@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from planted.formats.planting import DAMAGE, PARITY, FormatFault, Opener, Parts, Plant, Subject
+from planted.formats.planting import DAMAGE, PARITY, Base, FormatFault, Opener, Parts, Plant, Subject
 
 from seap_export.model.families import names
 
@@ -197,18 +197,24 @@ _KINDS: tuple[_Kind, ...] = (
 
 
 def weight_faults(subject: Subject) -> Iterator[FormatFault]:
-    """Each kind in every artifact whose model has such tensors."""
-    for base_name, base in subject.bases.items():
-        present = base.spec.tensors()
-        for kind in (kind for kind in _KINDS if kind.id not in subject.lacks):
-            found = [next((name for name in candidates if name in present), None) for candidates in kind.tensors]
-            if None in found or (len(found) == 2 and present[found[0]] != present[found[1]]):  # type: ignore[index]
-                continue
-            if kind.on != "either" and kind.on not in subject.holds(base, str(found[0])):
-                continue
-            plant = _planting(subject.open, kind.edit, tuple(map(str, found)))
-            codes = (PARITY, DAMAGE) if kind.on == "points" else (PARITY,)
-            yield FormatFault(f"{base_name}: {kind.id}", base_name, plant, codes)
+    """Each kind once, in artifacts in turn: in the next one whose model has such tensors."""
+    bases = list(subject.bases)
+    for index, kind in enumerate(kind for kind in _KINDS if kind.id not in subject.lacks):
+        for base_name in (*bases[index % len(bases) :], *bases[: index % len(bases)]):
+            if tensors := _tensors(kind, subject, subject.bases[base_name]):
+                codes = (PARITY, DAMAGE) if kind.on == "points" else (PARITY,)
+                plant = _planting(subject.open, kind.edit, tensors)
+                yield FormatFault(f"{base_name}: {kind.id}", base_name, plant, codes)
+                break
+
+
+def _tensors(kind: _Kind, subject: Subject, base: Base) -> tuple[str, ...]:
+    """What a kind changes in an artifact; nothing if its model, or its precision, has no such tensors."""
+    present = base.spec.tensors()
+    found = tuple(next((name for name in candidates if name in present), "") for candidates in kind.tensors)
+    if "" in found or len({present[name] for name in found}) > 1:
+        return ()
+    return found if kind.on == "either" or kind.on in subject.holds(base, found[0]) else ()
 
 
 def _planting(opened: Opener, edit: Callable[..., None], tensors: tuple[str, ...]) -> Plant:
