@@ -26,7 +26,7 @@ from support.product import (
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, is_exact, search
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56, "w8a8": 1.06, "w4a8": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39, "w8a8": 0.01, "w4a8": 0.45}
@@ -200,6 +200,11 @@ def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
     assert world.size(chosen) <= size
     least = min(value for way in WAYS for value in world.best(targets, way, "kl"))
     assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
+
+
+def test_a_whole_model_with_fewer_tokens_is_not_taken_for_exact() -> None:
+    exact = {one: is_exact(Candidate(0.0, OnnxFormat("fp32"), one), 200, Targets(size=100)) for one in ("all", "auto")}
+    assert exact == {"all": True, "auto": False}
 
 
 @pytest.mark.parametrize("guessed", [(1.0, 1.0), (1.5, 1.1), (0.8, 1.2), (1.3, 0.9)])
