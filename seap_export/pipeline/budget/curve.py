@@ -62,15 +62,18 @@ class KlCurve:
         """The guess of a candidate, where pruning counts by a factor, corrected by what was measured around it."""
         average = candidate.format.average
         assert average is not None
-        known, lost = dict[float, float](), 0.0
+        known, lost = dict[float, float](), self._lost(candidate)
         for point in self._points:
             if (bits := _bits(point.candidate, candidate)) is not None:
-                lost = point.figures.lost_kl
                 measured = max(point.figures.kl.mean - lost, _LEAST)
                 known[point.candidate.ratio] = math.log(measured / self._sum(bits, point.candidate.ratio, factor))
         ratios = sorted(known)
         correction = float(np.interp(ratio, ratios, [known[each] for each in ratios])) if known else 0.0
         return self._sum(average, ratio, factor) * math.exp(correction) + lost
+
+    def _lost(self, candidate: Candidate) -> float:
+        kept = candidate.vocabulary
+        return next((point.figures.lost_kl for point in self._points if point.candidate.vocabulary == kept), 0.0)
 
     def _sum(self, average: float, ratio: float, factor: float) -> float:
         return self._guess.of_rounding(average) + factor * self._guess.of_pruning(ratio)

@@ -40,6 +40,8 @@ def test_it_is_corrected_by_what_was_measured_around() -> None:
 def test_what_dropped_tokens_lose_does_not_grow_with_the_rest() -> None:
     curve = KlCurve([point(INT4, 0.5 + 0.06, lost=0.5)], GUESS)
     assert curve.at(replace(MIXED, ratio=0.2)) == pytest.approx(0.5 + 1.5 * 0.24)
+    of_int8 = KlCurve([point(Candidate(0.0, OnnxFormat("int8")), 0.501, lost=0.5)], GUESS)
+    assert of_int8.at(MIXED) == pytest.approx(0.5 + 0.16)
 
 
 def test_the_interval_is_about_what_is_not_measured() -> None:

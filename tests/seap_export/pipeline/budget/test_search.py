@@ -394,7 +394,8 @@ def test_where_nothing_fits_the_nearest_is_named(
 
 def _point(kl: float, speedup: float) -> Point:
     """With a standard error of 1/64 of a nat, and an interval from 0.1 below to 0.1 above the speed-up."""
-    figures, interval = CandidateFigures(50, kl_estimate(kl, 2**-6), 0.9, 7.0), Interval(speedup - 0.1, speedup + 0.1)
+    figures = CandidateFigures(50, kl_estimate(kl, 2**-6), 0.9, 7.0, lost_kl=kl / 4)
+    interval = Interval(speedup - 0.1, speedup + 0.1)
     prompt = PromptTime(250.0, 2.0, Interval(240.0, 270.0), Interval(1.9, 2.1))
     return Point(WAYS[3], figures, "key", 50, speedup, speedup, interval, prompt)
 
@@ -425,7 +426,7 @@ def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], words: list
 
 def test_what_barely_misses_a_limit_of_kl_is_said() -> None:
     failure = nothing_fits(Targets(max_kl=0.109375), {"t": Frontier((_point(0.125, 1.8),), None)})
-    assert "KL 0.125 +- 0.016" in str(failure)
+    assert "KL 0.125 +- 0.016 (0.031 of it for dropped tokens)" in str(failure)
     assert str(failure).endswith("about 6 more held-out texts would tell")
     far = nothing_fits(Targets(max_kl=0.05), {"t": Frontier((_point(0.125, 1.8),), None)})
     assert "too close" not in str(far)
