@@ -29,10 +29,10 @@ def kl_in_words(divergence: Json) -> tuple[str, str]:
     if cut is None:
         share = f"On average, the dense model's tokens keep {percent(math.exp(-kl))} of their probability."
     else:
-        lost, kept = cut["lost_kl_nats"], cut["kept_kl_nats"]
+        lost, kept, left = cut["lost_kl_nats"], cut["kept_kl_nats"], percent(math.exp(-cut["kept_kl_nats"]))
         share = (
             f"The dense model gives {percent(cut['lost_mass'])} of its probability to tokens that are gone "
-            f"({figure(lost)} of the KL); those that stay keep {percent(math.exp(-kept))} of theirs ({figure(kept)})."
+            f"({figure(lost)} of the KL); those that stay keep {left} of theirs ({figure(kept)} of it)."
         )
     return f"{_beside(kl)}.", share
 

@@ -26,5 +26,5 @@ def test_what_tokens_that_are_gone_lose_is_told_apart() -> None:
     assert kl_in_words({"mean_kl_nats": 0.409, "vocabulary": cut}) == (
         "In llama.cpp, Llama 3 8B loses as much between Q3_K_M (0.10) and Q2_K (0.45).",
         "The dense model gives 26% of its probability to tokens that are gone (0.4 of the KL); "
-        "those that stay keep 99.1% of theirs (0.009).",
+        "those that stay keep 99.1% of theirs (0.009 of it).",
     )
