@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ParityFailure
 from validation.estimate import Estimate, TokenEstimate
+from validation.likelihood import log_sums
 
 Floats = NDArray[np.floating]
 Logits = NDArray[np.float64]
@@ -64,7 +65,8 @@ class LogitFigures:
         max_abs: Largest |reference - candidate| of any logit.
         mean_abs: Mean of |reference - candidate| over all logits.
         worst: The place of the logit with `max_abs`.
-        kl: KL(reference || candidate), nats per token; its texts are the batch rows.
+        kl: KL(reference || candidate), nats per token; its texts are the batch rows. If the candidate lacks tokens,
+            it is KL over the others, plus -log of the probability that the reference gives to these together.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees
             if either's choice is among the other's largest.
         top1_stderr: Standard error of `top1_agreement` over the rows; None if there is only one row.
@@ -73,6 +75,8 @@ class LogitFigures:
         perplexity_ratio: exp of the candidate's mean negative log-likelihood of the tokens that follow, less the
             reference's; None: no token that follows is known.
         defects: NaN, infinities and wrong shapes.
+        lost_kl: The part of the mean KL that stands for tokens which the candidate lacks.
+        lost_mass: The mean probability that the reference gives to them.
     """
 
     tokens: int
@@ -85,6 +89,8 @@ class LogitFigures:
     clear_top1_agreement: float | None = None
     perplexity_ratio: float | None = None
     defects: tuple[Defect, ...] = ()
+    lost_kl: float = 0.0
+    lost_mass: float = 0.0
 
     def __post_init__(self) -> None:
         if self.tokens < 1 and not self.defects:
@@ -99,11 +105,16 @@ class LogitFigures:
 
 
 class LogitComparison:
-    """Collects figures over many blocks of logits; `figures()` returns them."""
+    """Collects figures over many blocks of logits; `figures()` returns them.
 
-    def __init__(self) -> None:
+    Args:
+        kept: The reference's tokens that the candidate has; None: all.
+    """
+
+    def __init__(self, kept: NDArray[np.int64] | None = None) -> None:
+        self._kept = kept
         self._tokens = self._finite_tokens = self._elements = self._followed = 0
-        self._sum_abs = self._sum_log_ratio = 0.0
+        self._sum_abs = self._sum_log_ratio = self._lost_kl = self._lost_mass = 0.0
         # one value per finite token, KL by row
         self._kl: dict[int, list[Tokens]] = {}
         self._lead: list[Tokens] = []
@@ -125,11 +136,12 @@ class LogitComparison:
     ) -> None:
         """Adds the logits [T, V] of T tokens of one batch row, the first of them at `first_position`.
 
-        `following` holds the tokens that come after each of them, as far as they are known. A candidate whose shape
-        is not the reference's is recorded as a defect, not raised.
+        `following` holds the tokens that come after each of them, as far as they are known. A candidate of another
+        shape than expected is recorded as a defect, not raised.
         """
-        if reference.ndim != 2 or reference.shape != candidate.shape:
-            detail = f"logits of shape {list(candidate.shape)}, expected {list(reference.shape)}"
+        expected = reference.shape if self._kept is None else (len(reference), len(self._kept))
+        if reference.ndim != 2 or candidate.shape != expected:
+            detail = f"logits of shape {list(candidate.shape)}, expected {list(expected)}"
             self._note(Defect("shape", "candidate", LogitIndex(row, first_position, 0), len(reference), detail))
             return
         step = max(1, _CHUNK_ELEMENTS // max(1, reference.shape[1]))
@@ -164,6 +176,8 @@ class LogitComparison:
             clear_top1_agreement=int((agrees & clear).sum()) / int(clear.sum()) if clear.any() else None,
             perplexity_ratio=float(np.exp(self._sum_log_ratio / self._followed)) if self._followed else None,
             defects=self.defects,
+            lost_kl=self._lost_kl / self._finite_tokens,
+            lost_mass=self._lost_mass / self._finite_tokens,
         )
 
     @property
@@ -194,14 +208,21 @@ class LogitComparison:
         self, p: Logits, q: Logits, row: int, positions: NDArray[np.intp], following: NDArray[np.int64]
     ) -> None:
         """Adds finite logits, which are overwritten; `following` are the tokens that come after the first of them."""
-        token = np.arange(len(p))
+        token, lost, can_agree = np.arange(len(p)), np.zeros(len(p)), np.ones(len(p), np.bool_)
+        if self._kept is not None:
+            whole, p = p, p[:, self._kept]
+            lost = np.maximum(log_sums(whole) - log_sums(p), 0.0)
+            can_agree = p.max(axis=1) == whole.max(axis=1)
+            self._lost_kl += float(lost.sum())
+            self._lost_mass -= float(np.expm1(-lost).sum())
         chosen, chosen_by_candidate = p.argmax(axis=1), q.argmax(axis=1)
         difference = p - q
         self._add_difference(np.abs(difference, out=difference), row, positions)
         # A tie agrees if either's choice is among the other's largest logits.
         p -= p[token, chosen][:, None]
         q -= q[token, chosen_by_candidate][:, None]
-        self._agrees.append((p[token, chosen_by_candidate] == 0.0) | (q[token, chosen] == 0.0))
+        agrees = (p[token, chosen_by_candidate] == 0.0) | (q[token, chosen] == 0.0)
+        self._agrees.append(agrees & can_agree)
         agreeing, tokens = self._top1.get(row, (0, 0))
         self._top1[row] = agreeing + int(self._agrees[-1].sum()), tokens + len(token)
         p[token, chosen] = -np.inf
@@ -212,13 +233,13 @@ class LogitComparison:
         followed = token[: len(following)]
         log_ratio = difference[followed, following]
         sum_p, sum_q = np.exp(p, out=p).sum(axis=1), np.exp(q, out=q).sum(axis=1)
-        log_sums = np.log(sum_p) - np.log(sum_q)
-        divergence = np.einsum("tv,tv->t", p, difference) / sum_p - log_sums
+        log_rest = np.log(sum_p) - np.log(sum_q)
+        divergence = np.einsum("tv,tv->t", p, difference) / sum_p - log_rest
         # rounding leaves about -1e-16 for equal distributions
-        self._kl.setdefault(row, []).append(np.maximum(divergence, 0.0))
+        self._kl.setdefault(row, []).append(np.maximum(divergence, 0.0) + lost)
         self._finite_tokens += len(token)
         self._followed += len(following)
-        self._sum_log_ratio += float((log_ratio - log_sums[followed]).sum())
+        self._sum_log_ratio += float((log_ratio - log_rest[followed]).sum())
 
     def _add_difference(self, difference: NDArray[np.float64], row: int, positions: NDArray[np.intp]) -> None:
         index, token_id = np.unravel_index(int(difference.argmax()), difference.shape)

@@ -44,9 +44,9 @@ class Figures:
         num_parameters: The number of parameters of the variant.
         dense_parameters: The number of parameters of the dense model.
         formats: The written formats, by folder: `hf`, `onnx` and others.
-        kl: KL divergence from the dense model on held-out texts, in nats per token: `mean`, its standard error
-            `stderr` over the texts, and `median`, `p99`, `p999` and `max` over the tokens. `kl.minus(other)` is the
-            difference from another variant on the same texts, with the error of the difference.
+        kl: KL divergence from the dense model on held-out texts, in nats per token, with what dropped tokens lose:
+            `mean`, its standard error `stderr` over the texts, and `median`, `p99`, `p999` and `max` over the tokens.
+            `kl.minus(other)` is the difference from another variant on the same texts, with its own error.
         top1_agreement: The fraction of tokens for which both models rank the same token first.
         perplexity: The perplexity of the variant on the held-out texts.
         dense_perplexity: The perplexity of the dense model on these texts.

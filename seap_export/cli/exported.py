@@ -205,7 +205,7 @@ def _legend(result: ExportResult) -> Iterator[str]:
     for name, quality in list(compared.items())[:_MOST_ANSWERS]:
         divergence = divergence_of(quality)
         if divergence is not None:
-            yield f"  {name}: {' '.join(kl_in_words(divergence['mean_kl_nats']))}"
+            yield f"  {name}: {' '.join(kl_in_words(divergence))}"
     if whole := measured_models(result):
         yield whole_legend(whole)
     parities = [parity for variant in variants.values() for parity in variant["parity"].values()]

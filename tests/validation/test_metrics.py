@@ -57,6 +57,27 @@ def test_kl_is_weighted_with_the_reference() -> None:
     assert figures.mean_kl == pytest.approx(expected / 2)
 
 
+def test_tokens_that_the_candidate_lacks_cost_what_the_reference_gives_them() -> None:
+    p, q = np.array([[0.5, 0.2, 0.2, 0.1], [0.1, 0.2, 0.6, 0.1], [0.0, 0.9, 0.1, 0.0]]), np.array([0.25, 0.75])
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(p), -1000.0)
+    comparison = LogitComparison(np.array([1, 2]))
+    comparison.update(logits, np.log(np.stack([q] * 3)) + 3)
+    figures = comparison.figures()
+    over_kept = [
+        sum(a * math.log(a / b) for a, b in zip(of, q, strict=True)) for of in ([0.5, 0.5], [0.25, 0.75], [0.9, 0.1])
+    ]
+    lost = [-math.log(0.4), -math.log(0.8), 0.0]
+    assert figures.kl is not None
+    assert figures.kl.mean == pytest.approx((sum(over_kept) + sum(lost)) / 3)
+    assert figures.kl.max == pytest.approx(max(over_kept[0] + lost[0], over_kept[2]))
+    assert (figures.lost_kl, figures.lost_mass) == pytest.approx((sum(lost) / 3, (0.6 + 0.2) / 3))
+    assert figures.top1_agreement == 1 / 3  # of the first token, the likeliest is gone
+    none_left = LogitComparison(np.array([0]))
+    none_left.update(np.array([[-1000.0, 1000.0]]), np.zeros((1, 1)))
+    assert (none_left.figures().mean_kl, none_left.figures().lost_mass) == (2000.0, 1.0)
+
+
 def test_differences_too_small_for_float32_sums_are_kept() -> None:
     reference = np.full((1, 3), 1000.0)
     assert _compare(reference, reference + 1e-9).max_abs == pytest.approx(1e-9, rel=1e-3)

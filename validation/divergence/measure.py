@@ -1,8 +1,10 @@
 """Measures how far a variant's predictions are from the dense model's, on texts not used in calibration.
 
 KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
-text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
-but the first of each. Both models get the same tokens, one text at a time; torch runs in float32.
+text, in nats. If the variant lacks tokens, and P gives the others m together, P' = P / m is the nearest to P that it
+could be, at KL(P' || P) = -log m, and the figure is KL(P' || Q) - log m. Perplexity is exp of the mean of -log P(next
+token | tokens before it), over all tokens of all texts but the first of each. Both models get the same text, one at a
+time; torch runs in float32.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from validation.divergence.paired import (
     PerByte,
     TokenIds,
     cut_figures,
-    lost_mass,
     per_byte,
     same_cut,
 )
@@ -65,7 +66,7 @@ class DivergenceFigures:
     """How far a variant's predictions are from the dense model's.
 
     Attributes:
-        kl: KL(dense || variant), nats per token.
+        kl: KL(dense || variant), nats per token of the dense model, with what dropped tokens lose.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
         top1_stderr: Standard error of `top1_agreement` over the texts; None for a single text.
         perplexity: Perplexity of the variant.
@@ -116,8 +117,7 @@ def measure_divergence(
         folder: The variant's `hf` folder, or one of another format.
         runtime: Name of the runtime that runs it.
         texts: The reference's texts as the tokens of both models; None: the variant gets the reference's tokens.
-        kept: The dense model's ids of the tokens that the variant has; None: all. Its distributions are then
-            restricted to these tokens.
+        kept: The dense model's ids of the tokens that the variant has; None: all.
         execution: Provider, threads and memory of the run.
         on_progress: Called with a line about each text when it is done.
 
@@ -168,7 +168,7 @@ class _Compared:
 
     def __init__(self, reference: DenseReference, pairs: Sequence[PairedText], kept: NDArray[np.int64] | None) -> None:
         self._reference, self._pairs, self._kept = reference, tuple(pairs), kept
-        self._comparison, self._lost = LogitComparison(), 0.0
+        self._comparison = LogitComparison(kept)
         self._losses: dict[int, float] = {}
 
     def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> str | None:
@@ -183,8 +183,7 @@ class _Compared:
     def _add(self, row: int, logits: NDArray[np.floating]) -> None:
         pair, dense, variant = self._pairs[row], self._reference.logits(row), logits
         if self._kept is not None:
-            self._lost += lost_mass(dense[pair.positions[:, 0]], self._kept)
-            dense = dense[pair.positions[:, 0]][:, self._kept]
+            dense = dense[pair.positions[:, 0]]
             variant = logits[pair.positions[:, 1]] if len(logits) == len(pair.variant) else logits
         self._comparison.update(dense, variant, row=row)
         self._losses[row] = text_loss(logits, pair.variant)
@@ -205,7 +204,9 @@ class _Compared:
             dense_perplexity=self._reference.perplexity,
             loss=self._more_loss(losses),
             per_byte=per_byte(self._pairs, kl.mean * kl.tokens, loss, math.fsum(dense)),
-            cut=None if kept is None else cut_figures(self._pairs, len(kept), self._lost / kl.tokens),
+            cut=None
+            if kept is None
+            else cut_figures(self._pairs, len(kept), figures.lost_mass, figures.lost_kl, kl.mean),
         )
 
     def _more_loss(self, losses: Sequence[float]) -> Estimate | None:

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 TokenIds = tuple[int, ...]
-#: Rows of logits in float64 at a time.
-_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,16 @@ class CutFigures:
     Attributes:
         tokens: Number of kept tokens.
         lost_mass: Mean probability that the dense model gives to tokens that are not kept.
+        lost_kl_nats: The part of the mean KL that stands for these tokens.
+        kept_kl_nats: The rest: the mean KL over the kept tokens.
         split_bytes: Share of the bytes, 0 to 1, that are in dense tokens which the variant cuts into smaller pieces.
         more_tokens: The variant's tokens / the dense model's tokens, less 1.
     """
 
     tokens: int
     lost_mass: float
+    lost_kl_nats: float
+    kept_kl_nats: float
     split_bytes: float
     more_tokens: float
 
@@ -93,12 +95,12 @@ def per_byte(texts: Sequence[PairedText], kl: float, loss: float, dense_loss: fl
     return PerByte(kl / whole, loss / variant / math.log(2), dense_loss / dense / math.log(2), whole)
 
 
-def cut_figures(texts: Sequence[PairedText], tokens: int, mass: float) -> CutFigures:
-    """The cost of a vocabulary of `tokens` tokens on some texts, given the mean probability `mass` that it loses."""
+def cut_figures(texts: Sequence[PairedText], tokens: int, mass: float, lost: float, kl: float) -> CutFigures:
+    """The cost of a vocabulary of `tokens` tokens on some texts, with a mean KL of which it has lost a part."""
     lengths = [1 if text.bytes is None else text.bytes.all for text in texts]
     split = sum(text.split * length for text, length in zip(texts, lengths, strict=True)) / sum(lengths)
     more = sum(len(text.variant) for text in texts) / sum(len(text.dense) for text in texts) - 1.0
-    return CutFigures(tokens, mass, split, more)
+    return CutFigures(tokens, mass, lost, max(0.0, kl - lost), split, more)
 
 
 def same_cut(ids: TokenIds) -> PairedText:
@@ -130,15 +132,3 @@ def pair_cuts(
     shared = set(pairwise([0, *variant_ends[: variant_last + 1].tolist()]))
     split = sum(end - start for start, end in pairwise([0, *ends[: last + 1].tolist()]) if (start, end) not in shared)
     return PairedText(dense[: last + 1], variant[: variant_last + 1], positions, split / max(1, int(ends[last])))
-
-
-def lost_mass(logits: NDArray[np.floating], kept: NDArray[np.int64]) -> float:
-    """The sum over tokens of the probability that goes to tokens that are not kept, given logits [T, V]."""
-    dropped = np.ones(logits.shape[1], np.bool_)
-    dropped[kept] = False
-    total = 0.0
-    for start in range(0, len(logits), _ROWS):
-        block = np.asarray(logits[start : start + _ROWS], np.float64)
-        block = np.exp(block - block.max(axis=1, keepdims=True))
-        total += float((block[:, dropped].sum(axis=1) / block.sum(axis=1)).sum())
-    return total

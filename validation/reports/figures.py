@@ -196,7 +196,7 @@ def _quality(read: Callable[[Json], Cell]) -> Callable[[Json], Cell]:
 
 def _kl(divergence: Json) -> Cell:
     kl = divergence["mean_kl_nats"]
-    return Cell(with_error(kl, divergence.get("mean_kl_nats_stderr")), details=kl_in_words(kl))
+    return Cell(with_error(kl, divergence.get("mean_kl_nats_stderr")), details=kl_in_words(divergence))
 
 
 def _perplexity(divergence: Json) -> Cell:
@@ -215,13 +215,12 @@ def _top1(divergence: Json) -> Cell:
     return Cell(percent_with_error(divergence["top1_agreement"], divergence.get("top1_agreement_stderr")))
 
 
-KL = Figure("KL", "nats of KL per token", "worse", _quality(_kl))
 TOP1 = Figure("top-1", "the same next token", "worse", _quality(_top1))
 FIGURES = (
     Figure("size", "on disk", "smaller", _size),
     Figure("decode", "writing tokens (decode)", "faster", _speed("decode")),
     Figure("prefill", "reading the prompt (prefill)", "faster", _speed("prefill")),
-    KL,
+    Figure("KL", "nats of KL per token", "worse", _quality(_kl)),
     TOP1,
     Figure("perplexity", "perplexity", "worse", _quality(_perplexity)),
     _kl_over_tokens("median KL", "nats of KL for half of the tokens at most", "median_kl_nats"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from validation.estimate import is_close
-from validation.reports.figures import KL, TOP1, Cell
-from validation.reports.numbers import NOTHING, milliseconds, signed_with_error, times
+from validation.reports.figures import TOP1, Cell
+from validation.reports.numbers import NOTHING, figure, milliseconds, signed_with_error, times, with_error
 from validation.reports.reading import Json
 from validation.reports.speedups import interval_in_words, speedup_in_words
 
@@ -27,13 +27,20 @@ def frontier_cells(point: Json, targets: Json) -> tuple[Cell, ...]:
     low, high = point.get("decode_speedup_low"), point.get("decode_speedup_high")
     timed = point["decode_speedup"]
     return (
-        KL.cell({"quality": point}),
+        kl_cell(point),
         _beside_chosen(point),
         TOP1.cell({"quality": point}),
         Cell(f"{times(point['decode_ideal_speedup'])}×"),
         Cell(NOTHING) if timed is None else Cell(speedup_in_words(timed, low, high), interval_in_words(low, high)),
         *([] if targets.get("first_token") is None else [_first_token(point)]),
     )
+
+
+def kl_cell(point: Json) -> Cell:
+    """The KL of a candidate or a file, and in brackets the part of it that stands for dropped tokens."""
+    lost = point.get("lost_kl_nats")
+    words = f"{figure(lost)} of it for dropped tokens" if lost else ""
+    return Cell(with_error(point["mean_kl_nats"], point.get("mean_kl_nats_stderr")), words)
 
 
 def _first_token(point: Json) -> Cell:

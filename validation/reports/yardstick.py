@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from validation.reports.numbers import percent
+from validation.reports.numbers import figure, percent
+from validation.reports.reading import Json
 
 #: Mean KL from fp16, nats per token, of Llama 3 8B on Wikitext-2, quantised by llama.cpp without an importance matrix.
 #: Source: github.com/ggml-org/llama.cpp, tools/perplexity/README.md, "LLaMA 3 8b Scoreboard", revision f364eb6f.
@@ -18,12 +19,21 @@ YARDSTICK = (
 )
 
 
-def kl_in_words(kl: float) -> tuple[str, str]:
-    """Two sentences on a mean KL, nats per token: which quantisation loses as much, and what it does to probabilities.
+def kl_in_words(divergence: Json) -> tuple[str, str]:
+    """Two sentences on a divergence: which quantisation loses as much, and what it does to probabilities.
 
-    KL is the mean of log P - log Q under P, so exp(-KL) is the geometric mean of Q / P.
+    KL is the mean of log P - log Q under P, so exp(-KL) is the geometric mean of Q / P; of a cut vocabulary, over the
+    tokens that stay.
     """
-    share = f"On average, the dense model's tokens keep {percent(math.exp(-kl))} of their probability."
+    kl, cut = divergence["mean_kl_nats"], divergence.get("vocabulary")
+    if cut is None:
+        share = f"On average, the dense model's tokens keep {percent(math.exp(-kl))} of their probability."
+    else:
+        lost, kept, left = cut["lost_kl_nats"], cut["kept_kl_nats"], percent(math.exp(-cut["kept_kl_nats"]))
+        share = (
+            f"The dense model gives {percent(cut['lost_mass'])} of its probability to tokens that are gone "
+            f"({figure(lost)} of the KL); those that stay keep {left} of theirs ({figure(kept)} of it)."
+        )
     return f"{_beside(kl)}.", share
 
 

@@ -114,7 +114,8 @@ def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
         )
     if (cut := figures.cut) is not None:
         yield (
-            f"{form}: {cut.tokens:,} tokens kept; the dense model gives {cut.lost_mass:.2%} to others; "
+            f"{form}: {cut.tokens:,} tokens kept; the dense model gives {cut.lost_mass:.2%} to others "
+            f"(KL {cut.lost_kl_nats:.4f}, over the kept ones {cut.kept_kl_nats:.4f}); "
             f"{cut.split_bytes:.2%} of the bytes are cut smaller, {cut.more_tokens:.2%} more tokens"
         )
 

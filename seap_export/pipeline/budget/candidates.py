@@ -204,8 +204,8 @@ class Candidates:
             options |= {"texts": pairs, "kept": None if kept is None else kept.rows}
             divergence = measure_divergence(reference, folder, runtime, **options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        of = divergence
-        return CandidateFigures(size, of.kl, of.top1_agreement, of.perplexity, of.top1_stderr)
+        of, lost = divergence, 0.0 if divergence.cut is None else divergence.cut.lost_kl_nats
+        return CandidateFigures(size, of.kl, of.top1_agreement, of.perplexity, of.top1_stderr, lost)
 
     def _make(self, steps: VariantSteps, candidate: Candidate) -> Path:
         """Makes the steps of a candidate that are missing, and returns the folder of its format."""

@@ -22,7 +22,7 @@ class KlCurve:
 
     In a way with the same bits for all, the first was measured of the dense model, and the second is a power of the
     ratio through the evaluated points. With bits for each matrix, both are guessed, and corrected by the factor that
-    measured candidates differ by.
+    measured candidates differ by. What dropped tokens lose is the same whatever else is done, and comes on top.
 
     Args:
         points: The evaluated candidates: the dense model in every way with the same bits for all, and others.
@@ -62,14 +62,18 @@ class KlCurve:
         """The guess of a candidate, where pruning counts by a factor, corrected by what was measured around it."""
         average = candidate.format.average
         assert average is not None
-        known: dict[float, float] = {}
+        known, lost = dict[float, float](), self._lost(candidate)
         for point in self._points:
             if (bits := _bits(point.candidate, candidate)) is not None:
-                measured = max(point.figures.kl.mean, _LEAST)
+                measured = max(point.figures.kl.mean - lost, _LEAST)
                 known[point.candidate.ratio] = math.log(measured / self._sum(bits, point.candidate.ratio, factor))
         ratios = sorted(known)
         correction = float(np.interp(ratio, ratios, [known[each] for each in ratios])) if known else 0.0
-        return self._sum(average, ratio, factor) * math.exp(correction)
+        return self._sum(average, ratio, factor) * math.exp(correction) + lost
+
+    def _lost(self, candidate: Candidate) -> float:
+        kept = candidate.vocabulary
+        return next((point.figures.lost_kl for point in self._points if point.candidate.vocabulary == kept), 0.0)
 
     def _sum(self, average: float, ratio: float, factor: float) -> float:
         return self._guess.of_rounding(average) + factor * self._guess.of_pruning(ratio)

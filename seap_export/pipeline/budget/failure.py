@@ -170,9 +170,10 @@ def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -
     speed = "" if nearest.speedup is None else f", decode speed-up {_speed(nearest)}"
     speed += "" if nearest.prompt is None else f", {nearest.prompt.words}"
     error = "" if figures.kl.stderr is None else f" +- {figures.kl.stderr:.2g}"
+    lost = f" ({figures.lost_kl:.3f} of it for dropped tokens)" if figures.lost_kl else ""
     return (
         f"{task}: nothing {what} ({', '.join(limits)}); {_name(task, nearest.candidate)} comes nearest: "
-        f"{_size(figures.bytes)}, KL {figures.kl.mean:.3f}{error}{speed}; change {option}{others}"
+        f"{_size(figures.bytes)}, KL {figures.kl.mean:.3f}{error}{lost}{speed}; change {option}{others}"
     )
 
 

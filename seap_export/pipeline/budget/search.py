@@ -291,9 +291,10 @@ def _is_idle(way: Candidate, ways: Iterable[Candidate], predictor: Predictor, ta
 
 
 def is_exact(candidate: Candidate, bytes: float, targets: Targets) -> bool:
-    """Whether it is the whole model, unquantised and too large to be chosen: it loses nothing, and is not made."""
+    """Whether it is the whole model with all tokens, unquantised and too large: it loses nothing, and is not made."""
     too_large = targets.size is not None and bytes > targets.size
-    return too_large and not candidate.ratio and candidate.format.arithmetic.quantization is None
+    is_whole = not candidate.ratio and candidate.vocabulary == "all"
+    return too_large and is_whole and candidate.format.arithmetic.quantization is None
 
 
 def _includes(mixed: Candidate, way: Candidate) -> bool:

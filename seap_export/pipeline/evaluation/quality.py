@@ -41,7 +41,7 @@ from validation.reports.figures import QUALITY as QUALITY_FIGURES
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
-_VERSION = 8
+_VERSION = 9
 #: The sample answer: tokens of the prompt at most, and tokens that follow it, if the model has room for them.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 256, 64
 #: Held-out prompts of which the first is taken that the dense model answers.
@@ -184,7 +184,9 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
             TokenEstimate.read(figures)
         return {key: value for key, value in {**figures, **more}.items() if key != "kl_nats_by_text"}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error
+        raise ArtifactError(
+            f"{QUALITY}: damaged, or of another version ({error} is missing); export again with --force"
+        ) from error
 
 
 def quality_work(

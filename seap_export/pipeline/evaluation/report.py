@@ -26,7 +26,7 @@ from validation.estimate import Estimate
 from validation.generation import GenerationFigures
 from validation.zero_shot import ZeroShotFigures
 
-EVALUATION_SCHEMA = "seap-export/evaluation/1"
+EVALUATION_SCHEMA = "seap-export/evaluation/2"
 _Figures = ZeroShotFigures | GenerationFigures
 _Result = TypeVar("_Result")
 

@@ -11,7 +11,7 @@ from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.pipeline.folder.names import HF
 
-EVALUATION_SCHEMA = "seap-export/evaluation/1"
+EVALUATION_SCHEMA = "seap-export/evaluation/2"
 #: Largest relative difference of one dense model's results on the same texts, due to rounding on different machines.
 _DENSE_TOLERANCE = 1e-3
 

@@ -72,10 +72,11 @@ class CandidateFigures:
 
     Attributes:
         bytes: Size of the format's folder: weights, graph, tokenizer and settings.
-        kl: KL divergence from the dense model on the held-out texts, nats per token.
+        kl: KL divergence from the dense model on the held-out texts, nats per token, with what dropped tokens lose.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
         perplexity: Perplexity of the variant on the held-out texts.
         top1_stderr: The standard error of the agreement; None: there is only one text.
+        lost_kl: The part of the KL that stands for dropped tokens; 0: all are kept.
     """
 
     bytes: int
@@ -83,22 +84,24 @@ class CandidateFigures:
     top1_agreement: float
     perplexity: float
     top1_stderr: float | None = None
+    lost_kl: float = 0.0
 
     @classmethod
     def read(cls, values: Any) -> CandidateFigures:
         """Raises `KeyError`, `TypeError` or `ValueError` if a figure is missing or no number."""
-        figures = [values[name] for name in ("bytes", "top1_agreement", "perplexity")]
+        figures = [values[name] for name in ("bytes", "top1_agreement", "perplexity", "lost_kl_nats")]
         if not all(isinstance(value, int | float) for value in figures):
             raise TypeError("a figure is not a number")
-        size, top1, perplexity = figures
+        size, top1, perplexity, lost = figures
         error = values["top1_agreement_stderr"]
-        return cls(size, TokenEstimate.read(values), top1, perplexity, None if error is None else float(error))
+        return cls(size, TokenEstimate.read(values), top1, perplexity, None if error is None else float(error), lost)
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON values of frontier.json."""
         return {
             "bytes": self.bytes,
             **self.kl.to_json(),
+            "lost_kl_nats": self.lost_kl,
             "top1_agreement": self.top1_agreement,
             "top1_agreement_stderr": self.top1_stderr,
             "perplexity": self.perplexity,

@@ -31,6 +31,7 @@ _OF_A_POINT = {
     "bytes": int,
     "mean_kl_nats": int | float,
     "mean_kl_nats_stderr": int | float | None,
+    "lost_kl_nats": int | float,
     "kl_difference": int | float | None,
     "kl_difference_stderr": int | float | None,
     "top1_agreement": int | float,

@@ -67,6 +67,7 @@ class ElsewhereFigures:
         return {
             "own": text_set.is_of_task,
             **kl_json(divergence.kl),
+            **({} if divergence.cut is None else {"lost_kl_nats": divergence.cut.lost_kl_nats}),
             "bits_per_byte": per_byte.bits,
             "dense_bits_per_byte": per_byte.dense_bits,
             "texts": len(text_set.texts),

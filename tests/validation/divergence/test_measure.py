@@ -226,7 +226,7 @@ def test_impossible_figures_cannot_be_made(change: dict[str, Any]) -> None:
         replaced(figures, **change)
 
 
-def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models: Path, tmp_path: Path) -> None:
+def test_with_fewer_tokens_the_probability_of_the_others_is_in_the_divergence(models: Path, tmp_path: Path) -> None:
     """The variant has no rows for the tokens below 4, and cuts the first text's 6 into two tokens of its own."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -256,15 +256,17 @@ def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models:
         lost += p.softmax(-1)[positions][:, :4].sum(-1).tolist()
         p, q = p[positions][:, kept].log_softmax(-1), q[variant_positions].log_softmax(-1)
         kl += (p.exp() * (p - q)).sum(-1).tolist()
+    gone = [-math.log1p(-mass) for mass in lost]
+    both = np.add(kl, gone)
     assert figures.tokens == len(kl) == 7
-    assert (figures.kl.mean, figures.kl.max) == pytest.approx((np.mean(kl), np.max(kl)), rel=1e-4)
+    assert (figures.kl.mean, figures.kl.max) == pytest.approx((both.mean(), both.max()), rel=1e-4)
     assert figures.per_byte is not None
     bits = losses["own"] / 11 / math.log(2), losses["dense"] / 13 / math.log(2)
     assert (figures.per_byte.bits, figures.per_byte.dense_bits) == pytest.approx(bits, rel=1e-5)
-    assert figures.per_byte.kl == pytest.approx(sum(kl) / 15, rel=1e-4)
+    assert figures.per_byte.kl == pytest.approx(sum(both) / 15, rel=1e-4)
     assert figures.cut is not None
-    assert figures.cut.lost_mass == pytest.approx(np.mean(lost), rel=1e-4)
-    assert (figures.cut.split_bytes, figures.cut.more_tokens) == pytest.approx((0.4 * 9 / 15, 8 / 7 - 1))
+    parts = np.mean(lost), np.mean(gone), np.mean(kl)
+    assert astuple(figures.cut) == pytest.approx((92, *parts, 0.4 * 9 / 15, 8 / 7 - 1), rel=1e-4)
     assert 0.01 < figures.cut.lost_mass < 0.5
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
-from validation.divergence.paired import Bytes, PairedText, cut_figures, lost_mass, pair_cuts, per_byte, same_cut
+from validation.divergence.paired import Bytes, PairedText, cut_figures, pair_cuts, per_byte, same_cut
 
 #: Bytes of the tokens 0 to 5 of both models.
 SIZES = np.asarray([1, 2, 3, 4, 5, 6])
@@ -43,15 +44,6 @@ def test_the_same_cut() -> None:
     assert (pair.dense, pair.variant, pair.split, pair.positions.tolist()) == ((7, 9), (7, 9), 0.0, [[0, 0], [1, 1]])
 
 
-def test_lost_mass_is_the_probability_of_dropped_tokens() -> None:
-    logits = np.random.default_rng(0).normal(size=(37, 11)).astype(np.float32) * 9
-    kept = np.asarray([0, 3, 4, 10])
-    probabilities = np.exp(logits.astype(np.float64))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    assert lost_mass(logits, kept) == pytest.approx((1 - probabilities[:, kept].sum(axis=1)).sum())
-    assert lost_mass(logits + np.float32(1e4), np.arange(11)) == 0.0
-
-
 def _text(dense: int, size: int, split: float, lengths: Bytes | None) -> PairedText:
     return PairedText((0,) * dense, (0,) * size, np.zeros((1, 2), np.int64), split, lengths)
 
@@ -62,9 +54,7 @@ def test_figures_per_byte_are_sums_over_sums() -> None:
     assert figures is not None
     assert (figures.kl, figures.bytes) == (3.0 / 30, 30)
     assert (figures.bits, figures.dense_bits) == pytest.approx((5.2 / 26 / math.log(2), 5.0 / 25 / math.log(2)))
-    cut = cut_figures(texts, 9, 0.25)
-    assert (cut.tokens, cut.lost_mass, cut.split_bytes) == (9, 0.25, 10 / 30)
-    assert cut.more_tokens == pytest.approx(8 / 6 - 1)
+    assert astuple(cut_figures(texts, 9, 0.25, 0.5, 0.75)) == pytest.approx((9, 0.25, 0.5, 0.25, 10 / 30, 8 / 6 - 1))
 
 
 def test_there_are_none_where_a_length_is_not_known() -> None:

@@ -113,7 +113,7 @@ def elsewhere(task: str, kls: dict[str, float]) -> dict[str, Any]:
 
 def _quality(mean_kl: float, max_kl: float | None = 0.1, **changes: Any) -> dict[str, Any]:
     return {
-        "schema": "seap-export/evaluation/1",
+        "schema": "seap-export/evaluation/2",
         "verdict": None if max_kl is None else "passed" if mean_kl <= max_kl else "failed",
         "reasons": [],
         "limits": {"max_kl_nats": max_kl, "min_accuracy_retained": None},

@@ -20,6 +20,7 @@ POINT = {
     ("values", "words"),
     [
         ({}, ["0.25 +- 0.02", "-", "90%", "2.00x", "-"]),
+        ({"lost_kl_nats": 0.2, "vocabulary": "auto"}, ["0.25 +- 0.02 (0.2 of it for dropped tokens)"]),
         ({"kl_difference": 0.05, "kl_difference_stderr": 0.02}, ["+0.05 +- 0.02"]),
         ({"kl_difference": -0.03, "kl_difference_stderr": 0.02}, ["-0.03 +- 0.02 (too close to tell)"]),
         ({"kl_difference": 0.05, "kl_difference_stderr": None}, ["+0.05 (too close to tell)"]),

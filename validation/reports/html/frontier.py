@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from validation.reports.figures import KL
-from validation.reports.frontier import written
+from validation.reports.frontier import kl_cell, written
 from validation.reports.html.axes import Chart, across, circle, floor_ticks, line, x_axis, y_axis
 from validation.reports.numbers import figure, megabytes
 from validation.reports.reading import Json
@@ -57,7 +56,7 @@ def _chart(heading: str, points: Sequence[Json], targets: Json, ringed: str) -> 
         marks.append(line(*ends[0], *ends[1], "path"))
     for point in points:
         words = point["words"]
-        said = f"{words}: {megabytes(point['bytes'])}, KL {KL.cell({'quality': point}).main}"
+        said = f"{words}: {megabytes(point['bytes'])}, KL {kl_cell(point).main}"
         kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
         x, y = x_of(point["bytes"]), height(point["mean_kl_nats"])
         if point["chosen"]:
@@ -66,7 +65,7 @@ def _chart(heading: str, points: Sequence[Json], targets: Json, ringed: str) -> 
     marks += x_axis([(x_of(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)")
     told = "; ".join(
         f"{point['words']}: {megabytes(point['bytes'])}, "
-        f"KL {KL.cell({'quality': point}).main}"
+        f"KL {kl_cell(point).main}"
         f"{', chosen' if point['chosen'] else ', beaten' if point['beaten'] else ''}"
         for point in points
     )

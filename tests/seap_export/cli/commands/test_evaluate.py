@@ -60,7 +60,7 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
     assert list(report)[:8] == [
         "schema", "variant", "task", "method", "score", "compensation", "requested_ratio", "achieved_ratio",
     ]  # fmt: skip
-    assert report["schema"] == "seap-export/evaluation/1"
+    assert report["schema"] == "seap-export/evaluation/2"
     assert (report["variant"], report["task"], report["score"]) == ("a-0.2", "a", "elimination")
     assert (report["requested_ratio"], report["compensation"]) == (0.2, "sequential")
     assert report["sparsity"]["kind"] == "adaptive"

@@ -21,7 +21,7 @@ PICTURES = [
 
 def write_evaluation(path: Path, **values: Any) -> Path:
     report = {
-        "schema": "seap-export/evaluation/1",
+        "schema": "seap-export/evaluation/2",
         "variant": "a-0.2",
         "task": "a",
         "method": None,
@@ -180,7 +180,7 @@ def broken_config(work: Path) -> None:
             None,
             ["out", "--evaluation", "out/a-0.2/parity.json"],
             7,
-            "out/a-0.2/parity.json: evaluation schema is 'seap-export/parity/5', expected 'seap-export/evaluation/1'; "
+            "out/a-0.2/parity.json: evaluation schema is 'seap-export/parity/5', expected 'seap-export/evaluation/2'; "
             "evaluate again",
         ),
     ],

@@ -150,12 +150,14 @@ def test_each_variant_has_its_own_vocabulary_and_the_router_sends_texts_to_them(
     assert run("validate", "out", "-q").code == 7
 
 
-def test_the_comparison_with_the_dense_model_is_per_byte_as_well(run: Run, cut: Path) -> None:
+def test_the_comparison_has_what_lost_tokens_cost_and_is_per_byte_as_well(run: Run, cut: Path) -> None:
     report = json.loads((cut / "out/a-0.4/quality.json").read_text("utf-8"))["divergence"]["onnx"]
     assert report["kl_nats_per_byte"] == pytest.approx(report["mean_kl_nats"] * report["tokens"] / report["bytes"])
     cost = report["vocabulary"]
     assert (cost["tokens"], cost["split_bytes"], cost["more_tokens"]) == (SIZE, 0.0, 0.0)
-    assert 0.1 < cost["lost_mass"] < 0.9
+    assert 0.1 < cost["lost_mass"] < cost["lost_kl_nats"]
+    assert report["mean_kl_nats"] == pytest.approx(cost["lost_kl_nats"] + cost["kept_kl_nats"])
+    assert "to tokens that are gone" in (cut / "out/a-0.4/hf/README.md").read_text("utf-8")
     (cut / "other.txt").write_text("tome tome fat moth the dog\n\nran from home to see it then\n")
     outcome = run(
         "evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--runtime", "onnxruntime", "--json"
@@ -324,7 +326,7 @@ def test_targets_try_the_vocabulary_of_the_task_beside_the_whole_one(
 
     monkeypatch.setattr(Candidates, "evaluate", watched)
     given = ("export", "m", "--task", "a=a.jsonl", "--format", "onnx:int8", "--vocabulary", "auto", "--quality", "-q")
-    outcome = run(*given, "--max-kl", "0.3", "--out", "out", "--json")
+    outcome = run(*given, "--max-kl", "4", "--out", "out", "--json")
     assert outcome.code == 0, outcome.err
     values = json.loads(outcome.out)
     points = values["frontier"]["tasks"]["a"]["points"]
@@ -333,6 +335,7 @@ def test_targets_try_the_vocabulary_of_the_task_beside_the_whole_one(
     (chosen,) = [point for point in points if point["chosen"]]
     assert chosen["vocabulary"] == "auto"
     assert chosen["ratio"] > 0
+    assert {point["vocabulary"]: point["lost_kl_nats"] > 0 for point in points} == {"all": False, "auto": True}
     plan = read_plan(tmp_path / "out" / chosen["variant"] / "plan.json")
     assert plan.vocabulary is not None
     assert len(plan.vocabulary) < 130

@@ -26,7 +26,7 @@ from support.product import (
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, is_exact, search
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56, "w8a8": 1.06, "w4a8": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39, "w8a8": 0.01, "w4a8": 0.45}
@@ -200,6 +200,11 @@ def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
     assert world.size(chosen) <= size
     least = min(value for way in WAYS for value in world.best(targets, way, "kl"))
     assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
+
+
+def test_a_whole_model_with_fewer_tokens_is_not_taken_for_exact() -> None:
+    exact = {one: is_exact(Candidate(0.0, OnnxFormat("fp32"), one), 200, Targets(size=100)) for one in ("all", "auto")}
+    assert exact == {"all": True, "auto": False}
 
 
 @pytest.mark.parametrize("guessed", [(1.0, 1.0), (1.5, 1.1), (0.8, 1.2), (1.3, 0.9)])
@@ -389,7 +394,8 @@ def test_where_nothing_fits_the_nearest_is_named(
 
 def _point(kl: float, speedup: float) -> Point:
     """With a standard error of 1/64 of a nat, and an interval from 0.1 below to 0.1 above the speed-up."""
-    figures, interval = CandidateFigures(50, kl_estimate(kl, 2**-6), 0.9, 7.0), Interval(speedup - 0.1, speedup + 0.1)
+    figures = CandidateFigures(50, kl_estimate(kl, 2**-6), 0.9, 7.0, lost_kl=kl / 4)
+    interval = Interval(speedup - 0.1, speedup + 0.1)
     prompt = PromptTime(250.0, 2.0, Interval(240.0, 270.0), Interval(1.9, 2.1))
     return Point(WAYS[3], figures, "key", 50, speedup, speedup, interval, prompt)
 
@@ -420,7 +426,7 @@ def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], words: list
 
 def test_what_barely_misses_a_limit_of_kl_is_said() -> None:
     failure = nothing_fits(Targets(max_kl=0.109375), {"t": Frontier((_point(0.125, 1.8),), None)})
-    assert "KL 0.125 +- 0.016" in str(failure)
+    assert "KL 0.125 +- 0.016 (0.031 of it for dropped tokens)" in str(failure)
     assert str(failure).endswith("about 6 more held-out texts would tell")
     far = nothing_fits(Targets(max_kl=0.05), {"t": Frontier((_point(0.125, 1.8),), None)})
     assert "too close" not in str(far)

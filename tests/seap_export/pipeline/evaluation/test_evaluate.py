@@ -14,8 +14,9 @@ from support.models import write_micro_model
 from support.product import DivergenceFigures, Source, dense_folder, open_source
 
 from seap_export.corpus import Task
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.pipeline.evaluation.material import Texts
+from seap_export.pipeline.evaluation.quality import quality_figures
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject
@@ -259,3 +260,11 @@ def test_a_model_predicts_all_bytes_of_a_text_but_those_of_the_first_token(sourc
     (pair,) = paired_texts(Subject("m", None, None, source), source, source.files[0].parent, [text], 64)
     assert pair.bytes is not None
     assert 0 < pair.bytes.dense == pair.bytes.variant < pair.bytes.all == len(text)
+
+
+def test_figures_that_leave_dropped_tokens_out_are_refused() -> None:
+    kl = {"mean_kl_nats": 0.5, "top1_agreement": 0.9, "perplexity": 9.0, "dense_perplexity": 8.0, "tokens": 7}
+    cut = {"lost_mass": 0.2, "lost_kl_nats": 0.3, "kept_kl_nats": 0.2}
+    assert quality_figures({"divergence": {"onnx": {**kl, "vocabulary": cut}}})["vocabulary"] == cut
+    with pytest.raises(ArtifactError, match="lost_kl_nats"):
+        quality_figures({"divergence": {"onnx": {**kl, "vocabulary": {"lost_mass": 0.2}}}})

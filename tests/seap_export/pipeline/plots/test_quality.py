@@ -9,7 +9,7 @@ from seap_export.errors import ArtifactError, UsageError
 from seap_export.pipeline.plots.quality import parse_evaluation, refuse_incomparable, series_names
 
 REPORT: dict[str, Any] = {
-    "schema": "seap-export/evaluation/1",
+    "schema": "seap-export/evaluation/2",
     "variant": "a-0.2",
     "task": "a",
     "method": None,
