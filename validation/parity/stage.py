@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import reduce
+from operator import or_
 from typing import Any, Literal
 
 from validation.estimate import kl_json
 from validation.metrics import Defect, LogitFigures, LogitIndex
 from validation.parity.caches import CacheFigures
-from validation.parity.profiles import Figure, Limit, Noise, Pass
+from validation.parity.profiles import ENOUGH_TOGETHER, Figure, Limit, Noise, Pass
 from validation.prompts import Case
 
 Stage = Literal["prefill", "decode"]
+#: "not judged": a figure is beyond its limit, and there are too few tokens to tell a fault from rounding.
+Verdict = Literal["passed", "failed", "not judged"]
 FIGURE_WORDS: dict[Figure, str] = {
     "max_abs": "max abs",
     "cache_error": "cache error",
@@ -78,11 +83,20 @@ class StageResult:
 
     @property
     def reasons(self) -> list[str]:
-        """A line for each defect and each figure beyond its limit; empty if the stage passed."""
+        """A line for each defect and each figure beyond its limit; empty if the stage did not fail."""
         reasons = [self._defect(defect) for defect in self.figures.defects]
         if self.cache is not None and self.cache.defect:
             reasons.append(f"{self.cache.defect}, after case '{self.case}'")
-        return [*reasons, *(self._beyond(limit) for limit in self.limits if self.exceeds(limit))]
+        beyond = [limit for limit in self.limits if self.exceeds(limit)]
+        return [*reasons, *(self._beyond(limit) for limit in beyond if not self._may_be_chance(limit))]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the stage by itself."""
+        return "failed" if self.reasons else "not judged" if any(map(self.exceeds, self.limits)) else "passed"
+
+    def _may_be_chance(self, limit: Limit) -> bool:
+        return self.run.may_be_chance(limit, self.value_of(limit.figure), self.figures.tokens)
 
     def exceeds(self, limit: Limit) -> bool:
         """Whether this stage's value of the limit's figure is beyond the limit."""
@@ -124,12 +138,63 @@ class StageResult:
             "rows": self.rows,
             "limits": {limit.figure: limit.value for limit in self.limits},
             "noise": {name: value for name, value in asdict(self.noise).items() if value},
-            "verdict": "failed" if self.reasons else "passed",
+            "verdict": self.verdict,
             **values,
             "cache_error": None if cache is None else cache.error,
             "cache_max_abs": None if cache is None else cache.max_abs,
             "cache_defect": "" if cache is None else cache.defect,
         }
+
+
+@dataclass(frozen=True)
+class Together:
+    """All tokens of a pass, which are judged together where a stage has too few.
+
+    Attributes:
+        stage: The stage with too few tokens whose mean KL is furthest beyond its limit.
+        tokens: Number of tokens of all stages.
+        mean_kl: Their mean KL, nats per token.
+        limit: The limit of the mean over so many tokens.
+    """
+
+    stage: StageResult
+    tokens: int
+    mean_kl: float
+    limit: float
+
+    @classmethod
+    def of(cls, stages: Sequence[StageResult]) -> Iterator[Together]:
+        """One for each pass with stages that have too few tokens to be judged by themselves."""
+        open_stages = [stage for stage in stages if stage.verdict == "not judged"]
+        for run in dict.fromkeys(stage.run for stage in open_stages):
+            together = [stage for stage in stages if stage.run == run]
+            kl = [stage.figures.kl for stage in together if stage.figures.kl is not None]
+            tokens = sum(one.tokens for one in kl)
+            limits = run.limits_for(reduce(or_, (stage.noise for stage in together)), tokens)
+            yield cls(
+                max((stage for stage in open_stages if stage.run == run), key=lambda stage: stage.excess),
+                tokens,
+                sum(one.mean * one.tokens for one in kl) / tokens,
+                next(limit.value for limit in limits if limit.figure == "mean_kl"),
+            )
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the pass, as far as it depends on these tokens."""
+        return "not judged" if self.tokens < ENOUGH_TOGETHER else "failed" if self.mean_kl > self.limit else "passed"
+
+    @property
+    def line(self) -> str:
+        """The figures of the stage and of all tokens, in words."""
+        of, kl = self.stage, self.stage.figures.mean_kl or 0.0
+        (limit,) = (limit.value for limit in of.limits if limit.figure == "mean_kl")
+        few = f"mean KL {kl:.3g} > {limit:.3g} over {counted(of.figures.tokens, 'token')} ({of.case}, {of.stage})"
+        if self.verdict == "not judged":
+            return f"not judged: {few}; {self.tokens} tokens in all are too few to tell a fault from rounding"
+        sign = "<=" if self.verdict == "passed" else ">"
+        return (
+            f"{few}, too few alone: mean KL {self.mean_kl:.3g} {sign} {self.limit:.3g} over all {self.tokens} tokens"
+        )
 
 
 def counted(count: int, noun: str) -> str:

@@ -78,8 +78,10 @@ def test_skipped_checks_and_looser_limits_are_told(passing: Report) -> None:
 def test_what_was_too_noisy_to_tell_asks_for_a_quiet_machine(failing: Report) -> None:
     (speed,) = (check for check in failing["checks"] if check["check"] == "speed" and check["verdict"] == "failed")
     assert "close other programs" not in job_summary(failing)
-    speed["exit_code"] = 6
+    speed |= {"exit_code": 6, "verdict": "not judged"}
     assert "close other programs" in job_summary(failing)
+    assert "10 checks: 6 failed, 1 not judged, 2 passed, 1 skipped." in job_summary(failing)
+    assert "speed: not judged." in job_summary(failing)
 
 
 def test_remarks_are_told_once(passing: Report) -> None:
@@ -112,10 +114,12 @@ def test_same_report_gives_the_same_text(passing: Report) -> None:
 
 
 def test_a_variant_failed_if_one_of_its_checks_did() -> None:
-    verdicts = [("a", "passed"), ("a", "failed"), ("b", "skipped"), ("b", "passed"), (None, "failed")]
-    report = {"checks": [{"variant": variant, "verdict": verdict} for variant, verdict in verdicts]}
+    verdicts = [("a", "not judged"), ("a", "failed"), ("b", "skipped"), ("b", "passed"), (None, "not judged")]
+    report = {
+        "checks": [{"variant": variant, "verdict": verdict} for variant, verdict in [*verdicts, (None, "passed")]]
+    }
     assert [verdict_of(report, variant) for variant in ("a", "b", "c", None)] == [
-        "failed", "passed", "skipped", "failed",
+        "failed", "passed", "skipped", "not judged",
     ]  # fmt: skip
 
 
