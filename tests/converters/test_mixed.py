@@ -62,7 +62,7 @@ def test_every_weight_is_read_back_as_it_was_rounded(
     read = type(format).read(out)
     assert read.precision == format.precision
     largest = max(path.stat().st_size for path in out.rglob("*"))
-    assert format.size(read_spec(rounded)) == pytest.approx(largest, rel=0.1)  # the share of each matrix is a guess
+    assert format.size(read_spec(rounded)) == pytest.approx(largest, rel=0.1 if name == "onnx" else 0.06)
     assert any("embed" in tensor_name for tensor_name in note.rounded)
     assert [*read.differences(rounded, out), *read.damages(rounded, out)] == []
     weights = format.weights(out, read_spec(rounded))

@@ -181,9 +181,8 @@ class ParityReport:
         judged = [(stage.value_of(figure), limit) for stage in self.stages for limit in stage.limits]
         values = [(value, limit) for value, limit in judged if limit.figure == figure]
         if not values:
-            return max(
-                (v for v in (stage.value_of(figure) for stage in self.stages) if v is not None), default=None
-            ), None
+            known = (stage.value_of(figure) for stage in self.stages)
+            return max((value for value in known if value is not None), default=None), None
         value, limit = max(values, key=lambda one: (one[1].excess(one[0]), one[0] is not None))
         return value, limit.value
 

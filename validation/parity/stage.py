@@ -95,6 +95,13 @@ class StageResult:
         """The verdict on the stage by itself."""
         return "failed" if self.reasons else "not judged" if any(map(self.exceeds, self.limits)) else "passed"
 
+    @property
+    def few(self) -> str:
+        """The mean KL and its limit, over so many tokens."""
+        (limit,) = (limit.value for limit in self.limits if limit.figure == "mean_kl")
+        tokens = counted(self.figures.tokens, "token")
+        return f"mean KL {self.figures.mean_kl:.3g} > {limit:.3g} over {tokens} ({self.case}, {self.stage})"
+
     def _may_be_chance(self, limit: Limit) -> bool:
         return self.run.may_be_chance(limit, self.value_of(limit.figure), self.figures.tokens)
 
@@ -151,32 +158,30 @@ class Together:
     """All tokens of a pass, which are judged together where a stage has too few.
 
     Attributes:
-        stage: The stage with too few tokens whose mean KL is furthest beyond its limit.
+        few: The figures of the stage with too few tokens that is furthest beyond its limit; "" if none is.
         tokens: Number of tokens of all stages.
         mean_kl: Their mean KL, nats per token.
         limit: The limit of the mean over so many tokens.
     """
 
-    stage: StageResult
+    few: str
     tokens: int
     mean_kl: float
     limit: float
 
     @classmethod
     def of(cls, stages: Sequence[StageResult]) -> Iterator[Together]:
-        """One for each pass with stages that have too few tokens to be judged by themselves."""
-        open_stages = [stage for stage in stages if stage.verdict == "not judged"]
-        for run in dict.fromkeys(stage.run for stage in open_stages):
-            together = [stage for stage in stages if stage.run == run]
-            kl = [stage.figures.kl for stage in together if stage.figures.kl is not None]
-            tokens = sum(one.tokens for one in kl)
-            limits = run.limits_for(reduce(or_, (stage.noise for stage in together)), tokens)
-            yield cls(
-                max((stage for stage in open_stages if stage.run == run), key=lambda stage: stage.excess),
-                tokens,
-                sum(one.mean * one.tokens for one in kl) / tokens,
-                next(limit.value for limit in limits if limit.figure == "mean_kl"),
-            )
+        """One for each pass whose verdict depends on it: the stages' own are too few, or lenient as they are few."""
+        for run in dict.fromkeys(stage.run for stage in stages if stage.run.is_rounding):
+            together = [stage for stage in stages if stage.run == run and stage.figures.kl is not None]
+            tokens = sum(stage.figures.tokens for stage in together)
+            total = sum((stage.figures.mean_kl or 0.0) * stage.figures.tokens for stage in together)
+            noise = reduce(or_, (stage.noise for stage in together), Noise())
+            limits = run.limits_for(noise, max(tokens, 1))
+            (limit,) = (limit.value for limit in limits if limit.figure == "mean_kl")
+            few = max((s for s in together if s.verdict == "not judged"), key=lambda s: s.excess, default=None)
+            if few is not None or (tokens < ENOUGH_TOGETHER and total > limit * tokens):
+                yield cls("" if few is None else few.few, tokens, total / tokens, limit)
 
     @property
     def verdict(self) -> Verdict:
@@ -186,15 +191,12 @@ class Together:
     @property
     def line(self) -> str:
         """The figures of the stage and of all tokens, in words."""
-        of, kl = self.stage, self.stage.figures.mean_kl or 0.0
-        (limit,) = (limit.value for limit in of.limits if limit.figure == "mean_kl")
-        few = f"mean KL {kl:.3g} > {limit:.3g} over {counted(of.figures.tokens, 'token')} ({of.case}, {of.stage})"
+        sign = "<=" if self.mean_kl <= self.limit else ">"
+        of_all = f"mean KL {self.mean_kl:.3g} {sign} {self.limit:.3g} over all {self.tokens} tokens"
         if self.verdict == "not judged":
+            few = self.few or of_all
             return f"not judged: {few}; {self.tokens} tokens in all are too few to tell a fault from rounding"
-        sign = "<=" if self.verdict == "passed" else ">"
-        return (
-            f"{few}, too few alone: mean KL {self.mean_kl:.3g} {sign} {self.limit:.3g} over all {self.tokens} tokens"
-        )
+        return f"{self.few}, too few alone: {of_all}"
 
 
 def counted(count: int, noun: str) -> str:

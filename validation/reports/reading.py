@@ -124,16 +124,13 @@ def bisection(report: Json, variant: str | None) -> Json | None:
 
 
 def remarks(report: Json) -> list[tuple[str, str]]:
-    """Skipped checks, notes and limits looser than the default, each with its subject."""
+    """Why checks were skipped, and the notes of others, each with its subject."""
     lines = []
     for check in report["checks"]:
         skipped = " was skipped" if check["verdict"] == "skipped" else ""
         for note in check["notes"]:
             if note not in check["reasons"]:
                 lines.append((label(check["variant"]), f"{check_label(check)}{skipped}: {note}"))
-    for name, variant in report["variants"].items():
-        for parity in variant["parity"].values():
-            lines += [(name, f"parity: {line}") for line in parity["notes"]]
     return list(dict.fromkeys(lines))
 
 

@@ -129,7 +129,3 @@ def test_failed_report_never_reads_as_passed(failing: Report) -> None:
     failing["variants"] = {}
     (case,) = _suites(failing)["the folder as a whole"]
     assert case.findtext("failure") == "file 0 is missing"
-
-
-def test_same_report_gives_the_same_text(failing: Report) -> None:
-    assert junit_xml(failing) == junit_xml(failing)

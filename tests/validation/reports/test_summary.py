@@ -86,8 +86,6 @@ def test_what_was_too_noisy_to_tell_asks_for_a_quiet_machine(failing: Report) ->
 
 def test_remarks_are_told_once(passing: Report) -> None:
     (parity,) = (c for c in passing["checks"] if (c["variant"], c["check"]) == ("general-0.5", "parity"))
-    parity["notes"] = passing["variants"]["general-0.5"]["parity"]["onnx"]["looser_limits"]
-    assert job_summary(passing).count("looser than the default") == 1
     where = ["diverges first at lm_head"]
     parity |= {"verdict": "failed", "exit_code": 3, "reasons": where, "notes": where}
     assert job_summary(passing).count("diverges first at lm") == 1
@@ -107,10 +105,6 @@ def test_long_lists_are_cut(failing: Report) -> None:
     assert "file 9 is missing; and 490 more" in job_summary(failing)
     failing["checks"] = failing["checks"][:1] * 30
     assert "- and 20 more" in job_summary(failing).splitlines()
-
-
-def test_same_report_gives_the_same_text(passing: Report) -> None:
-    assert job_summary(passing) == job_summary(passing)
 
 
 def test_a_variant_failed_if_one_of_its_checks_did() -> None:
