@@ -209,17 +209,14 @@ class ParityReport:
         }
 
     def summary(self) -> str:
-        """The verdict in one line; unless it passed, a second line gives the worst reason and what to do."""
+        """The verdict in one line, with each judged figure beside its limit."""
         tokens = sum(result.figures.tokens for result in self.stages)
         prompts = counted(len(self.prompt_sha256), "prompt")
-        divergence = max((r.figures.kl.max for r in self.stages if r.figures.kl is not None), default=0.0)
         where = f"{self.conditions.provider}{f' ({self.conditions.gpu})' if self.conditions.gpu else ''}"
-        line = (
-            f"parity {'FAILED' if self.reasons else self.verdict}: {', '.join(self._judged())}, max KL "
-            f"{divergence:.1e} nats, top-1 {self.top1_agreement:.1%} over {tokens} tokens of {prompts} "
-            f"in {self.subject.precision} on {where}"
+        return (
+            f"parity {'FAILED' if self.reasons else self.verdict}: {', '.join(self._judged())}, top-1 "
+            f"{self.top1_agreement:.1%} over {tokens} tokens of {prompts} in {self.subject.precision} on {where}"
         )
-        return line if self.passed else f"{line}\n{self.failure()}"
 
     def failure(self) -> str:
         """The first reason why it did not pass, and the hint, in one line; "" if it passed."""

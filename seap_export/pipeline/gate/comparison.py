@@ -89,6 +89,7 @@ class Comparison:
                 self._variant, folder.name, runtime, prompts, settings, self._progress.say, self._request.compute
             )
             report, stages = parity.to_json(), parity.stages
+            self._progress.say(f"{self._variant.name}: {parity.summary()}")
         self.reports[f"{folder.name} in {runtime}" if folder.name in self.reports else folder.name] = report
         return report, stages
 

@@ -92,7 +92,7 @@ def test_too_few_tokens_are_no_fault_and_no_proof(
 ) -> None:
     known = json.loads((done / "validation.json").read_text())["variants"]["a-0.2"]["parity"]["onnx"]
     known |= {"verdict": "not judged", "reasons": ["not judged: 2 tokens"], "hint": "use --decode-steps 16"}
-    made = SimpleNamespace(to_json=lambda: known, stages=())
+    made = SimpleNamespace(to_json=lambda: known, stages=(), summary=str)
     monkeypatch.setattr("seap_export.pipeline.gate.comparison.check_parity", lambda *_: made)
     command = ("validate", "out/a-0.2", *QUICK, "--bisect", "--quiet", "--out", "v.json", "--force")
     run(*command).refused(6, "a-0.2: parity: not judged: 2 tokens; use --decode-steps 16")
