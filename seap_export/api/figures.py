@@ -29,7 +29,7 @@ class FormatFigures:
     precision: str | None
     bytes: int
     dense_bytes: int | None
-    parity: Literal["passed", "failed"] | None
+    parity: Literal["passed", "failed", "not judged"] | None
     max_abs: float | None
 
 
@@ -106,7 +106,6 @@ def _format(path: Path, described: Mapping[str, Any]) -> FormatFigures:
     )
 
 
-def _verdict(verdicts: list[str]) -> Literal["passed", "failed"] | None:
-    if not verdicts:
-        return None
-    return "passed" if set(verdicts) == {"passed"} else "failed"
+def _verdict(verdicts: list[str]) -> Literal["passed", "failed", "not judged"] | None:
+    known: tuple[Literal["failed", "not judged", "passed"], ...] = ("failed", "not judged", "passed")
+    return next((verdict for verdict in known if verdict in verdicts), None)

@@ -161,11 +161,14 @@ def measured_cells(variant: Mapping[str, Any]) -> list[str]:
 
 
 def parity_verdict(parities: Mapping[str, Mapping[str, Any]]) -> str:
-    """The verdict on all comparisons together, with the folders that failed."""
+    """The verdict on all comparisons together, with the folders that have it unless it is that they passed."""
+    from validation.reports.reading import worst
+
     if not parities:
         return "not compared"
-    failed = [folder for folder, parity in parities.items() if parity["verdict"] != "passed"]
-    return f"failed: {', '.join(failed)}" if failed and len(parities) > 1 else "failed" if failed else "passed"
+    verdict = worst([parity["verdict"] for parity in parities.values()])
+    folders = ", ".join(folder for folder, parity in parities.items() if parity["verdict"] == verdict)
+    return verdict if verdict == "passed" or len(parities) == 1 else f"{verdict}: {folders}"
 
 
 def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from seap_export.model.families import Family, family_of_model_type, model_spec
@@ -204,6 +204,13 @@ def skip_unless_loaded(family: Family, layout: Layout = "uniform") -> None:
     """Skips a test whose model the installed release of transformers does not have."""
     if reason := why_not_loaded(family, layout):
         pytest.skip(reason)
+
+
+def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
+    """The transformers model of a config, without weights."""
+    skip_unless_loaded(family_of_model_type(config["model_type"]))
+    with torch.device("meta"):
+        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)))
 
 
 def transformers_model(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:

@@ -44,6 +44,10 @@ _OF_EXACT = 1e-2
 #: more where a model amplifies rounding at a few tokens. So the limit of a mean over n tokens is `_ERRORS` standard
 #: errors higher, each of them the variation / sqrt(n) of it.
 NOISE_FACTOR, _ERRORS = 3.0, 3.0
+#: A single token may diverge twenty times as much as the mean. So a stage of fewer tokens than this is not judged by
+#: its own mean if that is beyond the limit, but by that of all tokens of the pass, if these are enough together. More
+#: than `BEYOND_CHANCE` times the limit is a fault however few tokens show it.
+ENOUGH_ALONE, ENOUGH_TOGETHER, BEYOND_CHANCE = 16, 64, 10.0
 #: The factor on torch's noise for the largest differences in float32, which vary more.
 EXACT_NOISE_FACTOR = 10.0
 #: Noise widens these limits this many times at most: a larger difference between two runs of torch is no rounding.
@@ -211,6 +215,11 @@ class Pass:
             divergence = max(EXACT_NOISE_FACTOR * noise.choices_kl, _LEAST_OF_CHOICES)
             limits.append(Limit("mean_kl", min(divergence, _MOST_OF_CHOICES)))
         return tuple(limits)
+
+    def may_be_chance(self, limit: Limit, value: float | None, tokens: int) -> bool:
+        """Whether a value beyond a limit that was not given is a mean of too few tokens to be judged alone."""
+        is_mean = limit.figure == "mean_kl" and self.is_rounding and limit.figure not in self.given
+        return is_mean and tokens < ENOUGH_ALONE and limit.excess(value) <= BEYOND_CHANCE
 
     @property
     def figures(self) -> frozenset[Figure]:

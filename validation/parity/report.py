@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import mul
 from typing import Any
 
 from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
-from validation.parity.profiles import FIGURES, Figure, Limit
-from validation.parity.stage import FIGURE_WORDS, StageResult, counted, round_beyond
+from validation.parity.profiles import ENOUGH_ALONE, FIGURES, Figure, Limit
+from validation.parity.stage import FIGURE_WORDS, StageResult, Together, Verdict, counted, round_beyond
 from validation.texts.compare import TextFigures
 
 SCHEMA = "seap-export/parity/5"
@@ -99,19 +99,29 @@ class ParityReport:
             raise ValueError("a parity report needs both prefill and decode")
 
     @property
+    def verdict(self) -> Verdict:
+        """Whether all logits are finite and all figures within their limits, if there are tokens enough to tell."""
+        return "failed" if self.reasons else "not judged" if self._together("not judged") else "passed"
+
+    @property
     def passed(self) -> bool:
-        """Whether every logit is finite and every figure within its limit."""
-        return not self.reasons
+        """Whether the verdict is that it passed."""
+        return self.verdict == "passed"
+
+    def _together(self, verdict: Verdict) -> list[str]:
+        """What is said of the passes with this verdict that are judged by all of their tokens together."""
+        return [together.line for together in Together.of(self.stages) if together.verdict == verdict]
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the run failed: first what no limit excuses, then the largest differences; empty if it passed."""
+        """Why the run failed: first what no limit excuses, then the largest differences; empty if it did not."""
         ranked = sorted(self.stages, key=lambda result: (not result.has_defect, -result.excess))
         return (
             *self.conditions.complaints,
             *self._misplaced(),
             *self._of_texts(),
             *(reason for result in ranked for reason in result.reasons),
+            *self._together("failed"),
         )
 
     def _of_texts(self) -> tuple[str, ...]:
@@ -121,7 +131,8 @@ class ParityReport:
     @property
     def notes(self) -> tuple[str, ...]:
         """Looser limits, checks not made and known differences of texts, in words; they do not change the verdict."""
-        return (*self.looser_limits, *self.remarks, *(() if self.texts is None else self.texts.remarks))
+        texts = () if self.texts is None else self.texts.remarks
+        return (*self.looser_limits, *self.remarks, *texts, *self._together("passed"))
 
     def _misplaced(self) -> list[str]:
         """Operators that do the model's work on another provider; shape arithmetic may run anywhere."""
@@ -135,9 +146,8 @@ class ParityReport:
 
     @property
     def max_abs(self) -> float | None:
-        """The largest difference of a finite logit in the stages where it is judged, or else in all; None: none is."""
-        largest = (result.figures.max_abs for result in self._judging("max_abs"))
-        return max((value for value in largest if value is not None), default=None)
+        """The difference of a finite logit in the stage that `_nearest` finds; None: none is finite."""
+        return self._nearest("max_abs")[0]
 
     @property
     def top1_agreement(self) -> float:
@@ -148,31 +158,33 @@ class ParityReport:
 
     @property
     def mean_kl(self) -> float | None:
-        """The largest mean KL divergence of any stage, in nats per token; None if no token is finite."""
-        return max((r.figures.mean_kl for r in self.stages if r.figures.mean_kl is not None), default=None)
+        """The mean KL divergence in the stage that `_nearest` finds, nats per token; None if no token is finite."""
+        return self._nearest("mean_kl")[0]
 
     @property
     def cache_error(self) -> float | None:
-        """The largest difference of keys or values relative to their root mean square, in the stages as `max_abs`."""
-        caches = (result.cache for result in self._judging("cache_error"))
-        return max((cache.error for cache in caches if cache is not None), default=None)
-
-    def _judging(self, figure: Figure) -> tuple[StageResult, ...]:
-        """The stages in which a figure is judged; all of them if it is judged in none.
-
-        Where activations are rounded, the largest difference tells nothing.
-        """
-        judged = tuple(stage for stage in self.stages if figure in {limit.figure for limit in stage.limits})
-        return judged or self.stages
+        """The difference of keys or values, relative to their root mean square, in the stage that `_nearest` finds."""
+        return self._nearest("cache_error")[0]
 
     @property
     def limits(self) -> dict[Figure, float]:
-        """The judged figures, each with the strictest limit used in any case."""
-        limits: dict[Figure, float] = {}
-        for limit in (limit for result in self.stages for limit in result.limits):
-            strictest = max if limit.is_least else min
-            limits[limit.figure] = strictest(limit.value, limits.get(limit.figure, limit.value))
-        return {figure: limits[figure] for figure in FIGURES if figure in limits}
+        """The limit of each judged figure in the stage that `_nearest` finds."""
+        limits = {figure: self._nearest(figure)[1] for figure in FIGURES}
+        return {figure: limit for figure, limit in limits.items() if limit is not None}
+
+    def _nearest(self, figure: Figure) -> tuple[float | None, float | None]:
+        """A figure and its limit in the stage where it is nearest to the limit, or furthest beyond it.
+
+        Of a figure that is judged in no stage the largest value, without a limit. Where activations are rounded, the
+        largest difference tells nothing.
+        """
+        judged = [(stage.value_of(figure), limit) for stage in self.stages for limit in stage.limits]
+        values = [(value, limit) for value, limit in judged if limit.figure == figure]
+        if not values:
+            known = (stage.value_of(figure) for stage in self.stages)
+            return max((value for value in known if value is not None), default=None), None
+        value, limit = max(values, key=lambda one: (one[1].excess(one[0]), one[0] is not None))
+        return value, limit.value
 
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
@@ -197,40 +209,36 @@ class ParityReport:
         }
 
     def summary(self) -> str:
-        """The verdict in one line; for a failed run, a second line gives the worst reason and a limit."""
+        """The verdict in one line, with each judged figure beside its limit."""
         tokens = sum(result.figures.tokens for result in self.stages)
         prompts = counted(len(self.prompt_sha256), "prompt")
-        divergence = max((r.figures.kl.max for r in self.stages if r.figures.kl is not None), default=0.0)
         where = f"{self.conditions.provider}{f' ({self.conditions.gpu})' if self.conditions.gpu else ''}"
-        line = (
-            f"parity {'passed' if self.passed else 'FAILED'}: {', '.join(self._judged())}, max KL "
-            f"{divergence:.1e} nats, top-1 {self.top1_agreement:.1%} over {tokens} tokens of {prompts} "
-            f"in {self.subject.precision} on {where}"
+        return (
+            f"parity {'FAILED' if self.reasons else self.verdict}: {', '.join(self._judged())}, top-1 "
+            f"{self.top1_agreement:.1%} over {tokens} tokens of {prompts} in {self.subject.precision} on {where}"
         )
-        return line if self.passed else f"{line}\n{self.failure()}"
 
     def failure(self) -> str:
-        """The largest difference, its place and the limit that would have passed, in one line; "" if it passed."""
+        """The first reason why it did not pass, and the hint, in one line; "" if it passed."""
         if self.passed:
             return ""
-        more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
-        return f"{self.reasons[0]}{more}; {self.hint}"
+        first, *others = self.reasons or self._together("not judged")
+        return f"{first}{f' (and {len(others)} more)' if others else ''}; {self.hint}"
 
-    def _judged(self) -> list[str]:
-        """Each judged figure with its worst value and its limit."""
-        parts = []
+    def _judged(self) -> Iterator[str]:
+        """Each judged figure with its limit, both of the same stage."""
         for figure, limit in self.limits.items():
-            finite = [value for value in (r.value_of(figure) for r in self._judging(figure)) if value is not None]
-            worst = min if Limit(figure, limit).is_least else max
-            words = f"{FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {FIGURE_WORDS[figure]}"
-            parts.append(f"{words} (limit {limit:g})")
-        return parts
+            value, words = self._nearest(figure)[0], FIGURE_WORDS[figure]
+            yield f"{f'no finite {words}' if value is None else f'{words} {value:.2g}'} (limit {limit:.3g})"
 
     @property
     def hint(self) -> str:
-        """The limits that would have passed; "" if the run passed."""
+        """The limits that would have passed, or the option that gives enough tokens; "" if the run passed."""
         if self.passed:
             return ""
+        if not self.reasons:
+            few = self.decode_steps < ENOUGH_ALONE
+            return f"use --decode-steps {ENOUGH_ALONE}" if few else f"use --prompts {2 * len(self.prompt_sha256)}"
         smallest = self.smallest_passing_limits
         if smallest is None:
             return "no limit would pass"
@@ -250,9 +258,9 @@ class ParityReport:
         nodes = self.conditions.nodes
         return {
             "schema": SCHEMA,
-            "verdict": "passed" if self.passed else "failed",
+            "verdict": self.verdict,
             "failure": self.failure(),
-            "reasons": list(self.reasons),
+            "reasons": list(self.reasons) or self._together("not judged"),
             "hint": self.hint,
             "max_abs": self.max_abs,
             "top1_agreement": self.top1_agreement,

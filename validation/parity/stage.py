@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from functools import reduce
+from operator import or_
 from typing import Any, Literal
 
 from validation.estimate import kl_json
 from validation.metrics import Defect, LogitFigures, LogitIndex
 from validation.parity.caches import CacheFigures
-from validation.parity.profiles import Figure, Limit, Noise, Pass
+from validation.parity.profiles import ENOUGH_TOGETHER, Figure, Limit, Noise, Pass
 from validation.prompts import Case
 
 Stage = Literal["prefill", "decode"]
+#: "not judged": a figure is beyond its limit, and there are too few tokens to tell a fault from rounding.
+Verdict = Literal["passed", "failed", "not judged"]
 FIGURE_WORDS: dict[Figure, str] = {
     "max_abs": "max abs",
     "cache_error": "cache error",
@@ -78,11 +83,27 @@ class StageResult:
 
     @property
     def reasons(self) -> list[str]:
-        """A line for each defect and each figure beyond its limit; empty if the stage passed."""
+        """A line for each defect and each figure beyond its limit; empty if the stage did not fail."""
         reasons = [self._defect(defect) for defect in self.figures.defects]
         if self.cache is not None and self.cache.defect:
             reasons.append(f"{self.cache.defect}, after case '{self.case}'")
-        return [*reasons, *(self._beyond(limit) for limit in self.limits if self.exceeds(limit))]
+        beyond = [limit for limit in self.limits if self.exceeds(limit)]
+        return [*reasons, *(self._beyond(limit) for limit in beyond if not self._may_be_chance(limit))]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the stage by itself."""
+        return "failed" if self.reasons else "not judged" if any(map(self.exceeds, self.limits)) else "passed"
+
+    @property
+    def few(self) -> str:
+        """The mean KL and its limit, over so many tokens."""
+        (limit,) = (limit.value for limit in self.limits if limit.figure == "mean_kl")
+        tokens = counted(self.figures.tokens, "token")
+        return f"mean KL {self.figures.mean_kl:.3g} > {limit:.3g} over {tokens} ({self.case}, {self.stage})"
+
+    def _may_be_chance(self, limit: Limit) -> bool:
+        return self.run.may_be_chance(limit, self.value_of(limit.figure), self.figures.tokens)
 
     def exceeds(self, limit: Limit) -> bool:
         """Whether this stage's value of the limit's figure is beyond the limit."""
@@ -124,12 +145,58 @@ class StageResult:
             "rows": self.rows,
             "limits": {limit.figure: limit.value for limit in self.limits},
             "noise": {name: value for name, value in asdict(self.noise).items() if value},
-            "verdict": "failed" if self.reasons else "passed",
+            "verdict": self.verdict,
             **values,
             "cache_error": None if cache is None else cache.error,
             "cache_max_abs": None if cache is None else cache.max_abs,
             "cache_defect": "" if cache is None else cache.defect,
         }
+
+
+@dataclass(frozen=True)
+class Together:
+    """All tokens of a pass, which are judged together where a stage has too few.
+
+    Attributes:
+        few: The figures of the stage with too few tokens that is furthest beyond its limit; "" if none is.
+        tokens: Number of tokens of all stages.
+        mean_kl: Their mean KL, nats per token.
+        limit: The limit of the mean over so many tokens.
+    """
+
+    few: str
+    tokens: int
+    mean_kl: float
+    limit: float
+
+    @classmethod
+    def of(cls, stages: Sequence[StageResult]) -> Iterator[Together]:
+        """One for each pass whose verdict depends on it: the stages' own are too few, or lenient as they are few."""
+        for run in dict.fromkeys(stage.run for stage in stages if stage.run.is_rounding):
+            together = [stage for stage in stages if stage.run == run and stage.figures.kl is not None]
+            tokens = sum(stage.figures.tokens for stage in together)
+            total = sum((stage.figures.mean_kl or 0.0) * stage.figures.tokens for stage in together)
+            noise = reduce(or_, (stage.noise for stage in together), Noise())
+            limits = run.limits_for(noise, max(tokens, 1))
+            (limit,) = (limit.value for limit in limits if limit.figure == "mean_kl")
+            few = max((s for s in together if s.verdict == "not judged"), key=lambda s: s.excess, default=None)
+            if few is not None or (tokens < ENOUGH_TOGETHER and total > limit * tokens):
+                yield cls("" if few is None else few.few, tokens, total / tokens, limit)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the pass, as far as it depends on these tokens."""
+        return "not judged" if self.tokens < ENOUGH_TOGETHER else "failed" if self.mean_kl > self.limit else "passed"
+
+    @property
+    def line(self) -> str:
+        """The figures of the stage and of all tokens, in words."""
+        sign = "<=" if self.mean_kl <= self.limit else ">"
+        of_all = f"mean KL {self.mean_kl:.3g} {sign} {self.limit:.3g} over all {self.tokens} tokens"
+        if self.verdict == "not judged":
+            few = self.few or of_all
+            return f"not judged: {few}; {self.tokens} tokens in all are too few to tell a fault from rounding"
+        return f"{self.few}, too few alone: {of_all}"
 
 
 def counted(count: int, noun: str) -> str:

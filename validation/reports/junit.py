@@ -10,6 +10,7 @@ from validation.reports.figures import measured
 from validation.reports.reading import (
     Json,
     case_failures,
+    case_limits,
     check_label,
     clean,
     failed_checks,
@@ -21,13 +22,14 @@ from validation.reports.reading import (
 
 @dataclass(frozen=True)
 class _Case:
-    """A testcase: its name, why it failed, why it was skipped, and further notes."""
+    """A testcase: its name, why it failed or could not judge (an error), why it was skipped, and further notes."""
 
     name: str
     kind: str
     reasons: tuple[str, ...] = ()
     skipped: str | None = None
     notes: tuple[str, ...] = ()
+    is_error: bool = False
 
 
 def junit_xml(report: Json) -> str:
@@ -56,20 +58,23 @@ def junit_xml(report: Json) -> str:
 
 def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
     """The checks of a variant, or of the folder (None), followed by the parity cases."""
-    if subject is None and report["verdict"] == "failed" and not failed_checks(report):
+    if subject is None and report["verdict"] != "passed" and not failed_checks(report):
         yield _Case("verdict", "verdict", (report["failure"] or "failed",))
     for check in report["checks"]:
         if check["variant"] == subject:
             notes = tuple(check["notes"])
             skipped = "; ".join(notes) if check["verdict"] == "skipped" else None
-            reasons = (tuple(check["reasons"]) or ("failed",)) if check["verdict"] == "failed" else ()
-            yield _Case(check_label(check), check["check"], reasons, skipped, () if skipped is not None else notes)
+            reasons = (tuple(check["reasons"]) or ("failed",)) if check["exit_code"] else ()
+            notes = () if skipped is not None else notes
+            yield _Case(check_label(check), check["check"], reasons, skipped, notes, check["verdict"] == "not judged")
     parities: Json = report["variants"][subject]["parity"] if subject in report["variants"] else {}
     for folder, parity in parities.items():
         of = f" of {folder}" if len(parities) > 1 else ""
         for case in parity["cases"]:
             name = f"parity{of}: {case['case']}, {case['stage']}"
-            yield _Case(name, "parity", tuple(case_failures(case)))
+            failures = tuple(case_failures(case))
+            skipped = "; ".join(failures) if case["verdict"] == "not judged" else None
+            yield _Case(name, "parity", () if skipped else failures, skipped, (case_limits(case),))
         if texts := parity.get("texts"):
             notes = (texts_in_words(texts),)
             yield _Case(f"parity{of}: texts", "parity", tuple(texts["reasons"]), None, notes)
@@ -91,18 +96,19 @@ def _write_figures(suite: ElementTree.Element, variant: Json | None) -> None:
 
 def _count(element: ElementTree.Element, cases: list[_Case]) -> None:
     element.set("tests", str(len(cases)))
-    element.set("failures", str(sum(bool(case.reasons) for case in cases)))
-    element.set("errors", "0")
+    element.set("failures", str(sum(bool(case.reasons) and not case.is_error for case in cases)))
+    element.set("errors", str(sum(case.is_error for case in cases)))
     element.set("skipped", str(sum(case.skipped is not None for case in cases)))
 
 
 def _write(suite: ElementTree.Element, case: _Case, owner: str) -> None:
-    """Adds a testcase; a failure's message is its first reason, and its text lists all of them."""
+    """Adds a testcase; the message of a failure or an error is its first reason, and its text lists all of them."""
     element = ElementTree.SubElement(suite, "testcase", name=clean(case.name), classname=clean(owner))
     if case.skipped is not None:
         ElementTree.SubElement(element, "skipped", message=clean(case.skipped))
     if case.reasons:
-        failure = ElementTree.SubElement(element, "failure", message=clean(case.reasons[0]), type=case.kind)
+        tag = "error" if case.is_error else "failure"
+        failure = ElementTree.SubElement(element, tag, message=clean(case.reasons[0]), type=case.kind)
         failure.text = clean("\n".join(case.reasons))
     if case.notes:
         ElementTree.SubElement(element, "system-out").text = clean("\n".join(case.notes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from validation.reports.numbers import figure
@@ -19,13 +19,16 @@ EXIT_WORDS = {
     3: "parity failed",
     4: "quality failed",
     5: "speed failed",
-    6: "the environment lacks something, or is too noisy to judge the speed",
+    6: "the environment lacks something, or a check could not judge",
     7: "an artifact is damaged or incomplete",
 }
 
 _ENVIRONMENT, _DAMAGED = 6, 7
 #: The checks of whether files compute what they should.
 _FILE_CHECKS = frozenset({"integrity", "parity", "router"})
+#: What verdicts say of files, and of figures with limits.
+_OF_FILES = {"passed": "verified", "skipped": "not checked"}
+_OF_LIMITS = {"passed": "within its limit", "failed": "outside its limit", "skipped": "no limit set"}
 _ADVICE = {
     "integrity": "Files are missing or differ from the manifest: copy the folder again, or export it again.",
     "parity": "A written file does not compute what the model in hf/ computes: do not ship it. Convert the model "
@@ -38,7 +41,10 @@ _ADVICE = {
 }
 _LACKING = "The machine lacks something: run seap-export doctor to see what and how to fix it."
 _FOLLOW = " With --bisect, validate shows where the error starts."
-_NOISY = "The result is inconclusive: close other programs, or use more --runs."
+_INCONCLUSIVE = {
+    "speed": "The result is inconclusive: close other programs, or use more --runs.",
+    "parity": "The result is inconclusive: compare more tokens, with the option that the reason names.",
+}
 #: Not allowed in XML and HTML: control characters and lone surrogates.
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: The name of each parity figure in texts, and its key in a case.
@@ -48,9 +54,6 @@ _FIGURES = {
     "mean_kl": ("mean KL", "mean_kl_nats"),
     "clear_top1_agreement": ("top-1 of clear choices", "top1_agreement_margin"),
 }
-#: How far torch's own noise widens a limit, in words; see `validation.parity.profiles`.
-_TEN_TIMES = "ten times that"
-_NOISE = {"mean_kl": "three times that, and more by chance where there are few tokens"}
 _AT_LEAST = frozenset({"clear_top1_agreement"})
 
 
@@ -76,28 +79,30 @@ def subjects(report: Json) -> list[str | None]:
 
 
 def failed_checks(report: Json) -> list[Json]:
-    """The checks of a report that failed, in their order."""
-    return [check for check in report["checks"] if check["verdict"] == "failed"]
+    """The checks of a report that failed or could not judge, in their order."""
+    return [check for check in report["checks"] if check["exit_code"]]
+
+
+def worst(verdicts: Collection[str]) -> str:
+    """The verdict on all together: of these, the one that weighs most."""
+    return next((verdict for verdict in ("failed", "not judged", "passed") if verdict in verdicts), "skipped")
 
 
 def headline(report: Json) -> str:
-    """One line with the number of checks, and how many failed, passed and were skipped."""
+    """One line with the number of checks, and how many have each verdict."""
     verdicts = [check["verdict"] for check in report["checks"]]
-    ends = ("failed", "passed", "skipped")
+    ends = ("failed", "not judged", "passed", "skipped")
     parts = [f"{verdicts.count(end)} {end}" for end in ends if end in verdicts]
     return f"{counted(len(verdicts), 'check')}: {', '.join(parts)}" if parts else "Nothing was checked"
 
 
 def status(report: Json) -> str:
     """What was checked, in a sentence without an end: the files, and whether quality and speed had limits."""
-    failed = [check["check"] for check in failed_checks(report)]
-    passed = {check["check"] for check in report["checks"] if check["verdict"] == "passed"}
-    files = _FILE_CHECKS & {*failed}
-    words = "Files failed" if files else "Files verified" if _FILE_CHECKS & passed else "Files not checked"
-    parts = [words]
+    files = worst([check["verdict"] for check in report["checks"] if check["check"] in _FILE_CHECKS])
+    parts = [f"Files {_OF_FILES.get(files, files)}"]
     for name in ("quality", "speed"):
-        limits = "outside its limit" if name in failed else "within its limit" if name in passed else "no limit set"
-        parts.append(f"{name}: {limits}")
+        verdict = worst([check["verdict"] for check in report["checks"] if check["check"] == name])
+        parts.append(f"{name}: {_OF_LIMITS.get(verdict, verdict)}")
     return "; ".join(parts)
 
 
@@ -105,7 +110,7 @@ def advice(report: Json, check: Json) -> str:
     """Sentences that say what to do about a failed check."""
     name, code = check["check"], check["exit_code"]
     if code == _ENVIRONMENT:
-        return _NOISY if name == "speed" else _LACKING
+        return _INCONCLUSIVE[name] if check["verdict"] == "not judged" else _LACKING
     if code == _DAMAGED and name != "router":
         return _ADVICE["integrity"]
     followed = bisection(report, check["variant"]) is not None
@@ -119,16 +124,13 @@ def bisection(report: Json, variant: str | None) -> Json | None:
 
 
 def remarks(report: Json) -> list[tuple[str, str]]:
-    """Skipped checks, notes and limits looser than the default, each with its subject."""
+    """Why checks were skipped, and the notes of others, each with its subject."""
     lines = []
     for check in report["checks"]:
         skipped = " was skipped" if check["verdict"] == "skipped" else ""
         for note in check["notes"]:
             if note not in check["reasons"]:
                 lines.append((label(check["variant"]), f"{check_label(check)}{skipped}: {note}"))
-    for name, variant in report["variants"].items():
-        for parity in variant["parity"].values():
-            lines += [(name, f"parity: {line}") for line in parity["notes"]]
     return list(dict.fromkeys(lines))
 
 
@@ -142,38 +144,51 @@ def written_answers(tasks: Mapping[str, Json]) -> str:
     return f"The answers in the texts of {names} were written by the dense model." if names else ""
 
 
-def limits_in_words(parity: Json) -> str:
-    """The limits of a parity run, and where torch's own noise widened them."""
-    parts = [
-        f"{_word(name)} {'≥' if name in _AT_LEAST else '≤'} {figure(value)}"
-        for name, value in parity["limits"].items()
-    ]
-    widest: dict[str, tuple[float, str]] = {}
+def nearest_limits(parity: Json) -> str:
+    """Each judged figure of a parity run in the case where it is nearest to its limit, with the limit there."""
+    nearest: dict[str, tuple[float, str]] = {}
     for case in parity["cases"]:
-        for name, value in case["limits"].items():
-            if name not in _AT_LEAST and value > max(parity["limits"].get(name, 0.0), widest.get(name, (0.0, ""))[0]):
-                widest[name] = value, f"{case['case']}, {case['stage']}"
-    noisy = [
-        f"; where torch's own noise is larger, {_word(name)} may be {_NOISE.get(name, _TEN_TIMES)}, at most "
-        f"{figure(value)} ({where})"
-        for name, (value, where) in sorted(widest.items())
-    ]
-    return ", ".join(parts) + "".join(noisy)
+        for name, value, limit in _judged(case):
+            share = (1 - value) / max(1 - limit, 1e-9) if name in _AT_LEAST else value / limit
+            if name not in nearest or share > nearest[name][0]:
+                nearest[name] = share, f"{_held(name, value, limit)} ({case['case']}, {case['stage']})"
+    return ", ".join(words for _, words in nearest.values())
+
+
+def case_limits(case: Json) -> str:
+    """Each judged figure of a stage of a parity case with its limit."""
+    return ", ".join(_held(*judged) for judged in _judged(case))
 
 
 def case_failures(case: Json) -> list[str]:
-    """Why a stage of a parity case failed: defects that no limit excuses, and each exceeded limit."""
+    """Why a stage of a parity case did not pass: defects that no limit excuses, and each exceeded limit."""
     if case["verdict"] == "passed":
         return []
     failures = [_defect(defect) for defect in case["defects"]]
     if case["cache_defect"]:
         failures.append(case["cache_defect"])
+    failures += [_held(*judged) for judged in _judged(case) if _is_beyond(*judged)]
+    if case["verdict"] == "not judged":
+        failures.append("too few tokens to judge the stage alone")
+    return failures or ["failed"]
+
+
+def _judged(case: Json) -> Iterator[tuple[str, float, float]]:
+    """The name, the value and the limit of each judged figure that could be measured."""
     for name, limit in case["limits"].items():
         value = case.get(_FIGURES[name][1] if name in _FIGURES else name)
-        if value is not None and (value < limit if name in _AT_LEAST else value > limit):
-            sign = "<" if name in _AT_LEAST else ">"
-            failures.append(f"{_word(name)} {figure(value)} {sign} {figure(limit)}")
-    return failures or ["failed"]
+        if value is not None:
+            yield name, value, limit
+
+
+def _is_beyond(name: str, value: float, limit: float) -> bool:
+    return value < limit if name in _AT_LEAST else value > limit
+
+
+def _held(name: str, value: float, limit: float) -> str:
+    """A figure held against its limit, in words."""
+    signs = "≥<" if name in _AT_LEAST else "≤>"
+    return f"{_word(name)} {figure(value)} {signs[_is_beyond(name, value, limit)]} {figure(limit)}"
 
 
 def texts_in_words(texts: Json) -> str:

@@ -21,8 +21,8 @@ from validation.reports.reading import (
 )
 from validation.reports.variants import cells, head
 
-_TITLES = {"passed": "✅", "failed": "❌ Failed:"}
-_SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "skipped": "⏭ skipped"}
+_TITLES = {"passed": "✅", "failed": "❌ Failed:", "not judged": "❔ Not judged:"}
+_SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "not judged": "❔ not judged", "skipped": "⏭ skipped"}
 #: Characters that would start HTML or end a cell.
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
 _PUNCTUATION = re.compile(r"([\\`*_\[\]~#])")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from validation.reports.figures import Cell, main_figures
 from validation.reports.numbers import NOTHING, count, figure, percent
-from validation.reports.reading import Json
+from validation.reports.reading import Json, worst
 
 
 def verdict_of(report: Json, variant: str | None) -> str:
     """The verdict of a variant or of the folder: failed if one check failed, skipped if all were."""
-    verdicts = {check["verdict"] for check in report["checks"] if check["variant"] == variant}
-    return next((verdict for verdict in ("failed", "passed") if verdict in verdicts), "skipped")
+    return worst({check["verdict"] for check in report["checks"] if check["variant"] == variant})
 
 
 def head() -> tuple[str, ...]:
@@ -53,9 +52,8 @@ def _parity(parities: list[Json]) -> Cell:
     if not parities:
         return Cell(NOTHING)
     if len(parities) > 1:
-        failed = [comparison for comparison in parities if comparison["verdict"] != "passed"]
         return Cell(
-            "failed" if failed else "passed",
+            worst([comparison["verdict"] for comparison in parities]),
             ", ".join(f"{comparison['runtime']} {comparison['verdict']}" for comparison in parities),
         )
     (parity,) = parities

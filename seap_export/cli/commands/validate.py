@@ -66,7 +66,8 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
 
     \b
     Exit codes: 3 parity failed, 4 quality failed, 5 speed failed, 7 files are damaged,
-    6 something is missing in the environment, or the machine is too noisy to decide about speed.
+    6 something is missing in the environment, or a check could not judge: the machine is too noisy, or there are
+    too few tokens.
 
     \b
     Examples:
@@ -114,7 +115,7 @@ def _show(console: Console, report: ValidationReport) -> None:
     commands = {name: row["command"] for name, row in report.whole.items()}
     shipped = "\n".join([*recommended_lines(report.recommended, commands), ""])
     parts = [table(["variant", "check", "verdict", ""], rows), _measured(report), shipped.lstrip("\n")]
-    text = "\n".join([*filter(None, parts), "passed" if report.passed else "FAILED"])
+    text = "\n".join([*filter(None, parts), report.verdict if report.verdict != "failed" else "FAILED"])
     if report.passed:
         console.result(report.to_json(), text)
         return

@@ -11,7 +11,7 @@ from seap_export.pipeline.folder.contents import FormatFolder, Variant
 from seap_export.pipeline.folder.rounded import differences
 from seap_export.pipeline.gate.bisection import bisect_variant
 from seap_export.pipeline.gate.parity import check_parity, prompts_of
-from seap_export.pipeline.gate.report import Check
+from seap_export.pipeline.gate.report import NOT_JUDGED, Check
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.progress import Progress
 from validation.parity.stage import StageResult
@@ -58,18 +58,20 @@ class Comparison:
             report, stages = self._logits(folder, runtime)
             first, *others = report["reasons"] or [""]
             reasons += [f"{first}; {report['hint']}", *others] if first else []
+            code = NOT_JUDGED if report["verdict"] == "not judged" else code
             notes = report.get("notes", ())
             weights = self._weights(folder)
+            code = ParityFailure.exit_code if weights else code
             reasons += [f"weights: {line}" for line in weights[:_MOST_WEIGHTS]]
             if len(weights) > _MOST_WEIGHTS:
                 reasons.append(f"weights: {len(weights) - _MOST_WEIGHTS} more differ")
         except ParityFailure as error:
-            reasons.append(str(error))
+            reasons, code = [*reasons, str(error)], ParityFailure.exit_code
         except ArtifactError as error:
             reasons, code = [str(error)], ArtifactError.exit_code
         subject = f"{folder.name} in {runtime}" if len(self.pairs) > 1 else None
         check = Check.of(self._variant.name, "parity", reasons, code, notes, subject)
-        if check.verdict == "failed":
+        if reasons:
             self._progress.say(check.line)
         if reasons and code == ParityFailure.exit_code and self._request.bisect and runtime_row(runtime).traces:
             return self._bisected(check, folder, stages, weights)
@@ -87,6 +89,7 @@ class Comparison:
                 self._variant, folder.name, runtime, prompts, settings, self._progress.say, self._request.compute
             )
             report, stages = parity.to_json(), parity.stages
+            self._progress.say(f"{self._variant.name}: {parity.summary()}")
         self.reports[f"{folder.name} in {runtime}" if folder.name in self.reports else folder.name] = report
         return report, stages
 

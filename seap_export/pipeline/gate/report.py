@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from converters.format import Format
 from converters.formats import row_of
 from seap_export.common.checksums import SUMS
-from seap_export.errors import SeapError
+from seap_export.errors import EnvironmentFailure, SeapError
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.memory import memory_of
 from seap_export.pipeline.folder.contents import FormatFolder, Variant
@@ -25,7 +25,10 @@ CheckName = Literal["integrity", "parity", "router", "quality", "speed"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 #: What a report repeats of the manifest on the dense model; manifests of before have no size.
 _OF_SOURCE = ("name", "sha256", "bytes")
-Verdict = Literal["passed", "failed", "skipped"]
+#: "not judged": the machine is too noisy, or there are too few tokens.
+Verdict = Literal["passed", "failed", "not judged", "skipped"]
+#: The exit code that goes with it.
+NOT_JUDGED = EnvironmentFailure.exit_code
 #: The first of these codes among the failures becomes the exit code: damage comes before its consequences.
 _WORST_FIRST = (7, 3, 4, 5, 6)
 
@@ -38,8 +41,8 @@ class Check:
         variant: Name of the variant; None: the folder as a whole.
         check: The name of the check.
         verdict: The outcome of the check.
-        exit_code: Exit code of the command if this were the only failure; 0 unless it failed.
-        reasons: Reasons why the check failed.
+        exit_code: Exit code of the command if this were the only such check; 0 if it passed or was skipped.
+        reasons: Reasons why the check failed or could not judge.
         notes: Further remarks, or the reason why the check was skipped.
         subject: The folder or runtime that was checked, if the variant has several such checks.
     """
@@ -53,8 +56,9 @@ class Check:
     subject: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.verdict == "failed") != (self.exit_code != 0) or (self.verdict == "failed") != bool(self.reasons):
-            raise ValueError("a failed check needs an exit code and a reason; other checks must have neither")
+        is_clean = self.verdict in ("passed", "skipped")
+        if is_clean != (self.exit_code == 0) or is_clean == bool(self.reasons):
+            raise ValueError("a check that did not pass needs an exit code and a reason; others must have neither")
 
     @classmethod
     def of(
@@ -66,14 +70,15 @@ class Check:
         notes: Sequence[str] = (),
         subject: str | None = None,
     ) -> Check:
-        """A check that failed for these reasons, or passed if there are none."""
+        """A check that failed for these reasons, or was not judged by its code, or passed if there are none."""
         if not reasons:
             return cls(variant, check, "passed", notes=tuple(notes), subject=subject)
-        return cls(variant, check, "failed", exit_code, tuple(reasons), tuple(notes), subject)
+        verdict: Verdict = "not judged" if exit_code == NOT_JUDGED else "failed"
+        return cls(variant, check, verdict, exit_code, tuple(reasons), tuple(notes), subject)
 
     @property
     def line(self) -> str:
-        """The failed check and its first reason, in one line."""
+        """The check that did not pass and its first reason, in one line."""
         more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
         name = "" if self.variant is None else f"{self.variant}: "
         of = "" if self.subject is None else f" of {self.subject}"
@@ -108,14 +113,19 @@ class ValidationReport:
     def __post_init__(self) -> None:
         if not any(check.verdict != "skipped" for check in self.checks):
             raise ValueError("a validation needs at least one check")
-        failed = [check for check in self.checks if check.verdict == "failed"]
+        failed = [check for check in self.checks if check.exit_code]
         ranked = sorted(failed, key=lambda check: _WORST_FIRST.index(check.exit_code))
         object.__setattr__(self, "failures", tuple(ranked))
 
     @property
     def passed(self) -> bool:
-        """Whether no check failed."""
+        """Whether no check failed, and none could not judge."""
         return not self.failures
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the first of `failures`, or that it passed."""
+        return self.failures[0].verdict if self.failures else "passed"
 
     @property
     def exit_code(self) -> int:
@@ -124,7 +134,7 @@ class ValidationReport:
 
     @property
     def failure(self) -> str:
-        """The first failed check, and how many others failed, in one line; "" if none did."""
+        """The first check that did not pass, and how many others there are, in one line; "" if all did."""
         if self.passed:
             return ""
         others = len(self.failures) - 1
@@ -141,7 +151,7 @@ class ValidationReport:
         manifest = self.manifest or Manifest()
         return {
             "schema": VALIDATION_SCHEMA,
-            "verdict": "passed" if self.passed else "failed",
+            "verdict": self.verdict,
             "exit_code": self.exit_code,
             "failure": self.failure,
             "name": self.name,

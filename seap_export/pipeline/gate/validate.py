@@ -140,11 +140,11 @@ class _Validation:
         return Limits.of_targets(targets, max_kl, request.min_accuracy_retained)
 
     def _failed(self, variants: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-        """The variants, and the folders of them, that failed a check; one without a subject concerns all folders."""
+        """The variants, and their folders, that did not pass a check; one without a subject concerns all folders."""
         return [
             (check.variant, folder)
             for check in self._checks
-            if check.verdict == "failed" and check.variant is not None
+            if check.exit_code and check.variant is not None
             for folder in variants[check.variant]["formats"]
             if check.subject is None or check.subject.removeprefix(ACCURACY_OF).split(" in ")[0] == folder
         ]
@@ -225,7 +225,7 @@ class _Validation:
 
     def _add(self, check: Check) -> None:
         self._checks.append(check)
-        if check.verdict == "failed":
+        if check.exit_code:
             self._progress.say(check.line)
 
     def _skip(self, variant: str | None, check: CheckName, why: str, subject: str | None = None) -> None:

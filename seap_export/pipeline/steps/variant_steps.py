@@ -111,6 +111,6 @@ def sound(
     for name, steps in variants.items():
         for measured in steps.every_folder if every else filter(None, [steps.measured]):
             alike = keys.setdefault(measured, {})
-            if entries[name]["parity"][measured.folder]["verdict"] == "passed":
+            if entries[name]["parity"][measured.folder]["verdict"] != "failed":
                 alike[name] = steps.formats[measured.folder].key
     return keys

@@ -60,6 +60,11 @@ def test_special_tokens_and_the_template(folder: Path) -> None:
     assert written["token_type"][-1] == 5  # type: ignore[index]
     write_sentencepiece(folder)
     written = tokenizer_metadata(folder, SPEC)
+    scores = dict(zip(written["tokenizer.ggml.tokens"], written["tokenizer.ggml.scores"], strict=True))  # type: ignore[arg-type]
+    merges = ["".join(pair) for pair in json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]["merges"]]
+    assert [*dict.fromkeys(merges), "<unk>", "<s>"] == sorted(scores, key=scores.__getitem__)[::-1][
+        : len(set(merges)) + 2
+    ]
     assert written["tokenizer.ggml.add_bos_token"] is True
     assert written["tokenizer.ggml.unknown_token_id"] == 0
 

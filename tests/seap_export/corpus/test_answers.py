@@ -49,7 +49,7 @@ def test_a_pattern_finds_its_group_where_it_first_matches() -> None:
 def test_a_text_ends_before_the_first_of_its_stops() -> None:
     rule = AnswerRule("(x)", stop=("\nQuestion:", "##"))
     assert rule.before_stop("a ## b\nQuestion:") == "a "
-    assert rule.before_stop("a\nQuestion: ##") == "a"
+    assert rule.before_stop("\nQuestion: ##") == ""
     assert rule.before_stop("a # b") is None
     assert AnswerRule("(x)").before_stop("a") is None
 

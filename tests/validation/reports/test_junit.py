@@ -26,7 +26,7 @@ def test_suite_for_the_folder_and_each_variant_with_a_case_for_each_check(passin
     assert names[:3] == ["parity", "quality", "speed"]
     assert names[3:5] == ["parity: prompt 0, prefill", "parity: prompt 0, decode"]
     assert len(names) == 3 + 10
-    assert not any(list(case) for suite in list(suites.values())[:3] for case in suite.iter("testcase"))
+    assert not any(case.find("*[@message]") is not None for suite in list(suites.values())[:3] for case in suite)
 
 
 def test_measured_figures_are_properties(passing: Report) -> None:
@@ -71,6 +71,21 @@ def test_parity_stages_say_what_is_beyond_its_limit(failing: Report) -> None:
     nan = "NaN in the candidate's logits (2 tokens)\nNaN in the keys of layer 29"
     assert cases["parity: prompt 2, decode"].findtext("failure") == nan
     assert cases["parity: prompt 3, decode"].findtext("failure") == "top-1 of clear choices 0.9 < 0.99"
+    within = "max abs 1.1e-4 ≤ 0.001, cache error 2.4e-5 ≤ 0.001"
+    assert cases["parity: prompt 0, decode"].findtext("system-out") == within
+
+
+def test_what_could_not_be_judged_is_an_error_and_no_failure(failing: Report) -> None:
+    check = failing["checks"][3]
+    check |= {"verdict": "not judged", "exit_code": 6}
+    failing["variants"]["arithmetic-0.5"]["parity"]["onnx"]["cases"][3]["verdict"] = "not judged"
+    cases = _cases(_suites(failing)["arithmetic-0.5"])
+    (error,) = cases["parity"]
+    assert (error.tag, error.attrib["message"]) == ("error", check["reasons"][0])
+    skipped = cases["parity: prompt 1, decode"].find("skipped")
+    assert skipped is not None
+    assert skipped.attrib["message"].endswith("cache error 0.0899 > 0.001; too few tokens to judge the stage alone")
+    _assert_counts(failing, failures=7)
 
 
 def test_variant_that_could_not_be_read_has_its_suite(failing: Report) -> None:
@@ -79,16 +94,20 @@ def test_variant_that_could_not_be_read_has_its_suite(failing: Report) -> None:
 
 
 def test_counts_add_up(failing: Report) -> None:
+    _assert_counts(failing, failures=7 + 2)
+
+
+def _assert_counts(failing: Report, failures: int) -> None:
     root = ElementTree.fromstring(junit_xml(failing).encode("utf-8"))
     for element in (root, *root):
         counted = {
             "tests": len(element.findall(".//testcase")),
             "failures": len(element.findall(".//failure")),
-            "errors": 0,
+            "errors": len(element.findall(".//error")),
             "skipped": len(element.findall(".//skipped")),
         }
         assert {key: int(element.attrib[key]) for key in counted} == counted
-    assert int(root.attrib["failures"]) == 7 + 2
+    assert int(root.attrib["failures"]) == failures
 
 
 def test_names_are_escaped_and_control_characters_removed(failing: Report) -> None:
@@ -110,7 +129,3 @@ def test_failed_report_never_reads_as_passed(failing: Report) -> None:
     failing["variants"] = {}
     (case,) = _suites(failing)["the folder as a whole"]
     assert case.findtext("failure") == "file 0 is missing"
-
-
-def test_same_report_gives_the_same_text(failing: Report) -> None:
-    assert junit_xml(failing) == junit_xml(failing)

@@ -16,7 +16,7 @@ def swapped(g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
 
 
 class ConvolutionStates:
-    """Emits the values that kernels see in the next call.
+    """Emits the values that kernels, which have one size in all layers, see in the next call.
 
     Layers with as many channels share the indices that these are read from.
 
@@ -27,8 +27,8 @@ class ConvolutionStates:
 
     def __init__(self, g: GraphBuilder, tokens: Tokens) -> None:
         self._g, self._tokens = g, tokens
-        self._rows: dict[int, ir.Value] = {}
-        self._indices: dict[tuple[int, int], ir.Value] = {}
+        self._row: ir.Value | None = None
+        self._indices: dict[int, ir.Value] = {}
 
     def joined(self, past: ir.Value, values: ir.Value, name: str) -> ir.Value:
         """The values that kernels see in this call: the state before it and its own, both [batch_size, channels,
@@ -38,17 +38,16 @@ class ConvolutionStates:
 
     def after(self, joined: ir.Value, kernels: Kernels, name: str) -> ir.Value:
         """The last values up to each row's last token, [batch_size, channels, size - 1]; no padding is among them."""
-        shape = kernels.channels, kernels.size - 1
-        if shape not in self._indices:
-            self._indices[shape] = self._expanded(*shape)
-        return self._g.node("GatherElements", [joined, self._indices[shape]], name, attributes={"axis": 2})
+        if kernels.channels not in self._indices:
+            self._indices[kernels.channels] = self._expanded(kernels.channels, kernels.size - 1)
+        return self._g.node("GatherElements", [joined, self._indices[kernels.channels]], name, attributes={"axis": 2})
 
     def _expanded(self, channels: int, length: int) -> ir.Value:
         g, label = self._g, "convolution.places"
-        if length not in self._rows:
+        if self._row is None:
             axes = g.ints(1, 2, name="axes_1_2")
             first = g.node("Unsqueeze", [self._tokens.ends, axes], f"{label}.first_{length}")
             steps = g.constant(f"steps_{length}", np.arange(length, dtype=np.int64).reshape(1, 1, -1))
-            self._rows[length] = add(g, first, steps, f"{label}.row_{length}")
+            self._row = add(g, first, steps, f"{label}.row_{length}")
         shape = g.ints(1, channels, 1, name=f"channels_{channels}")
-        return g.node("Expand", [self._rows[length], shape], f"{label}_{channels}_{length}")
+        return g.node("Expand", [self._row, shape], f"{label}_{channels}_{length}")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jsonschema
@@ -84,6 +85,23 @@ def test_one_wrong_weight_is_stopped_named_and_followed_to_its_layer(run: Run, d
     (parity,) = (check for check in report["checks"] if check["check"] == "parity")
     assert "weights: 'model.layers.1.mlp.up_proj.weight" in " ".join(parity["reasons"])
     assert int(ElementTree.parse(work / "v.xml").getroot().get("failures", "0")) >= 1
+
+
+def test_too_few_tokens_are_no_fault_and_no_proof(
+    run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = json.loads((done / "validation.json").read_text())["variants"]["a-0.2"]["parity"]["onnx"]
+    known |= {"verdict": "not judged", "reasons": ["not judged: 2 tokens"], "hint": "use --decode-steps 16"}
+    made = SimpleNamespace(to_json=lambda: known, stages=(), summary=str)
+    monkeypatch.setattr("seap_export.pipeline.gate.comparison.check_parity", lambda *_: made)
+    command = ("validate", "out/a-0.2", *QUICK, "--bisect", "--quiet", "--out", "v.json", "--force")
+    run(*command).refused(6, "a-0.2: parity: not judged: 2 tokens; use --decode-steps 16")
+    report = json.loads((work / "v.json").read_text())
+    jsonschema.validate(report, schema())
+    assert (report["verdict"], report["checks"][1]["verdict"]) == ("not judged", "not judged")
+    flip_a_weight(done / "a-0.2")
+    record_again(done)
+    run(*command).refused(3, "not judged: 2 tokens", "and 1 more")
 
 
 def test_a_rare_token_is_found_by_its_weights(run: Run, done: Path, work: Path) -> None:

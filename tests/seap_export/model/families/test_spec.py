@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import pytest
-from support.variations import micro_config
+from support.chosen import OF_EACH_FAMILY
+from support.models import meta_model
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import InputError
 from seap_export.model.families import Attention, Convolution, Experts, LayerInput, model_spec
@@ -33,6 +35,15 @@ def test_a_sublayer_that_computes_nothing_is_refused(kind: type[Any], sizes: dic
 def test_experts_compute_a_token_with_the_router_and_those_that_it_chooses() -> None:
     experts = Experts(num_experts=8, moe_intermediate_size=16, experts_per_token=2)
     assert experts.active_weights(32) == 8 * 32 + 2 * 3 * 16 * 32
+
+
+@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
+def test_parameters_are_counted_as_torch_counts_them(variation: str) -> None:
+    config = micro_config(**VARIATIONS[variation])
+    model = meta_model(config)
+    # Of the choice of experts; GPT-BigCode calls its mask a bias, too.
+    biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias") and buffer.dim() == 1]
+    assert model_spec(config).num_parameters() == sum(tensor.numel() for tensor in [*model.parameters(), *biases])
 
 
 def test_prunable_weights_are_those_of_the_seven_projections() -> None:

@@ -54,7 +54,8 @@ def test_points_are_sorted_and_say_whether_they_are_beaten() -> None:
 
 def test_equal_points_do_not_beat_each_other() -> None:
     assert not POINTS[0].beats(POINTS[0])
-    assert POINTS[3].beats(POINTS[2])
+    assert POINTS[3].beats(POINTS[2])  # smaller and as near
+    assert point("int8", 0.0, 150, 0.009).beats(POINTS[0])  # as small and nearer
     assert not POINTS[2].beats(POINTS[0])
 
 

@@ -21,7 +21,6 @@ from support.calibration import (
     file_contents,
     mixture_of,
 )
-from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model
 from support.plans import micro_plan
 from support.product import (
@@ -194,10 +193,10 @@ def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[st
 
 def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
     folder, _ = made("llama-gqa")
-    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=200)
-    statistics = mixture_of(larger, tmp_path / "statistics", {"boolq": random_token_ids(9, vocabulary=200)})
+    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=97)
+    statistics = mixture_of(larger, tmp_path / "statistics", {"boolq": [*TOKEN_IDS, [5, 96]]})
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="vocabulary of 96; give the calibration"):
+    with pytest.raises(InputError, match="token id 96, the model a vocabulary of 96; give the calibration"):
         write_rounded_model(folder, statistics, HOW, tmp_path / "out")
 
 

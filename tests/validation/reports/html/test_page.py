@@ -210,7 +210,7 @@ def test_sections_hold_the_figures(passing: Report) -> None:
     for words in (
         "general-0.5 : quality was skipped: no dense model was given",
         "general-0.5 : parity: int4 max_abs 0.01 is looser than the default 0.001",
-        "Limits: max abs ≤ 0.001, cache error ≤ 0.001.",
+        "Nearest to its limit: max abs 1.1e-4 ≤ 0.001 (prompt 0, prefill), cache error 2.4e-5 ≤ 0.001 (prompt 0,",
         "batch of 3 decode ✓ passed 8 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% – – 2.4e-5 3.2e-5",
         "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
         "everyday-0.35, onnx: 0.062 ± 0.010 nats per token",
@@ -301,26 +301,16 @@ def test_report_of_nothing_still_makes_a_page(passing: Report) -> None:
     assert "0 variants. Nothing was checked." in text
 
 
-def test_same_report_gives_the_same_text(failing: Report) -> None:
-    assert html_page(failing) == html_page(failing)
-
-
-def test_limits_that_noise_widened_are_told(passing: Report) -> None:
-    name = next(iter(passing["variants"]))
-    case = passing["variants"][name]["parity"]["onnx"]["cases"][0]
-    assert "torch's own noise" not in html_page(passing)
-    case["limits"]["max_abs"] = 0.021
-    page = html_page(passing).replace("&#x27;", "'").replace("&#39;", "'")
-    assert "≤ 0.001; where torch's own noise is larger, max abs may be ten times that, at most 0.021 (" in page
-    case["limits"]["max_abs"] = 0.001
-    parity = passing["variants"][name]["parity"]["onnx"]
-    parity["limits"] = {"mean_kl": 0.001}
-    for case, value in zip(parity["cases"], (0.03, 0.05, *[0.04] * 8), strict=True):
-        case["limits"] = {"mean_kl": value}
-    words = reading.limits_in_words(parity)
-    assert words.startswith("mean KL ≤ 0.001; where torch's own noise is larger, mean KL may be three times that, and")
-    second = parity["cases"][1]
-    assert words.endswith(f"at most 0.05 ({second['case']}, {second['stage']})")
+def test_a_figure_stands_beside_the_limit_of_its_own_case(passing: Report) -> None:
+    """Noise widens the limits of some cases; the largest figure may be further from its limit than another is."""
+    parity = passing["variants"]["general-0.5"]["parity"]["onnx"]
+    for case, kl, limit in zip(parity["cases"][-3:], (0.003, 0.024, 0.009), (0.002, 0.035, 0.01), strict=True):
+        case |= {"limits": {"mean_kl": limit}, "mean_kl_nats": kl, "verdict": "passed" if kl < limit else "not judged"}
+    text = Page(html_page(passing)).text
+    assert "cache error 2.4e-5 ≤ 0.001 (prompt 0, prefill), mean KL 0.003 > 0.002 (batch of 3, prefill)." in text
+    assert "? not judged mean KL 0.003 > 0.002 too few tokens to judge the stage alone" in text
+    parity["cases"].pop(-3)
+    assert "mean KL 0.009 ≤ 0.01 (prompt 0, as it is, prefill)." in Page(html_page(passing)).text
 
 
 def _parity(page: str, variant: str) -> list[tuple[bool, str]]:
