@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -19,6 +18,7 @@ from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.graph.dialects import DialectType
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.precision import BlockQuantization
+from converters.onnx.read_back import StoredNumbers, open_graph, stored_tensor, widened
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
@@ -30,14 +30,6 @@ _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _PARTS = (".packed", ".scales", ".zero_points", ".steps")
 
 
-def _data_file(tensor: ir.ExternalTensor) -> Path:
-    file = Path(tensor.base_dir) / tensor.location
-    if Path(tensor.location).name != str(tensor.location) or not file.is_file():
-        model = Path(tensor.base_dir) / MODEL_FILE
-        raise ArtifactError(f"{model}: its data file '{tensor.location!s:.80}' is not next to it; export again")
-    return file
-
-
 def weight_differences(
     model_folder: Path,
     onnx_folder: Path,
@@ -47,9 +39,9 @@ def weight_differences(
 ) -> Iterator[Difference]:
     """The tensors that differ from the model's, and NaN and infinities, one line each.
 
-    Tensors are matched by name and compared one at a time, in blocks of rows; the graph's are read and not mapped,
-    because the pages of a mapped file count as memory of the process. Differences within rounding pass: float tensors
-    must be the model's, int8 and int4 ones as close to it as quantising gets. For `dialect`, see `decoder_graph`.
+    Tensors are matched by name and compared one at a time, in blocks of rows. Differences within rounding pass: float
+    tensors must be the model's, int8 and int4 ones as close to it as quantising gets. For `dialect`, see
+    `decoder_graph`.
 
     Raises:
         ArtifactError: The graph cannot be read.
@@ -75,55 +67,17 @@ def weight_differences(
             if matrix != name and (line := _other_levels(matrix, expected, stored, weights.grids[matrix])):
                 yield Difference(matrix, line)
         else:
-            numbers = _Stored(tensor)
+            numbers = StoredNumbers(tensor)
             pieces = ((piece, numbers.take(piece.size)) for piece in _pieces(wanted))
             if line := other_numbers(name, pieces, _DTYPES.get(wanted.dtype, "fp32")):
                 yield Difference(name, line)
 
 
-def open_graph(path: Path) -> ir.Model:
-    """Reads a graph; its data file is not read.
-
-    Raises:
-        ArtifactError: The file cannot be read.
-    """
-    try:
-        return ir.load(path)
-    except Exception as error:  # errors of several packages: file system, protobuf
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
-
-
 def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
     """A tensor's numbers as vectors, some at a time; 16-bit floats as float32."""
     if isinstance(tensor, LazyTensor):
-        return (_widened(TorchTensor(piece).numpy()).reshape(-1) for piece in tensor.pieces())
-    return iter([_widened(np.asarray(tensor.numpy())).reshape(-1)])
-
-
-class _Stored:
-    """Reads the numbers of a stored tensor in order, some at a time."""
-
-    def __init__(self, tensor: ir.TensorProtocol) -> None:
-        self._tensor, self._next = tensor, 0
-
-    def take(self, count: int) -> NDArray[Any]:
-        """The next `count` numbers, or bytes of two; raises `ArtifactError` where the file ends before them."""
-        start, self._next = self._next, self._next + count
-        tensor = self._tensor
-        if not isinstance(tensor, ir.ExternalTensor):
-            return _widened(np.asarray(tensor.numpy())).reshape(-1)[start : self._next]
-        dtype = np.dtype(np.uint8) if tensor.dtype == ir.DataType.INT4 else tensor.dtype.numpy()
-        file = _data_file(tensor)
-        numbers = np.fromfile(file, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
-        if len(numbers) != count:
-            raise ArtifactError(f"{file}: it ends before the tensor '{tensor.name:.80}'; export again")
-        return _widened(numbers)
-
-
-def _widened(array: NDArray[Any]) -> NDArray[Any]:
-    """Converts 16-bit floats to float32, and returns any other array as it is."""
-    return array.astype(np.float32) if array.dtype in (np.float16, ml_dtypes.bfloat16) else array
+        return (widened(TorchTensor(piece).numpy()).reshape(-1) for piece in tensor.pieces())
+    return iter([widened(np.asarray(tensor.numpy())).reshape(-1)])
 
 
 def _other_levels(
@@ -173,7 +127,4 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
     tensor = value.const_value
     if isinstance(tensor, LazyTensor):
         return torch.cat(list(tensor.pieces()))
-    if tensor.dtype == ir.DataType.INT4:
-        return torch.from_numpy(_Stored(tensor).take(tensor.nbytes))
-    array = _Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy())
-    return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
+    return stored_tensor(tensor)
