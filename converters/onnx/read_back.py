@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import ml_dtypes
-import numpy as np
-import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 
 from converters.onnx.form import read_form
 from converters.onnx.graph.linear import JOINED, joined_name
 from converters.onnx.graph.sublayers.experts import expert_biases, expert_matrices
-from converters.onnx.onnx_writer import MODEL_FILE
+from converters.onnx.stored import open_graph, stored_tensor
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import StackedLayout
@@ -23,70 +18,6 @@ from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.model.families import Experts, ModelSpec, names
 from seap_export.pruning.rounding.grid import WHOLE_ROW
-
-
-def open_graph(path: Path) -> ir.Model:
-    """Reads a graph; its data file is not read.
-
-    Raises:
-        ArtifactError: The file cannot be read.
-    """
-    try:
-        return ir.load(path)
-    except Exception as error:  # errors of several packages: file system, protobuf
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
-
-
-class StoredNumbers:
-    """Reads the numbers of a stored tensor in order, some at a time.
-
-    The file is read and not mapped, because the pages of a mapped file count as memory of the process, and not by
-    onnx_ir, which refuses one with several hard links, as backups make them.
-    """
-
-    def __init__(self, tensor: ir.TensorProtocol) -> None:
-        self._tensor, self._next = tensor, 0
-
-    def take(self, count: int) -> NDArray[Any]:
-        """The next `count` numbers, 16-bit floats as float32; of INT4, bytes of two.
-
-        Raises:
-            ArtifactError: The data file is not beside the graph, or ends before them.
-        """
-        start, self._next = self._next, self._next + count
-        tensor, is_packed = self._tensor, self._tensor.dtype == ir.DataType.INT4
-        if not isinstance(tensor, ir.ExternalTensor):
-            array = np.frombuffer(tensor.tobytes(), np.uint8) if is_packed else np.asarray(tensor.numpy())
-            return widened(array).reshape(-1)[start : self._next]
-        dtype = np.dtype(np.uint8) if is_packed else tensor.dtype.numpy()
-        file = _data_file(tensor)
-        numbers = np.fromfile(file, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
-        if len(numbers) != count:
-            raise ArtifactError(f"{file}: it ends before the tensor '{tensor.name:.80}'; export again")
-        return widened(numbers)
-
-
-def stored_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
-    """All numbers of a stored tensor in its shape, as `StoredNumbers` gives them; of INT4, a vector of bytes."""
-    if tensor.dtype == ir.DataType.INT4:
-        array = StoredNumbers(tensor).take(tensor.nbytes)
-    else:
-        array = StoredNumbers(tensor).take(tensor.size).reshape(tensor.shape.numpy())
-    return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
-
-
-def widened(array: NDArray[Any]) -> NDArray[Any]:
-    """Converts 16-bit floats to float32, and returns any other array as it is."""
-    return array.astype(np.float32) if array.dtype in (np.float16, ml_dtypes.bfloat16) else array
-
-
-def _data_file(tensor: ir.ExternalTensor) -> Path:
-    file = Path(tensor.base_dir) / tensor.location
-    if Path(tensor.location).name != str(tensor.location) or not file.is_file():
-        model = Path(tensor.base_dir) / MODEL_FILE
-        raise ArtifactError(f"{model}: its data file '{tensor.location!s:.80}' is not next to it; export again")
-    return file
 
 
 class GraphWeights(PlainWeights):

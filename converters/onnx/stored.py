@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import torch
@@ -18,7 +19,6 @@ from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.graph.dialects import DialectType
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.precision import BlockQuantization
-from converters.onnx.read_back import StoredNumbers, open_graph, stored_tensor, widened
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
@@ -28,6 +28,14 @@ from seap_export.model.sources.weights import Difference
 
 _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _PARTS = (".packed", ".scales", ".zero_points", ".steps")
+
+
+def _data_file(tensor: ir.ExternalTensor) -> Path:
+    file = Path(tensor.base_dir) / tensor.location
+    if Path(tensor.location).name != str(tensor.location) or not file.is_file():
+        model = Path(tensor.base_dir) / MODEL_FILE
+        raise ArtifactError(f"{model}: its data file '{tensor.location!s:.80}' is not next to it; export again")
+    return file
 
 
 def weight_differences(
@@ -67,17 +75,73 @@ def weight_differences(
             if matrix != name and (line := _other_levels(matrix, expected, stored, weights.grids[matrix])):
                 yield Difference(matrix, line)
         else:
-            numbers = StoredNumbers(tensor)
+            numbers = _Stored(tensor)
             pieces = ((piece, numbers.take(piece.size)) for piece in _pieces(wanted))
             if line := other_numbers(name, pieces, _DTYPES.get(wanted.dtype, "fp32")):
                 yield Difference(name, line)
 
 
+def open_graph(path: Path) -> ir.Model:
+    """Reads a graph; its data file is not read.
+
+    Raises:
+        ArtifactError: The file cannot be read.
+    """
+    try:
+        return ir.load(path)
+    except Exception as error:  # errors of several packages: file system, protobuf
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
+
+
+def stored_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
+    """All numbers of a stored tensor, 16-bit floats as float32; of INT4, a vector of bytes of two.
+
+    Raises:
+        ArtifactError: The data file is not beside the graph, or ends before them.
+    """
+    if tensor.dtype == ir.DataType.INT4:
+        array = _Stored(tensor).take(tensor.nbytes)
+    else:
+        array = _Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy())
+    return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
+
+
 def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
     """A tensor's numbers as vectors, some at a time; 16-bit floats as float32."""
     if isinstance(tensor, LazyTensor):
-        return (widened(TorchTensor(piece).numpy()).reshape(-1) for piece in tensor.pieces())
-    return iter([widened(np.asarray(tensor.numpy())).reshape(-1)])
+        return (_widened(TorchTensor(piece).numpy()).reshape(-1) for piece in tensor.pieces())
+    return iter([_widened(np.asarray(tensor.numpy())).reshape(-1)])
+
+
+class _Stored:
+    """Reads the numbers of a stored tensor in order, some at a time.
+
+    The file is read and not mapped, because the pages of a mapped file count as memory of the process, and not by
+    onnx_ir, which refuses one with several hard links, as backups make them.
+    """
+
+    def __init__(self, tensor: ir.TensorProtocol) -> None:
+        self._tensor, self._next = tensor, 0
+
+    def take(self, count: int) -> NDArray[Any]:
+        """The next `count` numbers, or bytes of two; raises `ArtifactError` where the file ends before them."""
+        start, self._next = self._next, self._next + count
+        tensor, is_packed = self._tensor, self._tensor.dtype == ir.DataType.INT4
+        if not isinstance(tensor, ir.ExternalTensor):
+            array = np.frombuffer(tensor.tobytes(), np.uint8) if is_packed else np.asarray(tensor.numpy())
+            return _widened(array).reshape(-1)[start : self._next]
+        dtype = np.dtype(np.uint8) if is_packed else tensor.dtype.numpy()
+        file = _data_file(tensor)
+        numbers = np.fromfile(file, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
+        if len(numbers) != count:
+            raise ArtifactError(f"{file}: it ends before the tensor '{tensor.name:.80}'; export again")
+        return _widened(numbers)
+
+
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    """Converts 16-bit floats to float32, and returns any other array as it is."""
+    return array.astype(np.float32) if array.dtype in (np.float16, ml_dtypes.bfloat16) else array
 
 
 def _other_levels(
