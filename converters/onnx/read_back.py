@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
 import torch
 
 from converters.onnx.form import read_form
 from converters.onnx.graph.linear import JOINED, joined_name
 from converters.onnx.graph.sublayers.experts import expert_biases, expert_matrices
-from converters.onnx.stored import open_graph
+from converters.onnx.stored import open_graph, stored_tensor
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import StackedLayout
@@ -105,13 +103,7 @@ class GraphWeights(PlainWeights):
         value = self._tensors.get(name)
         if value is None or value.const_value is None:
             raise ArtifactError(f"{self._model}: it does not store '{name:.80}'; export again")
-        tensor = value.const_value
-        if tensor.dtype == ir.DataType.INT4:
-            return torch.from_numpy(np.frombuffer(tensor.tobytes(), np.uint8).copy())
-        array = np.array(tensor.numpy())
-        if tensor.dtype == ir.DataType.BFLOAT16:
-            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(array)
+        return stored_tensor(value.const_value)
 
 
 def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:

@@ -47,9 +47,9 @@ def weight_differences(
 ) -> Iterator[Difference]:
     """The tensors that differ from the model's, and NaN and infinities, one line each.
 
-    Tensors are matched by name and compared one at a time, in blocks of rows; the graph's are read and not mapped,
-    because the pages of a mapped file count as memory of the process. Differences within rounding pass: float tensors
-    must be the model's, int8 and int4 ones as close to it as quantising gets. For `dialect`, see `decoder_graph`.
+    Tensors are matched by name and compared one at a time, in blocks of rows. Differences within rounding pass: float
+    tensors must be the model's, int8 and int4 ones as close to it as quantising gets. For `dialect`, see
+    `decoder_graph`.
 
     Raises:
         ArtifactError: The graph cannot be read.
@@ -94,6 +94,19 @@ def open_graph(path: Path) -> ir.Model:
         raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
 
 
+def stored_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
+    """All numbers of a stored tensor, 16-bit floats as float32; of INT4, a vector of bytes of two.
+
+    Raises:
+        ArtifactError: The data file is not beside the graph, or ends before them.
+    """
+    if tensor.dtype == ir.DataType.INT4:
+        array = _Stored(tensor).take(tensor.nbytes)
+    else:
+        array = _Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy())
+    return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
+
+
 def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
     """A tensor's numbers as vectors, some at a time; 16-bit floats as float32."""
     if isinstance(tensor, LazyTensor):
@@ -102,7 +115,11 @@ def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
 
 
 class _Stored:
-    """Reads the numbers of a stored tensor in order, some at a time."""
+    """Reads the numbers of a stored tensor in order, some at a time.
+
+    The file is read and not mapped, because the pages of a mapped file count as memory of the process, and not by
+    onnx_ir, which refuses one with several hard links, as backups make them.
+    """
 
     def __init__(self, tensor: ir.TensorProtocol) -> None:
         self._tensor, self._next = tensor, 0
@@ -110,10 +127,11 @@ class _Stored:
     def take(self, count: int) -> NDArray[Any]:
         """The next `count` numbers, or bytes of two; raises `ArtifactError` where the file ends before them."""
         start, self._next = self._next, self._next + count
-        tensor = self._tensor
+        tensor, is_packed = self._tensor, self._tensor.dtype == ir.DataType.INT4
         if not isinstance(tensor, ir.ExternalTensor):
-            return _widened(np.asarray(tensor.numpy())).reshape(-1)[start : self._next]
-        dtype = np.dtype(np.uint8) if tensor.dtype == ir.DataType.INT4 else tensor.dtype.numpy()
+            array = np.frombuffer(tensor.tobytes(), np.uint8) if is_packed else np.asarray(tensor.numpy())
+            return _widened(array).reshape(-1)[start : self._next]
+        dtype = np.dtype(np.uint8) if is_packed else tensor.dtype.numpy()
         file = _data_file(tensor)
         numbers = np.fromfile(file, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
         if len(numbers) != count:
@@ -173,7 +191,4 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
     tensor = value.const_value
     if isinstance(tensor, LazyTensor):
         return torch.cat(list(tensor.pieces()))
-    if tensor.dtype == ir.DataType.INT4:
-        return torch.from_numpy(_Stored(tensor).take(tensor.nbytes))
-    array = _Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy())
-    return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
+    return stored_tensor(tensor)

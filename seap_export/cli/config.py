@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from seap_export.cli.groups import GroupedCommand, Option, option, setting_key
 from seap_export.cli.values import NameOrPathType, NumberOrWord, PathType
-from seap_export.common.toml_file import read_toml, unknown_key
+from seap_export.common.toml_file import read_toml, toml_values, unknown_key
 from seap_export.common.values import joined
 from seap_export.errors import UsageError
 
@@ -92,8 +91,8 @@ def _parsed(line: str) -> dict[str, Any]:
     key, equals, value = line.partition("=")
     for text in (value, json.dumps(value)) if equals else ():
         try:
-            return tomllib.loads(f"{key} = {text}")
-        except tomllib.TOMLDecodeError:
+            return toml_values(f"{key} = {text}")
+        except (ValueError, RecursionError):
             continue
     raise UsageError(f"--set {line}: malformed; write KEY=VALUE, such as --set seed=1")
 

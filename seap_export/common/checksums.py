@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from seap_export.common.hashing import sha256_files
@@ -15,8 +15,10 @@ SUMS = "SHA256SUMS"
 #: and they are never uploaded.
 LEFT_BY_OTHERS = frozenset({".git", ".gitattributes", ".cache", ".DS_Store", "Thumbs.db", "desktop.ini"})
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
-_LINK = "is a link; put the file itself there (from the hub: 'hf download REPO --local-dir DIR')"
+_LINK = "is a link; put what it leads to there (from the hub: 'hf download REPO --local-dir DIR')"
 _MOST_BYTES = 16 * 2**20
+#: Folders within folders; a deeper one belongs to no artifact.
+_DEEPEST = 16
 
 
 def checksums_text(digests: Mapping[str, str]) -> str:
@@ -69,20 +71,17 @@ def listed_files(folder: Path) -> dict[str, Path]:
     Raises:
         ArtifactError: A list is missing or damaged.
     """
-    files = {SUMS: folder / SUMS}
-    for name in read_checksums(folder):
-        if name.endswith(f"/{SUMS}"):
-            inner = name.removesuffix(f"/{SUMS}")
-            files |= {f"{inner}/{path}": file for path, file in listed_files(folder / inner).items()}
-        else:
-            files[name] = folder / name
-    return files
+    names = {SUMS, *(listed := read_checksums(folder))}
+    for inner in _with_lists(listed):
+        names |= {f"{inner}/{name}" for name in read_checksums(folder / inner)}
+    return {name: folder / name for name in names}
 
 
 def checksum_damages(folder: Path, apart: Collection[str] = (), *, follow_links: bool = False) -> list[str]:
     """How a folder differs from its list, each in a line with the remedy; a missing list is one, too.
 
-    A folder in it with a list that this one names is compared with that one.
+    A folder in it with a list that this one names is compared with that one, in which a list is a file like any other.
+    No folder is entered through a link.
 
     Args:
         folder: The folder.
@@ -93,27 +92,37 @@ def checksum_damages(folder: Path, apart: Collection[str] = (), *, follow_links:
         listed = read_checksums(folder)
     except ArtifactError as error:
         return [str(error)]
-    inner = {name.removesuffix(f"/{SUMS}") for name in listed if name.endswith(f"/{SUMS}")}
-    inner |= {name for name in apart if (folder / name).is_dir()}
-    present = {path.relative_to(folder).as_posix(): path for path in _walk(folder, inner)}
-    links = [] if follow_links else [name for name, path in present.items() if path.is_symlink()]
-    known = {name: folder / name for name in listed if name not in links}
-    hashed = [name for name, path in known.items() if path.is_file()]
-    digests = dict(zip(hashed, sha256_files(known[name] for name in hashed), strict=True))
+    paths, folders = _contents(folder)
+    expected = [(folder / name, digest) for name, digest in listed.items()]
+    known, unread = {folder / name for name in (SUMS, *listed, *apart)}, dict[Path, str]()
+    for inner in sorted(folders & {folder / name for name in (*_with_lists(listed), *apart)}):
+        try:
+            expected += ((inner / name, digest) for name, digest in read_checksums(inner).items())
+        except ArtifactError as error:
+            unread[inner] = str(error)
+        known.add(inner / SUMS)
+    known.update(path for path, _ in expected)
+    links = {path: None for path in paths if path.is_symlink() and (not follow_links or path.is_dir())}
+    files = [path for path in paths if path in known and path not in links and path.is_file()]
+    digests = dict(zip(files, sha256_files(files), strict=True))
     lines = [
-        *(f"{present[name]} {_LINK}" for name in links),
+        *(f"{path} {_LINK}" for path in links),
         *(
             f"{path} is missing; copy it again"
-            for name, path in known.items()
-            if name not in digests and path.parent not in (folder / one for one in inner)  # whose list is missing
+            for path, _ in expected
+            if path not in digests and path not in links and path.parent not in unread
         ),
         *(
-            f"{folder / name} differs from its SHA-256 in {SUMS}; copy it again, or make the folder again"
-            for name, digest in digests.items()
-            if digest != listed[name]
+            f"{path} differs from its SHA-256 in {SUMS}; copy it again, or make the folder again"
+            for path, digest in expected
+            if digests.get(path, digest) != digest
         ),
-        *(_unlisted(path) for name, path in present.items() if name not in {SUMS, *listed, *links, *apart}),
-        *(line for name in sorted(inner) for line in checksum_damages(folder / name, follow_links=follow_links)),
+        *(
+            _unlisted(path)
+            for path in paths
+            if path not in known and path not in links and unread.keys().isdisjoint(path.parents)
+        ),
+        *unread.values(),
     ]
     return list(dict.fromkeys(lines))
 
@@ -136,23 +145,33 @@ def refuse_damages(lines: Sequence[str]) -> None:
         raise ArtifactError(lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""))
 
 
+def weighed_files(folder: Path) -> list[Path]:
+    """The files in a folder that its size counts: all but lists and what others left."""
+    return [path for path in _contents(folder)[0] if path.is_file() and path.name != SUMS]
+
+
 def is_path_inside(name: str) -> bool:
     """Whether a path leads nowhere else, on any system."""
     parts = name.split("/")
     return all(part not in ("", ".", "..") and part.isprintable() and not {"\\", ":"} & {*part} for part in parts)
 
 
-def _walk(folder: Path, without: Collection[str]) -> Iterator[Path]:
-    """All that lies in a folder, in order, but for real folders and some in it."""
-    for path in sorted(folder.iterdir()):
-        if path.name in LEFT_BY_OTHERS:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            if path.name not in without:
-                inner = {name.removeprefix(f"{path.name}/") for name in without if name.startswith(f"{path.name}/")}
-                yield from _walk(path, inner)
-        else:
-            yield path
+def _with_lists(listed: Iterable[str]) -> list[str]:
+    """The folders whose own lists a list names."""
+    return [name.removesuffix(f"/{SUMS}") for name in listed if name.endswith(f"/{SUMS}")]
+
+
+def _contents(folder: Path) -> tuple[list[Path], set[Path]]:
+    """The files in a folder, with links and what is too deep, and the folders to which no link leads."""
+    paths, folders = list[Path](), [folder] if folder.is_dir() else []
+    for parent in folders:
+        for path in sorted(parent.iterdir()):
+            if path.name not in LEFT_BY_OTHERS:
+                is_entered = (
+                    path.is_dir() and not path.is_symlink() and len(path.parts) - len(folder.parts) <= _DEEPEST
+                )
+                (folders if is_entered else paths).append(path)
+    return paths, {*folders}
 
 
 def _unlisted(path: Path) -> str:

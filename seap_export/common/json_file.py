@@ -29,7 +29,7 @@ def read_json(
 
     Raises:
         InputError: The file is missing, larger than `MAX_JSON_BYTES` or not a JSON object, or contains a number that
-            is not finite.
+            is not finite as a float.
     """
     if not os.path.exists(path):  # unlike Path.exists, does not raise for an impossible name
         raise InputError(f"{path}: no such file; {remedy}")
@@ -39,14 +39,24 @@ def read_json(
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise ValueError(f"{size / 1e6:.0f} MB, the limit is {MAX_JSON_BYTES / 1e6:.0f} MB")
-        value = json.loads(
-            path.read_text("utf-8"), parse_float=_finite, parse_constant=_finite, object_pairs_hook=make_object
-        )
+        value = parse_json(path.read_text("utf-8"), make_object)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); {remedy}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object; {remedy}")
     return value
+
+
+def parse_json(text: str | bytes, make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]] = dict) -> Any:
+    """Parses JSON; see `read_json`.
+
+    Raises:
+        ValueError: It is not JSON, or contains a number that is not finite as a float.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(
+        text, parse_int=_whole, parse_float=_finite, parse_constant=_finite, object_pairs_hook=make_object
+    )
 
 
 def read_json_if_present(path: Path) -> dict[str, Any] | None:
@@ -81,6 +91,11 @@ def write_json(
     """
     text = json_text(value, indent=indent, sort_keys=sort_keys, ensure_ascii=ensure_ascii)
     path.write_text(text, "utf-8", newline="\n")
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _finite(text: str) -> float:

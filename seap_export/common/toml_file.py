@@ -14,6 +14,7 @@ from seap_export.errors import UsageError
 
 #: 16 KiB: the parser's memory grows with the square of a long dotted key.
 _MAX_BYTES = 16 * 2**10
+_MANY_DIGITS = re.compile(r"[0-9A-Fa-f_]{16}")
 _POSITION = re.compile(r" \(at line (\d+), column \d+\)")
 
 
@@ -87,11 +88,30 @@ def parse_toml(name: str, text: str) -> TomlFile:
         UsageError: It is not TOML.
     """
     try:
-        return TomlFile(name, text, tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return TomlFile(name, text, toml_values(text))
+    except (ValueError, RecursionError) as error:
         position = _POSITION.search(str(error))
         line = position[1] if position else len(text.splitlines())  # "at end of document"
         raise UsageError(f"{name}:{line}: not valid TOML ({_POSITION.sub('', str(error))}); correct it") from error
+
+
+def toml_values(text: str) -> dict[str, Any]:
+    """Parses TOML.
+
+    Raises:
+        ValueError: It is not TOML, whose whole numbers have at most 64 bits.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        values = tomllib.loads(text)
+        if _has_64_bits(values):
+            return values
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # a number of thousands of digits
+        pass
+    line = next((number for number, line in enumerate(text.splitlines(), 1) if _MANY_DIGITS.search(line)), 1)
+    raise ValueError(f"a whole number of more than 64 bits (at line {line}, column 1)")
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -106,6 +126,12 @@ def either(names: Iterable[str]) -> str:
     """The names as an enumeration, `a, b or c`."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def _has_64_bits(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_has_64_bits, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 def _parts(key: str) -> list[str]:

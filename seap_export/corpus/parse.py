@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.toml_file import toml_values
 from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
 from seap_export.corpus.names import is_folder_name
@@ -109,7 +109,7 @@ def _is_file(path: Path) -> bool:
 
 def _read_task_file(name: str, path: Path) -> Task:
     try:
-        table = tomllib.loads(_small_text(path))
+        table = toml_values(_small_text(path))
     except OSError as error:
         kind = MissingInput if isinstance(error, FileNotFoundError) else InputError
         raise kind(f"{path}: cannot be read ({error.strerror}); give the path of a task file") from error

@@ -13,8 +13,9 @@ from typing import Any
 from jinja2 import Template, TemplateError
 from tokenizers import Tokenizer
 
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError, InputError
-from seap_export.runtime.files import encode, read_object
+from seap_export.runtime.files import encode
 from seap_export.runtime.limits.budget import CURRENT, Budget, TooMuchWork
 from seap_export.runtime.limits.template import MAX_TEMPLATE, LimitedEnvironment
 
@@ -148,7 +149,7 @@ def read_chat_template(folder: Path, tokenizer: Tokenizer, date: datetime | None
         ArtifactError: One of the files is damaged.
     """
     path = folder / "tokenizer_config.json"
-    config = read_object(path) if path.is_file() else {}
+    config = read_artifact(path) if path.is_file() else {}
     sources = template_sources(folder, config)
     if not sources:
         return None
@@ -170,7 +171,7 @@ def template_sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         ArtifactError: A file with templates is damaged.
     """
     old = folder / "chat_template.json"
-    template = (read_object(old) if old.is_file() else config).get("chat_template")
+    template = (read_artifact(old) if old.is_file() else config).get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, Mapping)}
     else:

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from seap_export.common.json_file import read_artifact
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.limits.tokenizer import excess, unique_keys, watched
 
 #: The graph in a folder of the format that is run here.
 GRAPH = "model.onnx"
-_MAX_BYTES = 256 * 2**20
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        ArtifactError: The file is missing, unreadable, larger than 256 MiB or not a JSON object.
-    """
-    try:
-        if os.path.exists(path) and (not os.path.isfile(path) or path.stat().st_size > _MAX_BYTES):
-            raise ValueError("it is not a file, or is far too large")
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file; export again") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not a readable JSON file ({error}); it is damaged, export again") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path}: expected a JSON object; it is damaged, export again")
-    return value
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -110,7 +90,7 @@ def model_limits(path: Path) -> tuple[frozenset[int], int]:
     Raises:
         ArtifactError: The file is missing, or lacks either of them.
     """
-    model = read_object(path).get("model")
+    model = read_artifact(path).get("model")
     values = model if isinstance(model, dict) else {}
     eos, context = values.get("eos_token_id"), values.get("context_length")
     ids = eos if isinstance(eos, list) else [eos]
@@ -132,7 +112,7 @@ def decoder_options(path: Path, provider: str, overrides: Mapping[str, str] | No
         ArtifactError: The file is missing or damaged.
     """
     try:
-        config: Any = read_object(path)
+        config: Any = read_artifact(path)
         section = config
         for key in ("model", "decoder", "session_options", "provider_options"):
             section = section.get(key, {})

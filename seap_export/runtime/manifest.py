@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
-from seap_export.runtime.files import read_object
 
 ROUTER_SCHEMA = "seap-export/router/1"
 #: The router's folder in an output folder, and the files in it.
@@ -85,7 +84,7 @@ def read_router(folder: Path) -> RouterManifest:
         ArtifactError: The file is missing, damaged or has another schema.
     """
     path = folder / ROUTER_MANIFEST
-    values = read_object(path)
+    values = read_artifact(path)
     schema = values.pop("schema", None)
     if schema != ROUTER_SCHEMA:
         raise ArtifactError(f"{path}: router schema is {schema!r:.40}, expected {ROUTER_SCHEMA!r}; export again")
@@ -108,7 +107,7 @@ def _is_int(value: object) -> bool:
 
 
 def _is_probability(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _is_folder_name(value: object) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seap_export.common.json_file import parse_json
 from seap_export.errors import UsageError
 from seap_export.runtime import Prompt, Sampling
 
@@ -91,7 +91,7 @@ def read_request(body: bytes, *, is_chat: bool, most_tokens: int) -> Asked:
         RequestError: It is no such request, or asks for what is not supported.
     """
     try:
-        values = json.loads(body)
+        values = parse_json(body)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON ({error})") from error
     if not isinstance(values, dict):

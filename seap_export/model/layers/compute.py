@@ -18,7 +18,7 @@ _MARGIN = 0.1
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 #: The least number that can mean bytes without a unit.
 _FEWEST_BYTES = 10**6
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def parse_bytes(size: str) -> int:
     """The bytes of a size such as `8GiB`, `500MB` or `1000000`; raises `UsageError`, also if a unit is missing."""
     match = _SIZE.fullmatch(size.strip())
     if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
-        raise UsageError(f"'{size}' is not a size; give one such as 8GiB or 500MB")
+        raise UsageError(f"'{size:.40}' is not a size; give one such as 8GiB or 500MB")
     if not match[2] and float(match[1]) < _FEWEST_BYTES:
         raise UsageError(f"'{size}' has no unit; write {match[1]}MB or {match[1]}GB")
     return int(float(match[1]) * _UNITS[match[2].lower()])

@@ -24,7 +24,7 @@ def parse_size(text: str) -> VocabularySize:
     """
     if text == "auto" or text == "all":
         return "auto" if text == "auto" else "all"
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**31):
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) < 2**31):
         raise UsageError(f"--vocabulary {text:.40} is not a number of tokens; give a number, auto or all")
     return int(text)
 

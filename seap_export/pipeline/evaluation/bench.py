@@ -14,7 +14,7 @@ from pathlib import Path
 
 from converters.format import Format
 from converters.formats import format_class, row_of
-from seap_export.common.checksums import SUMS
+from seap_export.common.checksums import weighed_files
 from seap_export.common.providers import OWN_RUNTIME
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.families import ModelSpec
@@ -266,8 +266,7 @@ def _work(model: _Model, engine: EngineName, cell: SpeedCell) -> ModelWork:
 
 def _weights_and_graph(folder: Path) -> int:
     """Bytes of a folder without its tokenizer, settings and code."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in _BESIDE and path.name != SUMS)
-    return sum(path.stat().st_size for path in files)
+    return sum(path.stat().st_size for path in weighed_files(folder) if path.suffix not in _BESIDE)
 
 
 def _form(request: BenchRequest) -> dict[str, object]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from seap_export.common.json_file import read_artifact
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.sizes import token_sizes
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject
 from seap_export.pipeline.texts.tokenizer import tokenizer_folder
-from seap_export.runtime.files import load_tokenizer, read_object
+from seap_export.runtime.files import load_tokenizer
 from validation.divergence.paired import Bytes, PairedText, pair_cuts, same_cut
 from validation.prompts import tokenize_prompts
 
@@ -58,10 +59,10 @@ def paired_texts(
     token_ids = tokenize_prompts(folder, texts, max_tokens=most, vocab_size=size)
     if kept is None:
         return tuple(_measured(same_cut(ids), tokenizer, tokenizer) for ids in token_ids)
-    sizes = token_sizes(read_object(folder / "tokenizer.json"))
+    sizes = token_sizes(read_artifact(folder / "tokenizer.json"))
     with tokenizer_folder(dense) as whole:
         cuts = tokenize_prompts(whole, texts, max_tokens=most, vocab_size=dense.spec.vocab_size)
-        whole_tokenizer, whole_sizes = load_tokenizer(whole), token_sizes(read_object(whole / "tokenizer.json"))
+        whole_tokenizer, whole_sizes = load_tokenizer(whole), token_sizes(read_artifact(whole / "tokenizer.json"))
     pairs = (
         pair_cuts(ids, variant_ids, whole_sizes, sizes, most) for ids, variant_ids in zip(cuts, token_ids, strict=True)
     )

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from converters.format import Format
 from converters.formats import row_of
-from seap_export.common.checksums import SUMS
+from seap_export.common.checksums import weighed_files
 from seap_export.errors import EnvironmentFailure, SeapError
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.memory import memory_of
@@ -229,7 +229,7 @@ def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return sum(path.stat().st_size for path in weighed_files(folder))
 
 
 def _memory(folder: Path, format: Format | None) -> int | None:

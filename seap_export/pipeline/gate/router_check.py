@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from seap_export.common.json_file import read_artifact
 from seap_export.corpus import Sample
 from seap_export.errors import SeapError
 from seap_export.model.vocabulary.tokenizer import cut_tokenizer
@@ -16,7 +17,6 @@ from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.runtime.chat import template_sources
-from seap_export.runtime.files import read_object
 from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterManifest
 from seap_export.runtime.router import Router
 
@@ -77,8 +77,8 @@ def _other_model(router: RouterManifest, export: Export) -> list[str]:
 def _tokenizer(folder: Path) -> list[Any]:
     """The parts of a tokenizer and its chat template that must agree; class and padding may differ."""
     config = folder / "tokenizer_config.json"
-    templates = template_sources(folder, read_object(config) if config.is_file() else {})
-    return [read_object(folder / "tokenizer.json"), templates]
+    templates = template_sources(folder, read_artifact(config) if config.is_file() else {})
+    return [read_artifact(folder / "tokenizer.json"), templates]
 
 
 def _cut_for(variant: Variant, tokenizer: list[Any]) -> list[Any]:

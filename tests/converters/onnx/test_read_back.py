@@ -74,6 +74,16 @@ def test_powers_of_two_are_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert float((tensors[name] - tensor).abs().max()) <= 2e-3 * float(tensor.abs().max() + 1), name
 
 
+def test_a_file_with_several_hard_links_is_read(tmp_path: Path) -> None:
+    """As backups make them; onnx_ir refuses it."""
+    model = write_micro_model(tmp_path / "m", model_type="llama")
+    read_back(model, tmp_path / "onnx", OnnxForm())
+    (tmp_path / "backup").hardlink_to(tmp_path / "onnx" / "model.onnx.data")
+    weights = OnnxFormat("fp32").weights(tmp_path / "onnx", read_spec(model))
+    for name, tensor in wanted(model, OnnxForm()).items():
+        assert torch.equal(weights.read([name])[name], tensor), name
+
+
 def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
     model = write_micro_model(tmp_path / "m", model_type="llama")
     read_back(model, tmp_path / "onnx", OnnxForm())

@@ -49,15 +49,15 @@ def file(
     return head + b"".join([*entries, *tensors]) + bytes(4096)
 
 
-def model(**values: int) -> bytes:
-    """A header whose metadata describe a small model, with an embedding of 4 tokens, 32 wide."""
+def model(*tensors: bytes, **values: int) -> bytes:
+    """A header whose metadata describe a small model, with an embedding of 4 tokens, 32 wide, and further tensors."""
     sizes = {
         "block_count": 1, "embedding_length": 32, "feed_forward_length": 32, "context_length": 64,
         "attention.head_count": 2, "attention.head_count_kv": 2, **values,
     }  # fmt: skip
     entries = [entry("general.architecture", STRING, text(b"llama"))]
     entries += [whole(f"llama.{key}", value) for key, value in sizes.items()]
-    return file(entries, [tensor("token_embd.weight", (32, 4))])
+    return file(entries, [tensor("token_embd.weight", (32, 4)), *tensors])
 
 
 FILES = {
@@ -93,6 +93,7 @@ FILES = {
     "2**32 - 1 heads": model(**{"attention.head_count": 2**32 - 1, "attention.head_count_kv": 2**32 - 1}),
     "no heads": model(**{"attention.head_count": 0}),
     "too few tensors": model(),
+    "a layer of 5001 digits": model(tensor(f"blk.{'9' * 5001}.attn_q.weight", (32, 32))),
 }
 
 

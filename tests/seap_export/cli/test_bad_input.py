@@ -16,6 +16,9 @@ from support.product import SafetensorsWriter
 from seap_export.pipeline.cost import checks
 from seap_export.pipeline.steps.single import calibration
 
+#: More than Python makes a number of.
+DIGITS = "9" * 5001
+
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
@@ -111,6 +114,10 @@ def test_a_field_that_is_not_there(run: Run, work: Path) -> None:
         (["--recipe", "uneven.toml", "--layout", "uniform"], "uneven.toml:2: sparsity: "),
         (["--config", "none.toml"], "none.toml: cannot be read"),
         (["--config", "a.jsonl"], "a.jsonl:1: not valid TOML"),
+        (["--config", "digits.toml"], "digits.toml:2: 64 bits"),
+        (["--set", f"seed={DIGITS}"], "seed must be a whole number"),
+        (["--target-size", f"{DIGITS}MB"], "is not a size"),
+        (["--vocabulary", DIGITS], "--vocabulary is not a number of tokens"),
         (["--set", "weight.a=2"], "no effect on one task"),
         (["--task", "a=a.jsonl", "--task", "b=a.jsonl", "--set", "weight.a=2"], "--general"),
         (["--general", "--set", "weight.c=2"], "name a task of this run"),
@@ -123,6 +130,7 @@ def test_a_field_that_is_not_there(run: Run, work: Path) -> None:
 )
 def test_usage(run: Run, work: Path, options: list[str], says: str) -> None:
     (work / "dangling").symlink_to("nowhere")
+    (work / "digits.toml").write_text(f"threads = 1\nblock_size = {DIGITS}\n")
     (work / "uneven.toml").write_text('score = "wifv"\n[sparsity]\nprotect_first = 1\n')
     refuse(run, work, *options, code=2, says=says)
 

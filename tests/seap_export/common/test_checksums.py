@@ -73,6 +73,7 @@ def test_a_good_folder_has_no_damages(folder: Path) -> None:
         (_add("__pycache__/a.pyc", "__pycache__/b.pyc"), ["__pycache__ is", "remove", "Python"]),
         (_link("weights", "../outside"), ["weights", "link", "hf download"]),
         (_link("more", ".."), ["more", "link"]),
+        (_add(f"{'more/' * 40}graph"), [f"{'/more' * 17} is", "not in SHA256SUMS"]),
         (_link(SUMS, "inner/SHA256SUMS"), [SUMS, "link"]),
         (lambda folder: (folder / SUMS).unlink(), [SUMS, "missing"]),
         (lambda folder: (folder / "inner" / SUMS).unlink(), [f"inner/{SUMS}", "missing"]),
@@ -98,6 +99,16 @@ def test_a_link_to_the_right_content_may_be_opened_but_not_shipped(folder: Path)
     folder.with_name("blob").write_text("other")
     with pytest.raises(ArtifactError, match="weights"):
         refuse_changed(folder)
+
+
+def test_a_folder_that_links_to_itself_is_not_entered(folder: Path) -> None:
+    """With two links, a walk through them has no end."""
+    _link("again", ".")(folder)
+    with (folder / SUMS).open("a") as file:
+        file.write(f"{'0' * 64}  again/{SUMS}\n")
+    for follow_links in (False, True):
+        lines = checksum_damages(folder, follow_links=follow_links)
+        assert [line.split(" ")[:2] for line in lines] == [[f"{folder}/again", "is"], [f"{folder}/again/{SUMS}", "is"]]
 
 
 def test_what_lies_apart_needs_a_list_of_its_own(folder: Path) -> None:

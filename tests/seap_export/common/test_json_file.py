@@ -21,6 +21,8 @@ def test_a_file_is_written_in_utf_8_and_ends_with_a_newline(tmp_path: Path) -> N
         ("{", "not a readable JSON"),
         ("[1]", "expected a JSON object"),
         ('{"a": 1e999}', ".*the number 1e999"),
+        (f'{{"a": {"9" * 5001}}}', ".*the number 9{20}"),
+        (f'{{"a": {"9" * 400}}}', ".*the number 9{20}"),
         ('{"a": -Infinity}', ".*the number -Infinity"),
     ],
 )

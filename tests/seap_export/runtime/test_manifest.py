@@ -53,7 +53,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"seed": True}, "'seed' and 'max_length' must be whole numbers"),
         ({"max_length": 1.5}, "'seed' and 'max_length' must be whole numbers"),
         ({"max_length": 0}, "'max_length' must be at least 1"),
-        ({"threshold": float("nan")}, "'threshold' must be a number from 0 to 1"),
+        ({"threshold": float("nan")}, "number NaN"),
         ({"threshold": "0.7"}, "'threshold' must be a number from 0 to 1"),
         ({"threshold": 1.5}, "'threshold' must be a number from 0 to 1"),
         ({"held_out": []}, "'held_out' must be an object"),

@@ -155,6 +155,7 @@ def _request(port: int, method: str, path: str, body: bytes, **headers: str) -> 
         ("POST", "/v1/completions", b"{", {}, 400),
         ("POST", "/v1/completions", b"[" * 100_000, {}, 400),
         ("POST", "/v1/completions", b"[]", {}, 400),
+        ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the", "temperature": %d}' % 10**400, {}, 400),
         ("POST", "/v1/completions", b'{"prompt": "the"}', {}, 400),  # which of two models?
         ("POST", "/v1/completions", b'{"model": "plain", "prompt": ["the", "cat"]}', {}, 400),
         ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the"}', {"Content-Type": "text/plain"}, 415),

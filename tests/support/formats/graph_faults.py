@@ -367,6 +367,7 @@ STRUCTURE: list[tuple[str, Edit, str]] = [
     ("data outside the folder", _place(location="../model.onnx.data"), "../model.onnx.data"),
     ("data with another length", _place(length="8"), "8 bytes"),
     ("data at no number", _place(offset="-4"), "place"),
+    ("data at a number of 5001 digits", _place(offset="9" * 5001), "place"),
     ("data that were prepared for a kernel", _place(prepacked_0="0;4;0"), "place"),
     ("a note that sets options of sessions", _note("ort_config", "{}"), "metadata_props"),
     ("a note of a node", _note_of_a_node, _ATTENTION),

@@ -141,4 +141,4 @@ def _split(name: str) -> tuple[int, str, str]:
     prefix, _, rest = name.partition(".")
     index, _, inner = rest.partition(".")
     stem, _, suffix = inner.partition(".")
-    return (int(index), stem, suffix) if prefix == "blk" and index.isdecimal() else (0, "", "")
+    return (int(index), stem, suffix) if prefix == "blk" and index.isdecimal() and len(index) < 10 else (0, "", "")
