@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Generated
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seap_export.common.checksums import refuse_changed
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.chat import Prompt, read_chat_template
-from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding.decoder import Cancelled, Decoding, OnnxDecoder, never
 from seap_export.runtime.decoding.prefix import PrefixCache
 from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.files import GRAPH, decoder_options, load_tokenizer, model_limits
@@ -92,11 +92,18 @@ class Stream(Iterator[str]):
         prompt_tokens: How many tokens the prompt has.
     """
 
-    def __init__(self, generator: Generator, row: Row, max_new_tokens: int, cache: PrefixCache | None = None) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        row: Row,
+        max_new_tokens: int,
+        cache: PrefixCache | None = None,
+        cancelled: Callable[[], bool] = never,
+    ) -> None:
         """Computes nothing until the first piece is requested."""
         self.prompt_tokens = len(row.prompt)
         self._row = row
-        self._pieces = self._run(generator, max_new_tokens, cache)
+        self._pieces = self._run(generator, max_new_tokens, cache or PrefixCache(generator.decoder), cancelled)
 
     @property
     def token_ids(self) -> list[int]:
@@ -105,7 +112,7 @@ class Stream(Iterator[str]):
 
     @property
     def stop(self) -> Stop | None:
-        """Why the text ended; None while it goes on."""
+        """Why the text ended; None while it goes on, and if it was cancelled."""
         return self._row.stop
 
     def __next__(self) -> str:
@@ -115,17 +122,23 @@ class Stream(Iterator[str]):
         """Ends it before its end; nothing more is computed."""
         self._pieces.close()
 
-    def _run(self, generator: Generator, max_new_tokens: int, cache: PrefixCache | None) -> Generated[str, None, None]:
+    def _run(
+        self, generator: Generator, max_new_tokens: int, cache: PrefixCache, cancelled: Callable[[], bool]
+    ) -> Generated[str, None, None]:
         row = self._row
-        if cache is None:
-            decoding = generator.decoder.start([row.prompt], max_new_tokens)
-        else:
-            decoding = cache.start(row.prompt, max_new_tokens)
         try:
-            yield from filter(None, (pieces[0] for pieces in generator.steps(decoding, [row])))
+            decoding = cache.start(row.prompt, max_new_tokens, cancelled)
+        except Cancelled:
+            return
+        try:
+            for pieces in generator.steps(decoding, [row]):
+                if pieces[0]:
+                    yield pieces[0]
+                if cancelled():
+                    return
         finally:
             ran = [*row.prompt, *row.token_ids[:-1]]
-            if cache is not None and len(ran) == decoding.lengths[0]:  # if not, an error broke a step off
+            if len(ran) == decoding.lengths[0]:  # if not, an error broke a step off
                 cache.keep(ran, decoding)
 
 
@@ -222,6 +235,7 @@ class Generator:
         raw: bool | None = None,
         stop: Sequence[str] = (),
         cache: PrefixCache | None = None,
+        cancelled: Callable[[], bool] = never,
     ) -> Stream:
         """Generates the text of `generate` in pieces.
 
@@ -233,11 +247,12 @@ class Generator:
             stop: See there.
             cache: Of this generator's `decoder`: what begins as the last text that was streamed with it is not
                 computed again.
+            cancelled: Asked before each call of the graph; the text ends where it returns True.
 
         Raises the errors of `generate`; those that depend only on the arguments at once, not at the first piece.
         """
         row = self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, stop)
-        return Stream(self, row, max_new_tokens, cache)
+        return Stream(self, row, max_new_tokens, cache, cancelled)
 
     def complete(
         self,

@@ -2,60 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
-import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError
+from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError, in_one_line
 from seap_export.runtime import Generator, Stream
 from seap_export.runtime.decoding.prefix import PrefixCache
+from seap_export.serving.answering import Answering
 from seap_export.serving.answers import Answer
 from seap_export.serving.requests import Asked, RequestError, read_request
 
-#: The largest body of a request.
-MOST_BYTES = 4 * 2**20
-#: The names under which a machine calls itself; a page of another site cannot use them.
-_OWN_HOSTS = ["127.0.0.1", "localhost", "[::1]", "testserver"]
+#: The largest body of a request, and the seconds in which it must arrive.
+MOST_BYTES, MOST_SECONDS = 4 * 2**20, 60
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Model:
-    """A variant that is served.
-
-    Attributes:
-        generator: The opened variant.
-        cache: What was computed for the last text, of which the next one may use the beginning.
-    """
-
-    generator: Generator
-    cache: PrefixCache
-
-    @classmethod
-    def of(cls, generator: Generator) -> Model:
-        """A model that has not been asked anything."""
-        return cls(generator, PrefixCache(generator.decoder))
-
-
-def make_app(models: Mapping[str, Model], *, most_tokens: int, is_local: bool) -> Starlette:
+def make_app(models: Mapping[str, Generator], *, most_tokens: int, hosts: Sequence[str]) -> Starlette:
     """The application.
 
     Args:
         models: The models by name.
         most_tokens: The most tokens of an answer.
-        is_local: Whether it is for this machine alone, so that requests under other names are refused.
+        hosts: The names under which it is asked; requests under other names are refused.
     """
     service = _Service(models, most_tokens)
     routes = [
@@ -65,19 +49,32 @@ def make_app(models: Mapping[str, Model], *, most_tokens: int, is_local: bool) -
         Route("/v1/completions", partial(service.complete, is_chat=False), methods=["POST"]),
         Route("/health", _health),
     ]
-    handlers: Mapping[Any, Callable[[Request, Any], Any]] = {
-        RequestError: _refused,
-        SeapError: _failed,
-        HTTPException: _no_such_page,
-    }
-    hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=_OWN_HOSTS)] if is_local else []
-    return Starlette(routes=routes, middleware=hosts, exception_handlers=handlers)
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        # Starlette's own hands errors without a handler on to the server, which writes a traceback for each.
+        Middleware(ExceptionMiddleware, handlers={Exception: _failed, ClientDisconnect: _left}),
+    ]
+    return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _failed})
+
+
+def host_names(host: str, address: str) -> list[str]:
+    """The names of a server, which the pages of other sites cannot use; "*" if it listens at all addresses.
+
+    Args:
+        host: What it was told to listen at.
+        address: The IP address of that.
+    """
+    if ip_address(address).is_unspecified:
+        return ["*"]
+    own = ["127.0.0.1", "localhost", "::1"] if ip_address(address).is_loopback else []
+    return [f"[{name}]" if ":" in name else name for name in (host, address, *own)]
 
 
 class _Service:
-    def __init__(self, models: Mapping[str, Model], most_tokens: int) -> None:
+    def __init__(self, models: Mapping[str, Generator], most_tokens: int) -> None:
         self._models, self._most_tokens, self._started = models, most_tokens, int(time.time())
-        self._turn = anyio.Lock()
+        self._caches = {name: PrefixCache(generator.decoder) for name, generator in models.items()}
+        self._worker = ThreadPoolExecutor(1, "answers")  # all cores work on one answer
 
     async def list_models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._described(name) for name in self._models]})
@@ -88,48 +85,31 @@ class _Service:
     async def complete(self, request: Request, *, is_chat: bool) -> Response:
         asked = read_request(await _body(request), is_chat=is_chat, most_tokens=self._most_tokens)
         name = self._name(asked.model)
-        stream = await anyio.to_thread.run_sync(self._begin, asked, self._models[name])
-        answer = Answer(name, is_chat)
+        answering = Answering(request, self._worker, partial(self._begin, asked, name))
+        stream, answer = await answering.begun(), Answer(name, is_chat)
         if asked.is_streamed:
-            return StreamingResponse(self._events(asked, answer, stream), media_type="text/event-stream")
-        pieces: list[str] = []
-        async with self._generation(stream):
-            while (piece := await _next(stream)) is not None:
-                pieces.append(piece)
-                if await request.is_disconnected():
-                    raise ClientDisconnect
-        return JSONResponse(answer.whole("".join(pieces), stream))
+            events = _events(request, answering.pieces(), answer, stream, with_usage=asked.with_usage)
+            return StreamingResponse(events, media_type="text/event-stream")
+        text = "".join([piece async for piece in answering.pieces()])
+        return JSONResponse(answer.whole(text, stream))
 
-    def _begin(self, asked: Asked, model: Model) -> Stream:
+    def _begin(self, asked: Asked, name: str, cancelled: Callable[[], bool]) -> Stream:
         """The answer, of which nothing is computed yet; what is wrong with the prompt is found."""
-        raw = None if asked.is_chat else True
-        how = asked.max_new_tokens, asked.sampling
-        return model.generator.stream(asked.prompt, *how, raw=raw, stop=asked.stop, cache=model.cache)
-
-    async def _events(self, asked: Asked, answer: Answer, stream: Stream) -> AsyncIterator[bytes]:
-        """The answer as server-sent events; an error in the middle is the last of them."""
-        async with self._generation(stream):
-            if (first := answer.first()) is not None:
-                yield _event(first)
-            try:
-                while (piece := await _next(stream)) is not None:
-                    yield _event(answer.piece(piece))
-            except SeapError as error:
-                yield _event(RequestError(str(error), status=500).to_json())
-                return
-            yield _event(answer.last(stream))
-            if asked.with_usage:
-                yield _event(answer.usage(stream))
-        yield b"data: [DONE]\n\n"
-
-    @asynccontextmanager
-    async def _generation(self, stream: Stream) -> AsyncIterator[None]:
-        """Waits for its turn, since all cores work on one answer; one that nobody waits for any more is ended."""
-        async with self._turn:
-            try:
-                yield
-            finally:
-                stream.close()
+        generator, most = self._models[name], asked.max_new_tokens
+        stream = generator.stream(
+            asked.prompt,
+            most or self._most_tokens,
+            asked.sampling,
+            raw=None if asked.is_chat else True,
+            stop=asked.stop,
+            cache=self._caches[name],
+            cancelled=cancelled,
+        )
+        room = generator.decoder.context_length - stream.prompt_tokens
+        if most is not None and most > room:
+            message = f"after the prompt, the model's context has room for {room} tokens; ask for no more than these"
+            raise RequestError(message, param="max_tokens", code="context_length_exceeded")
+        return stream
 
     def _name(self, name: str | None) -> str:
         known = ", ".join(self._models)
@@ -145,9 +125,22 @@ class _Service:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "seap-export"}
 
 
-async def _next(stream: Stream) -> str | None:
-    """The next piece, computed beside the event loop; None: it is over."""
-    return await anyio.to_thread.run_sync(next, stream, None)
+async def _events(
+    request: Request, pieces: AsyncIterator[str], answer: Answer, stream: Stream, *, with_usage: bool
+) -> AsyncIterator[bytes]:
+    """The answer as server-sent events; an error in the middle is the last of them."""
+    if (first := answer.first()) is not None:
+        yield _event(first)
+    try:
+        async for piece in pieces:
+            yield _event(answer.piece(piece))
+    except Exception as error:
+        yield _event(_told(request, error).to_json())
+        return
+    yield _event(answer.last(stream))
+    if with_usage:
+        yield _event(answer.usage(stream))
+    yield b"data: [DONE]\n\n"
 
 
 async def _body(request: Request) -> bytes:
@@ -156,10 +149,14 @@ async def _body(request: Request) -> bytes:
     if kind != "application/json":
         raise RequestError("the content type must be application/json", status=415)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise RequestError(f"the body has more than {MOST_BYTES // 2**20} MiB", status=413)
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise RequestError(f"the body has more than {MOST_BYTES // 2**20} MiB", status=413)
+    except TimeoutError as error:
+        raise RequestError(f"the body has not arrived within {MOST_SECONDS} seconds", status=408) from error
     return bytes(body)
 
 
@@ -171,17 +168,25 @@ async def _health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def _refused(request: Request, error: RequestError) -> Response:
-    return JSONResponse(error.to_json(), status_code=error.status)
+async def _failed(request: Request, error: Exception) -> Response:
+    told, headers = _told(request, error), error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse(told.to_json(), told.status, headers)
 
 
-async def _failed(request: Request, error: SeapError) -> Response:
-    """What is wrong with the prompt is the caller's fault; the rest is not."""
-    is_of_caller, is_of_machine = isinstance(error, UsageError | InputError), isinstance(error, EnvironmentFailure)
-    status = 400 if is_of_caller else 503 if is_of_machine else 500
-    return await _refused(request, RequestError(str(error), status=status))
+def _told(request: Request, error: Exception) -> RequestError:
+    """What a client is told of an error; one that is not the client's is also logged, in one line."""
+    if isinstance(error, RequestError):
+        return error
+    place = f"{request.method} {request.scope['path']!r:.60}"
+    if isinstance(error, HTTPException):
+        return RequestError(f"{place}: {error.detail}", status=error.status_code)
+    if isinstance(error, UsageError | InputError):
+        return RequestError(str(error))
+    _LOG.error("%s: %s: %s", place, type(error).__name__, in_one_line(error))
+    message = str(error) if isinstance(error, SeapError) else "the server failed; its log says why"
+    return RequestError(message, status=503 if isinstance(error, EnvironmentFailure) else 500)
 
 
-async def _no_such_page(request: Request, error: HTTPException) -> Response:
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    return await _refused(request, RequestError(message, status=error.status_code))
+async def _left(request: Request, error: Exception) -> Response:
+    """What nobody reads any more."""
+    return Response(status_code=499)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ class Asked:
         model: The name of the model; None: the only one.
         prompt: The messages, or the text.
         is_chat: Whether the prompt is a conversation.
-        max_new_tokens: The most tokens of the answer.
+        max_new_tokens: The most tokens of the answer; None: as many as the server gives.
         sampling: How they are chosen.
         stop: Texts that end it.
         is_streamed: Whether the answer is given in pieces.
@@ -72,7 +73,7 @@ class Asked:
     model: str | None
     prompt: Prompt
     is_chat: bool
-    max_new_tokens: int
+    max_new_tokens: int | None
     sampling: Sampling
     stop: tuple[str, ...]
     is_streamed: bool
@@ -85,53 +86,64 @@ def read_request(body: bytes, *, is_chat: bool, most_tokens: int) -> Asked:
     Args:
         body: JSON.
         is_chat: Whether it is for `/v1/chat/completions`, else for `/v1/completions`.
-        most_tokens: The most tokens of an answer, also if the request asks for more.
+        most_tokens: The most tokens that a request may ask for.
 
     Raises:
         RequestError: It is no such request, or asks for what is not supported.
     """
     try:
         values = parse_json(body)
+        json.dumps(values, ensure_ascii=False).encode()  # refuses halves of characters, which are no text
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not JSON ({error})") from error
+        raise RequestError(f"the body cannot be read as JSON ({error})") from error
     if not isinstance(values, dict):
         raise RequestError("the body is not a JSON object")
     values = {name: value for name, value in values.items() if value is not None and name not in _IGNORED}
     prompt = _messages(values.pop("messages", None)) if is_chat else _text(values.pop("prompt", None))
     model = _of(values, "model", str, None)
-    wanted = [_of(values, name, int, most_tokens) for name in ("max_tokens", "max_completion_tokens")]
     options = _of(values, "stream_options", dict, {})
     asked = Asked(
         model=model,
         prompt=prompt,
         is_chat=is_chat,
-        max_new_tokens=_at_least_one(min(wanted), most_tokens),
+        max_new_tokens=_tokens(values, most_tokens),
         sampling=_sampling(values),
         stop=_stop(values.pop("stop", ())),
         is_streamed=_of(values, "stream", bool, False),
-        with_usage=bool(options.get("include_usage", False)),
+        with_usage=_of(options, "include_usage", bool, False),
     )
     for name, value in values.items():
         if name not in _UNSUPPORTED:
             raise RequestError(f"there is no parameter '{name:.40}'", param=name, code="unknown_parameter")
-        if value not in _UNSUPPORTED[name]:
+        if not any(value == nothing and _is_bool(value) == _is_bool(nothing) for nothing in _UNSUPPORTED[name]):
             raise RequestError(f"'{name}' is not supported; leave it out", param=name, code="unsupported_parameter")
     return asked
 
 
 def _of(values: dict[str, Any], name: str, kind: type, default: Any) -> Any:
     """Takes a field out of the others."""
-    value = values.pop(name, default)
-    accepted = (int, float) if kind is float else kind
-    if value is not default and (not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)):
+    value = values.pop(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, (int, float) if kind is float else kind) or _is_bool(value) != (kind is bool):
         raise RequestError(f"'{name}' is {value!r:.40}, which is not of the type {kind.__name__}", param=name)
     return value
 
 
-def _at_least_one(tokens: int, most: int) -> int:
-    if tokens < 1:
-        raise RequestError(f"{tokens} tokens are asked for; ask for at least 1", param="max_tokens")
-    return min(tokens, most)
+def _is_bool(value: object) -> bool:
+    """Whether a value is true or false, which Python takes for 1 and 0."""
+    return isinstance(value, bool)
+
+
+def _tokens(values: dict[str, Any], most: int) -> int | None:
+    """How many tokens are asked for, under the new name and the old one; None: no number is given."""
+    names = ("max_tokens", "max_completion_tokens")
+    given = {name: tokens for name in names if (tokens := _of(values, name, int, None)) is not None}
+    for name, tokens in given.items():
+        if not 1 <= tokens <= most:
+            remedy = "" if tokens < 1 else ", or start `seap-export serve` with a larger --max-new-tokens"
+            raise RequestError(f"'{name}' is {tokens}; ask for 1 to {most} tokens{remedy}", param=name)
+    return min(given.values(), default=None)
 
 
 def _sampling(values: dict[str, Any]) -> Sampling:

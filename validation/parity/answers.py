@@ -113,8 +113,8 @@ def _noted(decoder: OnnxDecoder) -> list[NDArray[np.float32]]:
     noted: list[NDArray[np.float32]] = []
     start = decoder.start
 
-    def starting(prompts: Sequence[TokenIds], max_new_tokens: int) -> Any:
-        decoding = start(prompts, max_new_tokens)
+    def starting(prompts: Sequence[TokenIds], *options: Any) -> Any:
+        decoding = start(prompts, *options)
         noted.append(decoding.logits.copy())  # the next step may overwrite them
         step = decoding.step
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,6 @@ from seap_export.cli.generation import machine_options, open_generator, variants
 from seap_export.cli.groups import GroupedCommand, number_option, option, titled
 from seap_export.cli.values import ExistingPath
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 #: How long answers in progress may take once the server is to end, in seconds.
 _PATIENCE = 1
 
@@ -56,19 +57,26 @@ def serve_command(
         raise UsageError(f"--port {port} is out of range; give 0 to 65535")
     import_of_extra("serve", "starlette")
     uvicorn: Any = import_of_extra("serve", "uvicorn")
-    from seap_export.serving.app import Model, make_app
+    from seap_export.serving.app import host_names, make_app
 
     named = _named(folders)
     with _listening(host, port) as listening:
-        models = {name: Model.of(open_generator(console, path, provider, threads)) for name, path in named.items()}
-        app = make_app(models, most_tokens=max_new_tokens, is_local=host in _LOOPBACK)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/v1"
+        models = {name: open_generator(console, path, provider, threads) for name, path in named.items()}
+        bound, port = listening.getsockname()[:2]
+        app = make_app(models, most_tokens=max_new_tokens, hosts=host_names(host, bound))
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         console.result({"address": address, "models": list(models)}, f"{', '.join(models)}: {address}; Ctrl-C ends")
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_PATIENCE
         )
+        logging.getLogger("uvicorn.error").addFilter(_is_no_end)
         with suppress(KeyboardInterrupt):  # that is how a server ends
             uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_no_end(record: logging.LogRecord) -> bool:
+    """Whether a message is more than the traceback of an answer that the end of the server has ended."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _named(folders: tuple[Path, ...]) -> dict[str, Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ CACHE_KEY = "seap_export.cache"
 SPLIT_KEY = "seap_export.split_up_to"
 #: Capacities are multiples of this, so that the allocator sees only a few different sizes.
 _BLOCK = 64
+
+
+class Cancelled(Exception):
+    """What was being computed is not wanted any more."""
+
+
+def never() -> bool:
+    """Whether what nobody can cancel is cancelled."""
+    return False
 
 
 class OnnxDecoder:
@@ -83,35 +93,46 @@ class OnnxDecoder:
             raise ArtifactError(f"{path}: its {SPLIT_KEY} is '{up_to}', which is no length; export again")
         self._split = _Split(PROVIDERS[provider].longest_call, int(up_to))
 
-    def start(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Decoding:
+    def start(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, cancelled: Callable[[], bool] = never
+    ) -> Decoding:
         """Runs the prompts: at least one, each with at least one token.
 
         Args:
             prompts: Token ids of each row; the rows may differ in length.
             max_new_tokens: Number of steps to reserve room for, within the context length.
+            cancelled: Asked before each call of the graph for the prompts.
 
         Raises:
             ArtifactError: The graph does not run, or its logits have the wrong shape.
             EnvironmentFailure: There is not enough memory.
+            Cancelled: It was cancelled.
         """
         model, layouts, rows = self._model, self._layouts, len(prompts)
+        decoding_of = partial(Decoding, model, self._logits, prompts, self._split, cancelled)
         if not self._has_shared_cache:
             with model.failures():
                 cache = AppendedCache(layouts, rows, model.device)
-            return Decoding(model, self._logits, cache, prompts, split=self._split)
+            return decoding_of(cache)
         capacity = self.capacity(max(map(len, prompts)), max_new_tokens)
         if not model.captures:
             with model.failures():
                 buffers = empty_buffers(layouts, rows, capacity, model.device)
-            shared = SharedCache(layouts, rows, capacity, model.device, buffers)
-            return Decoding(model, self._logits, shared, prompts, split=self._split)
+            return decoding_of(SharedCache(layouts, rows, capacity, model.device, buffers))
         with model.turn:
             pooled = self._buffer_pool.take(rows, capacity)
-        decoding = Decoding(model, self._logits, pooled.cache(), prompts, pooled)
+        decoding = decoding_of(pooled.cache(), pooled)
         self._buffer_pool.keep_after(decoding, pooled)
         return decoding
 
-    def resume(self, decoding: Decoding, kept: int, tokens: Sequence[int], max_new_tokens: int) -> bool:
+    def resume(
+        self,
+        decoding: Decoding,
+        kept: int,
+        tokens: Sequence[int],
+        max_new_tokens: int,
+        cancelled: Callable[[], bool] = never,
+    ) -> bool:
         """Continues a decoding of one row with other tokens than those after its first `kept` ones.
 
         Args:
@@ -119,20 +140,21 @@ class OnnxDecoder:
             kept: How many of the row's tokens stay.
             tokens: At least one token that follows them.
             max_new_tokens: Number of steps to reserve room for after these, within the context length.
+            cancelled: As of `start`.
 
         Returns:
             Whether it could: steps that are captured, states of a fixed size that would have to be taken back, and a
             cache that would have to grow on a GPU cannot. The decoding is as it was then.
 
         Raises:
-            ArtifactError, EnvironmentFailure: As of `start`; the decoding is of no use then.
+            ArtifactError, EnvironmentFailure, Cancelled: As of `start`; the decoding is of no use then.
         """
         is_shorter = kept < int(decoding.lengths[0])
         if self._model.captures or (is_shorter and not all(layout.grows for layout in self._layouts)):
             return False
         if not decoding.reserve(kept, self.capacity(kept + len(tokens), max_new_tokens)):
             return False
-        decoding.extend(tokens)
+        decoding.extend(tokens, cancelled)
         return True
 
     def capacity(self, length: int, max_new_tokens: int) -> int:
@@ -180,17 +202,14 @@ class _Split:
         up_to: A row that becomes longer is not split.
     """
 
-    longest: int | None = None
-    up_to: int = 0
+    longest: int | None
+    up_to: int
 
     def calls(self, rows: int, tokens: int, length: int) -> int:
         """The number of calls for tokens of each row, of which the longest then has `length`."""
         if self.longest is None or rows > 1 or length > self.up_to:
             return 1
         return -(-tokens // self.longest)
-
-
-_ONE_CALL = _Split()
 
 
 class Decoding:
@@ -205,20 +224,22 @@ class Decoding:
         self,
         model: OnnxModel,
         element: Element,
-        cache: Cache,
         prompts: Sequence[Sequence[int]],
+        split: _Split,
+        cancelled: Callable[[], bool],
+        cache: Cache,
         buffers: DecodingBuffers | None = None,
-        split: _Split = _ONE_CALL,
     ) -> None:
         """Runs the prompts.
 
         Args:
             model: The graph.
             element: Type of its logits.
-            cache: The cache to fill.
             prompts: Token ids of each row.
-            buffers: Where captured steps run; None: they are not captured.
             split: How prompts are split into calls.
+            cancelled: As of `OnnxDecoder.start`.
+            cache: The cache to fill.
+            buffers: Where captured steps run; None: they are not captured.
         """
         self._model, self._element, self._cache, self._buffers = model, element, cache, buffers
         self._split = split
@@ -231,7 +252,7 @@ class Decoding:
         for row, prompt in zip(input_ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         with model.turn:
-            self._set_logits(self._run_calls(input_ids, is_real))
+            self._set_logits(self._run_calls(input_ids, is_real, cancelled))
         if buffers:
             self._binding.clear_binding_outputs()  # the prompts' logits
 
@@ -262,13 +283,13 @@ class Decoding:
         self.lengths = np.array([kept], np.int64)
         return True
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Appends tokens to the only row, for which there must be room, and computes the next logits."""
+    def extend(self, tokens: Sequence[int], cancelled: Callable[[], bool] = never) -> None:
+        """Appends tokens to the only row, for which there must be room, and computes the next logits; see `start`."""
         self.lengths = self.lengths + len(tokens)
         self._steps = None  # they have bound a buffer for the logits of one token
         with self._model.turn:
             input_ids = np.array([tokens], np.int64)
-            self._set_logits(self._run_calls(input_ids, np.ones_like(input_ids)))
+            self._set_logits(self._run_calls(input_ids, np.ones_like(input_ids), cancelled))
 
     def _set_logits(self, logits: NDArray[Any]) -> None:
         self.logits = float32_of(logits, self._element)
@@ -281,10 +302,14 @@ class Decoding:
             return self._buffers.steps(self._element, vocabulary)
         return BoundSteps(self._model, self._binding, self._cache, self._element, rows, vocabulary)
 
-    def _run_calls(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
+    def _run_calls(
+        self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64], cancelled: Callable[[], bool]
+    ) -> NDArray[Any]:
         """As `_run_tokens`, in calls of about the same length."""
         calls = self._split.calls(len(input_ids), input_ids.shape[1], int(self.lengths.max()))
         for tokens, are_real in zip(*(np.array_split(part, calls, 1) for part in (input_ids, is_real)), strict=True):
+            if cancelled():
+                raise Cancelled
             logits = self._run_tokens(tokens, are_real)
         return logits
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,16 +36,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raises `UsageError` if a value is out of range or has no effect."""
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UsageError(f"temperature {self.temperature:g} is out of range; give 0 or more")
+        if not 0 <= self.temperature <= 100:
+            raise UsageError(f"temperature {self.temperature:g} is out of range; give 0 to 100")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top-k {self.top_k} is out of range; give at least 1")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top-p {self.top_p:g} is out of range; give more than 0 and at most 1")
         if not 0 <= self.min_p <= 1:
             raise UsageError(f"min-p {self.min_p:g} is out of range; give 0 to 1")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise UsageError(f"repetition penalty {self.repetition_penalty:g} is out of range; give more than 0")
+        if not 0.01 <= self.repetition_penalty <= 100:
+            raise UsageError(f"repetition penalty {self.repetition_penalty:g} is out of range; give 0.01 to 100")
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is out of range; give 0 or more")
         if self.is_greedy and (self.top_k is not None or self.top_p < 1 or self.min_p > 0):

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime import Generator, Sampling
+from seap_export.runtime.decoding.prefix import PrefixCache
 
 PROMPTS = ["the cat", "a", "dog mat sat on and then it ran far from home", "the the cat sat"]
 WARM = Sampling(temperature=1.5, seed=3)
@@ -94,6 +95,19 @@ def test_streams_run_side_by_side_and_may_be_left(generator: Generator) -> None:
     for text, prompt in zip(texts, PROMPTS, strict=False):
         assert generator.generate(prompt, 12).startswith(text)
         assert text
+
+
+def test_a_stream_is_cancelled_between_tokens(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has computed stays for the next."""
+    cache = PrefixCache(generator.decoder)
+    stream = generator.stream(PROMPTS[0], 12, cache=cache, cancelled=lambda: len(stream.token_ids) == 3)
+    begun = "".join(stream)
+    assert (len(stream.token_ids), stream.stop) == (3, None)
+    whole = generator.generate(PROMPTS[0], 12)
+    assert whole.startswith(begun)
+    monkeypatch.setattr(generator.decoder, "start", None)
+    assert "".join(generator.stream(PROMPTS[0], 12, cache=cache)) == whole
+    assert not list(generator.stream(PROMPTS[0], 12, cache=cache, cancelled=lambda: True))
 
 
 def test_a_stream_refuses_its_arguments_at_once(generator: Generator) -> None:

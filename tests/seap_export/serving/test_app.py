@@ -17,10 +17,11 @@ import uvicorn
 from support.exports import export_with_router
 from support.tokenizers import add_chat_template, name_all_tokens
 
-from seap_export.runtime import Generator, Sampling
+from seap_export.runtime import Generator, Sampling, Stream
 from seap_export.runtime.decoding.decoder import Decoding
 from seap_export.serving import app as serving
-from seap_export.serving.app import Model, make_app
+from seap_export.serving.answers import Answer
+from seap_export.serving.app import host_names, make_app
 
 MOST_TOKENS = 24
 TALK: Any = [{"role": "user", "content": "the cat"}]
@@ -37,9 +38,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def port(folders: dict[str, Path]) -> Iterator[int]:
-    models = {name: Model.of(Generator(folder, threads=1)) for name, folder in folders.items()}
-    app = make_app(models, most_tokens=MOST_TOKENS, is_local=True)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    models = {name: Generator(folder, threads=1) for name, folder in folders.items()}
+    app = make_app(models, most_tokens=MOST_TOKENS, hosts=host_names("localhost", "127.0.0.1"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -95,8 +96,7 @@ def test_a_text_goes_on(client: openai.OpenAI, expected: Generator) -> None:
     assert (stopped.text, stopped.finish_reason) == (text.partition(word)[0], "stop")
     chunks = client.completions.create(model="plain", prompt="the cat", stream=True, **how)
     assert "".join(chunk.choices[0].text for chunk in chunks) == text
-    most: dict[str, Any] = {"max_tokens": 10**6, "extra_body": {"max_completion_tokens": 10**6}}
-    long = client.completions.create(model="plain", prompt="the cat", temperature=0, top_p=0.9, **most)
+    long = client.completions.create(model="plain", prompt="the cat", temperature=0, top_p=0.9)
     assert long.usage is not None
     assert long.usage.completion_tokens == MOST_TOKENS
 
@@ -120,13 +120,18 @@ def _ask(client: openai.OpenAI, **changes: Any) -> object:
         ({"messages": "the cat"}, openai.BadRequestError, "'messages' must be a list"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "must be text"),
         ({"messages": [{"role": "user", "content": "cat " * 200}]}, openai.BadRequestError, "context is 128"),
-        ({"max_tokens": 0}, openai.BadRequestError, "0 tokens are asked for"),
+        ({"messages": [{"role": "user", "content": "cat " * 123}]}, openai.BadRequestError, "room for 2 tokens"),
+        ({"max_tokens": 0}, openai.BadRequestError, "'max_tokens' is 0"),
+        ({"extra_body": {"max_completion_tokens": 99}}, openai.BadRequestError, "1 to 24 tokens, or .*-new-tokens"),
         ({"max_tokens": "many"}, openai.BadRequestError, "'max_tokens' is 'many'"),
+        ({"temperature": True}, openai.BadRequestError, "'temperature' is True"),
         ({"temperature": -1}, openai.BadRequestError, "temperature -1 is out of range"),
         ({"stop": [""]}, openai.BadRequestError, "'stop' must be"),
         ({"stop": ["x"] * 17}, openai.BadRequestError, "'stop' has 17 texts"),
         ({"stream": "yes"}, openai.BadRequestError, "'stream' is 'yes'"),
+        ({"stream_options": {"include_usage": 1}}, openai.BadRequestError, "'include_usage' is 1"),
         ({"n": 2}, openai.BadRequestError, "'n' is not supported"),
+        ({"n": True}, openai.BadRequestError, "'n' is not supported"),
         ({"tools": [{"type": "function"}]}, openai.BadRequestError, "'tools' is not supported"),
         ({"extra_body": {"sed": 1}}, openai.BadRequestError, "there is no parameter 'sed'"),
     ],
@@ -137,7 +142,7 @@ def test_what_cannot_be_answered_is_refused(
     with pytest.raises(kind, match=message) as caught:
         _ask(client, **changes)
     assert caught.value.body["type"] == "invalid_request_error"
-    assert _ask(client, tools=[], n=1, user="someone")  # what asks for nothing
+    assert _ask(client, tools=[], n=1, presence_penalty=0.0, user="someone")  # what asks for nothing
 
 
 def _request(port: int, method: str, path: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
@@ -146,6 +151,7 @@ def _request(port: int, method: str, path: str, body: bytes, **headers: str) -> 
     response = connection.getresponse()
     text = response.read()
     connection.close()
+    text = text.rpartition(b"data: ")[2]  # the last event
     return response.status, json.loads(text) if text.startswith(b"{") else {}
 
 
@@ -155,7 +161,9 @@ def _request(port: int, method: str, path: str, body: bytes, **headers: str) -> 
         ("POST", "/v1/completions", b"{", {}, 400),
         ("POST", "/v1/completions", b"[" * 100_000, {}, 400),
         ("POST", "/v1/completions", b"[]", {}, 400),
-        ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the", "temperature": %d}' % 10**400, {}, 400),
+        ("POST", "/v1/completions", b'{"model": "plain", "prompt": "\\ud800"}', {}, 400),
+        ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the", "user": "\xed\xa0\x80"}', {}, 400),
+        ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the", "seed": %d}' % 10**400, {}, 400),
         ("POST", "/v1/completions", b'{"prompt": "the"}', {}, 400),  # which of two models?
         ("POST", "/v1/completions", b'{"model": "plain", "prompt": ["the", "cat"]}', {}, 400),
         ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the"}', {"Content-Type": "text/plain"}, 415),
@@ -175,17 +183,35 @@ def test_errors_have_the_form_of_openai(
 
 
 def test_a_page_of_another_site_is_not_answered(port: int) -> None:
-    assert _request(port, "GET", "/v1/models", b"", Host="example.com")[0] == 400
+    assert _request(port, "GET", "/v1/models", b"", Host="testserver")[0] == 400
     assert _request(port, "GET", "/health", b"", Host=f"localhost:{port}") == (200, {"status": "ok"})
 
 
+def test_a_server_has_the_names_of_its_address() -> None:
+    own = ["127.0.0.1", "localhost", "[::1]"]
+    assert host_names("localhost", "::1") == ["localhost", "[::1]", *own]
+    assert host_names("home.example", "192.168.0.7") == ["home.example", "192.168.0.7"]
+    assert host_names("0.0.0.0", "0.0.0.0") == host_names("::", "::") == ["*"]
+
+
+def _send(port: int, body: str = "", **values: Any) -> socket.socket:
+    """A connection whose request has been sent, with the body given or made of the values."""
+    body = body or json.dumps({"model": "plain", "prompt": "the cat", "max_tokens": MOST_TOKENS, **values})
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(body) if values or not body else 1000}\r\n\r\n{body}".encode())
+    return connection
+
+
 @pytest.mark.parametrize("is_streamed", [True, False])
-def test_a_client_that_goes_away_ends_its_answer(
+def test_clients_that_go_away_end_their_answers(
     port: int, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, is_streamed: bool
 ) -> None:
-    """The next request waits for its turn, so that what was counted by then is all of the first one."""
-    begun, gone, steps = threading.Event(), threading.Event(), list[int]()
+    """Also those that are in line, which are not even begun. The next request waits for its turn, so that what was
+    counted by then is all of the others."""
+    begun, gone, steps, starts = threading.Event(), threading.Event(), list[int](), list[int]()
     step: Callable[..., None] = Decoding.step
+    start: Callable[..., Stream] = Generator.stream
 
     def counted(self: Decoding, tokens: Sequence[int], *more: Any) -> None:
         steps.append(1)
@@ -193,12 +219,56 @@ def test_a_client_that_goes_away_ends_its_answer(
         gone.wait(0.05 if gone.is_set() else 10)
         step(self, tokens, *more)
 
+    def counted_start(*arguments: Any, **options: Any) -> Stream:
+        starts.append(1)
+        return start(*arguments, **options)
+
     monkeypatch.setattr(Decoding, "step", counted)
-    body = json.dumps({"model": "plain", "prompt": "the cat", "max_tokens": MOST_TOKENS, "stream": is_streamed})
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+    monkeypatch.setattr(Generator, "stream", counted_start)
+    with _send(port, stream=is_streamed):
         assert begun.wait(10)
+        for _ in range(3):
+            _send(port, stream=is_streamed).close()
+    for _ in range(2):
+        _request(port, "GET", "/health", b"")  # by then, the server knows that they have gone
     gone.set()
     client.completions.create(model="plain", prompt="the cat", max_tokens=1)
     assert 0 < len(steps) < MOST_TOKENS - 1
+    assert len(starts) == 2
+
+
+def test_a_client_that_does_not_read_its_answer_holds_up_nobody(
+    port: int, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {"choices": ["x" * 2**23]}  # more than the buffers of a connection take
+    monkeypatch.setattr(Answer, "piece", lambda self, text: long)
+    with _send(port, stream=True):
+        assert client.with_options(timeout=30).completions.create(model="plain", prompt="a", max_tokens=1)
+
+
+def test_uploads_that_stop_leave_no_trace(
+    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(20):
+        _send(port, "{").close()
+    monkeypatch.setattr(serving, "MOST_SECONDS", 0.1)
+    with _send(port, "{") as waiting:
+        assert waiting.recv(100).startswith(b"HTTP/1.1 408")
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+def test_an_error_of_the_server_is_logged_in_one_line(
+    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_streamed: bool
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ValueError("of a\nbug")
+
+    monkeypatch.setattr(Decoding, "step", fail)
+    body = {"model": "plain", "prompt": "the cat", "stream": is_streamed}
+    status, values = _request(port, "POST", "/v1/completions", json.dumps(body).encode())
+    assert values["error"]["type"] == "server_error"
+    assert status == (200 if is_streamed else 500)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage() == "POST '/v1/completions': ValueError: of a bug"
+    assert record.exc_info is None

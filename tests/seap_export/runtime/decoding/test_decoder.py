@@ -17,7 +17,7 @@ from support.product import open_session
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.decoding.cache import AppendedCache, SharedCache, empty_buffers
-from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding.decoder import Cancelled, Decoding, OnnxDecoder
 from seap_export.runtime.decoding.tensors import ELEMENTS, view
 from seap_export.runtime.providers import CPU
 
@@ -229,6 +229,18 @@ def test_what_is_added_is_split_too(dense: Callable[..., Path], monkeypatch: pyt
     assert split.resume(decoding, 2, tokens[2:], STEPS)
     assert calls == [3, 2, 2]
     np.testing.assert_allclose(decoding.logits, split.start([tokens], STEPS).logits, rtol=0, atol=1e-5)
+
+
+def test_prompts_are_left_between_calls(dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt from its start, and what is added to another."""
+    split_after(3, monkeypatch)
+    split, (tokens,) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1), prompts_of([9])
+    decoding, calls = split.start([tokens[:1]], STEPS), lengths_of_calls(monkeypatch)
+    with pytest.raises(Cancelled):
+        split.start([tokens], STEPS, lambda: len(calls) == 2)
+    with pytest.raises(Cancelled):
+        split.resume(decoding, 1, tokens[1:], STEPS, lambda: len(calls) == 3)
+    assert calls == [3, 3, 3]
 
 
 @pytest.mark.parametrize(

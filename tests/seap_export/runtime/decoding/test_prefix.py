@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,9 +45,9 @@ def refuse_starts(monkeypatch: pytest.MonkeyPatch, decoder: OnnxDecoder) -> list
     lengths: list[int] = []
     start = decoder.start
 
-    def counted(prompts: list[list[int]], max_new_tokens: int) -> Decoding:
+    def counted(prompts: list[list[int]], *more: Any) -> Decoding:
         lengths.extend(map(len, prompts))
-        return start(prompts, max_new_tokens)
+        return start(prompts, *more)
 
     monkeypatch.setattr(decoder, "start", counted)
     return lengths

@@ -129,8 +129,9 @@ def test_greedy_takes_the_first_of_the_most_likely() -> None:
         ({"temperature": 1.0, "min_p": -0.1}, "min-p -0.1 .*; .* 0 to 1$"),
         ({"temperature": 1.0, "min_p": 1.1}, "min-p 1.1 .*; .* 0 to 1$"),
         ({"temperature": 1.0, "min_p": math.nan}, "min-p nan .*; .* 0 to 1$"),
-        ({"repetition_penalty": 0.0}, "repetition penalty 0 .*; .* than 0$"),
-        ({"repetition_penalty": math.inf}, "repetition penalty inf .*; .* than 0$"),
+        ({"temperature": 10**308}, "temperature 1e.308 .*; "),
+        ({"repetition_penalty": 1e-300}, "repetition penalty 1e-300 .*; "),
+        ({"repetition_penalty": math.inf}, "repetition penalty inf .*; "),
     ],
 )
 def test_values_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
