@@ -40,13 +40,13 @@ class EvaluateOptions(RunOptions, ComputeOptions, RunnerOptions, EvaluationOptio
         default=(),
         unset="the held-out texts of the export",
         python="Texts for the divergence, as `export` accepts tasks; none: the held-out texts of the export.",
-        metavar="NAME=FILE",
+        metavar="[NAME=]FILE",
     )
     zero_shot: Tasks = option(
         "A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
         default=(),
         python="Task files (.toml) with choices, by name, for zero-shot accuracy.",
-        metavar="NAME=FILE",
+        metavar="[NAME=]FILE",
     )
     harness_task: Several[str] = option(
         "A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
@@ -57,7 +57,7 @@ class EvaluateOptions(RunOptions, ComputeOptions, RunnerOptions, EvaluationOptio
         "A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
         default=(),
         python="Task files (.toml) with 'answer', by name, for exact match of generated answers.",
-        metavar="NAME=FILE",
+        metavar="[NAME=]FILE",
     )
     out: FilePathOrNone = option("Write the report to this file; without it nothing is written.", default=None)
     answers: FilePathOrNone = option("Write all generated answers to this file, as JSON lines.", default=None)

@@ -98,7 +98,8 @@ class ExportRequest(VariantOptions):
             self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
         elif not self.ratios:
             raise UsageError(
-                "no ratio given; give at least one, e.g. --ratio 0.2, or a target, e.g. --target-size 60MB"
+                "no ratio given; add --ratio 0.2, which removes a fifth, --ratio 0, which rounds alone, or a target, "
+                "such as --target-size 60MB"
             )
         names = [variant_name("", ratio) for ratio in self.ratios]
         if len(set(names)) < len(names):
