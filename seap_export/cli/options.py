@@ -116,6 +116,7 @@ raw_option = option(
     help="Continue the prompt as it is, or put it into the model's chat template.  [default: as in the texts that the "
     "variant was made from]",
 )
+stop_option = option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable.")
 
 
 def output_options(command: Command) -> Command:
