@@ -30,9 +30,11 @@ class EvaluateOptions(RunOptions, ComputeOptions, RunnerOptions, EvaluationOptio
     runtime: Several[str] = option(
         f"Runtime that runs the variant: torch (hf/), {OWN_RUNTIME} ({OWN_FORMAT}/), or another that "
         "docs/runtimes.md lists. Repeatable.",
-        default="torch",
+        default=(),
+        unset=f"{OWN_RUNTIME}, or torch where there is no {OWN_FORMAT}/",
         python=f'What runs the variant: "torch" its folder hf, "{OWN_RUNTIME}" its folder {OWN_FORMAT}, or another; '
-        "one or several.",
+        "one or several. None is "
+        f'given: "{OWN_RUNTIME}", or "torch" where there is no folder {OWN_FORMAT}.',
         metavar="NAME",
     )
     text: Tasks = option(
@@ -100,11 +102,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationReport:
     from seap_export.pipeline.evaluation.evaluate import evaluate as measure
     from seap_export.pipeline.evaluation.evaluate import preview, write_answers, write_evaluation
     from seap_export.pipeline.evaluation.request import EvaluationRequest
+    from seap_export.pipeline.evaluation.subject import usual_runtimes
     from seap_export.pipeline.folder.outputs import write_report
 
     compute, out, answers = compute_of(options), options.out, options.answers
     request = EvaluationRequest(
-        runtimes=tuple(dict.fromkeys(options.runtime)),
+        runtimes=tuple(dict.fromkeys(options.runtime)) or usual_runtimes(options.path),
         texts=options.text,
         zero_shot=options.zero_shot,
         harness_tasks=options.harness_task,
