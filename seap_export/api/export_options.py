@@ -109,9 +109,7 @@ class MainOptions(TaskOptions):
     out: FilePathOrNone = option(
         "Folder for the artifacts; a second run continues where the first one stopped.",
         default=None,
-        unset="here, named after MODEL",
-        python="Folder for the artifacts; a second call continues where the first one stopped. None: in the current "
-        "folder, named after the model, such as SmolLM2-135M-export.",
+        unset="one here, named after MODEL",
         title="Output",
         metavar="FOLDER",
     )

@@ -44,7 +44,6 @@ def test_it_serves_the_variants_of_an_export_until_it_is_ended(tool: Tool, done:
         (["out", "--port", 70000], 2, "--port 70000 is out of range"),
         (["out", "--max-new-tokens", 0], 2, "--max-new-tokens 0"),
         (["out", "--host", "no such host"], 6, "no such host:8000 cannot be listened at"),
-        ([], 2, "FOLDER..."),
     ],
 )
 def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:
