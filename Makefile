@@ -48,7 +48,7 @@ demo: .venv/installed $(MODEL)
 	.venv/bin/seap-export export $(MODEL) \
 		--task sample:sentiment \
 		--task sample:order \
-		--ratio 0.4 --precision int4 --vocabulary 16384 --set min_accuracy_retained=0.8 --out $(OUT)
+		--ratio 0.4 --precision int4 --vocabulary 16384 --min-accuracy-retained 0.8 --out $(OUT)
 
 # All checks, the demo and, beside it, the tests on micro models.
 test: lint .venv/installed $(MODEL)

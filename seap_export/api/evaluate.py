@@ -30,9 +30,11 @@ class EvaluateOptions(RunOptions, ComputeOptions, RunnerOptions, EvaluationOptio
     runtime: Several[str] = option(
         f"Runtime that runs the variant: torch (hf/), {OWN_RUNTIME} ({OWN_FORMAT}/), or another that "
         "docs/runtimes.md lists. Repeatable.",
-        default="torch",
+        default=(),
+        unset=f"{OWN_RUNTIME}, or torch where there is no {OWN_FORMAT}/",
         python=f'What runs the variant: "torch" its folder hf, "{OWN_RUNTIME}" its folder {OWN_FORMAT}, or another; '
-        "one or several.",
+        "one or several. None is "
+        f'given: "{OWN_RUNTIME}", or "torch" where there is no folder {OWN_FORMAT}.',
         metavar="NAME",
     )
     text: Tasks = option(
@@ -40,13 +42,13 @@ class EvaluateOptions(RunOptions, ComputeOptions, RunnerOptions, EvaluationOptio
         default=(),
         unset="the held-out texts of the export",
         python="Texts for the divergence, as `export` accepts tasks; none: the held-out texts of the export.",
-        metavar="NAME=FILE",
+        metavar="[NAME=]FILE",
     )
     zero_shot: Tasks = option(
         "A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
         default=(),
         python="Task files (.toml) with choices, by name, for zero-shot accuracy.",
-        metavar="NAME=FILE",
+        metavar="[NAME=]FILE",
     )
     harness_task: Several[str] = option(
         "A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
@@ -57,7 +59,7 @@ class EvaluateOptions(RunOptions, ComputeOptions, RunnerOptions, EvaluationOptio
         "A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
         default=(),
         python="Task files (.toml) with 'answer', by name, for exact match of generated answers.",
-        metavar="NAME=FILE",
+        metavar="[NAME=]FILE",
     )
     out: FilePathOrNone = option("Write the report to this file; without it nothing is written.", default=None)
     answers: FilePathOrNone = option("Write all generated answers to this file, as JSON lines.", default=None)
@@ -100,11 +102,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationReport:
     from seap_export.pipeline.evaluation.evaluate import evaluate as measure
     from seap_export.pipeline.evaluation.evaluate import preview, write_answers, write_evaluation
     from seap_export.pipeline.evaluation.request import EvaluationRequest
+    from seap_export.pipeline.evaluation.subject import usual_runtimes
     from seap_export.pipeline.folder.outputs import write_report
 
     compute, out, answers = compute_of(options), options.out, options.answers
     request = EvaluationRequest(
-        runtimes=tuple(dict.fromkeys(options.runtime)),
+        runtimes=tuple(dict.fromkeys(options.runtime)) or usual_runtimes(options.path),
         texts=options.text,
         zero_shot=options.zero_shot,
         harness_tasks=options.harness_task,

@@ -51,23 +51,27 @@ def export(options: ExportOptions) -> ExportResult:
     from seap_export.pipeline.card.recipe import given_as
     from seap_export.pipeline.cost.checks import recorded_model
     from seap_export.pipeline.export import export as make_variants
+    from seap_export.pipeline.folder.names import output_named_after
     from seap_export.pipeline.preview import preview
 
     compute, cluster = cluster_of(options)
     request, progress = export_request(options), options.progress
+    out = options.out or output_named_after(options.model)
+    if options.out is None:
+        progress.say(f"writing to {out}, since --out names no folder")
     if request.measured is None and (options.quality is not False or options.speed is not False):
         progress.say(
             "quality and speed are not measured on hf alone: they need a further format, such as --format "
             f"{OWN_FORMAT}"
         )
-    source = open_source(recorded_model(options.model, options.out))
+    source = open_source(recorded_model(options.model, out))
     warn_of_memory(progress, source, compute)
     if request.targets is not None and cluster is not None:
         raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")
     if options.dry_run:
-        planned = preview(source, request, options.out, force=options.force, progress=progress)
-        return ExportResult(options.out, planned=planned)
-    inputs, force = (source, request, options.out), options.force
+        planned = preview(source, request, out, force=options.force, progress=progress)
+        return ExportResult(out, planned=planned)
+    inputs, force = (source, request, out), options.force
     frontier: Mapping[str, Any] | None = None
     if request.targets is None:
         exported = make_variants(*inputs, force=force, compute=compute, cluster=cluster, progress=progress)
@@ -75,7 +79,7 @@ def export(options: ExportOptions) -> ExportResult:
         within = export_within(*inputs, force=force, compute=compute, progress=progress)
         exported, frontier = within.exported, within.frontier
     described = exported.report.variants
-    variants = {name: Variant.described(options.out / name, described[name]) for name in exported.variants}
+    variants = {name: Variant.described(out / name, described[name]) for name in exported.variants}
     commands = {
         name: whole_command(
             str(options.model),
@@ -84,8 +88,8 @@ def export(options: ExportOptions) -> ExportResult:
             row["precision"],
             row["options"],
             lambda task: task.given_as or given_as(task, request),
-            str(options.out),
+            str(out),
         )
         for name, row in exported.report.whole.items()
     }
-    return ExportResult(options.out, variants, exported.report, exported.steps, exported.variants, commands, frontier)
+    return ExportResult(out, variants, exported.report, exported.steps, exported.variants, commands, frontier)

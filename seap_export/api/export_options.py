@@ -10,7 +10,15 @@ from seap_export.api.options import BatchOptions, ComparisonOptions, RunOptions,
 from seap_export.common.options import option, options
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.common.toml_file import either
-from seap_export.common.values import FilePath, Fractions, NameOrPath, NameOrPathOrNone, Several, ShareOrNone, Weights
+from seap_export.common.values import (
+    FilePathOrNone,
+    Fractions,
+    NameOrPath,
+    NameOrPathOrNone,
+    Several,
+    ShareOrNone,
+    Weights,
+)
 from seap_export.pipeline.request.options import CalibrationSettings, VariantOptions
 
 
@@ -98,8 +106,12 @@ class MainOptions(TaskOptions):
         rare=True,
         metavar="N|auto|all",
     )
-    out: FilePath = option(
-        "Folder for the artifacts; a second run continues where the first one stopped.", title="Output"
+    out: FilePathOrNone = option(
+        "Folder for the artifacts; a second run continues where the first one stopped.",
+        default=None,
+        unset="one here, named after MODEL",
+        title="Output",
+        metavar="FOLDER",
     )
     format: Several[str] = option(
         f"Format to write beside the model folder hf/: {either(WRITTEN)} (docs/runtimes.md). Repeatable; with a "

@@ -24,12 +24,12 @@ class TaskOptions(ModelOptions):
     """The options for the dense model and the texts of the tasks."""
 
     tasks: Tasks = option(
-        "Texts of a task: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k), a data set of the hub "
-        "(OWNER/NAME), or a sample to try with, such as sample:sentiment. Repeatable.",
+        "Texts of a task: a corpus or a task file, an lm-eval task (gsm8k), a data set of the hub (OWNER/NAME), or a "
+        "sample to try with, such as sample:sentiment. Without NAME, that of the source. Repeatable.",
         kw_only=False,
         python="By name, the texts of each task: a list of texts, a list of records (mappings from fields to values), "
         "a `datasets.Dataset`, or a file, a data set of the hub or a task of lm-eval. Or sources as --task accepts "
-        'them, such as "gsm8k" or "maths=maths.jsonl".',
+        'them, such as "gsm8k" or "maths.jsonl".',
         title="Model and tasks",
         metavar="[NAME=]SOURCE",
         name="task",

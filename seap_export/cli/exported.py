@@ -11,7 +11,7 @@ from seap_export.api.progress import duration
 from seap_export.cli.console import difference, megabytes, quoted, table
 from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
-from seap_export.cli.whole import measured_models, speed_cells, speed_heads, whole_legend
+from seap_export.cli.whole import measured_models, remedies, speed_cells, speed_heads, whole_legend
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.pipeline.folder.names import HF, PLAN
 
@@ -57,7 +57,8 @@ def export_text(result: ExportResult) -> str:
     answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
         parts.append("\n".join(["A held-out prompt, continued by both models:", *answers]))
-    parts += ["\n".join(recommended_lines(result.recommended, result.commands)), "\n".join(_next_steps(result))]
+    where = remedies(result.whole, result.commands, result.path)
+    parts += ["\n".join(recommended_lines(result.recommended, where)), "\n".join(_next_steps(result))]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -264,18 +265,19 @@ def _bytes_of(result: ExportResult) -> tuple[int, int]:
 
     sizes = {path: path.stat().st_size for path in result.path.rglob("*") if path.is_file()}
     roots = [result.path / "router"]
+    roots += [result.path / name for name, row in result.whole.items() if row.get("folder")]
     for variant in Export(result.path).variants:
         roots += [folder.path for folder in variant.formats] or [variant.hf]
     shipped = sum(size for path, size in sizes.items() if any(path.is_relative_to(root) for root in roots))
     return sum(sizes.values()) - shipped, shipped
 
 
-def recommended_lines(recommended: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str]) -> Iterator[str]:
-    """What to ship for each task, and the command that makes it where it is not in the folder.
+def recommended_lines(recommended: Mapping[str, Mapping[str, Any]], remedies: Mapping[str, str]) -> Iterator[str]:
+    """What to ship for each task, and where a whole model lies, or the command that makes it.
 
     Args:
         recommended: As a report has it.
-        commands: The commands that make the whole models, by name.
+        remedies: Where the whole models lie, or how they are made, by name.
     """
     from validation.reports.figures import in_ascii
 
@@ -283,8 +285,8 @@ def recommended_lines(recommended: Mapping[str, Mapping[str, Any]], commands: Ma
         yield "What to ship:"
     for task, of_task in recommended.items():
         yield in_ascii(f"  {task}: {of_task['words']}")
-        if command := commands.get(of_task["file"]):
-            yield f"    Make it with: {command}"
+        if remedy := remedies.get(of_task["file"]):
+            yield f"    {remedy}"
 
 
 def step_table(steps: Mapping[str, StepFigures]) -> str:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.api.options import ComputeOptions
-from seap_export.cli.console import Console
+from seap_export.cli.console import Console, quoted
 from seap_export.cli.groups import Decorator, number_option, option, titled
-from seap_export.cli.options import option_of, output_options, raw_option
+from seap_export.cli.options import option_of, output_options, raw_option, stop_option
 from seap_export.common.providers import OWN_FORMAT, PROVIDERS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def generation_options(most_tokens: int) -> Decorator:
         number_option(
             "--max-new-tokens", "Largest number of tokens to generate.", default=most_tokens, show_default=True
         ),
-        option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable."),
+        stop_option,
         option(
             "--temperature",
             type=float,
@@ -102,7 +102,8 @@ def open_generator(console: Console, folder: Path, provider: str, threads: int |
     """Opens a variant; says so if its files could not be checked.
 
     Raises:
-        ArtifactError: There is no graph, or a file is damaged.
+        UsageError: It is no variant.
+        ArtifactError: There is no graph in it, or a file is damaged.
         EnvironmentFailure: The provider is not available.
     """
     from seap_export.runtime import Generator
@@ -118,22 +119,23 @@ def own_folder(folder: Path) -> Path:
     """The folder itself, or the one in it of the format that is run here.
 
     Raises:
-        ArtifactError: There is no graph in either.
+        UsageError: It is something else than a variant.
+        ArtifactError: It is a variant without such a graph.
     """
-    from seap_export.errors import ArtifactError
+    from seap_export.errors import ArtifactError, UsageError
     from seap_export.runtime.files import GRAPH
 
     own = _own_folder(folder)
     if own is not None:
         return own
-    variants = variants_in(folder)
-    if variants:
-        remedy = f"give a variant in it, such as {variants[0]}"
-    elif (folder / "hf").is_dir():
-        remedy = "run its export again, to the end"
-    else:
-        remedy = "give a variant's folder"
-    raise ArtifactError(f"{folder}: contains neither {GRAPH} nor {OWN_FORMAT}/{GRAPH}; {remedy}")
+    if (folder / "hf").is_dir():
+        raise ArtifactError(
+            f"{folder}: contains neither {GRAPH} nor {OWN_FORMAT}/{GRAPH}; run its export again, to the end, or "
+            f"'seap-export convert {quoted(folder / 'hf')} --out {quoted(folder / OWN_FORMAT)}'"
+        )
+    variants = [folder.parent] if _own_folder(folder.parent) else variants_in(folder)
+    remedy = f"give {', or '.join(map(str, variants))}" if variants else "give a folder that export has written"
+    raise UsageError(f"{folder} is not a variant, such as OUT/TASK-0.2; {remedy}")
 
 
 def variants_in(folder: Path) -> list[Path]:

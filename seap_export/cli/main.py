@@ -161,6 +161,9 @@ def _one_line(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
         see = f"see '{error.ctx.command_path} --help'"
+        if isinstance(error, click.MissingParameter):
+            _, _, examples = (error.ctx.command.help or "").partition("seap-export ")
+            see = f"an example: seap-export {examples.splitlines()[0]}; {see}"
         return f"{message} {see.capitalize()}" if message.endswith("?") else f"{message.rstrip('.')}; {see}"
     return message
 

@@ -72,8 +72,8 @@ def option_of(options: type, name: str, **changes: Any) -> Command:
     if about.is_argument:
         return click.argument(name, type=_type(each), metavar=about.metavar or None)
     is_flag, is_repeatable = bool in members_of(each.hint), any(is_given(each.hint, kind) for kind in _REPEATABLE)
-    default = None if each.is_required else each.default
-    is_shown = not is_flag and default not in (None, ())
+    default = each.default
+    is_shown = not (is_flag or each.is_required) and default not in (None, ())
     return click.option(
         f"{spelled}/--no-{spelled[2:]}" if is_flag and default is not False else spelled,
         name,
@@ -82,7 +82,7 @@ def option_of(options: type, name: str, **changes: Any) -> Command:
         is_rare=about.rare,
         in_file=not about.of_a_run,
         required=each.is_required,
-        default=[default] if is_shown and is_repeatable else default,
+        **({} if each.is_required else {"default": [default] if is_shown and is_repeatable else default}),
         show_default=is_shown,
         **({"is_flag": True} if is_flag else {"type": _type(each), "multiple": is_repeatable}),
         metavar=about.metavar or ("N" if int in _inner(each.hint) and not is_flag else None),
@@ -116,6 +116,7 @@ raw_option = option(
     help="Continue the prompt as it is, or put it into the model's chat template.  [default: as in the texts that the "
     "variant was made from]",
 )
+stop_option = option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable.")
 
 
 def output_options(command: Command) -> Command:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from seap_export.cli.console import quoted
 
 if TYPE_CHECKING:
     from seap_export.api.results import ExportResult
@@ -30,11 +33,28 @@ def measured_models(result: ExportResult) -> dict[str, Mapping[str, Any]]:
     return dict(rows({"whole": result.whole}))
 
 
+def remedies(
+    rows: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str], folder: Path, remark: str = ""
+) -> dict[str, str]:
+    """Where each whole model lies, or how it is made, by its name.
+
+    Args:
+        rows: The models, as a report has them.
+        commands: The commands that make them, by name.
+        folder: The output folder.
+        remark: What is to be known before the command is run.
+    """
+    return {
+        name: f"It is in {quoted(folder / name)}" if row.get("folder") else f"Make it with{remark}: {commands[name]}"
+        for name, row in rows.items()
+    }
+
+
 def whole_legend(names: Iterable[str]) -> str:
     """What the rows of whole models are."""
     return (
-        f"{', '.join(names)}: the whole model, merely rounded, measured beside the variants and not kept; for int4 "
-        "with few of the calibration tokens."
+        f"{', '.join(names)}: the whole model, merely rounded, measured beside the variants and kept if it is what to "
+        "ship; for int4 with few of the calibration tokens."
     )
 
 

@@ -57,7 +57,7 @@ def refuse_same_names(tasks: Sequence[Task]) -> None:
 
 
 def parse_task(spec: str) -> Task:
-    """The task of `NAME=SOURCE`, or of a SOURCE that is no file; NAME is then the last part of SOURCE.
+    """The task of `NAME=SOURCE`, or of a SOURCE alone; NAME is then the last part of SOURCE, without a suffix.
 
     SOURCE is, in this order: `sample:` and the name of a task that comes with the package; a file, if it exists or has
     the suffix of a corpus or a task file; a data set of the hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task of
@@ -70,10 +70,11 @@ def parse_task(spec: str) -> Task:
         EnvironmentFailure: A library that the corpus needs is not installed.
     """
     name, equals, source = spec.partition("=")
-    if not equals and not _is_file(Path(spec)):
-        name, source = spec.removeprefix(SAMPLE).partition(":")[0].rpartition("/")[2], spec
-    if not name or not source:
-        file = source or (f"{name or 'maths'}.jsonl" if equals or not spec else spec)
+    if not equals:
+        last = spec.removeprefix(SAMPLE).partition(":")[0].rpartition("/")[2]
+        name, source = Path(spec).stem if _is_file(Path(spec)) else last, spec
+    if not name or not source or not (equals or is_folder_name(name)):
+        file = source or f"{name or 'maths'}.jsonl"
         stem = Path(file).stem
         example = f"{stem if is_folder_name(stem) else 'maths'}={file}"
         raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as {example}")

@@ -25,7 +25,7 @@ from seap_export.pruning.rounding.write import write_rounded_model
 
 _WITHOUT_TEXTS = (
     "{0} is rounded without texts, so that KL becomes several times larger than with them; give --calibration "
-    "OUT/calibration/TASK, or use 'seap-export export MODEL --task NAME=FILE --ratio 0 --format {1}:{0}'"
+    "OUT/calibration/TASK, or use 'seap-export export {2} --task NAME=FILE --ratio 0 --format {1}:{0}'"
 )
 
 
@@ -76,7 +76,7 @@ def convert(
             "--calibration"
         )
     if how is not None and statistics is None:
-        progress.warn(_WITHOUT_TEXTS.format(format.precision, format.name))
+        progress.warn(_WITHOUT_TEXTS.format(format.precision, format.name, model_folder))
     rounded = 0 if statistics is None else HfFormat("fp32").size(spec)
     refuse_full_disk(Disk(kept=format.size(spec), temporary=rounded), out)
     if (remark := format.remark(spec)) is not None:
@@ -113,10 +113,12 @@ def _refuse_other_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         inner = Variant(folder).hf
         if folder.is_file():
-            raise InputError(
-                f"{folder} is a file, and convert takes a model folder; a .gguf file is rounded by "
-                f"'seap-export export {folder} --task NAME=FILE --ratio 0'"
+            is_gguf, command = (
+                folder.suffix.lower() == ".gguf",
+                f"seap-export export {folder} --task NAME=FILE --ratio 0",
             )
+            remedy = f"use '{command}', which rounds it" if is_gguf else "give one"
+            raise InputError(f"{folder} is a file, and convert takes a model folder; {remedy}")
         remedy = (
             f"give {inner}" if (inner / "config.json").is_file() else "give a model folder, such as OUT/TASK-0.2/hf"
         )

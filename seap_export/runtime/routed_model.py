@@ -66,8 +66,8 @@ class RoutedModel:
             provider_options: Options of the execution provider, as ONNX Runtime documents them.
 
         Raises:
-            UsageError: A value is out of range, or `ratio` does not select one of the ratios.
-            ArtifactError: The folder has no router, or it is damaged.
+            UsageError: A value is out of range, `ratio` selects none of the ratios, or the folder has no router.
+            ArtifactError: The router is damaged.
         """
         check_session_options(provider, threads, provider_options)
         if threshold is not None and not 0 <= threshold <= 1:
@@ -75,9 +75,10 @@ class RoutedModel:
         self._folder = Path(folder)
         router_folder = self._folder / ROUTER_FOLDER
         if not router_folder.is_dir():
-            raise ArtifactError(
-                f"{self._folder}: there is no router here; export two or more tasks into one folder to make one"
-            )
+            around = self._folder.parent
+            is_inside = (around / ROUTER_FOLDER).is_dir()
+            remedy = f"give {around}" if is_inside else "export two or more tasks into one folder to make one"
+            raise UsageError(f"{self._folder}: there is no router here; {remedy}")
         self._router = Router(router_folder, threads)
         self.manifest = self._router.manifest
         self._threshold = self.manifest.threshold if threshold is None else threshold

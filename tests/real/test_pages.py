@@ -24,10 +24,11 @@ COMMANDS = [line for block in _blocks("sh") for line in block.splitlines() if no
 PROGRAMS = [program for program in _blocks("python") if "demo-output" in program]
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    return done.stdout
 
 
 def test_the_pages_have_commands_and_programs() -> None:
@@ -45,7 +46,8 @@ def test_the_pages_have_commands_and_programs() -> None:
 def test_command(command: str, demo: Path) -> None:
     """None makes anew what the demo has made, and the one of optimum would make a part of it."""
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
-    _run(shlex.split(command.replace("demo-output", str(demo))))
+    said = _run(shlex.split(command.replace("demo-output", str(demo))))
+    assert " route " not in command or said.endswith("\n Vienna \n")  # as the page says
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
 
 

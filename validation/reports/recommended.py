@@ -41,7 +41,7 @@ class Answers:
 def command(report: Json, found: Json) -> str:
     """The command that makes the recommended file; "" if it is in the folder, or there is none."""
     row = (report.get("whole") or {}).get(found["file"] or "")
-    return "" if row is None else str(row["command"])
+    return "" if row is None or row.get("folder") else str(row["command"])
 
 
 def head(found: Json) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ class Beaten:
         variant: The variant.
         by: The whole model: one that was measured beside the variants, or a variant of ratio 0.
         words: How they compare, in a sentence without an end.
-        command: The command that makes the better file; "" if it is a variant, which is there.
+        command: The command that makes the better file; "" if that is there.
     """
 
     variant: str
@@ -54,8 +54,9 @@ def beaten(report: Json) -> list[Beaten]:
             row = (report.get("whole") or {}).get(by) or report["variants"][by]
             size = row["bytes"] if isinstance(row["bytes"], int) else row["bytes"][_folder(row)]
             words = [*_compared(variant["bytes"][_folder(variant)], variant, size, row)]
+            command = "" if row.get("folder") else row.get("command", "")
             better = f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-            found.append(Beaten(name, by, f"beaten by {_title(by, row)}, which is {better}", row.get("command", "")))
+            found.append(Beaten(name, by, f"beaten by {_title(by, row)}, which is {better}", command))
     return found
 
 

@@ -53,13 +53,14 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
 def evaluate_command(console: Console, path: str, **options: Any) -> None:
     """Measure how much of the dense model's quality the variant at PATH keeps.
 
-    The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or the names of harness tasks,
-    and exact match of generated answers needs task files that say how an answer is found; for both, PATH can also be a
-    dense model. Texts that the variant was calibrated on are refused. The exit code is 4 if a quality gate fails.
+    What is shipped is measured, the ONNX file, unless --runtime says otherwise. The divergence on held-out texts needs
+    --dense. Zero-shot accuracy needs task files or the names of harness tasks, and exact match of generated answers
+    needs task files that say how an answer is found; for both, PATH can also be a dense model. Texts that the variant
+    was calibrated on are refused. The exit code is 4 if a quality gate fails.
 
     \b
     Examples:
-      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --runtime torch --runtime onnxruntime
+      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M
       seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
       seap-export evaluate pruned/gsm8k-0.2 --dense ./SmolLM2-135M --generate gsm8k=gsm8k_test.toml --limit 200
     """

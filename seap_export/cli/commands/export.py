@@ -30,8 +30,8 @@ def export_command(console: Console, **options: Any) -> None:
 
     \b
     Examples:
-      seap-export export model.gguf --task maths=maths.jsonl --ratio 0 --precision int4 --out rounded
-      seap-export export ./SmolLM2-135M --task maths=maths.jsonl --ratio 0.2 --out pruned
+      seap-export export model.gguf --task maths.jsonl --ratio 0 --precision int4 --out rounded
+      seap-export export ./SmolLM2-135M --task maths=maths.jsonl --ratio 0.2
       seap-export export HuggingFaceTB/SmolLM2-135M-Instruct --task gsm8k --ratio 0.2 --out pruned
       seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --format onnx:int4 --format gguf --out both

@@ -10,7 +10,7 @@ import click
 from seap_export.cli.console import Console
 from seap_export.cli.generation import machine_options
 from seap_export.cli.groups import GroupedCommand, number_option, option
-from seap_export.cli.options import raw_option
+from seap_export.cli.options import raw_option, stop_option
 from seap_export.cli.prompt import given_prompt, prompt_file_option
 from seap_export.cli.values import ExistingPath, Ratio
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.argument("prompt", required=False)
 @prompt_file_option
 @number_option("--generate", "max_new_tokens", "Let the variant answer, with at most N tokens.")
+@stop_option
 @raw_option
 @option(
     "--ratio",
@@ -43,6 +44,7 @@ def route_command(
     prompt: str | None,
     prompt_file: Path | None,
     max_new_tokens: int | None,
+    stop: tuple[str, ...],
     raw: bool | None,
     ratio: float | None,
     threshold: float | None,
@@ -64,8 +66,9 @@ def route_command(
     from seap_export.runtime import RoutedModel
 
     refuse_less(1, generate=max_new_tokens)
-    if raw is not None and max_new_tokens is None:
-        raise UsageError(f"--{'raw' if raw else 'template'} has no effect without --generate; give both or neither")
+    if max_new_tokens is None and (raw is not None or stop):
+        useless = "stop" if stop else "raw" if raw else "template"
+        raise UsageError(f"--{useless} has no effect without --generate; give both or neither")
     if provider != "cpu" and max_new_tokens is None:
         raise UsageError("--provider has no effect without --generate, since the router runs on the CPU; leave it out")
     text = given_prompt(prompt, prompt_file)
@@ -73,7 +76,7 @@ def route_command(
     route = model.route(text)
     result = {**vars(route), "variant": str(route.variant), "probabilities": dict(route.probabilities)}
     if max_new_tokens is not None:
-        result["text"] = model.generator(route).generate(text, max_new_tokens, raw=raw)
+        result["text"] = model.generator(route).generate(text, max_new_tokens, raw=raw, stop=stop)
     answer = [result["text"]] if "text" in result else []
     console.result(result, "\n".join([_summary(route), *answer]), shortest="\n".join(answer or [str(route.variant)]))
 

@@ -82,7 +82,7 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
         return
     report = validate(path, **options, progress=console).report
     _job_summary(console, report)
-    _show(console, report)
+    _show(console, path, report)
 
 
 def _job_summary(console: Console, report: ValidationReport) -> None:
@@ -99,9 +99,10 @@ def _job_summary(console: Console, report: ValidationReport) -> None:
         console.warn(f"GITHUB_STEP_SUMMARY: {path} cannot be written ({error.strerror}), so the job has no summary")
 
 
-def _show(console: Console, report: ValidationReport) -> None:
+def _show(console: Console, path: Path, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import recommended_lines
+    from seap_export.cli.whole import remedies
 
     rows = [
         [
@@ -113,7 +114,8 @@ def _show(console: Console, report: ValidationReport) -> None:
         for check in report.checks
     ]
     commands = {name: row["command"] for name, row in report.whole.items()}
-    shipped = "\n".join([*recommended_lines(report.recommended, commands), ""])
+    where = remedies(report.whole, commands, path, ", with your paths in the place of names of files")
+    shipped = "\n".join([*recommended_lines(report.recommended, where), ""])
     parts = [table(["variant", "check", "verdict", ""], rows), _measured(report), shipped.lstrip("\n")]
     text = "\n".join([*filter(None, parts), report.verdict if report.verdict != "failed" else "FAILED"])
     if report.passed:

@@ -44,7 +44,7 @@ def whole_command(
     words += ["--ratio", "0", "--precision", precision]
     for name, value in options.items():
         words += ["--logits", value] if name == "logits" else ["--set", f"{name}={value}"]
-    return " ".join(map(_quoted, [*words, "--out", f"{out.rstrip('/')}-{precision}"]))
+    return " ".join(map(_quoted, [*words, "--out", f"{out.rstrip('/')}-{mixture}-{precision}"]))
 
 
 def _mixture(request: ExportRequest, name: str) -> list[str]:

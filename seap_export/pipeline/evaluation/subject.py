@@ -141,6 +141,13 @@ class Subject:
         return True
 
 
+def usual_runtimes(path: str) -> tuple[str, ...]:
+    """What runs a variant unless a runtime is named: our own, whose format is shipped, or torch if it has none."""
+    variant = Variant(Path(os.path.expanduser(path)))
+    is_shipped = variant.plan_file.is_file() and (variant.path / OWN_FORMAT).is_dir()
+    return (OWN_RUNTIME if is_shipped else REFERENCE,)
+
+
 def open_subject(path: str, dense: str | None, request: EvaluationRequest, progress: Progress) -> Subject:
     """Opens what is at a path, as far as the request needs it.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Final
 
 from seap_export.common.providers import OWN_FORMAT
@@ -15,6 +17,12 @@ QUALITY: Final = "quality.json"
 ROUNDING: Final = "rounding"
 #: The model card, in the model folder.
 CARD: Final = "README.md"
+
+
+def output_named_after(model: str) -> Path:
+    """The output folder of an export that is given none: in the current folder, and named after the model."""
+    path = Path(os.path.abspath(os.path.expanduser(model.partition("@")[0])))
+    return Path(f"{path.stem if path.suffix.lower() == '.gguf' else path.name}-export")
 
 
 def answers_step(task: str) -> str:

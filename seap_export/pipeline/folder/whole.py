@@ -1,7 +1,7 @@
 """whole.json: what was measured of the whole model, merely rounded, beside the variants of an output folder.
 
-Figures are found again by their keys. The file is not part of the manifest: nobody ships the models. Their speeds are
-in performance.json, as those of variants are.
+Figures are found again by their keys. The file is not part of the manifest, which has a step for each model that is
+kept. Their speeds are in performance.json, as those of variants are.
 """
 
 from __future__ import annotations

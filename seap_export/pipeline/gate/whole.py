@@ -32,6 +32,7 @@ def whole_rows(export: Export, tasks: Collection[str]) -> dict[str, dict[str, An
             speed = timed.get("figures") if timed.get("whole") == known["key"] else None
             rows[name] = {
                 **{key: known[key] for key in _SHOWN},
+                "folder": name if steps.get(name) == known["key"] else None,
                 "memory_about": known.get("memory_about"),
                 "quality": _sound_quality(known["quality"]),
                 "speed": speed if are_sound(speed) else None,

@@ -98,7 +98,8 @@ class ExportRequest(VariantOptions):
             self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
         elif not self.ratios:
             raise UsageError(
-                "no ratio given; give at least one, e.g. --ratio 0.2, or a target, e.g. --target-size 60MB"
+                "no ratio given; add --ratio 0.2, which removes a fifth, --ratio 0, which rounds alone, or a target, "
+                "such as --target-size 60MB"
             )
         names = [variant_name("", ratio) for ratio in self.ratios]
         if len(set(names)) < len(names):
@@ -126,13 +127,13 @@ class ExportRequest(VariantOptions):
         if least is None:
             return
         if not 0.0 <= least < math.inf:
-            raise UsageError(f"min_accuracy_retained {least:g} is out of range; give 0 or more")
+            raise UsageError(f"--min-accuracy-retained {least:g} is out of range; give 0 or more")
         if not self.quality:
-            raise UsageError("--no-quality contradicts min_accuracy_retained, which is measured; leave out one")
+            raise UsageError("--no-quality contradicts --min-accuracy-retained, which is measured; leave out one")
         silent = [task.name for task in self.tasks if not task.says_what_is_right]
         if silent:
             raise UsageError(
-                f"min_accuracy_retained needs to know what is right, which {', '.join(silent)} does not say; give a "
+                f"--min-accuracy-retained needs to know what is right, which {', '.join(silent)} does not say; give a "
                 "task file with choices or an answer"
             )
 

@@ -109,5 +109,7 @@ class VariantOptions:
         "Smallest accuracy on the held-out questions of a task, as a fraction of the dense model's; below it the "
         "export fails, and of the files within it the smallest is recommended.",
         default=None,
-        unset="no limit",
+        title="Checks",
+        rare=True,
+        metavar="F",
     )

@@ -15,6 +15,7 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.card import CardStep
 from seap_export.pipeline.steps.joint.checksums import ChecksumStep
 from seap_export.pipeline.steps.joint.entries import PlanRemarks, TaskEntry, VariantEntry
+from seap_export.pipeline.steps.joint.kept import KeptStep
 from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.joint.router import RouterStep, router_step
 from seap_export.pipeline.steps.joint.speed import SpeedStep
@@ -41,6 +42,7 @@ class ExportSteps:
         whole: The step that makes the whole models that variants are measured beside; None: there are none.
         quality: The step that measures quality; None: it is not measured.
         speed: The step that measures speed; None: it is not measured.
+        kept: The step that keeps the whole models that are recommended; None: there are none.
         cards: The step that writes the model cards.
         checksums: The step that writes the lists of checksums.
         validation: The last step, which validates the variants.
@@ -54,6 +56,7 @@ class ExportSteps:
     whole: WholeStep | None
     quality: QualityStep | None
     speed: SpeedStep | None
+    kept: KeptStep | None
     cards: CardStep
     checksums: ChecksumStep
     validation: ValidationStep
@@ -78,7 +81,8 @@ class ExportSteps:
     @property
     def all(self) -> tuple[Step, ...]:
         """All steps in order: a ranking before the first variant that needs it, and what is over all variants last."""
-        joint = self.router, self.whole, self.quality, self.speed, self.cards, self.checksums, self.validation
+        before = self.router, self.whole, self.quality, self.speed, self.kept
+        joint = *before, self.cards, self.checksums, self.validation
         return *self._up_to_variants(), *(step for step in joint if step is not None)
 
     def _up_to_variants(self) -> Iterator[Step]:
@@ -157,6 +161,7 @@ def export_steps(
         whole,
         QualityStep(variants, tasks, parity, request.general_text, whole, questions) if request.quality else None,
         SpeedStep(variants, parity, whole, request.timed_prompts) if request.speed else None,
+        None if whole is None else KeptStep(variants, whole, request.min_accuracy_retained),
         CardStep(variants, request),
         ChecksumStep(),
         ValidationStep(variants, parity, request.min_accuracy_retained),

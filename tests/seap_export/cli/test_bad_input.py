@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -13,6 +14,7 @@ from support.editing import edit_json, edit_weights, set_json
 from support.exports import Run
 from support.product import SafetensorsWriter
 
+from seap_export.cli.main import main
 from seap_export.pipeline.cost import checks
 from seap_export.pipeline.steps.single import calibration
 
@@ -51,7 +53,7 @@ def refuse(run: Run, work: Path, *arguments: object, code: int, says: str, resum
     ("task", "code", "says"),
     [
         ("a=none.jsonl", 2, "none.jsonl no such file"),
-        ("a.jsonl", 2, "'a.jsonl' NAME=FILE"),
+        ("none.jsonl", 2, "none.jsonl no such file"),
     ],
 )
 def test_corpus(run: Run, work: Path, task: str, code: int, says: str) -> None:
@@ -87,7 +89,7 @@ def test_a_field_that_is_not_there(run: Run, work: Path) -> None:
         (["--general"], "--general one task; leave it out"),
         (["--precision", "int4", "--format", "gguf"], "--precision --format gguf:q4_0"),
         (["--precision", "int8", "--format", "web"], "--precision --format web:q8"),
-        (["--task", "b.jsonl"], "write NAME=FILE, such as b=b.jsonl"),
+        (["--task", "my texts.jsonl"], "write NAME=FILE, such as maths=my texts.jsonl"),
         (["--set", "held_out=0"], "held_out=0: 0 is not in the range"),
         (["--set", "max_length=1"], "max_length=1: 1 is not in the range"),
         (["--set", "batch_tokens=0"], "batch_tokens=0: 0"),
@@ -237,6 +239,20 @@ def test_a_folder_that_takes_no_files(
     refuse(run, work, *more, code=6, says=f"out: {work} is not on a disk; use another --out")
     monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
     refuse(run, work, *more, code=6, says=f"out: {work} read-only not write there; use another --out")
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_what_must_be_given(run: Run, work: Path, name: str) -> None:
+    """Whatever is left out, the line shows a whole command."""
+    (work / "0").mkdir()
+    words = {
+        param: ["0"] if isinstance(param, click.Argument) else [param.opts[0], "0"]
+        for param in main.commands[name].params
+        if param.required
+    }
+    for missing in words:
+        given = (word for param, both in words.items() if param is not missing for word in both)
+        run(name, *given).refused(2, "missing", f"an example: seap-export {name} ")
 
 
 @pytest.mark.parametrize(

@@ -256,13 +256,11 @@ def test_corpus_is_checked_when_the_task_is_parsed(tmp_path: Path) -> None:
         ("=", "maths=maths.jsonl"),
         ("a=", "a=a.jsonl"),
         ("=a.jsonl", "a=a.jsonl"),
-        ("a.jsonl", "a=a.jsonl"),
-        ("task.toml", "task=task.toml"),
         ("my texts.jsonl", "maths=my texts.jsonl"),
         ("=openai/gsm8k", "gsm8k=openai/gsm8k"),
     ],
 )
-def test_spec_of_a_file_needs_a_name(spec: str, example: str) -> None:
+def test_spec_of_a_file_needs_a_name_for_a_folder(spec: str, example: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_task(spec)
     assert str(caught.value) == f"task '{spec}' is malformed; write NAME=FILE, such as {example}"
@@ -278,6 +276,13 @@ def test_name_must_do_as_a_folder_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["a", "A-b_c.1", "_", "9", "a" * 64, "console", "com10", "con-0.2", "lpt"])
 def test_folder_names_are_names(name: str) -> None:
     assert Task(name, Path("a.jsonl")).name == name
+
+
+@pytest.mark.parametrize("source", ["{}/a.jsonl", "{}/a.toml"])
+def test_a_file_names_its_task(tmp_path: Path, source: str) -> None:
+    _write(tmp_path, 'prompt = "{text}"')
+    file = source.format(tmp_path)
+    assert parse_task(file) == parse_task(f"a={file}")
 
 
 def test_tasks_keep_their_order_and_differ_in_name() -> None:

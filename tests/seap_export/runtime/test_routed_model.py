@@ -119,7 +119,7 @@ def test_a_threshold_out_of_range_is_refused(pristine: Path, threshold: float) -
 
 
 def test_what_is_missing_is_named(done: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=f"^{tmp_path}: .*no router here; "):
+    with pytest.raises(UsageError, match=f"^{tmp_path}: .*no router here; "):
         RoutedModel(tmp_path)
     shutil.rmtree(done / "a-0.2" / "onnx")
     with pytest.raises(ArtifactError, match=r"a-0\.2/onnx/genai_config\.json: no such file"):

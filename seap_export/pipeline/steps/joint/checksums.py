@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from converters.formats import FORMATS, format_name
 from seap_export.common.checksums import SUMS, checksums_text
+from seap_export.pipeline.folder.whole import read_whole
 from seap_export.pipeline.steps.step import Made, Step
 from seap_export.runtime.manifest import ROUTER_FOLDER
 
@@ -34,8 +35,9 @@ class ChecksumStep(Step):
                 _write(made, folder)
             _write(made, name, folders)
             made.enter(name)
-        if ROUTER_FOLDER in steps:
-            _write(made, ROUTER_FOLDER)
+        for name in (ROUTER_FOLDER, *read_whole(made.work.folder)):
+            if name in steps:
+                _write(made, name)
 
 
 def _is_folder_of(variant: str, step: str) -> bool:

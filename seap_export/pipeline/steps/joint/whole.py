@@ -1,4 +1,4 @@
-"""Makes the whole model, merely rounded, in a hidden folder: variants are measured beside it, and nobody ships it."""
+"""Makes the whole model, merely rounded, in a hidden folder, so that variants are measured beside it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from validation.divergence.paired import PairedText
 #: Kept for a run that goes on after an interruption, and removed by the next export that finishes.
 WHOLE_FOLDER = ".seap-export-unfinished-whole"
 #: What an attempt may fail with; the reason then stands in the place of the figures.
-_REFUSALS = (ArtifactError, InputError, ParityFailure, UsageError)
+REFUSALS = (ArtifactError, InputError, ParityFailure, UsageError)
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class WholeStep(Step):
             if name in before and before[name]["key"] == steps.key:
                 known[name]["quality"] = before[name]["quality"]
             try:
-                made.whole[name] = self._make(made, steps)
-            except _REFUSALS as error:
+                made.whole[name] = self.make(made, name)
+            except REFUSALS as error:
                 known[name]["refusal"] = str(error)
             else:
                 files = (path for path in made.whole[name].rglob("*") if path.is_file())
@@ -197,8 +197,13 @@ class WholeStep(Step):
             "quality": None,
         }
 
-    def _make(self, made: Made, steps: WholeSteps) -> Path:
-        """Makes what is missing of a model's steps, and returns its folder."""
+    def make(self, made: Made, name: str) -> Path:
+        """Makes what is missing of a model's steps, and returns its folder.
+
+        Raises:
+            InputError, UsageError: It cannot be written.
+        """
+        steps = self.models[name]
         if steps.model.format is None or steps.written is None:
             raise UsageError(steps.model.refusal)
         with tokenizer_folder(made.work.source) as folder:
@@ -292,7 +297,7 @@ class WholeStep(Step):
             try:
                 figures = measure_divergence(reference, folder, measured.runtime, texts=pairs, **options)
                 answered = self._answered(made, name, request, scores)
-            except _REFUSALS as error:
+            except REFUSALS as error:
                 known[name]["refusal"] = str(error)
             else:
                 divergence = {measured.folder: divergence_json(figures)}

@@ -101,7 +101,7 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
 def test_a_variant_at_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
     outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0", "--out", "out", "--quiet")
     assert outcome.code == 0, outcome.err
-    figures = _report(run, "out/a-0", "--dense", "m", "--max-kl", "1e-9")["divergence"]["hf"]
+    figures = _report(run, "out/a-0", "--dense", "m", "--runtime", "torch", "--max-kl", "1e-9")["divergence"]["hf"]
     assert (figures["mean_kl_nats"], figures["top1_agreement"]) == (0.0, 1.0)
     assert figures["perplexity"] == figures["dense_perplexity"]
 
@@ -124,12 +124,15 @@ def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
     lines = outcome.out.splitlines()
     assert lines[0].startswith("a-0.2: task a, ratio 0.20")
     assert lines[1].split() == " ".join(["divergence", *(figure.title for figure in QUALITY)]).split()
-    assert re.match(r"hf +\d+\.\d+ \+- \d+\.\d+ ", lines[2])
+    assert re.match(r"onnx +\d+\.\d+ \+- \d+\.\d+ ", lines[2])
     assert lines[3] == "KL in nats per token, +- its standard error over 16 held-out texts"
-    assert re.match(r"hf: \d\.\d+ bits per byte, dense \d\.\d+; KL \d\.\d+ nats per byte, on [\d,]+ bytes", lines[4])
-    assert [line.split()[:2] for line in lines[6:]] == [["quiz", "dense"], ["quiz", "hf"]]
+    assert re.match(r"onnx: \d\.\d+ bits per byte, dense \d\.\d+; KL \d\.\d+ nats per byte, on [\d,]+ bytes", lines[4])
+    assert [line.split()[:2] for line in lines[6:]] == [["quiz", "dense"], ["quiz", "onnx"]]
     said = outcome.err.splitlines()
-    assert (said[:3], said[-1]) == (["hashing m", "opening m", "running the dense model"], "100 % of 24 sequences")
+    assert (said[:3], said[-1]) == (
+        ["hashing m", "opening m", "ONNX Runtime will take about 32.2 MB"],
+        "100 % of 24 sequences",
+    )
     assert run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "--limit", "2", "-q").out == ""
 
 
@@ -150,7 +153,7 @@ def test_accuracy_retained_is_gated(run: Run, done: Path, quiz: Path) -> None:
     command = ("out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--limit", "12")
     assert _report(run, *command, "--min-accuracy-retained", "0")["verdict"] == "passed"
     error = _report(run, *command, "--min-accuracy-retained", "100", code=4)
-    assert "hf: quiz retains " in error["error"]["message"]
+    assert "onnx: quiz retains " in error["error"]["message"]
 
 
 def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
@@ -222,7 +225,7 @@ def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path,
         ("divergence", "a", 16, True), ("zero-shot", "quiz", 12, True), ("zero-shot", "piqa", None, None),
         ("generation", "asked", 12, True),
     ]  # fmt: skip
-    assert {tuple(row["models"]) for row in rows} == {("dense", "hf")}
+    assert {tuple(row["models"]) for row in rows} == {("dense", "onnx")}
     assert run(*command).out.splitlines()[1].split()[:2] == ["divergence", "a"]
     assert not (work / "report.json").exists()
 
@@ -279,5 +282,5 @@ def test_cuda_is_refused_before_the_dense_model_runs(run: Run, done: Path) -> No
 
 
 def test_a_provider_that_would_run_nothing(run: Run, done: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--provider", "cuda")
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--provider", "cuda")
     outcome.refused(2, "--provider cuda", "add --runtime onnxruntime")

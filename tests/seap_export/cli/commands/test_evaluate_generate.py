@@ -94,13 +94,13 @@ def test_all_answers_are_written(run: Run, done: Path, work: Path, quiz: list[st
     generation = _report(run, *command, "--answers", "answers.jsonl")["generation"]
     answers = [json.loads(line) for line in (work / "answers.jsonl").read_text().splitlines()]
     assert [(answer["model"], answer["task"], answer["gold"]) for answer in answers] == [
-        (model, "quiz", gold) for model in ("dense", "hf") for gold in quiz
+        (model, "quiz", gold) for model in ("dense", "onnx") for gold in quiz
     ]
     prompts = [json.loads(line)["text"] for line in (work / "quiz.jsonl").read_text().splitlines()]
     assert [answer["prompt"] for answer in answers] == prompts * 2
     for answer, written in zip(answers[:10], greedy_completions(work / "m", prompts, STEPS), strict=True):
         assert (answer["completion"], answer["stopped"]) == (written.text, written.is_ended)
-    for model in ("dense", "hf"):
+    for model in ("dense", "onnx"):
         right = [answer["right"] for answer in answers if answer["model"] == model]
         assert right == [answer["found"] == answer["gold"] for answer in answers if answer["model"] == model]
         assert sum(right) / 10 == pytest.approx(generation[model]["quiz"]["exact_match"])
@@ -110,7 +110,7 @@ def test_exact_match_is_gated(run: Run, done: Path, quiz: list[str]) -> None:
     command = ("out/a-0.4", "--dense", "m", "--generate", "quiz=quiz.toml", "--min-accuracy-retained")
     assert _report(run, *command, "0")["verdict"] == "passed"
     error = _report(run, *command, "100", code=4)
-    assert "hf: quiz retains " in error["error"]["message"]
+    assert "onnx: quiz retains " in error["error"]["message"]
     assert "of exact match, below 10000.00%" in error["error"]["message"]
 
 

@@ -105,9 +105,10 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["m", PROMPT], 7, "m: contains neither model.onnx"),
-        (["begun", PROMPT], 7, "run its export again, to the end"),
-        (["out", PROMPT], 7, "give a variant in it, such as out/a-0.2"),
+        (["a.jsonl", PROMPT], 2, "a.jsonl is not a variant"),
+        (["begun", PROMPT], 7, "convert begun/hf --out begun/onnx"),
+        (["out", PROMPT], 2, "give out/a-0.2, or out/a-0.4, or out/b-0.2"),
+        (["out/a-0.2/hf", PROMPT], 2, "give out/a-0.2"),
         (["out/a-0.2", " "], 8, "the prompt has no token"),
         (["out/a-0.2", PROMPT, "--max-new-tokens", 0], 2, "0 new tokens"),
         (["out/a-0.2", PROMPT, "--threads", 0], 2, "'--threads': 0"),

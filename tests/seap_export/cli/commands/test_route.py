@@ -10,7 +10,7 @@ import pytest
 from support.corpora import task_texts
 from support.editing import list_again, set_json
 from support.exports import Run, export_with_router
-from support.tokenizers import add_chat_template
+from support.tokenizers import add_chat_template, name_all_tokens
 
 from seap_export import runtime
 from seap_export.runtime import RoutedModel
@@ -62,11 +62,13 @@ def test_below_the_threshold(run: Run, out: Path) -> None:
 
 
 def test_it_generates(run: Run, out: Path) -> None:
+    name_all_tokens(out / "b-0.4" / "onnx")
     text = RoutedModel(out, ratio=0.4).generate(PROMPT, 6)
     command = ("route", "out", PROMPT, "--ratio", "0.4", "--generate", "6")
     assert run(*command).out.split("\n", 1)[1] == text + "\n"
     assert json.loads(run(*command, "--json").out)["text"] == text
     assert run(*command, "--quiet").out == text + "\n"
+    assert run(*command, "--quiet", "--stop", text[3:]).out == text[:3] + "\n"
 
 
 def test_the_variant_runs_on_the_provider(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,10 +127,11 @@ def test_a_prompt_from_stdin(run: Run, out: Path, given: list[str]) -> None:
         (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0"),
         (["out", PROMPT, "--ratio", "0.2", "--raw"], 2, "--raw has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--template"], 2, "--template has no effect without --generate"),
+        (["out", PROMPT, "--ratio", "0.2", "--stop", "a"], 2, "--stop has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--provider", "webgpu"], 2, "--provider has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2"),
         (["none", PROMPT], 2, "none: no such file or folder"),
-        (["out/a-0.2", PROMPT], 7, "out/a-0.2: there is no router"),
+        (["out/a-0.2", PROMPT], 2, "out/a-0.2: there is no router here; give out"),
         (["out", " ", "--ratio", "0.2", "--generate", "1"], 8, "the prompt has no token"),
     ],
 )  # fmt: skip

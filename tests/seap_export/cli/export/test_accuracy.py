@@ -82,18 +82,18 @@ def test_the_gate_judges_what_was_measured(run: Run, work: Path) -> None:
 @pytest.mark.usefixtures("quiz")
 def test_an_export_may_be_held_to_it(run: Run, work: Path) -> None:
     """The limit is a gate, decides what is recommended, and is written into the settings of the variant."""
-    least = ("--set", "min_accuracy_retained=0")
+    least = ("--min-accuracy-retained", "0")
     found = result(run, *EXPORT, *QUIZ, *least)["recommended"]["quiz"]
     assert (found["rule"], found["limits"]["min_accuracy_retained"]) == ("limits", 0.0)
     smallest = min(found["files"], key=lambda file: file["bytes"])["name"]
     assert found["file"] == smallest
     assert "min_accuracy_retained = 0.0" in (work / "out" / "quiz-0.4" / "hf" / "recipe.toml").read_text("utf-8")
-    outcome = run(*EXPORT, *QUIZ, "--set", "min_accuracy_retained=99", "-q")
+    outcome = run(*EXPORT, *QUIZ, "--min-accuracy-retained", "99", "-q")
     assert (outcome.code, "quality of the answers of onnx: onnx: quiz retains" in outcome.err) == (4, True)
     assert read_json(work / "out" / "validation.json")["recommended"]["quiz"]["file"] is None
-    run(*EXPORT, *QUIZ, "--set", "min_accuracy_retained=-1").refused(2, "min_accuracy_retained", "0 or more")
-    run(*EXPORT, *QUIZ, *least, "--no-quality").refused(2, "--no-quality", "min_accuracy_retained")
-    run(*EXPORT, "--task", "a=a.jsonl", *least).refused(2, "min_accuracy_retained", "a does not say")
+    run(*EXPORT, *QUIZ, "--min-accuracy-retained", "-1").refused(2, "--min-accuracy-retained", "0 or more")
+    run(*EXPORT, *QUIZ, *least, "--no-quality").refused(2, "--no-quality", "--min-accuracy-retained")
+    run(*EXPORT, "--task", "a=a.jsonl", *least).refused(2, "--min-accuracy-retained", "a does not say")
 
 
 def test_without_a_rule_there_is_no_accuracy(run: Run, work: Path) -> None:

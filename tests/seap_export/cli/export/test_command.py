@@ -98,6 +98,20 @@ def test_the_default_protection_spelled_out_is_the_same_input(run: Run, done: Pa
     assert run(*ALL, "--recipe", "mine.toml").code == 0
 
 
+def test_without_out_the_folder_is_named_after_the_model(run: Run, work: Path) -> None:
+    """The first command that people type: the file's name is the task's, and nothing of others is overwritten."""
+    (work / "m-export").mkdir()
+    (work / "m-export" / "mine").touch()
+    first = ("export", "m", "--task", "a.jsonl", "--ratio", "0.2")
+    run(*first, "--quiet").refused(2, "m-export is not empty", "'mine'")
+    (work / "m-export" / "mine").unlink()
+
+    outcome = run(*first)
+    assert outcome.code == 0, outcome.err
+    assert "m-export" in outcome.err.splitlines()[0]
+    assert (work / "m-export" / "a-0.2" / "onnx" / "model.onnx").is_file()
+
+
 def test_quiet_prints_warnings_only(run: Run, work: Path) -> None:
     outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.05", "--out", "out", "--quiet")
 

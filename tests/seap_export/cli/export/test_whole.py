@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jsonschema import Draft202012Validator
 from support.conversations import write_records
 from support.corpora import WORDS
 from support.exports import Run, tree
+from support.product import read_manifest
 
 from seap_export.common.json_file import read_json
 from validation.reports import schema
@@ -33,15 +35,20 @@ def figures(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in divergence.items() if not isinstance(value, list)}
 
 
-def test_it_is_what_an_export_of_ratio_0_makes_and_nothing_of_it_stays(run: Run, work: Path) -> None:
+def test_it_is_what_an_export_of_ratio_0_makes_and_what_is_recommended_stays(run: Run, work: Path) -> None:
     """The micro model has fewer calibration tokens than it may be rounded with."""
     whole = result(run, *PRUNED)["whole"]
     assert whole.keys() == NAMES
     assert not list((work / "out").glob(".seap-export-unfinished-*"))
-    assert {path.name for path in (work / "out").iterdir() if path.is_dir()} == {"a-0.4", "calibration", "ranking"}
+    kept = {path.name for path in (work / "out").iterdir() if path.is_dir()}
+    assert kept == {"a-0.4", "a-whole-int4", "calibration", "ranking"}
+    assert {name: row["folder"] for name, row in whole.items()} == {
+        "a-whole-int8": None,
+        "a-whole-int4": "a-whole-int4",
+    }
     for precision in ("int8", "int4"):
         command = whole[f"a-whole-{precision}"]["command"].split()[1:]
-        assert command[-2:] == ["--out", f"out-{precision}"]
+        assert command[-2:] == ["--out", f"out-a-{precision}"]
         made = result(run, *command, "--quality")["variants"]["a-0"]
         row = whole[f"a-whole-{precision}"]
         assert (row["bytes"], row["refusal"]) == (made["bytes"]["onnx"], "")
@@ -54,7 +61,7 @@ def test_a_variant_that_it_beats_says_so_everywhere(run: Run, work: Path) -> Non
     outcome = run(*PRUNED)
     (warning,) = [line for line in outcome.err.splitlines() if "beaten" in line]
     assert "a-0.4 is beaten by the whole model in int8" in warning
-    assert "seap-export export m --task a=a.jsonl --ratio 0 --precision int8 --out out-int8" in warning
+    assert "seap-export export m --task a=a.jsonl --ratio 0 --precision int8 --out out-a-int8" in warning
     (row,) = [line for line in outcome.out.splitlines() if line.startswith("a-whole-int8 ")]
     assert " onnx int8 " in row
     report = read_json(work / "out" / "validation.json")
@@ -76,7 +83,7 @@ def test_the_same_file_is_recommended_everywhere(run: Run, work: Path) -> None:
     outcome = run(*PRUNED)
     (line,) = [line for line in outcome.out.splitlines() if line.startswith("  a: Ship the whole model in int4 ")]
     assert line.removeprefix("  a: ") == values["words"].replace("±", "+-")
-    assert "Make it with: seap-export export m --task a=a.jsonl --ratio 0 --precision int4" in outcome.out
+    assert f"It is in {Path('out/a-whole-int4')}\n" in outcome.out
     table = outcome.out.partition("\n\n")[0]
     marks = {line.split()[0]: line.split()[-1] for line in table.splitlines() if line.startswith("a-")}
     assert (marks["a-0.4"], marks["a-whole-int4"]) == ("beaten", "ship")
@@ -87,7 +94,27 @@ def test_the_same_file_is_recommended_everywhere(run: Run, work: Path) -> None:
     judged = run("validate", "out", "--dense", "m", "--max-kl", "99", "--json")
     limited = json.loads(judged.out)["recommended"]["a"]
     assert (limited["rule"], limited["limits"]["max_kl"]) == ("limits", 99)
-    assert values["words"].replace("±", "+-") in run("validate", "out").out
+    said = run("validate", "out").out
+    assert values["words"].replace("±", "+-") in said
+    assert f"It is in {Path('out/a-whole-int4')}\n" in said
+    assert run("generate", "out/a-whole-int4", "the cat").err == ""
+    (work / "out" / "a-whole-int4" / "genai_config.json").unlink()
+    run("validate", "out", "--check", "integrity", "--quiet").refused(7, "genai_config.json")
+
+
+def test_one_that_is_recommended_later_is_made_again(run: Run, work: Path) -> None:
+    """Other limits change what is recommended."""
+    command = (*PRUNED, "--task", "b=b.jsonl", "--set", "router=false")
+    assert run(*command).code == 0
+    first, second = (work / "out" / f"{task}-whole-int4" / "model.onnx.data" for task in "ab")
+    assert first.samefile(second)  # it is as large as a variant
+    before = tree(work / "out")
+    shutil.rmtree(work / "out" / "a-whole-int4")
+    manifest = read_manifest(work / "out")
+    manifest.forget("a-whole-int4")
+    manifest.write(work / "out")
+    assert run(*command).code == 0
+    assert tree(work / "out") == before
 
 
 def test_a_second_export_makes_and_measures_nothing_again(run: Run, work: Path) -> None:

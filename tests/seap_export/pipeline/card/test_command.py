@@ -19,7 +19,7 @@ def command(request: ExportRequest, mixture: str, options: dict[str, str] | None
     program, verb, model, *rest = shlex.split(line)
     assert (program, verb, model, rest[-6:]) == (
         *("seap-export", "export", "MODEL"),
-        ["--ratio", "0", "--precision", "int4", "--out", "out-int4"],
+        ["--ratio", "0", "--precision", "int4", "--out", f"out-{mixture}-int4"],
     )
     return rest[:-6]
 
