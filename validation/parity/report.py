@@ -9,6 +9,7 @@ from typing import Any
 
 from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
+from validation.parity.origin import OriginFigures
 from validation.parity.profiles import ENOUGH_ALONE, FIGURES, Figure, Limit
 from validation.parity.stage import FIGURE_WORDS, StageResult, Together, Verdict, counted, round_beyond
 from validation.texts.compare import TextFigures
@@ -73,6 +74,7 @@ class ParityReport:
         context_length: Maximum number of positions of the model.
         noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
+        rounding: The rounded model against the one that was rounded; None: the model is not rounded.
         texts: The comparison of the runtime's tokenizer and chat template; None: it uses the model folder's own.
         complaints: Defects of what `generate` wrote, in words.
         remarks: Checks that were not made, in words.
@@ -90,6 +92,7 @@ class ParityReport:
     context_length: int
     noise_kl: float | None = None
     looser_limits: tuple[str, ...] = ()
+    rounding: OriginFigures | None = None
     texts: TextFigures | None = None
     complaints: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -119,10 +122,14 @@ class ParityReport:
         return (
             *self.conditions.complaints,
             *self._misplaced(),
+            *self._of_rounding(),
             *self._of_texts(),
             *(reason for result in ranked for reason in result.reasons),
             *self._together("failed"),
         )
+
+    def _of_rounding(self) -> tuple[str, ...]:
+        return () if self.rounding is None else self.rounding.reasons
 
     def _of_texts(self) -> tuple[str, ...]:
         """The defects of tokenized, rendered or generated texts, in words; logits play no part in them."""
@@ -192,6 +199,7 @@ class ParityReport:
         if (
             self.conditions.complaints
             or self._misplaced()
+            or self._of_rounding()
             or self._of_texts()
             or any(result.has_defect for result in self.stages)
         ):
@@ -275,6 +283,7 @@ class ParityReport:
             "looser_limits": list(self.looser_limits),
             "notes": list(self.notes),
             "noise_kl_nats": self.noise_kl,
+            "rounding": None if self.rounding is None else self.rounding.to_json(),
             "provider": {
                 "asked": self.provider_asked,
                 "obtained": self.conditions.provider,

@@ -22,6 +22,7 @@ from validation.parity.answers import Answers, compare_answers
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
 from validation.parity.filled import filled_cases
+from validation.parity.origin import Origin, compare_with_origin
 from validation.parity.profiles import Limits, Noise
 from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
 from validation.parity.report import ComparedFolder, ParityReport
@@ -42,6 +43,7 @@ def run_parity(
     folder: Path,
     prompts: Sequence[str],
     *,
+    origin: Origin | None = None,
     runtime: str = "onnxruntime",
     execution: Execution = Execution(),  # noqa: B008 - frozen
     decode_steps: int = DECODE_STEPS,
@@ -63,6 +65,7 @@ def run_parity(
         hf_folder: config.json, safetensors files and tokenizer.
         folder: The folder that was written from the model.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
+        origin: What the model was rounded from, on which its predictions are compared, too; None: it was not rounded.
         runtime: Name of the runtime that runs the folder.
         execution: Provider, threads and memory of both sides.
         decode_steps: At least 1.
@@ -108,6 +111,8 @@ def run_parity(
         with opened() as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
         compared = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
+        alone = [one for case in cases if not (case.in_float or case.filled) for one in sequences_of(case)]
+        rounding = origin and compare_with_origin(origin, execution, alone, references, store, say)
         noise, margin = _noise(compared, references, store, opened, candidate, say)
     return ParityReport(
         stages=tuple(stage for comparison in compared for stage in comparison.results(noise, margin)),
@@ -124,6 +129,7 @@ def run_parity(
         context_length=spec.max_position_embeddings,
         noise_kl=max((of_sequence.mean_kl for of_sequence in noise.values()), default=0.0) or None,
         looser_limits=limits.looser(candidate.arithmetic.name),
+        rounding=rounding,
         texts=texts,
         complaints=answers.complaints,
         remarks=(*answers.remarks, *uncrossed),

@@ -14,6 +14,7 @@ from seap_export.errors import ArtifactError, InputError, ParityFailure
 from seap_export.model.sources.config import read_spec
 from seap_export.pipeline.folder.names import HF, ROUNDING
 from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.likeness import unlike_tensors
 from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote, read_note
 from seap_export.pruning.rounding.restore import restore_rounded_model
 
@@ -33,17 +34,40 @@ def write_format(format: Format, model_folder: Path, out_folder: Path, on_layer:
 def differences(written: Path) -> Iterator[str]:
     """The weights of a variant's folder that are not its model's, a line each; see `Format.differences`.
 
-    Those of a folder that was written from a rounded model are compared with that, and `hf` with what was rounded.
+    Those of a folder that was written from a rounded model are compared with that, `hf` with what was rounded, and the
+    two with each other.
 
     Raises:
         ArtifactError: The folder or the rounded model is damaged.
         InputError: The model folder is damaged.
         ParityFailure: See `opened_model`.
     """
+    hf = written.parent / HF
     with opened_model(written) as model:
         yield from read_format(written).differences(model, written)
-    if (note := read_note(written)) is not None:
-        yield from note.origin_differences(written.parent / HF)
+        if (note := checked_note(written)) is not None:
+            yield from note.origin_differences(hf)
+            yield from unlike_tensors(hf, model, note.grid)
+
+
+def checked_note(written: Path) -> RoundingNote | None:
+    """The note in a variant's folder; None: it was not written from a rounded model.
+
+    Raises:
+        ArtifactError: It is damaged or names another grid than the folder's other files, or the model is damaged.
+    """
+    if (note := read_note(written)) is None:
+        return None
+    format = read_format(written)
+    try:
+        grid = format.grid(read_spec(written.parent / HF))
+    except InputError as error:  # here the model is a part of the artifact
+        raise ArtifactError(str(error)) from error
+    if grid is not None and grid.ways:  # the bits of each matrix are in the note alone
+        grid = format.written_grid(written)
+    if note.grid != grid:
+        raise ArtifactError(f"{written / ROUNDING_FILE}: its grid is not that of the other files; export again")
+    return note
 
 
 @contextmanager
@@ -56,7 +80,7 @@ def opened_model(written: Path) -> Iterator[Path]:
         ArtifactError: The folder or the note in it is damaged, or the model folder where it is needed.
         ParityFailure: The rounded model is missing, and the weights are not proven to be its.
     """
-    hf, note = written.parent / HF, read_note(written)
+    hf, note = written.parent / HF, checked_note(written)
     if note is None:
         yield hf
         return

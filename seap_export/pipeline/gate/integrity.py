@@ -16,6 +16,7 @@ from seap_export.pipeline.evaluation.quality import recorded_figures
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.names import CARD, HF, PLAN, parity_file, variant_name
+from seap_export.pipeline.folder.rounded import checked_note
 from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.signature import signatures
 
@@ -127,7 +128,8 @@ def _plan_and_weights(variant: Variant) -> Iterator[str]:
 
 
 def _files(variant: Variant, part: str) -> Iterator[str]:
-    """The damage that a format finds in its folder, in words."""
+    """The damage that a format finds in its folder, in words; raises `ArtifactError` for a note of another grid."""
+    checked_note(variant.path / part)
     return read_format(variant.path / part).damages(variant.hf, variant.path / part)
 
 

@@ -11,9 +11,10 @@ from seap_export.corpus import Task
 from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.names import HF
-from seap_export.pipeline.folder.rounded import opened_model
+from seap_export.pipeline.folder.rounded import checked_note, opened_model
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.texts.chat import chat_of_folder
+from validation.parity.origin import Origin
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
 
@@ -73,11 +74,13 @@ def check_parity(
             `validation.parity.run.run_parity`; a failed comparison is in the report.
     """
     variant.require(HF, folder)
+    note = checked_note(variant.path / folder)
     with opened_model(variant.path / folder) as model:
         return run_parity(
             model,
             variant.path / folder,
             prompts,
+            origin=None if note is None else Origin(variant.hf, note.grid),
             runtime=runtime,
             execution=settings.execution(compute),
             decode_steps=settings.decode_steps,

@@ -83,6 +83,41 @@ def folded_channels(
     return {**divided, output: weight * factors[row_of]}
 
 
+def unfolded(spec: ModelSpec, index: int, before: Tensors, after: Tensors) -> dict[str, torch.Tensor]:
+    """The tensors of a rounded layer without its factors, float32.
+
+    Those of a norm are told by its gains, and those of channels by the size of the columns that read them.
+
+    Args:
+        spec: The model.
+        index: Index of the layer.
+        before: The tensors of the layer that was rounded, by full name.
+        after: Those of the rounded one.
+    """
+    tensors, norms = {name: tensor.float() for name, tensor in after.items()}, set[str | None]()
+    for sublayer in spec.layers[index].sublayers:
+        if sublayer.norm_before not in norms and (readers := norm_readers(spec, index, sublayer)):
+            norms.add(sublayer.norm_before)
+            parts = [names.tensor(part, index) for part in spec.norm_parts(str(sublayer.norm_before))]
+            factors = before[parts[0]].float() / tensors[parts[0]]
+            factors = torch.where(factors.isfinite() & (factors > 0), factors, 1.0)  # no factor gives another sign
+            tensors |= {name: tensors[name] * factors for name in parts}
+            tensors |= {name: tensors[name] / factors for name in (names.weight(reader, index) for reader in readers)}
+        if sublayer.channel_rows is not None and sublayer.blocks == 1:
+            (reader, rows), output = sublayer.channel_rows, names.weight(sublayer.output, index)
+            row_of = torch.tensor(list(rows))
+            now, then = (_sums(one[output].float().square().sum(0), row_of) for one in (tensors, before))
+            factors = torch.where(then > 0, (now / then).sqrt(), 1.0)
+            made = names.weight(reader, index)
+            tensors |= {made: tensors[made] * factors[:, None], output: tensors[output] / factors[row_of]}
+    return tensors
+
+
+def _sums(values: torch.Tensor, row_of: torch.Tensor) -> torch.Tensor:
+    """The sum of the values of the channels that each row makes, [rows]."""
+    return values.new_zeros(int(row_of.max()) + 1).index_add_(0, row_of, values)
+
+
 def _most(values: torch.Tensor, row_of: torch.Tensor) -> torch.Tensor:
     """The largest value of the channels that each row makes, [rows]."""
     return values.new_zeros(int(row_of.max()) + 1).scatter_reduce(0, row_of, values, "amax")

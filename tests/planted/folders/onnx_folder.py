@@ -129,6 +129,10 @@ def _search(**values: Any) -> Change:
     return _genai(lambda config: config["search"].update(values))
 
 
+def _rounding(**grid: Any) -> Change:
+    return lambda artifact: edit_json(artifact.onnx / "rounding.json", lambda note: note["grid"].update(grid))
+
+
 def _setting_twice(artifact: Artifact) -> None:
     """Python takes the last value, others the first."""
     path = artifact.onnx / _GENAI
@@ -173,6 +177,9 @@ FAULTS: tuple[Fault, ...] = (
     quiet("form: claims the standard dialect", "whole", _form(dialect="standard")),
     quiet("form: claims the last logits only", "whole", _form(logits="last")),
     quiet("form: lost", "tied", _note(_FORM, None)),
+    quiet("rounding: claims int8", "int4", _rounding(bits=8)),
+    quiet("rounding: claims another average", "mixed", _rounding(average=4.5)),
+    quiet("rounding: claims the same bits for all matrices", "mixed", _rounding(others=[])),
     quiet("cache: claims to be appended", "whole", _note("seap_export.cache", "appended"), codes=(3, 7)),
     quiet("cache: claims to be shared", "standard", _note("seap_export.cache", "shared"), codes=(3, 7)),
     quiet("cache: does not say", "standard", _note("seap_export.cache", None), codes=(3, 7)),

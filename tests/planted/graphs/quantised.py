@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from planted.fault import Fault, numeric, structural
-from planted.graphs.graph import Edit, Graph
+from planted.editing import Artifact
+from planted.fault import PARITY, Change, Fault, numeric, quiet, structural
+from planted.graphs.graph import Edit, Graph, edited
 from planted.graphs.weights import Array, columns_of, layer_name
+from support.editing import edit_json
 
+from converters.formats import read_format
+from seap_export.model.families import names
 from seap_export.model.families.family import Projection
 
 
@@ -150,6 +156,20 @@ def _bits_from_other_planes(packed: Array) -> Array:
     return np.roll(packed, packed.shape[2] // 2, axis=2)
 
 
+def _noted(layer: int, projection: Projection, edit: Edit) -> Change:
+    """Alters a projection and its digest in the note, and leaves no rounded model to compare it with."""
+
+    def change(artifact: Artifact) -> None:
+        edited(edit)(artifact)
+        name = names.weight(projection, layer)
+        stored = read_format(artifact.onnx).weights(artifact.onnx, artifact.spec).read([name])[name]
+        digest = hashlib.sha256((stored + 0.0).numpy().tobytes()).hexdigest()
+        edit_json(artifact.onnx / "rounding.json", lambda note: note["rounded"].update({name: [digest]}))
+        shutil.rmtree(artifact.out / "rounding")
+
+    return change
+
+
 def _constant_doubled(prefix: str) -> Edit:
     """Changes a constant with which weights of few bits are unpacked."""
 
@@ -172,6 +192,13 @@ FAULTS: tuple[Fault, ...] = (
     numeric("int4: last block of down_proj lost", "int4", _last_block_lost, layer=1),
     numeric("int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None),
     numeric("int4: rows of the LM head swapped", "int4", _table("lm_head", "packed", _rows_swapped), layer=None),
+    quiet(
+        "int4: o_proj negated, and noted so",
+        "int4",
+        _noted(1, "o_proj", _part(1, "o_proj", "scales", np.negative)),
+        codes=(PARITY,),
+        layer=1,
+    ),
     numeric("w8a8: a scale doubled", "rows", _of_rows(1, "q_proj", "scales", _scale_doubled), layer=1),
     numeric("w8a8: scales shifted", "rows", _of_rows(2, "o_proj", "scales", _all_scales_shifted), layer=2),
     numeric("w8a8: a row one up", "rows", _of_rows(1, "up_proj", "packed", _row_one_up), layer=1),

@@ -419,8 +419,8 @@ def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     assert list(report) == [
         "schema", "verdict", "failure", "reasons", "hint", "max_abs", "top1_agreement", "mean_kl_nats", "cache_error",
         "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits", "notes",
-        "noise_kl_nats", "provider", "threads", "versions", "prompts", "max_prompt_tokens", "decode_steps",
-        "longest_tokens", "context_length", "texts", "cases",
+        "noise_kl_nats", "rounding", "provider", "threads", "versions", "prompts", "max_prompt_tokens",
+        "decode_steps", "longest_tokens", "context_length", "texts", "cases",
     ]  # fmt: skip
     assert report["schema"] == "seap-export/parity/5"
     assert report["verdict"] == "passed"

@@ -1,0 +1,95 @@
+"""How far a rounded model is from the model that was rounded, in what both predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from converters.onnx.precision import Precision
+from seap_export.pruning.rounding.grid import BlockQuantization
+from validation.array_store import ArrayStore
+from validation.execution import Execution, Say
+from validation.metrics import LogitComparison
+from validation.parity.references import Reference, TokenSequence, run_of
+from validation.parity.rounding import round_weights
+from validation.runtimes.pytorch.torch_runner import open_torch_runner
+
+#: What rounding may always cost, nats per token. If it costs more, the model that was rounded is rounded once more, to
+#: the nearest levels, and the limit is so many times what that costs. With calibration texts, it is less than once.
+_LEAST, _FACTOR = 0.05, 3.0
+#: Prompts that are compared.
+_PROMPTS = 2
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model that was rounded: its folder, and the grid that it was rounded to."""
+
+    folder: Path
+    grid: BlockQuantization
+
+
+@dataclass(frozen=True)
+class OriginFigures:
+    """The mean KL of a rounded model from the model that was rounded, and the most that it may be, nats per token."""
+
+    kl: float
+    limit: float
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the check failed, in words; empty if it passed."""
+        if self.kl <= self.limit:
+            return ()
+        return (
+            f"the rounded model's KL from the model that was rounded is {self.kl:.2g} > {self.limit:.2g}, "
+            f"{_FACTOR:g} times that of the nearest levels; export again",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {"kl_nats": self.kl, "limit_nats": self.limit}
+
+
+def compare_with_origin(
+    origin: Origin,
+    execution: Execution,
+    sequences: Sequence[TokenSequence],
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    say: Say,
+) -> OriginFigures:
+    """Opens the model that was rounded, and compares the rounded one with it on the first of some texts.
+
+    Args:
+        origin: The model that was rounded.
+        execution: Where torch runs.
+        sequences: The texts.
+        references: What the rounded model computes of them.
+        store: Holds the references' arrays, and those of the model that was rounded.
+        say: Receives a line.
+    """
+    say("torch: the model that was rounded")
+    chosen = sequences[:_PROMPTS]
+    with open_torch_runner(origin.folder, execution) as runner:
+        runs = [run_of(one, one.parts(runner.spec), runner.spec) for one in chosen]
+        truths = [store.put(logits) for logits in runner.run(runs)]
+        rounded = LogitComparison()
+        for truth, sequence in zip(truths, chosen, strict=True):
+            rounded.update(store.get(truth), store.get(references[sequence].logits))
+        kl, limit = rounded.figures().mean_kl or 0.0, _LEAST
+        if kl > limit and (change := round_weights(runner.spec, Precision("fp32", _plain(origin.grid)))) is not None:
+            say("torch: the same, rounded to the nearest levels")
+            runner.change_weights(change)
+            nearest = LogitComparison()
+            for truth, logits in zip(truths, runner.run(runs), strict=True):
+                nearest.update(store.get(truth), logits)
+            limit = max(limit, _FACTOR * (nearest.figures().mean_kl or 0.0))
+    return OriginFigures(kl, limit)
+
+
+def _plain(grid: BlockQuantization) -> BlockQuantization:
+    """The grid without a step for each row, and bits for each row of a table, which take long or cost little."""
+    return replace(grid, rows=False, splits_tables=False, tables=())
