@@ -123,6 +123,10 @@ def read_record(record: Mapping[str, Any]) -> str | Conversation:
     # in a table of several forms, the fields of the others are null
     first = next((name for name, *_ in forms if record[name] is not None), forms[-1][0] if forms else None)
     if first == "text":
+        if isinstance(record["text"], int | float):
+            raise InputError(
+                f"field 'text' is {_short(record['text'])}, not a text; put it into quotes, or drop the record"
+            )
         return render("{text}", record)
     if first in ("messages", "conversations"):
         return _conversation(record, _turns(first, record[first]))

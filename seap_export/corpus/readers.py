@@ -37,6 +37,17 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     return _refuse_empty(path, _READERS[path.suffix.lower()](path))
 
 
+def place_of(path: Path, number: int) -> str:
+    """Where the record with this number stands, for messages: its line in JSONL, where blank lines are no records."""
+    filled = _filled_lines(path) if _READERS[path.suffix.lower()] is _read_jsonl else iter(())
+    for count, (line, text) in enumerate(filled, start=1):
+        if text.lstrip().startswith("["):
+            break  # of a JSON list
+        if count == number:
+            return f"line {line}"
+    return f"record {number}"
+
+
 def check_corpus(path: Path) -> None:
     """Refuses a path that cannot be a corpus, without reading the file.
 
@@ -62,7 +73,7 @@ def _refuse_empty(path: Path, records: Iterator[dict[str, Any]]) -> Iterator[dic
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    lines = ((number, line) for number, line in _lines(path) if line.strip())
+    lines = _filled_lines(path)
     first = next(lines, None)
     if first is not None and first[1].lstrip().startswith("["):
         yield from _read_list(path)
@@ -207,6 +218,10 @@ def _has_separator(path: Path) -> bool:
         else:
             has_text = True
     return False
+
+
+def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in _lines(path) if line.strip())
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -26,12 +26,16 @@ class Split:
         calibration: At least one text.
         held_out: The others.
         num_tokens: Tokens of the calibration texts; None: they were not counted.
+        num_repeated: Texts of the corpus that were left out because they repeat another one.
+        num_distinct: All other texts of the corpus.
         notices: Notices for the user about the corpus.
     """
 
     calibration: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     num_tokens: int | None = None
+    num_repeated: int = field(default=0, compare=False)
+    num_distinct: int = field(default=0, compare=False)
     notices: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +87,7 @@ def split_samples(
     _check_numbers(task_name, num_samples, num_held_out)
     wanted = most if num_samples is None else num_samples
     reserved = _HELD_OUT if num_held_out is None else num_held_out
-    chosen, num_texts = _first_by_key(samples, None if wanted is None else reserved + wanted, seed)
+    chosen, num_texts, num_repeated = _first_by_key(samples, None if wanted is None else reserved + wanted, seed)
     if num_held_out is None:
         num_held_out = max(1, min(_HELD_OUT, num_texts // _ONE_IN))
     if num_texts <= num_held_out:
@@ -99,7 +103,7 @@ def split_samples(
             "or give more texts"
         )
     end = None if wanted is None else num_held_out + wanted
-    return Split(calibration=chosen[num_held_out:end], held_out=chosen[:num_held_out])
+    return Split(chosen[num_held_out:end], chosen[:num_held_out], num_repeated=num_repeated, num_distinct=num_texts)
 
 
 def text_digest(text: str) -> str:
@@ -128,11 +132,16 @@ def _check_numbers(task_name: str, num_samples: int | None, num_held_out: int | 
         raise UsageError(f"task '{task_name}': {num_held_out} held-out texts were requested; request 0 or more")
 
 
-def _first_by_key(samples: Iterable[Sample], size: int | None, seed: int) -> tuple[tuple[Sample, ...], int]:
-    """The `size` samples whose texts have the smallest keys, or all, in order of the key, and the number of texts."""
+def _first_by_key(samples: Iterable[Sample], size: int | None, seed: int) -> tuple[tuple[Sample, ...], int, int]:
+    """The `size` samples whose texts have the smallest keys, or all, in order of the key.
+
+    Returns:
+        The samples, the number of distinct texts, and how many texts repeat one of these.
+    """
     seen: set[bytes] = set()
     chosen: dict[int, Sample] = {}
     largest_first: list[int] = []
+    repeated = 0
     for sample in samples:
         digest = hashlib.sha256(f"{seed}\0{sample.text}".encode()).digest()
         key = int.from_bytes(digest, "big")
@@ -144,5 +153,6 @@ def _first_by_key(samples: Iterable[Sample], size: int | None, seed: int) -> tup
             heapq.heappush(largest_first, -key)
             if size is not None and len(largest_first) > size:
                 del chosen[-heapq.heappop(largest_first)]
+        repeated += digest in seen
         seen.add(digest)
-    return tuple(chosen[key] for key in sorted(chosen)), len(seen)
+    return tuple(chosen[key] for key in sorted(chosen)), len(seen), repeated

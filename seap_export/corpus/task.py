@@ -12,7 +12,7 @@ from seap_export.corpus.conversation import Chat, Conversation, JoinedTurns, rea
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
 from seap_export.corpus.memory import MemoryCorpus
 from seap_export.corpus.names import NAME_RULE, is_folder_name
-from seap_export.corpus.readers import read_records
+from seap_export.corpus.readers import place_of, read_records
 from seap_export.corpus.templates import check_path, check_template, is_index, look_up, render
 from seap_export.errors import InputError, UsageError
 
@@ -247,9 +247,14 @@ class Task:
             try:
                 sample = sample_of(record)
             except InputError as error:
-                raise InputError(f"task '{self.name}': {self.corpus}, record {number}: {error}") from error
+                raise self.refusal(number, error) from error
             if sample is not None:
                 yield sample
+
+    def refusal(self, number: int, error: InputError) -> InputError:
+        """What is wrong with the record of this number, and where it stands."""
+        place = place_of(self.corpus, number) if isinstance(self.corpus, Path) else f"record {number}"
+        return InputError(f"task '{self.name}': {self.corpus}, {place}: {error}")
 
     def sample(self, record: Mapping[str, Any], completion: str, chat: Chat | None = None) -> Sample | None:
         """A record as a sample; None if it yields only white space.

@@ -66,4 +66,4 @@ def _questions(task: Task, completion: ChoiceCompletion, chat: Chat | None) -> I
             prompt = min((sample.prompt if sample else "" for sample in samples), key=len, default="")
             yield Question(prompt, tuple(sample.text[len(prompt) :] if sample else "" for sample in samples), gold)
         except InputError as error:
-            raise InputError(f"task '{task.name}': {task.corpus}, record {number}: {error}") from error
+            raise task.refusal(number, error) from error

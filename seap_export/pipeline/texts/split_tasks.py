@@ -114,6 +114,13 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
         progress.warn(notice)
     for task, split in splits.items():
         total = len(split.calibration) + len(split.held_out)
+        given = split.num_repeated + split.num_distinct
+        repeated = f"task '{task}': {split.num_repeated} of its {given} texts repeat others and are left out"
+        if split.num_repeated > split.num_distinct:
+            left = f"{len(split.calibration)} calibration and {len(split.held_out)} held-out texts"
+            progress.warn(f"{repeated}, so that {left} are left; give more texts that differ")
+        elif split.num_repeated:
+            progress.say(repeated)
         if 0 < split.num_conversations < total:
             progress.warn(
                 f"task '{task}': {split.num_conversations} of its {total} texts are conversations in the chat "

@@ -210,7 +210,7 @@ def test_a_broken_record_is_named(tmp_path: Path, record: dict[str, Any], words:
         list(_task(tmp_path, {"text": "x"}, record).texts(STRICT))
     message = str(caught.value)
     assert "\n" not in message
-    assert [word for word in ["a.jsonl, record 2", *words] if word not in message] == []
+    assert [word for word in ["a.jsonl, line 2", *words] if word not in message] == []
 
 
 @pytest.mark.parametrize(

@@ -41,18 +41,24 @@ def test_corpus_without_a_task_file_uses_the_field_text(tmp_path: Path) -> None:
     assert list(task.texts()) == [Sample(" one\n", ""), Sample("two", "")]
 
 
-def test_field_text_may_not_be_missing_or_null(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '{"goal": "two"}',
+            "no form is recognised: a record has 'text', 'messages', 'prompt' and 'completion', or 'instruction' and "
+            "'output' (fields there: 'goal'); give a task file (.toml) that turns them into a text",
+        ),
+        ('{"text": null}', "field 'text' is null; drop the record or give it a value"),
+        ('{"text": 3}', "field 'text' is 3, not a text; put it into quotes, or drop the record"),
+    ],
+)
+def test_the_line_without_a_text_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "one"}\n{"goal": "two"}\n')
-    assert _error(tmp_path, f"a={path}") == (
-        "task 'a': DIR/a.jsonl, record 2: no form is recognised: a record has 'text', 'messages', 'prompt' and "
-        "'completion', or 'instruction' and 'output' (fields there: 'goal'); give a task file (.toml) that turns them "
-        "into a text"
-    )
-    path.write_text('{"text": null}\n')
-    assert _error(tmp_path, f"a={path}") == (
-        "task 'a': DIR/a.jsonl, record 1: field 'text' is null; drop the record or give it a value"
-    )
+    path.write_text(f'{{"text": "one"}}\n\n{line}\n')
+    assert _error(tmp_path, f"a={path}") == f"task 'a': DIR/a.jsonl, line 3: {message}"
+    path.write_text(f'[{{"text": "one"}},\n\n{line}]\n')
+    assert _error(tmp_path, f"a={path}") == f"task 'a': DIR/a.jsonl, record 2: {message}"
 
 
 def test_prompt_and_completion_make_the_text(tmp_path: Path) -> None:
@@ -89,7 +95,7 @@ def test_label_that_is_no_index_is_refused(tmp_path: Path, label: object, shown:
     good = {"goal": "g", "sol1": "x", "sol2": "y", "label": 0}
     spec = _write(tmp_path, PIQA, good, {**good, "label": label})
     assert _error(tmp_path, spec) == (
-        f"task 'a': DIR/a.jsonl, record 2: label {shown} in field 'label' is neither the index of a choice (0 to 1) "
+        f"task 'a': DIR/a.jsonl, line 2: label {shown} in field 'label' is neither the index of a choice (0 to 1) "
         "nor one of x, y; use records that have a right answer, or name the field with the names of the choices as "
         "'labels'"
     )
@@ -112,10 +118,10 @@ def test_label_that_is_two_of_the_choices_is_refused(tmp_path: Path) -> None:
 
 def test_missing_label_and_missing_choice_are_named(tmp_path: Path) -> None:
     assert _error(tmp_path, _write(tmp_path, PIQA, {"goal": "g", "sol1": "x", "sol2": "y"})) == (
-        "task 'a': DIR/a.jsonl, record 1: field 'label' is missing; fields there: 'goal', 'sol1', 'sol2'"
+        "task 'a': DIR/a.jsonl, line 1: field 'label' is missing; fields there: 'goal', 'sol1', 'sol2'"
     )
     assert _error(tmp_path, _write(tmp_path, PIQA, {"goal": "g", "sol1": "x", "label": 1})) == (
-        "task 'a': DIR/a.jsonl, record 1: field 'sol2' is missing; fields there: 'goal', 'sol1', 'label'"
+        "task 'a': DIR/a.jsonl, line 1: field 'sol2' is missing; fields there: 'goal', 'sol1', 'label'"
     )
 
 
@@ -145,7 +151,7 @@ def test_label_may_be_one_of_the_labels(tmp_path: Path, labels: Any, key: str, g
 )
 def test_record_that_does_not_fit_its_labels_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     record = {"q": "q", "c": {"text": ["x", "y"], "label": ["A", "B"]}, "key": "A", **change}
-    assert _error(tmp_path, _write(tmp_path, ARC, record)) == f"task 'a': DIR/a.jsonl, record 1: {message}"
+    assert _error(tmp_path, _write(tmp_path, ARC, record)) == f"task 'a': DIR/a.jsonl, line 1: {message}"
 
 
 def test_list_of_choices_needs_no_labels_and_no_template(tmp_path: Path) -> None:

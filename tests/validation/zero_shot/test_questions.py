@@ -63,9 +63,9 @@ def test_the_text_of_a_question_is_the_one_that_calibration_hashes(
 @pytest.mark.parametrize(
     ("task_file", "record", "message"),
     [
-        (PIQA, {"goal": "g", "sol1": "s", "sol2": "t", "label": -1}, "record 1: label -1"),
-        (PIQA, {"goal": "g", "sol1": "s", "sol2": "", "label": 0}, "record 1: a choice is empty"),
-        (PIQA, {"goal": "g", "sol1": "s", "label": 0}, "record 1: field 'sol2' is missing"),
+        (PIQA, {"goal": "g", "sol1": "s", "sol2": "t", "label": -1}, "line 1: label -1"),
+        (PIQA, {"goal": "g", "sol1": "s", "sol2": "", "label": 0}, "line 1: a choice is empty"),
+        (PIQA, {"goal": "g", "sol1": "s", "label": 0}, "line 1: field 'sol2' is missing"),
         (ARC, {"question": "q", "choices": {"text": ["x"], "label": ["A"]}, "answerKey": "A"}, "at least two choices"),
         (ARC, {"question": "q", "choices": {"text": "x", "label": ["A"]}, "answerKey": "A"}, "is not a list"),
         (ARC, {"question": "q", "choices": {"text": ["x", "y"], "label": ["A"]}, "answerKey": "A"}, "but 1 labels"),

@@ -178,7 +178,7 @@ def test_a_further_task_is_answered_beside_variants_that_keep_some_tokens(
 )
 def test_what_has_no_prompt_is_refused(run: Run, work: Path, record: dict[str, Any]) -> None:
     write_records(work / "a.jsonl", [*conversations(20), record])
-    run(*EXPORT).refused(8, "a.jsonl, record 21", "prompt", "--answers")
+    run(*EXPORT).refused(8, "a.jsonl, line 21", "prompt", "--answers")
     assert not (work / "out").exists()
 
 

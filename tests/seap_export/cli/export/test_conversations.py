@@ -141,7 +141,7 @@ def test_a_broken_conversation_is_refused_and_nothing_written(
     run: Run, work: Path, command: tuple[str, ...], turns: list[Any], words: list[str]
 ) -> None:
     write_records(work / "a.jsonl", [*conversations(30), {"messages": turns}])
-    run(*command).refused(8, "a.jsonl, record 31", *words)
+    run(*command).refused(8, "a.jsonl, line 31", *words)
     assert not (work / "out").exists()
 
 
