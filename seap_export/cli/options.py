@@ -15,6 +15,7 @@ from seap_export.api.tasks import Tasks
 from seap_export.cli.console import Console
 from seap_export.cli.groups import Option, option
 from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, PrecisionChoice, Ratio
+from seap_export.cli.window import WIDE
 from seap_export.common.options import Declared, declared, defaults_of
 from seap_export.common.values import (
     CorpusPathOrNone,
@@ -115,6 +116,19 @@ raw_option = option(
     default=None,
     help="Continue the prompt as it is, or put it into the model's chat template.  [default: as in the texts that the "
     "variant was made from]",
+)
+
+
+def _widen(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+    ctx.meta[WIDE] = is_given
+
+
+wide_option = option(
+    "--wide",
+    is_flag=True,
+    expose_value=False,
+    callback=_widen,
+    help="Show all columns of the tables, not only those that the window has room for.",
 )
 
 

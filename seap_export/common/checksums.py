@@ -24,6 +24,11 @@ def checksums_text(digests: Mapping[str, str]) -> str:
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
 
 
+def shipped_bytes(folder: Path) -> int:
+    """The size of a folder, wherever one is told: that of all its files but its list of checksums, which is last."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+
+
 def write_checksums(folder: Path) -> None:
     """Writes the list of all files in a folder.
 

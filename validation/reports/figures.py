@@ -84,8 +84,9 @@ class Figure:
 
 
 def main_figures(*tiles: Tile) -> list[Figure]:
-    """The figures that tables with one row for each variant have, of some tiles or of all."""
-    return [figure for figure in FIGURES if figure.is_main and (not tiles or figure.tile in tiles)]
+    """The figures that tables with one row for each variant have, of some tiles in their order, or of all."""
+    figures = [figure for figure in FIGURES if figure.is_main and (not tiles or figure.tile in tiles)]
+    return sorted(figures, key=lambda figure: tiles.index(figure.tile)) if tiles else figures
 
 
 def measured(variant: Json, *tiles: Tile) -> list[tuple[Figure, Cell]]:
@@ -144,11 +145,11 @@ def _title(variant: Json, folder: str) -> str:
 
 
 def _size(variant: Json) -> Cell:
-    """How much smaller the first folder is, and the sizes of all folders."""
+    """How much smaller the first folder is than the whole model's, and the sizes of all folders."""
     sizes = {folder: (variant["bytes"][folder], variant["dense_bytes"].get(folder)) for folder in variant["bytes"]}
     titles = _folder_titles(variant)
     words = {
-        folder: f"{megabytes(size)}{f' instead of {megabytes(dense)}' if dense else ''}"
+        folder: megabytes(size) + (f" instead of the whole model's {megabytes(dense)}" if dense else "")
         for folder, (size, dense) in sizes.items()
     }
     details = tuple(f"{title}: {words[folder]}" for folder, title in titles.items())
