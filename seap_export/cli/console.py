@@ -46,18 +46,13 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def megabytes(number: int) -> str:
-    """A size as all reports write it."""
+def megabytes(number: int | None) -> str:
+    """A size as all reports write it; a dash if it is not known."""
     from validation.reports.numbers import megabytes as in_words  # loads numpy
 
-    return in_words(number)
+    return "-" if number is None else in_words(number)
 
 
 def quoted(path: Path) -> str:
     """A path in a command, as the shells of all systems take it; those of Windows know no single quotes."""
     return f'"{path}"' if " " in str(path) else str(path)
-
-
-def difference(max_abs: float | None) -> str:
-    """The largest difference of a logit; a dash if none is finite."""
-    return "-" if max_abs is None else f"{max_abs:.1e}"

@@ -157,7 +157,7 @@ def step_table(steps: Mapping[str, StepFigures]) -> str:
 
 def _cost(figures: list[StepFigures]) -> list[str]:
     peaks = [step.peak_bytes for step in figures if step.peak_bytes is not None]
-    return [duration(sum(step.seconds for step in figures)), megabytes(max(peaks)) if peaks else "-"]
+    return [duration(sum(step.seconds for step in figures)), megabytes(max(peaks, default=None))]
 
 
 def _kind(step: str) -> str:

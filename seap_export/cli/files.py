@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from seap_export.cli.console import difference, megabytes
+from seap_export.cli.console import megabytes
 from seap_export.cli.window import Table
-from seap_export.common.providers import OWN_FORMAT
 from seap_export.pipeline.folder.names import HF
-from validation.reports.figures import divergence_of, divergence_of_folder, in_ascii, main_figures
+from seap_export.pipeline.request.measured import measured_title
+from validation.reports.figures import divergence_of, figures_of_folder, in_ascii, main_figures
 from validation.reports.numbers import percent
 from validation.reports.reading import written_answers
 from validation.reports.recommended import right_cell
+from validation.reports.variants import parity_cell
 from validation.reports.whole import SPEED_HEAD, rows, speed_cells
 from validation.reports.yardstick import kl_in_words
 
@@ -47,21 +48,21 @@ def measured_models(result: ExportResult) -> dict[str, Mapping[str, Any]]:
 def _of_variant(name: str, variant: Mapping[str, Any], result: ExportResult) -> Iterator[list[str]]:
     for folder in written(variant) or [HF]:
         precision = variant["formats"].get(folder, {}).get("precision", "")
-        dense, compared = variant["dense_bytes"].get(folder), _of_folder(variant["parity"], folder)
+        dense = variant["dense_bytes"].get(folder)
         yield [
             f"{name}/{folder}{'' if precision in folder else f' {precision}'}",
-            *_decisive(f"{name}/{folder}", variant["bytes"][folder], of_folder(variant, folder), result),
-            _size((variant.get("memory_about") or {}).get(folder)),
+            *_decisive(f"{name}/{folder}", variant["bytes"][folder], figures_of_folder(variant, folder), result),
+            megabytes((variant.get("memory_about") or {}).get(folder)),
             percent(variant["achieved_ratio"]),
-            f"{variant['bytes'][folder] / dense:.0%}" if dense else "-",
+            percent(variant["bytes"][folder] / dense) if dense else "-",
             f"{variant['num_parameters'] / 1e6:.1f} M",
-            _parity(compared),
+            parity_cell([of for form, of in variant["parity"].items() if form.split(" in ")[0] == folder]).line,
         ]
 
 
 def _of_whole(name: str, row: Mapping[str, Any], result: ExportResult) -> list[str]:
     """The whole model in the columns of the variants."""
-    return [name, *_decisive(name, row["bytes"], row, result), _size(row.get("memory_about")), *["-"] * 4]
+    return [name, *_decisive(name, row["bytes"], row, result), megabytes(row.get("memory_about")), *["-"] * 4]
 
 
 def _decisive(name: str, size: int, figures: Mapping[str, Any], result: ExportResult) -> list[str]:
@@ -74,21 +75,6 @@ def _decisive(name: str, size: int, figures: Mapping[str, Any], result: ExportRe
     kl, _, error = distance.partition(" +- ")
     decisive = [megabytes(size), rate.line, in_ascii(right.main), kl, verdict]
     return [*decisive, first_token.line, in_ascii(right.brief), error, *others]
-
-
-def _size(size: int | None) -> str:
-    return "-" if size is None else megabytes(size)
-
-
-def _of_folder(by_form: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """What was measured of a folder, in one runtime or in several."""
-    return {form: of for form, of in by_form.items() if form.split(" in ")[0] == folder}
-
-
-def of_folder(variant: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """The speed and the quality of one folder of a variant, each None if it was not measured."""
-    speed = variant["speed"] if (variant["speed"] or {}).get("folder", OWN_FORMAT) == folder else None
-    return {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
 
 
 def measured_heads() -> list[str]:
@@ -105,21 +91,6 @@ def measured_cells(variant: Mapping[str, Any]) -> list[str]:
     return [figure.cell(variant).line for figure in main_figures("worse", "faster")]
 
 
-def parity_verdict(parities: Mapping[str, Mapping[str, Any]]) -> str:
-    """The verdict on all comparisons together, with the folders that failed."""
-    if not parities:
-        return "not compared"
-    failed = [folder for folder, parity in parities.items() if parity["verdict"] != "passed"]
-    return f"failed: {', '.join(failed)}" if failed and len(parities) > 1 else "failed" if failed else "passed"
-
-
-def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:
-    if len(parities) != 1:
-        return parity_verdict(parities)
-    (parity,) = parities.values()
-    return parity["verdict"] if parity["max_abs"] is None else f"{parity['verdict']} ({difference(parity['max_abs'])})"
-
-
 def legend(result: ExportResult) -> Iterator[tuple[str, str]]:
     """The lines that explain columns, each after the title of its column."""
     variants, manifest = result.described.values(), None if result.report is None else result.report.manifest
@@ -128,23 +99,18 @@ def legend(result: ExportResult) -> Iterator[tuple[str, str]]:
     if names := ", ".join(measured_models(result)):
         yield "file", f"{names}: the whole model, merely rounded; it was measured beside the variants and not kept."
     yield "right", "Right: of the held-out questions."
-    yield (
-        "KL",
-        "KL: distance of predictions from the dense model's on held-out texts, nats per token.",
-    )
-    for name, variant in list(result.described.items())[:_MOST_EXPLAINED]:
-        if (divergence := divergence_of(variant["quality"])) is not None:
+    compared = {name: variant["quality"] for name, variant in result.described.items() if variant["quality"]}
+    if compared:
+        what = measured_title(next(iter(compared.values())))
+        yield "KL", f"KL: distance of {what} from the dense model on held-out texts, nats per token."
+    for name, quality in list(compared.items())[:_MOST_EXPLAINED]:
+        if (divergence := divergence_of(quality)) is not None:
             yield "KL", f"  {name}: {kl_in_words(divergence['mean_kl_nats'])[0]}"
     if speeds := [variant["speed"] for variant in variants if variant["speed"]]:
         cell = speeds[0]["dense"][0]
-        dense = (
-            f"{cell['decode_ms_per_token']:.1f} ms per token, {cell['prefill_ms']:.0f} ms for {cell['depth']} tokens"
-        )
-        yield (
-            "decode",
-            f"Decode, prefill: times the dense model's speed ({dense}); no speed-up if the interval contains 1.",
-        )
+        dense = f"{cell['decode_ms_per_token']:.1f} ms a token, {cell['prefill_ms']:.0f} ms for {cell['depth']} tokens"
+        yield "decode", f"Decode, prefill: times the dense model's speed ({dense}); no speed-up if it may be 1."
     yield "memory", "Memory: at the peak of a prompt of 128 tokens, estimated; the program around it is extra."
     yield "of whole", "Of whole: the size as a share of the whole model's, written in the same way."
     where = ", ".join(dict.fromkeys(of["runtime"] for variant in variants for of in variant["parity"].values()))
-    yield "parity", f"Parity: in {where}, against torch; in brackets the largest difference of a logit."
+    yield "parity", f"Parity: in {where}, against torch; max abs is the largest difference of a logit."

@@ -14,11 +14,8 @@ def frontier_text(frontier: Mapping[str, Any]) -> str:
     """A table of each task's candidates by size, and lines that explain it."""
     points = [point for task in frontier["tasks"].values() for point in task["points"]]
     kl, *figures = frontier_head(frontier["targets"])
-    table = Table(
-        ["candidate", "written as", "size", kl, "", *figures],
-        [_row(one, frontier["targets"]) for one in points],
-        first=5,
-    )
+    head = ["candidate", "written as", "size", kl, "", *figures]
+    table = Table(head, [_row(one, frontier["targets"]) for one in points], first=5)
     return "\n".join([table.text, "", *table.legend(_legend(frontier, points))])
 
 
@@ -30,17 +27,14 @@ def _row(point: Mapping[str, Any], targets: Mapping[str, Any]) -> list[str]:
 def _legend(frontier: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     yield (
         "candidate",
-        "Candidates that were evaluated, by size. Beaten: another is no larger, and nearer to the dense model.",
+        "Candidates that were evaluated, by size. Beaten: another is no larger, and nearer to the original.",
     )
     if any(point["key"] is None for point in points):
         yield "candidate", "Not made: the dense model, unquantised and too large; its KL counts as 0."
     yield "KL", "KL: distance from the dense model on the held-out texts, nats per token, +- standard error."
     yield "KL - chosen", "KL - chosen: the difference from the chosen one, paired on the same texts."
-    yield (
-        "decode, ideal",
-        f"Decode: speed-up over the dense model in {frontier['speedups_over']}; ideal if time were proportional to "
-        "the bytes that are read; no speed-up if the interval contains 1.",
-    )
+    over = f"Decode: speed-up over the dense model in {frontier['speedups_over']}"
+    yield "decode, ideal", f"{over}; ideal if time were proportional to the bytes read; none if it may be 1."
 
 
 def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:

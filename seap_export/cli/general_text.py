@@ -20,8 +20,7 @@ def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
     matrix = loss_matrix(reports)
     if matrix is None:
         return ""
-    rows = [["dense model", *("-" for _ in matrix.dense), *(f"{bits:.3f}" for bits in matrix.dense)]]
-    rows += [[name, *map(_kl, cells), *map(_bits, cells)] for name, cells in matrix.rows.items()]
+    rows = [[name, *map(_kl, cells), *map(_bits, cells, matrix.dense)] for name, cells in matrix.rows.items()]
     words = (
         f"Lost elsewhere: KL on up to {matrix.texts} held-out texts of each task and on a general text; * marks a "
         "variant's own tasks; if it has one, its KL there is that on all held-out texts."
@@ -36,5 +35,5 @@ def _kl(cell: Mapping[str, Any] | None) -> str:
     return f"{Cell(with_error(cell['mean_kl_nats'], cell.get('mean_kl_nats_stderr'))).line}{'*' * cell['own']}"
 
 
-def _bits(cell: Mapping[str, Any] | None) -> str:
-    return "-" if cell is None else f"{cell['bits_per_byte']:.3f}"
+def _bits(cell: Mapping[str, Any] | None, dense: float) -> str:
+    return "-" if cell is None else f"{cell['bits_per_byte']:.3f} (dense {dense:.3f})"

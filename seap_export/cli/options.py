@@ -119,15 +119,11 @@ raw_option = option(
 )
 
 
-def _widen(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
-    ctx.meta[WIDE] = is_given
-
-
 wide_option = option(
     "--wide",
     is_flag=True,
     expose_value=False,
-    callback=_widen,
+    callback=lambda ctx, _, is_given: ctx.meta.update({WIDE: is_given}),
     help="Show all columns of the tables, not only those that the window has room for.",
 )
 

@@ -114,6 +114,15 @@ def divergence_of_folder(quality: Json | None, folder: str) -> Json | None:
     return next((of for form, of in divergences.items() if form.split(" in ")[0] == folder), None)
 
 
+def figures_of_folder(variant: Json, folder: str) -> Json:
+    """The speed and the divergence (`quality`) of one folder of a variant, each None if it was not measured."""
+    is_timed = (variant["speed"] or {}).get("folder", "onnx") == folder
+    return {
+        "speed": variant["speed"] if is_timed else None,
+        "quality": divergence_of_folder(variant["quality"], folder),
+    }
+
+
 def accuracies(quality: Json | None, folder: str) -> dict[str, Json]:
     """How often one folder of a variant was right, and the dense model, by task; empty: no questions were asked.
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from validation.estimate import wilson
-from validation.reports.figures import Cell, divergence_of, divergence_of_folder, main_figures
+from validation.reports.figures import Cell, divergence_of, figures_of_folder, main_figures
 from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, milliseconds, percent, times, with_error
 from validation.reports.reading import Json
 from validation.reports.whole import SPEED_HEAD, speed_cells
@@ -66,9 +66,7 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
             row = report["whole"][file["name"]]
             of = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
         else:
-            variant, folder = report["variants"][file["name"].rpartition("/")[0]], file["folder"]
-            speed = variant["speed"] if file["decode_speedup"] is not None else None
-            of = {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
+            of = figures_of_folder(report["variants"][file["name"].rpartition("/")[0]], file["folder"])
         figures = (one.cell(of) for one in main_figures("faster", "worse"))
         right = [right_cell(file)] if has_accuracy(found) else []
         cells = [*right, _size_cell(file), *speed_cells(of), *figures]

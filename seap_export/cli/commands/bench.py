@@ -139,16 +139,12 @@ def _size_table(report: SpeedReport) -> str:
             subject.engine,
             megabytes(subject.disk_bytes),
             f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
-            _memory(subject.peak_bytes),
-            *([_memory(subject.gpu_bytes)] if shows_gpu else []),
+            megabytes(subject.peak_bytes),
+            *([megabytes(subject.gpu_bytes)] if shows_gpu else []),
         ]
         for subject in report.subjects
     ]
     return Table([*header, "of the GPU"] if shows_gpu else header, rows).text
-
-
-def _memory(size: int | None) -> str:
-    return "-" if size is None else megabytes(size)
 
 
 def _time_table(report: SpeedReport, engine: Any) -> str:

@@ -82,9 +82,8 @@ def _preview_text(planned: Preview) -> str:
     steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
     total = duration(sum(planned.seconds.values()))
     what = _variants_text(planned) if planned.candidates is None else candidates_text(planned.candidates)
-    lasting, unfinished, temporary = map(
-        megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary)
-    )
+    needed = planned.disk
+    lasting, unfinished, temporary = map(megabytes, (needed.kept, needed.unfinished, needed.temporary))
     disk = f"About {lasting} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
     whole = [f"{duration(seconds)} with --recipe {name}" for name, seconds in planned.recipes.items()]
     from_scratch = [f"From scratch about {', '.join(whole)}"] if whole else []

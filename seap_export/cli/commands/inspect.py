@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from seap_export.cli.console import Console, difference, megabytes
+from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.layer_table import layer_columns
 from seap_export.cli.options import output_options, wide_option
@@ -37,10 +37,12 @@ def inspect_command(console: Console, path: Path) -> None:
 
 
 def _export_text(result: dict[str, Any]) -> str:
-    from seap_export.cli.files import measured_cells, measured_heads, parity_verdict
+    from seap_export.cli.files import measured_cells, measured_heads
     from seap_export.cli.general_text import general_text_table
     from seap_export.pipeline.request.measured import measured_title
+    from validation.reports.figures import in_ascii
     from validation.reports.reading import written_answers
+    from validation.reports.variants import parity_cell
 
     source = result["source"]
     folders = list(dict.fromkeys(name for variant in result["variants"].values() for name in variant["bytes"]))
@@ -48,7 +50,7 @@ def _export_text(result: dict[str, Any]) -> str:
         [
             name,
             *(megabytes(variant["bytes"][name]) if name in variant["bytes"] else "-" for name in folders),
-            parity_verdict(variant["parity"]),
+            in_ascii(parity_cell(list(variant["parity"].values())).main),
             f"{variant['achieved_ratio']:.4f}",
             *measured_cells({"quality": variant.get("quality"), "speed": variant["speed"]}),
             f"{variant['num_parameters'] / 1e6:.1f} M",
@@ -62,20 +64,13 @@ def _export_text(result: dict[str, Any]) -> str:
     quality = next((variant["quality"] for variant in result["variants"].values() if variant.get("quality")), None)
     figures = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
     general_text = general_text_table({name: variant.get("quality") for name, variant in result["variants"].items()})
-    return "\n".join(
-        [
-            prose(
-                f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
-                + ("complete" if result["complete"] else "not complete: run the same export again to continue")
-            ),
-            prose(
-                f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest"
-            ),
-            *lines,
-            *map(prose, filter(None, [*figures, written_answers(result["tasks"])])),
-            *([general_text] if general_text else []),
-        ]
-    )
+    above = [
+        f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
+        + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
+        f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
+    ]
+    below = filter(None, [*figures, written_answers(result["tasks"])])
+    return "\n".join([*map(prose, above), *lines, *map(prose, below), *filter(None, [general_text])])
 
 
 def _model_text(result: dict[str, Any]) -> str:
@@ -98,28 +93,25 @@ def _variant_text(result: dict[str, Any]) -> str:
 
     parity, vocabulary = result["parity"], result["vocabulary"]
     general_text = general_text_table({"this variant": result["quality"]})
-    return "\n".join(
-        [
-            f"{result['task']}, made for {_weights(result['weights'])}",
-            prose(
-                f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
-                f"compensation {result['compensation']}, layout {result['layout']}"
-            ),
-            f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
-            *([f"vocabulary: {vocabulary['tokens']:,} of {vocabulary['of']:,} tokens"] if vocabulary else []),
-            *(_parity_text(name, checks) for name, checks in parity.items()),
-            *([] if parity else ["parity: not recorded; `seap-export validate` checks it"]),
-            prose(_quality_text(result["quality"])),
-            *([general_text] if general_text else []),
-            *([prose(f"warning: {result['warning']}")] if result["warning"] else []),
-            _model_text(result["model"]) if result["model"] else "hf is missing: not pruned yet, or not copied",
-        ]
-    )
+    lines = [
+        f"{result['task']}, made for {_weights(result['weights'])}",
+        f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
+        f"compensation {result['compensation']}, layout {result['layout']}",
+        f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
+        *([f"vocabulary: {vocabulary['tokens']:,} of {vocabulary['of']:,} tokens"] if vocabulary else []),
+        *(_parity_text(name, checks) for name, checks in parity.items()),
+        *([] if parity else ["parity: not recorded; `seap-export validate` checks it"]),
+        _quality_text(result["quality"]),
+    ]
+    warning = [prose(f"warning: {result['warning']}")] if result["warning"] else []
+    model = _model_text(result["model"]) if result["model"] else "hf is missing: not pruned yet, or not copied"
+    return "\n".join([*map(prose, lines), *filter(None, [general_text]), *warning, model])
 
 
 def _parity_text(name: str, parity: dict[str, Any]) -> str:
-    of = "" if name == OWN_FORMAT else f" of {name}"
-    return f"parity{of}: {parity['verdict']}, max abs {difference(parity['max_abs'])}"
+    from validation.reports.variants import parity_cell
+
+    return f"parity{'' if name == OWN_FORMAT else f' of {name}'}: {parity_cell([parity]).line}"
 
 
 def _quality_text(quality: dict[str, Any] | None) -> str:

@@ -125,10 +125,11 @@ def _show(console: Console, report: ValidationReport) -> None:
 
 def _measured(report: ValidationReport) -> str:
     """The speed and the quality of each folder of which one was measured, now or by the export."""
-    from seap_export.cli.files import measured_cells, measured_heads, of_folder
+    from seap_export.cli.files import measured_cells, measured_heads
+    from validation.reports.figures import figures_of_folder
 
     folders = [(name, folder) for name, variant in report.variants.items() for folder in variant["bytes"]]
-    measured = {(name, folder): of_folder(report.variants[name], folder) for name, folder in folders}
+    measured = {(name, folder): figures_of_folder(report.variants[name], folder) for name, folder in folders}
     rows = [[f"{name}/{folder}", *measured_cells(of)] for (name, folder), of in measured.items() if any(of.values())]
     return Table(["compared with dense", *measured_heads()], rows, first=2).text if rows else ""
 

@@ -58,7 +58,7 @@ class CardFacts:
         needed: The files that make the variant again, by name: settings, and what lies beside them.
         whole: The whole models that were measured on the same texts, as whole.json describes them.
         recommended: Which of these and of the variant's folders to ship, in words; "": nothing was measured.
-        dense_bytes: By folder, the size of the dense model written in the same way; None: not known.
+        dense_bytes: By folder, the size of the dense model written in the same way.
     """
 
     source: Source
@@ -72,7 +72,7 @@ class CardFacts:
     needed: Sequence[str]
     whole: Sequence[Mapping[str, Any]] = ()
     recommended: str = ""
-    dense_bytes: Mapping[str, int | None] = field(default_factory=dict)
+    dense_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def card_text(facts: CardFacts) -> str:
@@ -194,7 +194,7 @@ def _formats(facts: CardFacts) -> Iterator[str]:
     rows, spec = [], facts.variant.spec
     for name, size in facts.entry["bytes"].items():
         format = facts.variant.folders[name].format
-        dense = megabytes(facts.dense_bytes.get(name))
+        dense = megabytes(facts.dense_bytes[name])
         parity = facts.entry["parity"].get(name)
         compared = "" if parity is None else _parity(parity)
         rows.append(

@@ -24,7 +24,7 @@ from seap_export.errors import InputError
 from seap_export.pipeline.targets.first_token import FirstToken, PromptTime
 from seap_export.pipeline.targets.targets import Targets
 from validation.estimate import TokenEstimate, is_clearly_above, is_close
-from validation.reports.figures import accuracies, divergence_of, divergence_of_folder
+from validation.reports.figures import accuracies, divergence_of, figures_of_folder
 from validation.reports.recommended import in_words
 from validation.reports.speedups import speedups
 
@@ -232,9 +232,8 @@ def _of_variants(
         is_whole = variant["num_parameters"] is not None and variant["num_parameters"] == variant["dense_parameters"]
         for folder, format in variant["formats"].items():
             if (name, folder) not in damaged and variant["task"] is not None:
-                divergence = divergence_of_folder(variant["quality"], folder)
-                speed = variant["speed"] if (variant["speed"] or {}).get("folder", OWN_FORMAT) == folder else None
-                size = variant["bytes"][folder]
+                figures, size = figures_of_folder(variant, folder), variant["bytes"][folder]
+                divergence, speed = figures["quality"], figures["speed"]
                 file = _file(f"{name}/{folder}", folder, format["precision"], is_whole, size, divergence, speed)
                 file["accuracy"] = accuracies(variant["quality"], folder)
                 file["memory_about"] = (variant.get("memory_about") or {}).get(folder)

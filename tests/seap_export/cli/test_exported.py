@@ -78,9 +78,9 @@ def test_steps_are_summed_up_by_kind() -> None:
     }
     rows = [line.split() for line in step_table(steps).splitlines()[1:]]
     assert rows == [
-        ["calibration", "1", "1", "min", "1", "s", "500.0", "MB"],
-        ["shrinking", "2", "5", "s", "700.0", "MB"],
-        ["all", "3", "1", "min", "6", "s", "700.0", "MB"],
+        ["calibration", "1", "1", "min", "1", "s", "500", "MB"],
+        ["shrinking", "2", "5", "s", "700", "MB"],
+        ["all", "3", "1", "min", "6", "s", "700", "MB"],
     ]
 
 

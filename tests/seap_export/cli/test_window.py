@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
+from support.exports import Run
 
 from seap_export.cli.window import WIDE, Table, prose
 
@@ -56,3 +59,27 @@ def test_commands_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
         "    or run:",
         "    pip install one two three",
     ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export m --task a=a.jsonl --out x --ratio 0.4 --quality --speed",
+        "export m --task a=a.jsonl --out x --ratio 0.4 --dry-run",
+        "export m --task a=a.jsonl --out x --target-size 200kB --quality",
+        "export m --task a=a.jsonl --out x --target-size 200kB --quality --dry-run",
+        "inspect out",
+        "inspect out/a-0.2",
+        "validate out",
+        "plan m --calibration out/calibration/a --ratio 0.4",
+        "evaluate out/a-0.2 --dense m --runtime torch --runtime onnxruntime",
+        "bench out/a-0.2 --dense m --depth 8 --batch 1 --runs 5 --steps 2",
+    ],
+)
+def test_output_fits_a_window_of_80_columns(
+    command: str, run: Run, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = run(*command.split())
+    assert outcome.code == 0, outcome.err
+    assert [line for line in outcome.out.splitlines() if len(line) > 80 and "seap-export " not in line] == []

@@ -75,7 +75,9 @@ class CardStep(Step):
         of_files = source, model, metadata, variant, entry, manifest, texts, datasets, needed
         described = describe_variant(variant, manifest, {"quality": recorded_quality(variant)})
         of_whole = list(whole.values()), self._recommended(name, described, whole)
-        facts = CardFacts(*of_files, *of_whole, described["dense_bytes"])
+        larger = {folder: dense - described["bytes"][folder] for folder, dense in described["dense_bytes"].items()}
+        dense_bytes = {folder: size + larger[folder] for folder, size in entry["bytes"].items()}  # without the card
+        facts = CardFacts(*of_files, *of_whole, dense_bytes)
         return {CARD: card_text(facts).encode(), **recipe, **metadata.licence_files}
 
     def _recommended(self, name: str, described: Mapping[str, Any], whole: Mapping[str, Mapping[str, Any]]) -> str:
