@@ -38,8 +38,8 @@ def prose(text: str, hang: int = 0) -> str:
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    how = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.wrap(text, width, subsequent_indent=indent, **how) or [""]
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return wrapper.wrap(text) or [""]
 
 
 @dataclass(frozen=True)

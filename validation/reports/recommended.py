@@ -64,7 +64,7 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
         beyond = "" if file["within_limits"] else "beyond the limits"
         if file["name"] in (report.get("whole") or {}):
             row = report["whole"][file["name"]]
-            of = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
+            of: Json = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
         else:
             of = figures_of_folder(report["variants"][file["name"].rpartition("/")[0]], file["folder"])
         figures = (one.cell(of) for one in main_figures("faster", "worse"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command("export", cls=ConfigurableCommand)
 @with_settings(*options_of(ExportOptions))
 @titled("Model and tasks", config_option, *rare(set_option))
-@titled("Machine", wide_option, output_options)
+@titled("Machine", *rare(wide_option), output_options)
 def export_command(console: Console, **options: Any) -> None:
     """Round MODEL, or prune it for each task and ratio; write the files, check them, and say which one to ship.
 

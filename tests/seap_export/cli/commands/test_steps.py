@@ -44,7 +44,7 @@ def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine
     assert (outcome.code, outcome.err) == (0, "hashing m\nshrinking\n")
     assert outcome.out == "run/a-0.2/hf: 140,640 parameters\n"
     outcome = run(*CONVERT)
-    assert (outcome.code, outcome.err, outcome.out) == (0, "writing ONNX\n", "run/a-0.2/onnx: 0.2 MB\n")
+    assert (outcome.code, outcome.err, outcome.out) == (0, "writing ONNX\n", "run/a-0.2/onnx: 192 kB\n")
     outcome = run(*VALIDATE)
     assert outcome.code == 0
     assert outcome.out.splitlines()[-1] == "passed"
