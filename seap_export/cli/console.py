@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,26 +46,13 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns: the first and those of words to the left, those with a number to the right."""
-    columns = []
-    for number, column in enumerate(zip(header, *rows, strict=True)):
-        is_words = number == 0 or not any(cell.lstrip("(+-")[:1].isdigit() for cell in column[1:])
-        width = max(map(len, column))
-        columns.append([cell.ljust(width) if is_words else cell.rjust(width) for cell in column])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+def megabytes(number: int | None) -> str:
+    """A size as all reports write it; a dash if it is not known."""
+    from validation.reports.numbers import megabytes as in_words  # loads numpy
 
-
-def megabytes(number: int) -> str:
-    """Formats a size in bytes as megabytes (10^6 bytes)."""
-    return f"{number / 1e6:.1f} MB"
+    return "-" if number is None else in_words(number)
 
 
 def quoted(path: Path) -> str:
     """A path in a command, as the shells of all systems take it; those of Windows know no single quotes."""
     return f'"{path}"' if " " in str(path) else str(path)
-
-
-def difference(max_abs: float | None) -> str:
-    """The largest difference of a logit; a dash if none is finite."""
-    return "-" if max_abs is None else f"{max_abs:.1e}"

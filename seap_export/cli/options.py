@@ -15,6 +15,7 @@ from seap_export.api.tasks import Tasks
 from seap_export.cli.console import Console
 from seap_export.cli.groups import Option, option
 from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, PrecisionChoice, Ratio
+from seap_export.cli.window import WIDE
 from seap_export.common.options import Declared, declared, defaults_of
 from seap_export.common.values import (
     CorpusPathOrNone,
@@ -117,6 +118,15 @@ raw_option = option(
     "variant was made from]",
 )
 stop_option = option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable.")
+
+
+wide_option = option(
+    "--wide",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda ctx, _, is_given: ctx.meta.update({WIDE: is_given}),
+    help="Show all columns of the tables, not only those that the window has room for.",
+)
 
 
 def output_options(command: Command) -> Command:

@@ -26,6 +26,11 @@ def checksums_text(digests: Mapping[str, str]) -> str:
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
 
 
+def shipped_bytes(folder: Path) -> int:
+    """The size of a folder, wherever one is told: of all its files but lists of checksums and what others left."""
+    return sum(path.stat().st_size for path in _contents(folder)[0] if path.is_file() and path.name != SUMS)
+
+
 def write_checksums(folder: Path) -> None:
     """Writes the list of all files in a folder.
 
@@ -143,11 +148,6 @@ def refuse_damages(lines: Sequence[str]) -> None:
     """Raises `ArtifactError` with the first line, if there is any."""
     if lines:
         raise ArtifactError(lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""))
-
-
-def weighed_files(folder: Path) -> list[Path]:
-    """The files in a folder that its size counts: all but lists and what others left."""
-    return [path for path in _contents(folder)[0] if path.is_file() and path.name != SUMS]
 
 
 def is_path_inside(name: str) -> bool:

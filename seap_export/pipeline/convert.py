@@ -9,7 +9,7 @@ from converters.accepted import accepted_model
 from converters.format import Format
 from converters.formats import row_of
 from converters.hf.format import HfFormat
-from seap_export.common.checksums import write_checksums
+from seap_export.common.checksums import shipped_bytes, write_checksums
 from seap_export.common.extras import require_extra
 from seap_export.errors import InputError, UsageError
 from seap_export.model.families import ModelSpec
@@ -92,7 +92,7 @@ def convert(
         with progress.step(f"writing {row.title}", len(spec.layers)) as advance:
             write_format(format, model_folder, target, advance)
         write_checksums(target)
-    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return shipped_bytes(out)
 
 
 def _of_variant(model_folder: Path, progress: Progress) -> TaskMixture | None:

@@ -84,8 +84,9 @@ class Figure:
 
 
 def main_figures(*tiles: Tile) -> list[Figure]:
-    """The figures that tables with one row for each variant have, of some tiles or of all."""
-    return [figure for figure in FIGURES if figure.is_main and (not tiles or figure.tile in tiles)]
+    """The figures that tables with one row for each variant have, of some tiles in their order, or of all."""
+    figures = [figure for figure in FIGURES if figure.is_main and (not tiles or figure.tile in tiles)]
+    return sorted(figures, key=lambda figure: tiles.index(figure.tile)) if tiles else figures
 
 
 def measured(variant: Json, *tiles: Tile) -> list[tuple[Figure, Cell]]:
@@ -111,6 +112,15 @@ def divergence_of_folder(quality: Json | None, folder: str) -> Json | None:
     """The divergence of one folder of a variant, in the first runtime that ran it; None: it was not measured."""
     divergences: Json = (quality or {}).get("divergence") or {}
     return next((of for form, of in divergences.items() if form.split(" in ")[0] == folder), None)
+
+
+def figures_of_folder(variant: Json, folder: str) -> Json:
+    """The speed and the divergence (`quality`) of one folder of a variant, each None if it was not measured."""
+    is_timed = (variant["speed"] or {}).get("folder", "onnx") == folder
+    return {
+        "speed": variant["speed"] if is_timed else None,
+        "quality": divergence_of_folder(variant["quality"], folder),
+    }
 
 
 def accuracies(quality: Json | None, folder: str) -> dict[str, Json]:
@@ -144,11 +154,11 @@ def _title(variant: Json, folder: str) -> str:
 
 
 def _size(variant: Json) -> Cell:
-    """How much smaller the first folder is, and the sizes of all folders."""
+    """How much smaller the first folder is than the whole model's, and the sizes of all folders."""
     sizes = {folder: (variant["bytes"][folder], variant["dense_bytes"].get(folder)) for folder in variant["bytes"]}
     titles = _folder_titles(variant)
     words = {
-        folder: f"{megabytes(size)}{f' instead of {megabytes(dense)}' if dense else ''}"
+        folder: megabytes(size) + (f" instead of the whole model's {megabytes(dense)}" if dense else "")
         for folder, (size, dense) in sizes.items()
     }
     details = tuple(f"{title}: {words[folder]}" for folder, title in titles.items())

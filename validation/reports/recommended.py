@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from validation.reports.figures import Cell, divergence_of, divergence_of_folder, main_figures
+from validation.estimate import wilson
+from validation.reports.figures import Cell, divergence_of, figures_of_folder, main_figures
 from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, milliseconds, percent, times, with_error
 from validation.reports.reading import Json
 from validation.reports.whole import SPEED_HEAD, speed_cells
@@ -14,13 +15,14 @@ from validation.reports.whole import SPEED_HEAD, speed_cells
 _ALIKE = 0.03
 
 
-def in_words(found: Json) -> str:
+def in_words(found: Json, close: Collection[str] = ()) -> str:
     """The sentences on one task: what to ship and why, what else there is, and what was not measured.
 
     Args:
         found: The recommendation of a task as a report has it.
+        close: The files whose KL is too close to that of the recommended one to tell which is nearer.
     """
-    return " ".join(_sentences(found))
+    return " ".join(_sentences(found, close))
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ def command(report: Json, found: Json) -> str:
 
 
 def head(found: Json) -> tuple[str, ...]:
-    """The titles of the cells of `rows`; accuracy comes first, if there is any."""
+    """The titles of the cells of `rows`; right answers come first, if questions were asked."""
     titles = *SPEED_HEAD, *(one.title for one in main_figures("faster", "worse"))
-    return *(["Accuracy"] if has_accuracy(found) else []), "Size", *(title[0].upper() + title[1:] for title in titles)
+    return *(["Right"] if has_accuracy(found) else []), "Size", *(title[0].upper() + title[1:] for title in titles)
 
 
 def has_accuracy(found: Json) -> bool:
@@ -62,14 +64,11 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
         beyond = "" if file["within_limits"] else "beyond the limits"
         if file["name"] in (report.get("whole") or {}):
             row = report["whole"][file["name"]]
-            of = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
+            of: Json = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
         else:
-            variant, folder = report["variants"][file["name"].rpartition("/")[0]], file["folder"]
-            speed = variant["speed"] if file["decode_speedup"] is not None else None
-            of = {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
+            of = figures_of_folder(report["variants"][file["name"].rpartition("/")[0]], file["folder"])
         figures = (one.cell(of) for one in main_figures("faster", "worse"))
-        share, bracket, more = accuracy_in_words(file).partition(" (")
-        right = [Cell(share or NOTHING, f"{bracket}{more}".strip())] if has_accuracy(found) else []
+        right = [right_cell(file)] if has_accuracy(found) else []
         cells = [*right, _size_cell(file), *speed_cells(of), *figures]
         yield title(file), Cell(result or beyond, beyond if result else ""), cells
 
@@ -97,7 +96,7 @@ def title(file: Json) -> str:
     return f"the whole model{where} in {file['precision']}"
 
 
-def _sentences(found: Json) -> Iterator[str]:
+def _sentences(found: Json, close: Collection[str]) -> Iterator[str]:
     files = {file["name"]: file for file in found["files"]}
     if found["file"] is None:
         near = files[found["nearest"]]
@@ -106,6 +105,7 @@ def _sentences(found: Json) -> Iterator[str]:
     else:
         chosen = files[found["file"]]
         yield f"Ship {title(chosen)} ({_size_and_speed(chosen)}): {_why(found, files)}."
+        yield from _close(found, files, close)
         if others := _others(found, files):
             yield others
     if found["not_measured"]:
@@ -145,6 +145,25 @@ def _beside(file: Json, beside: Json) -> tuple[str, str]:
     return size, "" if abs(speed - 1) < _ALIKE else f"{times(speed)} times"
 
 
+def _close(found: Json, files: Json, close: Collection[str]) -> Iterator[str]:
+    """From which of the other named files the recommended one cannot be told, and by what."""
+    names = dict.fromkeys(found[key] for key in ("beside", "nearest", "smallest"))
+    titles: dict[str, list[str]] = {}
+    for other in (files[name] for name in names if name not in (None, found["file"])):
+        by = ["KL"] if other["name"] in close else []
+        by += ["right answers"] if _overlap(files[found["file"]]["accuracy"], other["accuracy"]) else []
+        titles.setdefault(" and ".join(by), []).append(title(other))
+    for by_what, of in titles.items():
+        if by_what:
+            yield f"In {by_what}, it is too close to tell from {' and '.join(of)}."
+
+
+def _overlap(one: Json, other: Json) -> bool:
+    """Whether the intervals of two files' right answers overlap in every task that both were asked."""
+    both = [[wilson(of[task]["share"], of[task]["questions"]) for of in (one, other)] for task in one if task in other]
+    return bool(both) and all(max(first[0], second[0]) <= min(first[1], second[1]) for first, second in both)
+
+
 def _others(found: Json, files: Json) -> str:
     """What to ship if a larger file fits, and the smallest file that nothing beats."""
     chosen = files[found["file"]]
@@ -167,18 +186,34 @@ def _told(file: Json) -> str:
 
 def _size_and_speed(file: Json) -> str:
     speed, right = file["tokens_per_second"], accuracy_in_words(file)
-    parts = [megabytes(file["bytes"]), "" if speed is None else f"{figure(speed)} tokens/s"]
-    return ", ".join(filter(None, [*parts, f"accuracy {right}" if right else ""]))
+    return ", ".join(filter(None, [megabytes(file["bytes"]), speed and f"{figure(speed)} tokens/s", right]))
 
 
 def accuracy_in_words(file: Json) -> str:
     """How often a file is right, with Wilson's interval, beside the dense model; "" if no questions were asked."""
-    parts = []
+    right = (
+        f"{of_task} right ({accuracy(of['share'], of['questions'])[1]}), the dense model {_number(of, 'dense')}"
+        for of_task, of in _by_task(file)
+    )
+    return "; ".join(right)
+
+
+def right_cell(file: Json | None) -> Cell:
+    """How often a file is right, and beside the dense model the interval of that; a dash if none were asked."""
+    right = {} if file is None else dict(_by_task(file))
+    brief = (f"{accuracy(of['share'], of['questions'])[1]}, dense {_number(of, 'dense')}" for of in right.values())
+    return Cell("; ".join(right) or NOTHING, "; ".join(brief))
+
+
+def _by_task(file: Json) -> Iterator[tuple[str, Json]]:
+    """How many of its questions a file answers rightly, with the name of the task if there are several."""
     for task, of in file["accuracy"].items():
-        share, interval = accuracy(of["share"], of["questions"])
         name = f"{task} " if len(file["accuracy"]) > 1 else ""
-        parts.append(f"{name}{share} ({interval}), dense {percent(of['dense'])}")
-    return "; ".join(parts)
+        yield f"{name}{_number(of, 'share')} of {of['questions']}", of
+
+
+def _number(of: Json, whose: str) -> str:
+    return NOTHING if of[whose] is None else f"{of[whose] * of['questions']:.0f}"
 
 
 def _kl(file: Json) -> str:

@@ -26,7 +26,7 @@ def cells(report: Json, name: str) -> list[Cell]:
     return [
         Cell(verdict_of(report, name)),
         *(figure.cell(variant) for figure in main_figures()),
-        _parity(list(variant["parity"].values())),
+        parity_cell(list(variant["parity"].values())),
         Cell(removed, ", ".join(part for part in (asked, parameters) if part)),
         Cell(variant["task"] or NOTHING, variant["method"] or ""),
     ]
@@ -47,7 +47,7 @@ def parameters_in_words(variant: Json) -> str | None:
     return f"{count(left)} parameters" if dense is None else f"{count(left)} of {count(dense)} parameters"
 
 
-def _parity(parities: list[Json]) -> Cell:
+def parity_cell(parities: list[Json]) -> Cell:
     """The verdict and the largest error of the only comparison; of several, the verdict of all and of each."""
     if not parities:
         return Cell(NOTHING)

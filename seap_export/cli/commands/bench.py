@@ -10,10 +10,11 @@ import click
 
 from converters.form_options import FormOptions
 from seap_export.api.options import ComputeOptions, RunOptions
-from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
-from seap_export.cli.options import RARE_FORM, option_of, options_of, output_options
+from seap_export.cli.options import RARE_FORM, option_of, options_of, output_options, wide_option
 from seap_export.cli.values import ExistingPath, PathType
+from seap_export.cli.window import Table
 from seap_export.common.json_file import write_json
 from seap_export.common.options import defaults_of
 from seap_export.common.providers import OWN_RUNTIME
@@ -75,7 +76,7 @@ if TYPE_CHECKING:
     option("--out", type=PathType(), help="Write the report to this file as JSON; without it nothing is written."),
     option_of(RunOptions, "force"),
 )
-@titled("Machine", option_of(ComputeOptions, "threads"), output_options)
+@titled("Machine", option_of(ComputeOptions, "threads"), wide_option, output_options)
 def bench_command(
     console: Console,
     paths: tuple[Path, ...],
@@ -138,16 +139,12 @@ def _size_table(report: SpeedReport) -> str:
             subject.engine,
             megabytes(subject.disk_bytes),
             f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
-            _memory(subject.peak_bytes),
-            *([_memory(subject.gpu_bytes)] if shows_gpu else []),
+            megabytes(subject.peak_bytes),
+            *([megabytes(subject.gpu_bytes)] if shows_gpu else []),
         ]
         for subject in report.subjects
     ]
-    return table([*header, "of the GPU"] if shows_gpu else header, rows)
-
-
-def _memory(size: int | None) -> str:
-    return "-" if size is None else megabytes(size)
+    return Table([*header, "of the GPU"] if shows_gpu else header, rows).text
 
 
 def _time_table(report: SpeedReport, engine: Any) -> str:
@@ -158,22 +155,26 @@ def _time_table(report: SpeedReport, engine: Any) -> str:
             if subject.engine != engine or cell not in subject.timings:
                 continue
             timing = subject.timings[cell]
+            decode = speedup_cells(report.decode(subject, cell), subject.model)
+            prefill = speedup_cells(report.prefill(subject, cell), subject.model)
             rows.append(
                 [
                     subject.model,
                     str(cell.batch),
                     str(cell.depth),
-                    f"{timing.prefill_s * 1e3:.0f} ms",
-                    f"{timing.prefill_p95_s * 1e3:.0f} ms",
-                    *speedup_cells(report.prefill(subject, cell), subject.model),
                     f"{cell.batch / timing.step_s:.1f}",
+                    decode[0],
+                    f"{timing.prefill_s * 1e3:.0f} ms",
+                    prefill[0],
+                    *decode[1:],
+                    *prefill[1:],
                     f"{timing.step_p95_s * 1e3:.1f} ms",
-                    *speedup_cells(report.decode(subject, cell), subject.model),
+                    f"{timing.prefill_p95_s * 1e3:.0f} ms",
                 ]
             )
-    ratio = ["speed-up", "ideal", "reached"]
-    header = [engine, "batch", "tokens", "prefill", "p95", *ratio, "tokens/s", "step p95", *ratio]
-    return table(header, rows)
+    header = [engine, "batch", "prompt", "tokens/s", "decode", "first token", "prefill"]
+    ratios = [f"{what}, {of}" for what in ("decode", "prefill") for of in ("ideal", "reached")]
+    return Table([*header, *ratios, "step, p95", "first token, p95"], rows, first=5).text
 
 
 def speedup_cells(speedup: Speedup, model: str) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 import click
 
 from seap_export.api.options import BatchOptions, ComputeOptions, RunOptions, TaskOptions
-from seap_export.cli.console import Console, table
+from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import option_of, options_of, output_options
+from seap_export.cli.window import Table
 from seap_export.common.options import option, options, part
 from seap_export.common.values import FilePath
 from seap_export.pipeline.request.options import CalibrationSettings
@@ -64,4 +65,4 @@ def calibrate_command(console: Console, **given: Any) -> None:
         for task, calibration in calibrations.items()
     }
     rows = [[task, str(row["texts"]), str(row["tokens"]), str(row["statistics"])] for task, row in result.items()]
-    console.result({"tasks": result}, table(["task", "texts", "tokens", "statistics"], rows))
+    console.result({"tasks": result}, Table(["task", "texts", "tokens", "statistics"], rows).text)

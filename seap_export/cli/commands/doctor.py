@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from seap_export.cli.console import Console, table
+from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.options import output_options
+from seap_export.cli.window import Table, prose
 from seap_export.common.providers import PROVIDERS
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def _diagnose() -> Callable[..., Diagnosis]:
 
 
 def _summary(diagnosis: Diagnosis, *tables: str) -> str:
-    return "\n\n".join([_facts(diagnosis), _provider_table(diagnosis), *tables, "\n".join(_remarks(diagnosis))])
+    return "\n\n".join(
+        [_facts(diagnosis), _provider_table(diagnosis), *tables, "\n".join(map(prose, _remarks(diagnosis)))]
+    )
 
 
 def _facts(diagnosis: Diagnosis) -> str:
@@ -114,7 +117,7 @@ def _facts(diagnosis: Diagnosis) -> str:
 def _aligned(facts: dict[str, str]) -> str:
     """A line for each fact, with the facts aligned after their names."""
     width = max(map(len, facts))
-    return "\n".join(f"{name.ljust(width)}  {fact}" for name, fact in facts.items())
+    return "\n".join(prose(f"{name.ljust(width)}  {fact}", hang=width + 2) for name, fact in facts.items())
 
 
 def _gpus(diagnosis: Diagnosis) -> str:
@@ -135,7 +138,7 @@ def _provider_table(diagnosis: Diagnosis) -> str:
         ]
         for provider in diagnosis.providers
     ]
-    return table(["provider", "matrix product", "attention", "max error"], rows)
+    return Table(["provider", "matrix product", "attention", "max error"], rows).text
 
 
 def _verdict(provider: ProviderState, check: ProviderCheck) -> str:

@@ -9,9 +9,10 @@ import click
 
 from seap_export.api.evaluate import EvaluateOptions, evaluate
 from seap_export.api.options import ComputeOptions
-from seap_export.cli.console import Console, table
+from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, titled
-from seap_export.cli.options import option_of, options_of, output_options
+from seap_export.cli.options import option_of, options_of, output_options, wide_option
+from seap_export.cli.window import Table, prose
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport
@@ -48,6 +49,7 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
     option_of(EvaluateOptions, "batch_size"),
     *options_of(ComputeOptions),
     option_of(EvaluateOptions, "provider"),
+    wide_option,
     output_options,
 )
 def evaluate_command(console: Console, path: str, **options: Any) -> None:
@@ -103,7 +105,7 @@ def _divergence_table(report: EvaluationReport) -> str:
         for form, more in report.kl_difference.items()
     ]
     below += [line for form, figures in report.divergence.items() for line in _per_byte(form, figures)]
-    return "\n".join([table(header, rows), *below])
+    return "\n".join([Table(header, rows, first=4).text, *map(prose, below)])
 
 
 def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
@@ -129,14 +131,14 @@ def _zero_shot_table(report: EvaluationReport) -> str:
             f"{task} {model}",
             str(figures.questions),
             *_accuracy(figures.acc, figures.questions),
+            *_beside_dense(report, model, task),
             *_accuracy(figures.acc_norm, figures.questions),
             f"{figures.chance:.1%}",
-            *_beside_dense(report, model, task),
         ]
         for task, model, figures in _answered(report, report.zero_shot)
     ]
-    header = ["zero-shot", "questions", "acc", _INTERVAL, "acc_norm", _INTERVAL, "chance", *_BESIDE_DENSE]
-    return table(header, rows)
+    header = ["zero-shot", "questions", "acc", _INTERVAL, *_BESIDE_DENSE, "acc_norm", _INTERVAL, "chance"]
+    return Table(header, rows, first=4).text
 
 
 def _generation_table(report: EvaluationReport) -> str:
@@ -154,7 +156,7 @@ def _generation_table(report: EvaluationReport) -> str:
         for task, model, figures in _answered(report, report.generation)
     ]
     header = ["generated", "questions", "exact match", _INTERVAL, *_BESIDE_DENSE, "tokens", "never stopped"]
-    return table(header, rows)
+    return Table(header, rows, first=4).text
 
 
 def _answered(report: EvaluationReport, models: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
@@ -205,4 +207,4 @@ def _preview_table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return table(["measurement", "texts or questions", "disjoint", "models"], cells)
+    return Table(["measurement", "texts or questions", "disjoint", "models"], cells).text

@@ -11,9 +11,10 @@ from seap_export.api.export import export
 from seap_export.api.export_options import ExportOptions
 from seap_export.api.progress import duration
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
-from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import rare, titled, with_settings
-from seap_export.cli.options import options_of, output_options
+from seap_export.cli.options import options_of, output_options, wide_option
+from seap_export.cli.window import Table, prose
 
 if TYPE_CHECKING:
     from seap_export.pipeline.preview import Preview
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.command("export", cls=ConfigurableCommand)
 @with_settings(*options_of(ExportOptions))
 @titled("Model and tasks", config_option, *rare(set_option))
-@titled("Machine", output_options)
+@titled("Machine", *rare(wide_option), output_options)
 def export_command(console: Console, **options: Any) -> None:
     """Round MODEL, or prune it for each task and ratio; write the files, check them, and say which one to ship.
 
@@ -39,8 +40,7 @@ def export_command(console: Console, **options: Any) -> None:
       seap-export export --config export.toml
     """
     from seap_export.cli.errors import Failure
-    from seap_export.cli.exported import export_json, export_text, no_gains, step_table
-    from seap_export.cli.whole import beaten
+    from seap_export.cli.exported import beaten, export_json, export_text, no_gains, step_table
 
     result = export(**options, progress=console)
     if result.report is None:
@@ -82,26 +82,27 @@ def _preview_text(planned: Preview) -> str:
     steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
     total = duration(sum(planned.seconds.values()))
     what = _variants_text(planned) if planned.candidates is None else candidates_text(planned.candidates)
-    lasting, unfinished, temporary = map(
-        megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary)
-    )
+    needed = planned.disk
+    lasting, unfinished, temporary = map(megabytes, (needed.kept, needed.unfinished, needed.temporary))
     disk = f"About {lasting} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
     whole = [f"{duration(seconds)} with --recipe {name}" for name, seconds in planned.recipes.items()]
-    from_scratch = f"From scratch about {', '.join(whole)}\n" if whole else ""
-    return f"{what}\n{disk}\n{from_scratch}About {total} on this machine{f': {steps}' if steps else ''}"
+    from_scratch = [f"From scratch about {', '.join(whole)}"] if whole else []
+    lines = [disk, *from_scratch, f"About {total} on this machine{f': {steps}' if steps else ''}"]
+    return "\n".join([what, *map(prose, lines)])
 
 
 def _variants_text(planned: Preview) -> str:
     rows = [
         [
             row["variant"],
-            str(row["calibration_texts"]),
-            str(row["held_out_texts"]),
-            "yes" if row["distillation"] else "no",
             ", ".join(f"{folder} {megabytes(size)}" for folder, size in row["to_ship_about"].items()) or "-",
             megabytes(row["bytes_about"]),
             "there already" if row["exists"] else "to make",
+            str(row["calibration_texts"]),
+            str(row["held_out_texts"]),
+            "yes" if row["distillation"] else "no",
         ]
         for row in planned.variants
     ]
-    return table(["variant", "calibration texts", "held out", "distilled", "to ship, about", "all, about", ""], rows)
+    head = ["variant", "to ship, about", "all, about", "", "texts", "held out", "distilled"]
+    return Table(head, rows, first=4).text

@@ -7,18 +7,18 @@ from typing import Any
 
 import click
 
-from seap_export.cli.console import Console, difference, megabytes, table
-from seap_export.cli.exported import measured_cells, measured_heads, parity_verdict
-from seap_export.cli.general_text import general_text_table
+from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.layer_table import layer_columns
-from seap_export.cli.options import output_options
+from seap_export.cli.options import output_options, wide_option
 from seap_export.cli.values import ExistingPath
+from seap_export.cli.window import Table, prose
 from seap_export.common.providers import OWN_FORMAT
 
 
 @click.command("inspect", cls=GroupedCommand)
 @click.argument("path", type=ExistingPath())
+@wide_option
 @output_options
 def inspect_command(console: Console, path: Path) -> None:
     """Describe PATH: an output folder of `export`, a variant, a model folder or a GGUF file.
@@ -37,78 +37,81 @@ def inspect_command(console: Console, path: Path) -> None:
 
 
 def _export_text(result: dict[str, Any]) -> str:
+    from seap_export.cli.files import measured_cells, measured_heads
+    from seap_export.cli.general_text import general_text_table
     from seap_export.pipeline.request.measured import measured_title
+    from validation.reports.figures import in_ascii
     from validation.reports.reading import written_answers
+    from validation.reports.variants import parity_cell
 
     source = result["source"]
     folders = list(dict.fromkeys(name for variant in result["variants"].values() for name in variant["bytes"]))
     rows = [
         [
             name,
-            variant["method"],
-            _weights(variant["weights"]),
-            f"{variant['achieved_ratio']:.4f}",
-            f"{variant['num_parameters'] / 1e6:.1f} M",
             *(megabytes(variant["bytes"][name]) if name in variant["bytes"] else "-" for name in folders),
+            in_ascii(parity_cell(list(variant["parity"].values())).main),
+            f"{variant['achieved_ratio']:.4f}",
             *measured_cells({"quality": variant.get("quality"), "speed": variant["speed"]}),
-            parity_verdict(variant["parity"]),
+            f"{variant['num_parameters'] / 1e6:.1f} M",
+            _weights(variant["weights"]),
+            variant["method"],
         ]
         for name, variant in result["variants"].items()
     ]
-    header = ["variant", "method", "tasks", "removed", "parameters", *folders, *measured_heads(), "parity"]
-    lines = [table(header, rows)] if rows else []
+    header = ["variant", *folders, "parity", "removed", *measured_heads(), "parameters", "tasks", "method"]
+    lines = [Table(header, rows, first=3 + len(folders)).text] if rows else []
     quality = next((variant["quality"] for variant in result["variants"].values() if variant.get("quality")), None)
     figures = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
     general_text = general_text_table({name: variant.get("quality") for name, variant in result["variants"].items()})
-    return "\n".join(
-        [
-            f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
-            + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
-            f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
-            *lines,
-            *figures,
-            *filter(None, [written_answers(result["tasks"])]),
-            *([general_text] if general_text else []),
-        ]
-    )
+    above = [
+        f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
+        + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
+        f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
+    ]
+    below = filter(None, [*figures, written_answers(result["tasks"])])
+    return "\n".join([*map(prose, above), *lines, *map(prose, below), *filter(None, [general_text])])
 
 
 def _model_text(result: dict[str, Any]) -> str:
     headings, rows = layer_columns(result["layers"])
     return "\n".join(
         [
-            f"{result['name']}: {result['family']}, {'pruned' if result['pruned'] else 'dense'}, "
-            f"{result['num_parameters']:,} parameters, {result['dtype']}",
+            prose(
+                f"{result['name']}: {result['family']}, {'pruned' if result['pruned'] else 'dense'}, "
+                f"{result['num_parameters']:,} parameters, {result['dtype']}"
+            ),
             f"hidden size {result['hidden_size']}, head size {result['head_dim']}, vocabulary {result['vocab_size']}",
-            table(headings, rows),
-            *result.get("whole", []),
+            Table(headings, rows, first=1).text,
+            *map(prose, result.get("whole", [])),
         ]
     )
 
 
 def _variant_text(result: dict[str, Any]) -> str:
+    from seap_export.cli.general_text import general_text_table
+
     parity, vocabulary = result["parity"], result["vocabulary"]
     general_text = general_text_table({"this variant": result["quality"]})
-    return "\n".join(
-        [
-            f"{result['task']}, made for {_weights(result['weights'])}",
-            f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
-            f"compensation {result['compensation']}, layout {result['layout']}",
-            f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
-            *([f"vocabulary: {vocabulary['tokens']:,} of {vocabulary['of']:,} tokens"] if vocabulary else []),
-            *(_parity_text(name, checks) for name, checks in parity.items()),
-            *([] if parity else ["parity: not recorded; `seap-export validate` checks it"]),
-            _quality_text(result["quality"]),
-            *([general_text] if general_text else []),
-            *([f"warning: {result['warning']}"] if result["warning"] else []),
-            _model_text(result["model"]) if result["model"] else "hf is missing: not pruned yet, or not copied",
-        ]
-    )
+    lines = [
+        f"{result['task']}, made for {_weights(result['weights'])}",
+        f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
+        f"compensation {result['compensation']}, layout {result['layout']}",
+        f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
+        *([f"vocabulary: {vocabulary['tokens']:,} of {vocabulary['of']:,} tokens"] if vocabulary else []),
+        *(_parity_text(name, checks) for name, checks in parity.items()),
+        *([] if parity else ["parity: not recorded; `seap-export validate` checks it"]),
+        _quality_text(result["quality"]),
+    ]
+    warning = [prose(f"warning: {result['warning']}")] if result["warning"] else []
+    model = _model_text(result["model"]) if result["model"] else "hf is missing: not pruned yet, or not copied"
+    return "\n".join([*map(prose, lines), *filter(None, [general_text]), *warning, model])
 
 
 def _parity_text(name: str, parity: dict[str, Any]) -> str:
-    of = "" if name == OWN_FORMAT else f" of {name}"
-    return f"parity{of}: {parity['verdict']}, max abs {difference(parity['max_abs'])}"
+    from validation.reports.variants import parity_cell
+
+    return f"parity{'' if name == OWN_FORMAT else f' of {name}'}: {parity_cell([parity]).line}"
 
 
 def _quality_text(quality: dict[str, Any] | None) -> str:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converters.formats import FORMATS
 from seap_export.api.export_options import ExportOptions
 from seap_export.api.options import ComputeOptions
-from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.layer_table import layer_columns, pruned_parts
-from seap_export.cli.options import option_of, options_of, output_options
+from seap_export.cli.options import option_of, options_of, output_options, wide_option
 from seap_export.cli.values import PathType, Ratio
+from seap_export.cli.window import Table, prose
 from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     option("--out", type=PathType(), help="Write the plan to this file; without it nothing is written."),
     option_of(ExportOptions, "force"),
 )
-@titled("Machine", *options_of(ComputeOptions), output_options)
+@titled("Machine", *options_of(ComputeOptions), wide_option, output_options)
 def plan_command(
     console: Console,
     model: str,
@@ -134,19 +134,23 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
 
 
 def _text(result: dict[str, Any]) -> str:
-    headings, sizes_by_layer = layer_columns(result["layers"])
-    rows = [[*row, f"{layer['removed']:.1%}"] for row, layer in zip(sizes_by_layer, result["layers"], strict=True)]
+    (layer_head, *headings), cells_by_layer = layer_columns(result["layers"])
+    removed = (f"{layer['removed']:.1%}" for layer in result["layers"])
+    rows = [[number, share, *cells] for share, (number, *cells) in zip(removed, cells_by_layer, strict=True)]
     parameters, sizes, tokens = result["num_parameters"], result["bytes"], result["tokens"]
     tokens_text = (
         "" if tokens["dense"] == tokens["shrunk"] else f"tokens {tokens['dense']:,} -> {tokens['shrunk']:,}; "
     )
     return "\n".join(
         [
-            table([*headings, "removed"], rows),
-            f"{result['task']}, method {result['method']}: ratio requested {result['requested_ratio']:g}, "
-            f"achieved {result['achieved_ratio']:.4f} of the "
-            f"{pruned_parts(result['layers'])} {result['budget']}",
-            f"{tokens_text}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
-            f"safetensors {megabytes(sizes['hf'])}, {FORMATS[OWN_FORMAT].title} fp32 {megabytes(sizes[OWN_FORMAT])}",
+            Table([layer_head, "removed", *headings], rows, first=2).text,
+            prose(
+                f"{result['task']}, method {result['method']}: ratio requested {result['requested_ratio']:g}, "
+                f"achieved {result['achieved_ratio']:.4f} of the {pruned_parts(result['layers'])} {result['budget']}"
+            ),
+            prose(
+                f"{tokens_text}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights alone: "
+                f"{megabytes(sizes['hf'])} as safetensors, {megabytes(sizes[OWN_FORMAT])} as {OWN_FORMAT} in fp32"
+            ),
         ]
     )

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from seap_export.api.push import PushOptions, push
-from seap_export.cli.console import Console, table
+from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import options_of, output_options
 from seap_export.cli.values import ExistingPath
+from seap_export.cli.window import Table
 
 
 @click.command("push", cls=GroupedCommand)
@@ -30,8 +31,6 @@ def push_command(console: Console, **options: Any) -> None:
       seap-export push pruned/maths-0.2 me/maths-small
       seap-export push pruned me/maths --public
     """
-    from validation.reports.numbers import megabytes
-
     pushed = push(**options, progress=console)
     values = {name: {**vars(variant), "bytes": variant.bytes} for name, variant in pushed.items()}
     rows = [
@@ -43,4 +42,4 @@ def push_command(console: Console, **options: Any) -> None:
         f"{name}: {variant.address or f'to {variant.repository} (not uploaded)'}, {megabytes(variant.bytes)}"
         for name, variant in pushed.items()
     ]
-    console.result({"variants": values}, "\n".join([table(["file", "size"], rows), *addresses]))
+    console.result({"variants": values}, "\n".join([Table(["file", "size"], rows).text, *addresses]))

@@ -11,17 +11,18 @@ import click
 
 from seap_export.api.options import ComparisonOptions, ComputeOptions
 from seap_export.api.validate import ValidateOptions, validate
-from seap_export.cli.console import Console, table
+from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
-from seap_export.cli.options import option_of, options_of, output_options
+from seap_export.cli.options import option_of, options_of, output_options, wide_option
 from seap_export.cli.values import ExistingPath, PathType
+from seap_export.cli.window import Table
 from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
 
 #: What applies to the comparison with a golden, which only our own runtime runs.
-_OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_json", "quiet"})
+_OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_json", "quiet", "wide"})
 
 
 @click.command("validate", cls=GroupedCommand)
@@ -50,7 +51,7 @@ _OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_js
     ),
 )
 @titled("Output", *options_of(ValidateOptions, "out", "junit", "html", "force"))
-@titled("Machine", *options_of(ComputeOptions), option_of(ValidateOptions, "provider"), output_options)
+@titled("Machine", *options_of(ComputeOptions), option_of(ValidateOptions, "provider"), wide_option, output_options)
 def validate_command(console: Console, path: Path, against_golden: Path | None, **options: Any) -> None:
     """Check whether an export or a variant may be shipped.
 
@@ -101,8 +102,7 @@ def _job_summary(console: Console, report: ValidationReport) -> None:
 
 def _show(console: Console, path: Path, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
-    from seap_export.cli.exported import recommended_lines
-    from seap_export.cli.whole import remedies
+    from seap_export.cli.exported import recommended_lines, remedies
 
     rows = [
         [
@@ -115,9 +115,9 @@ def _show(console: Console, path: Path, report: ValidationReport) -> None:
     ]
     commands = {name: row["command"] for name, row in report.whole.items()}
     where = remedies(report.whole, commands, path, ", with your paths in the place of names of files")
-    shipped = "\n".join([*recommended_lines(report.recommended, where), ""])
-    parts = [table(["variant", "check", "verdict", ""], rows), _measured(report), shipped.lstrip("\n")]
-    text = "\n".join([*filter(None, parts), report.verdict if report.verdict != "failed" else "FAILED"])
+    shipped = "\n".join(recommended_lines(report.recommended, where))
+    parts = [Table(["variant", "check", "verdict", ""], rows).text, _measured(report), shipped]
+    text = "\n\n".join([*filter(None, parts), report.verdict if report.verdict != "failed" else "FAILED"])
     if report.passed:
         console.result(report.to_json(), text)
         return
@@ -127,12 +127,13 @@ def _show(console: Console, path: Path, report: ValidationReport) -> None:
 
 def _measured(report: ValidationReport) -> str:
     """The speed and the quality of each folder of which one was measured, now or by the export."""
-    from seap_export.cli.exported import measured_cells, measured_heads, of_folder
+    from seap_export.cli.files import measured_cells, measured_heads
+    from validation.reports.figures import figures_of_folder
 
     folders = [(name, folder) for name, variant in report.variants.items() for folder in variant["bytes"]]
-    measured = {(name, folder): of_folder(report.variants[name], folder) for name, folder in folders}
+    measured = {(name, folder): figures_of_folder(report.variants[name], folder) for name, folder in folders}
     rows = [[f"{name}/{folder}", *measured_cells(of)] for (name, folder), of in measured.items() if any(of.values())]
-    return f"\n{table(['compared with dense', *measured_heads()], rows)}\n" if rows else ""
+    return Table(["compared with dense", *measured_heads()], rows, first=2).text if rows else ""
 
 
 def _against_golden(console: Console, path: Path, golden: Path, options: dict[str, Any]) -> None:

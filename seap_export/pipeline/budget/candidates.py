@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from converters.format import Format
+from seap_export.common.checksums import shipped_bytes
 from seap_export.corpus import Split
 from seap_export.errors import ArtifactError, InputError
 from seap_export.model.vocabulary.choice import VocabularySize
@@ -203,9 +204,8 @@ class Candidates:
             options: Any = {"execution": execution, "on_progress": done}
             options |= {"texts": pairs, "kept": None if kept is None else kept.rows}
             divergence = measure_divergence(reference, folder, runtime, **options)
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         of, lost = divergence, 0.0 if divergence.cut is None else divergence.cut.lost_kl_nats
-        return CandidateFigures(size, of.kl, of.top1_agreement, of.perplexity, of.top1_stderr, lost)
+        return CandidateFigures(shipped_bytes(folder), of.kl, of.top1_agreement, of.perplexity, of.top1_stderr, lost)
 
     def _make(self, steps: VariantSteps, candidate: Candidate) -> Path:
         """Makes the steps of a candidate that are missing, and returns the folder of its format."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from converters.formats import FORMATS, format_name
@@ -58,6 +58,7 @@ class CardFacts:
         needed: The files that make the variant again, by name: settings, and what lies beside them.
         whole: The whole models that were measured on the same texts, as whole.json describes them.
         recommended: Which of these and of the variant's folders to ship, in words; "": nothing was measured.
+        dense_bytes: By folder, the size of the dense model written in the same way.
     """
 
     source: Source
@@ -71,6 +72,7 @@ class CardFacts:
     needed: Sequence[str]
     whole: Sequence[Mapping[str, Any]] = ()
     recommended: str = ""
+    dense_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def card_text(facts: CardFacts) -> str:
@@ -192,13 +194,13 @@ def _formats(facts: CardFacts) -> Iterator[str]:
     rows, spec = [], facts.variant.spec
     for name, size in facts.entry["bytes"].items():
         format = facts.variant.folders[name].format
-        dense = megabytes(size - format.size(spec) + format.size(facts.source.spec))  # with as large a tokenizer
+        dense = megabytes(facts.dense_bytes[name])
         parity = facts.entry["parity"].get(name)
         compared = "" if parity is None else _parity(parity)
         rows.append(
             [f"`{name}`", f"{FORMATS[format.name].title}, {format.precision}", megabytes(size), dense, compared]
         )
-    yield markdown_table(["folder", "format", "size", "size of the dense model", "compared with torch"], rows)
+    yield markdown_table(["folder", "format", "size", "size of the whole model", "compared with torch"], rows)
     if facts.entry["parity"]:
         yield ""
         yield (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from converters.format import Format
 from converters.formats import format_class, row_of
-from seap_export.common.checksums import weighed_files
+from seap_export.common.checksums import shipped_bytes
 from seap_export.common.providers import OWN_RUNTIME
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.families import ModelSpec
@@ -37,8 +37,6 @@ from validation.speed.measure import SpeedCell, measure_speed
 from validation.speed.memory import PeakMemory, peak_memory
 from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
-#: The suffixes of what lies beside weights and graphs.
-_BESIDE = (".json", ".txt", ".jinja", ".py", ".pyc", ".model")
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")
 
 
@@ -242,7 +240,7 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
         SubjectFigures(
             model=model.name,
             engine=engine,
-            disk_bytes=_weights_and_graph(model.folders[engine]),
+            disk_bytes=shipped_bytes(model.folders[engine]),
             peak_bytes=peak.host,
             gpu_bytes=peak.gpu,
             timings=timings[f"{model.name} {engine}"],
@@ -262,11 +260,6 @@ def _work(model: _Model, engine: EngineName, cell: SpeedCell) -> ModelWork:
     format = model.formats[engine] or format_class(HF)("fp32")
     last_logits = format.gives_last_logits
     return model_work(model.spec, format.arithmetic, cell.batch, cell.depth, last_logits=last_logits)
-
-
-def _weights_and_graph(folder: Path) -> int:
-    """Bytes of a folder without its tokenizer, settings and code."""
-    return sum(path.stat().st_size for path in weighed_files(folder) if path.suffix not in _BESIDE)
 
 
 def _form(request: BenchRequest) -> dict[str, object]:

@@ -113,8 +113,9 @@ class Variant:
 
     @cached_property
     def dense_spec(self) -> ModelSpec:
-        """The shapes of the dense model that the variant was made from; raises as `spec`."""
-        return model_spec(dense_config(read_json(self.config_file)))
+        """The shapes of the dense model that the variant was made from, with all tokens; raises as `spec`."""
+        dense = model_spec(dense_config(read_json(self.config_file)))
+        return dense if self.vocabulary is None else dense.with_tokens(self.vocabulary.of)
 
     @cached_property
     def folders(self) -> Mapping[str, FormatFolder]:

@@ -23,8 +23,8 @@ from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import InputError
 from seap_export.pipeline.targets.first_token import FirstToken, PromptTime
 from seap_export.pipeline.targets.targets import Targets
-from validation.estimate import TokenEstimate, is_clearly_above
-from validation.reports.figures import accuracies, divergence_of, divergence_of_folder
+from validation.estimate import TokenEstimate, is_clearly_above, is_close
+from validation.reports.figures import accuracies, divergence_of, figures_of_folder
 from validation.reports.recommended import in_words
 from validation.reports.speedups import speedups
 
@@ -187,7 +187,12 @@ def _of_task(
         "files": files,
         "not_measured": [file["name"] for file, divergence in found if divergence is None],
     }
-    return {"words": in_words(values), **values}
+    close = {
+        name
+        for name in divergences
+        if chosen is not None and is_close(*_more_kl(name, chosen["name"], divergences), 0.0)
+    }
+    return {"words": in_words(values, close), **values}
 
 
 def _by_size(file: Row) -> tuple[int, float, str]:
@@ -202,13 +207,21 @@ def _beats(one: Row, other: Row) -> bool:
 
 def _as_near(name: str, other: str, divergences: Mapping[str, Row]) -> bool:
     """Whether a file is not clearly further from the dense model than another one."""
+    return not is_clearly_above(*_more_kl(name, other, divergences), 0.0)
+
+
+def _more_kl(name: str, other: str, divergences: Mapping[str, Row]) -> tuple[float, float | None]:
+    """How much larger the KL of a file is than that of another one, and the standard error of that, paired if it can.
+
+    None: there is no error.
+    """
     one, two = divergences[name], divergences[other]
     more, errors = one["mean_kl_nats"] - two["mean_kl_nats"], [of.get("mean_kl_nats_stderr") for of in (one, two)]
     error: float | None = None if None in errors else math.hypot(*filter(None, errors))
     with suppress(KeyError, TypeError, ValueError, InputError):  # figures of other tokens, or without texts
         if (paired := TokenEstimate.read(one).minus(TokenEstimate.read(two))) is not None:
             more, error = paired.mean, paired.stderr
-    return not is_clearly_above(more, error, 0.0)
+    return more, error
 
 
 def _of_variants(
@@ -219,9 +232,8 @@ def _of_variants(
         is_whole = variant["num_parameters"] is not None and variant["num_parameters"] == variant["dense_parameters"]
         for folder, format in variant["formats"].items():
             if (name, folder) not in damaged and variant["task"] is not None:
-                divergence = divergence_of_folder(variant["quality"], folder)
-                speed = variant["speed"] if (variant["speed"] or {}).get("folder", OWN_FORMAT) == folder else None
-                size = variant["bytes"][folder]
+                figures, size = figures_of_folder(variant, folder), variant["bytes"][folder]
+                divergence, speed = figures["quality"], figures["speed"]
                 file = _file(f"{name}/{folder}", folder, format["precision"], is_whole, size, divergence, speed)
                 file["accuracy"] = accuracies(variant["quality"], folder)
                 file["memory_about"] = (variant.get("memory_about") or {}).get(folder)

@@ -11,13 +11,14 @@ from typing import Any, Literal, get_args
 
 from converters.format import Format
 from converters.formats import row_of
-from seap_export.common.checksums import weighed_files
+from seap_export.common.checksums import shipped_bytes
 from seap_export.errors import EnvironmentFailure, SeapError
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.memory import memory_of
 from seap_export.pipeline.folder.contents import FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import Manifest, package_versions
 from seap_export.pipeline.folder.names import HF
+from seap_export.pipeline.gate.dense_size import dense_bytes
 from seap_export.runtime.doctor.machine import processor
 
 VALIDATION_SCHEMA = "seap-export/validation/2"
@@ -184,9 +185,9 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
         results: The reports of its checks: `parity` by folder, `bisect`, `quality`, `speed`. Quality and speed that
             were not checked are those that the export recorded.
     """
-    plan, spec, dense = (_readable(variant, name) for name in ("plan", "spec", "dense_spec"))
+    plan, spec = (_readable(variant, name) for name in ("plan", "spec"))
     formats = {name: _readable(folder, "format") for name, folder in variant.folders.items()}
-    sizes = {name: _bytes(variant.path / name) for name in dict.fromkeys([HF, *formats])}
+    sizes = {name: shipped_bytes(variant.path / name) for name in dict.fromkeys([HF, *formats])}
     source = manifest.source if manifest else {}
     return {
         "task": None if plan is None else plan.task,
@@ -206,12 +207,7 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
             if format is not None and name != HF
         },
         "bytes": sizes,
-        "dense_bytes": {
-            name: None
-            if format is None or spec is None or dense is None
-            else sizes[name] - format.size(spec) + format.size(dense)  # with as large a tokenizer
-            for name, format in formats.items()
-        },
+        "dense_bytes": {name: _dense_bytes(variant, folder) for name, folder in variant.folders.items()},
         "memory_about": {name: _memory(variant.path / name, format) for name, format in formats.items() if name != HF},
         "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
         "parity": results.get("parity", {}),
@@ -228,8 +224,10 @@ def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
     ]
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in weighed_files(folder))
+def _dense_bytes(variant: Variant, folder: FormatFolder) -> int | None:
+    with suppress(SeapError, OSError):  # the integrity check says why
+        return dense_bytes(variant, folder)
+    return None
 
 
 def _memory(folder: Path, format: Format | None) -> int | None:

@@ -25,7 +25,7 @@ from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
 FUNCTIONS = [export, prune, push, convert, validate, evaluate]
 #: What is of the command line alone: where settings are read, how results are printed, a check without torch.
-OF_THE_COMMAND = {"config", "set", "as_json", "quiet", "against_golden"}
+OF_THE_COMMAND = {"config", "set", "as_json", "quiet", "wide", "against_golden"}
 OF_PYTHON = {"progress"}
 
 

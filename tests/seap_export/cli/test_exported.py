@@ -14,7 +14,8 @@ from seap_export.cli.commands import export as export_command
 from seap_export.cli.commands import inspect as inspect_command
 from seap_export.cli.commands.bench import speedup_cells
 from seap_export.cli.console import quoted
-from seap_export.cli.exported import measured_cells, measured_heads, no_gains, step_table
+from seap_export.cli.exported import no_gains, step_table
+from seap_export.cli.files import measured_cells, measured_heads
 from seap_export.cli.layer_table import layer_columns
 from seap_export.pipeline.folder.performance import StepFigures
 from validation.speed.report import Speedup
@@ -77,9 +78,9 @@ def test_steps_are_summed_up_by_kind() -> None:
     }
     rows = [line.split() for line in step_table(steps).splitlines()[1:]]
     assert rows == [
-        ["calibration", "1", "1", "min", "1", "s", "500.0", "MB"],
-        ["shrinking", "2", "5", "s", "700.0", "MB"],
-        ["all", "3", "1", "min", "6", "s", "700.0", "MB"],
+        ["calibration", "1", "1", "min", "1", "s", "500", "MB"],
+        ["shrinking", "2", "5", "s", "700", "MB"],
+        ["all", "3", "1", "min", "6", "s", "700", "MB"],
     ]
 
 
@@ -106,8 +107,8 @@ def test_weights_of_tasks_are_shown_where_they_differ() -> None:
 @pytest.mark.parametrize(("keys", "is_explained"), [([None, "k"], True), (["k"], False)])
 def test_a_dense_model_that_was_not_made_is_explained(keys: list[str | None], is_explained: bool) -> None:
     points = [{"key": key} for key in keys]
-    lines = frontier._legend({"tasks": {"a": {"points": points}}, "speedups_over": "onnx fp32"})
-    assert any(line.startswith("Not made") for line in lines) is is_explained
+    lines = frontier._legend({"speedups_over": "onnx fp32"}, points)
+    assert any(line.startswith("Not made") for _, line in lines) is is_explained
 
 
 def test_a_layer_without_a_kind_of_sublayer_has_no_size_of_it() -> None:

@@ -77,8 +77,19 @@ def test_accuracy_has_its_interval_and_stands_beside_the_dense_models() -> None:
     limits = {"bytes": None, "max_kl": None, "min_accuracy_retained": 0.95, "decode_speedup": None}
     words = in_words(found("a-0.4/onnx", "limits", files=files, limits=limits))
     assert words.startswith(
-        "Ship a-0.4/onnx in int8 (47.0 MB, 194 tokens/s, accuracy 100% (68 to 100%), dense 87.5%): the smallest file "
-        "within 95% of the dense model's accuracy, with KL 0.036"
+        "Ship a-0.4/onnx in int8 (47.0 MB, 194 tokens/s, 8 of 8 right (68 to 100%), the dense model 7): the smallest "
+        "file within 95% of the dense model's accuracy, with KL 0.036"
     )
     both = accuracy_in_words({"accuracy": {**right, "sums": {"share": 0.5, "dense": 0.5, "questions": 100}}})
-    assert both == "quiz 100% (68 to 100%), dense 87.5%; sums 50% (40 to 60%), dense 50%"
+    assert both == (
+        "quiz 8 of 8 right (68 to 100%), the dense model 7; sums 50 of 100 right (40 to 60%), the dense model 50"
+    )
+
+
+def test_files_that_the_figures_cannot_tell_apart_are_named() -> None:
+    right = [{"quiz": {"share": share, "dense": 1.0, "questions": 16}} for share in (15 / 16, 1.0, 0.25)]
+    files = [{**file, "accuracy": of} for file, of in zip((SMALL, INT4, INT8), right, strict=True)]
+    words = in_words(found("a-0.4/onnx", files=files), {"a-0.4/onnx", "w4"})
+    assert "In KL and right answers, it is too close to tell from the whole model in int4. If" in words
+    assert "too close to tell from the whole model in int4. If" in in_words(found("a-0.4/onnx", files=files))
+    assert words.count("too close") == 1

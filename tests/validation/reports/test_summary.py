@@ -48,7 +48,7 @@ def test_table_has_a_line_for_each_variant(passing: Report) -> None:
         "Variant": "arithmetic-0.2",
         "Result": "✅ passed",
         "Task": "arithmetic (reconstruct)",
-        "Size": "−15.8% (454 MB instead of 539 MB)",
+        "Size": "−15.8% (454 MB instead of the whole model's 539 MB)",
         "Decode": "1.24× (1.20 to 1.29)",
         "Prefill": "1.18× (1.14 to 1.23)",
         "KL": "0.024 ± 0.004",

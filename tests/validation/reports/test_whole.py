@@ -77,4 +77,4 @@ def test_the_page_names_the_better_file_beside_the_verdict(report: dict[str, Any
     del report["whole"]
     for variant in report["variants"].values():
         del variant["beaten_by"]
-    assert "whole model" not in html_page(report)
+    assert "the whole model in int4" not in html_page(report)

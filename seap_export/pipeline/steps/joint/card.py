@@ -14,8 +14,8 @@ from seap_export.model.sources.metadata import model_metadata
 from seap_export.pipeline.card.recipe import given_as, model_name, needed_files, recipe_files
 from seap_export.pipeline.card.text import CalibrationText, CardFacts, card_text
 from seap_export.pipeline.evaluation.quality import recorded_quality
-from seap_export.pipeline.folder.contents import Export, Variant
-from seap_export.pipeline.folder.manifest import Manifest, card_key
+from seap_export.pipeline.folder.contents import Export
+from seap_export.pipeline.folder.manifest import card_key
 from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.folder.whole import read_whole
 from seap_export.pipeline.gate.recommended import Limits, recommended
@@ -73,18 +73,19 @@ class CardStep(Step):
         needed = [*recipe, *([] if source.hub_id else [model]), *needed_files(request, asked)]
         whole = {key: row for key, row in read_whole(made.work.folder).items() if row["task"] == entry["task"]}
         of_files = source, model, metadata, variant, entry, manifest, texts, datasets, needed
-        facts = CardFacts(*of_files, list(whole.values()), self._recommended(variant, entry, manifest, whole))
+        described = describe_variant(variant, manifest, {"quality": recorded_quality(variant)})
+        of_whole = list(whole.values()), self._recommended(name, described, whole)
+        larger = {folder: dense - described["bytes"][folder] for folder, dense in described["dense_bytes"].items()}
+        dense_bytes = {folder: size + larger[folder] for folder, size in entry["bytes"].items()}  # without the card
+        facts = CardFacts(*of_files, *of_whole, dense_bytes)
         return {CARD: card_text(facts).encode(), **recipe, **metadata.licence_files}
 
-    def _recommended(
-        self, variant: Variant, entry: Mapping[str, Any], manifest: Manifest, whole: Mapping[str, Mapping[str, Any]]
-    ) -> str:
+    def _recommended(self, name: str, described: Mapping[str, Any], whole: Mapping[str, Mapping[str, Any]]) -> str:
         """What to ship of a variant and the whole models.
 
         Without speeds, which differ from run to run, and without targets, so that its ratio makes the same card again.
         """
-        described = describe_variant(variant, manifest, {"quality": recorded_quality(variant)})
         untimed = {name: {**row, "speed": None} for name, row in whole.items()}
         limits = Limits(min_accuracy_retained=self.request.min_accuracy_retained)
-        words = recommended({variant.name: described}, untimed, limits)
-        return str(words[entry["task"]]["words"]) if entry["task"] in words else ""
+        words = recommended({name: described}, untimed, limits)
+        return str(words[described["task"]]["words"]) if described["task"] in words else ""

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.checksums import shipped_bytes
 from seap_export.common.hashing import sha256_json
 from seap_export.corpus import Task
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
@@ -26,6 +27,7 @@ from seap_export.pipeline.folder.names import QUALITY
 from seap_export.pipeline.folder.performance import Performance
 from seap_export.pipeline.folder.whole import read_whole, write_whole
 from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.gate.dense_size import unusual_options
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.whole import WholeModel, whole_models
@@ -153,8 +155,7 @@ class WholeStep(Step):
             except REFUSALS as error:
                 known[name]["refusal"] = str(error)
             else:
-                files = (path for path in made.whole[name].rglob("*") if path.is_file())
-                known[name]["bytes"] = sum(path.stat().st_size for path in files)
+                known[name]["bytes"] = shipped_bytes(made.whole[name])
                 known[name]["memory_about"] = memory_of(made.whole[name], steps.model.format)
         if known != before:
             write_whole(known, made.work.folder)
@@ -179,8 +180,7 @@ class WholeStep(Step):
     def _described(self, made: Made, steps: WholeSteps) -> dict[str, Any]:
         """What whole.json says of a model before it is measured."""
         model, request = steps.model, self.request
-        options = {} if model.format is None else model.format.options()
-        unusual = {name: value for name, value in options.items() if (name, value) != ("logits", "last")}
+        unusual = {} if model.format is None else unusual_options(model.format)
         dense = model_name(made.work.source, made.workspace.manifest.source["name"])
         asked = (model.mixture.name, model.precision, unusual)
         return {

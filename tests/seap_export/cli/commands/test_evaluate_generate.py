@@ -77,13 +77,9 @@ def test_a_dense_model_alone_and_what_people_see(run: Run, work: Path, quiz: lis
     outcome = run(*command)
     lines = outcome.out.splitlines()
     assert lines[0] == "m: dense model"
-    assert lines[1].split() == [
-        "generated", "questions", "exact", "match", "95", "in", "100", "retained", "difference", "lost", "won",
-        "tokens", "never", "stopped",
-    ]  # fmt: skip
+    assert " ".join(lines[1].split()) == "generated questions exact match 95 in 100 tokens never stopped"
     assert lines[2].split()[:4] == ["quiz", "dense", "10", f"{(8 - quiz.count('none')) / 10:.0%}"]
     assert lines[2].split()[5] == "to"
-    assert lines[2].split()[7:11] == ["-", "-", "-", "-"]
     assert "dense: answering quiz" in outcome.err
     assert run(*command, "--out", "report.json", "-q").out == ""
     assert json.loads((work / "report.json").read_text())["variant"] is None

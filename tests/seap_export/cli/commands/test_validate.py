@@ -40,6 +40,7 @@ def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: 
         ["m", "integrity", "passed"],
         *checks,
         ["m", "router", "passed"],
+        [],
         ["passed"],
     ]
     assert tree(done) == before

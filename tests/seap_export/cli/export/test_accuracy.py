@@ -57,11 +57,12 @@ def test_held_out_questions_are_asked_of_every_file(run: Run, work: Path) -> Non
     for form in ("dense", "onnx"):
         assert evaluated[form]["held"] == pytest.approx(recorded[form]["quiz"])
     outcome = run(*EXPORT, *QUIZ)
-    assert "accuracy" in outcome.out.splitlines()[0]
-    line = next(line for line in outcome.out.splitlines() if line.startswith("quiz-0.4 "))
+    assert "right" in outcome.out.splitlines()[0]
+    line = next(line for line in outcome.out.splitlines() if line.startswith("quiz-0.4/onnx "))
     share = found["files"][-1]["accuracy"]["quiz"]
-    assert f"dense {100 * share['dense']:g}%" in line
-    assert '<th scope="col">Accuracy</th>' in (work / "out" / "validation.html").read_text("utf-8")
+    assert f"{8 * share['share']:g} of 8 " in line
+    assert f", dense {8 * share['dense']:g} " in line
+    assert '<th scope="col">Right</th>' in (work / "out" / "validation.html").read_text("utf-8")
 
 
 @pytest.mark.usefixtures("quiz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,7 @@ def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
     outcome = run(*MODEL, *[word for word in FITTED if word != "--quiet"])
     assert outcome.code == 0, outcome.err
     chosen = chosen_of(fitted)
-    (row,) = [line for line in outcome.out.splitlines() if line.endswith("chosen")]
-    assert row.startswith(chosen["variant"])
+    assert re.search(rf"^{chosen['variant']} .* chosen ", outcome.out, re.MULTILINE)
     assert "held-out" in outcome.out
     values = json.loads(run(*MODEL, *FITTED, "--json").out)
     assert values["frontier"] == read_json(fitted / "frontier.json")

@@ -43,18 +43,18 @@ VARIANTS = [f"{task}-{ratio}" for task in "ab" for ratio in ("0.2", "0.4")]
 
 def rows(table: str) -> list[list[str]]:
     """The cells of the lines that begin with a variant."""
-    return [line.split() for line in table.splitlines() if line.split()[:1] and line.split()[0] in VARIANTS]
+    return [line.split() for line in table.splitlines() if re.split("[ /]", line)[0] in VARIANTS]
 
 
 def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pristine: Path) -> None:
     outcome = run(*ALL)
 
     assert outcome.code == 0
-    assert [row[:9] for row in rows(outcome.out)] == [
-        ["a-0.2", "20.2%", "0.1", "M", "onnx", "int8", "0.2", "MB", "86%"],
-        ["a-0.4", "40.4%", "0.1", "M", "onnx", "int8", "0.2", "MB", "71%"],
-        ["b-0.2", "20.2%", "0.1", "M", "onnx", "int8", "0.2", "MB", "86%"],
-        ["b-0.4", "40.4%", "0.1", "M", "onnx", "int8", "0.2", "MB", "71%"],
+    assert [[row[0], *row[6:8]] for row in rows(outcome.out)] == [
+        ["a-0.2/onnx", "20.2%", "85.5%"],
+        ["a-0.4/onnx", "40.4%", "71.4%"],
+        ["b-0.2/onnx", "20.2%", "85.5%"],
+        ["b-0.4/onnx", "40.4%", "71.4%"],
     ]
     assert all("passed" in row for row in rows(outcome.out))
     lines = outcome.err.splitlines()
@@ -88,7 +88,7 @@ def test_a_second_export_says_what_it_reuses(run: Run, done: Path) -> None:
     outcome = run(*ALL)
 
     assert outcome.code == 0
-    assert [row[0] for row in rows(outcome.out)] == VARIANTS
+    assert [row[0] for row in rows(outcome.out)] == [f"{name}/onnx" for name in VARIANTS]
     reused = {"calibration of a: reused", "calibration of b: reused", "router: reused", ROUTED}
     assert {f"{name}: reused" for name in VARIANTS} | reused <= set(outcome.err.splitlines())
 
@@ -156,10 +156,7 @@ def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
 
     assert outcome.code == 0
     assert outcome.err == "hashing m\n"
-    assert [row[1:9] for row in rows(outcome.out)] == [
-        ["44", "16", "no", "onnx", "0.2", "MB", "0.8", "MB"], ["44", "16", "no", "onnx", "0.2", "MB", "0.6", "MB"],
-        ["44", "16", "no", "onnx", "0.2", "MB", "0.8", "MB"], ["44", "16", "no", "onnx", "0.2", "MB", "0.6", "MB"],
-    ]  # fmt: skip
+    assert [[*row[1:2], *row[3:4], *row[-3:]] for row in rows(outcome.out)] == [["onnx", "kB", "44", "16", "no"]] * 4
     assert "About " in outcome.out.splitlines()[-1]
     assert not (work / "out").exists()
 
@@ -307,7 +304,7 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
     outcome = run(*ONE, *limits(work, 1e-9))
 
     assert outcome.code == 3
-    assert rows(outcome.out)[0][-2] == "failed"
+    assert "failed" in rows(outcome.out)[0]
     message = outcome.err.splitlines()[-1]
     assert re.fullmatch(
         r"Error: a-0\.2: parity: max abs \S+ > 1e-09 at case '[a-z0-9 ]+, in float32', row \d, "

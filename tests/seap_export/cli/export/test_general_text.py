@@ -79,16 +79,13 @@ def _kls(out: Path, variant: str) -> dict[str, str]:
 
 def test_it_is_shown(run: Run, once: tuple[Path, str], out: Path) -> None:
     lines = once[1].partition("Lost elsewhere")[2].splitlines()
-    assert lines[1].split() == ["a", "b", "general", "text"]
-    assert lines[2].split()[:2] == ["dense", "model"]
+    assert lines[1].split()[:4] == ["a", "b", "general", "text"]
     cells = _cells(out, "b-0.4")
     kls = _kls(out, "b-0.4")
-    row = [
-        f"{kls[name].replace('±', '+-')}{'*' if cell['own'] else ''} ({cell['bits_per_byte']:.3f})"
-        for name, cell in cells.items()
-    ]
-    assert lines[4].split() == ["b-0.4", *" ".join(row).split()]
-    table = "\n".join(lines[1:5])
+    row = [f"{kls[name].replace('±', '+-')}{'*' if cell['own'] else ''}" for name, cell in cells.items()]
+    row += [f"{cell['bits_per_byte']:.3f} (dense {cell['dense_bits_per_byte']:.3f})" for cell in cells.values()]
+    assert lines[3].split() == ["b-0.4", *" ".join(row).split()]
+    table = "\n".join(lines[1:4])
     assert table in run("inspect", out).out
     assert " ".join(row) in " ".join(run("inspect", out / "b-0.4").out.split())
     assert "What was lost elsewhere" in (out / "validation.html").read_text("utf-8")

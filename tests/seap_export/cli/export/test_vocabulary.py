@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import shutil
@@ -20,6 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seap_export.model.vocabulary import choice
 from seap_export.pipeline.budget.candidates import Candidates
+from validation.reports import html_page
+from validation.reports.numbers import megabytes
 
 #: Families, tied and not, with both kinds of tokenizers: its writer, the tokens of the model, those that are kept.
 MODELS = {
@@ -193,6 +196,25 @@ def test_what_was_lost_elsewhere_is_measured_with_the_tokens_of_both(cut: Path) 
         assert cells[task][other]["bits_per_byte"] != cells[other][other]["bits_per_byte"]
         assert cells[task][other]["bytes"] == cells[other][other]["bytes"]
         assert cells[task][other]["dense_bits_per_byte"] == pytest.approx(cells[other][other]["dense_bits_per_byte"])
+
+
+def test_the_whole_model_has_one_size_with_all_its_tokens(run: Run, cut: Path) -> None:
+    report = json.loads((cut / "out" / "validation.json").read_text("utf-8"))
+    page = html.unescape(html_page(report))
+    for name, variant in report["variants"].items():
+        size, whole = variant["bytes"]["onnx"], report["whole"][f"{variant['task']}-whole-int8"]["bytes"]
+        assert variant["dense_bytes"]["onnx"] == whole
+        assert f"| {megabytes(size)} | {megabytes(whole)} | passed" in (
+            cut / "out" / name / "hf" / "README.md"
+        ).read_text("utf-8")
+        assert f"{megabytes(size)} instead of the whole model's {megabytes(whole)}" in page
+    dense = sum(path.stat().st_size for path in (cut / "m").iterdir())
+    files = (path for path in (cut / "out" / "a-0.4" / "hf").iterdir() if path.suffix in (".py", ".md", ".toml"))
+    more = sum(path.stat().st_size for path in files)
+    assert report["variants"]["a-0.4"]["dense_bytes"]["hf"] - more == pytest.approx(dense, rel=0.05)
+    (cut / "out" / "whole.json").unlink()  # what is left is an estimate
+    again = json.loads(run("validate", "out", "--json").out)["variants"]["a-0.4"]["dense_bytes"]
+    assert again["onnx"] == pytest.approx(whole, rel=0.05)
 
 
 def test_inspect_and_a_dry_run_count_what_is_kept(run: Run, cut: Path) -> None:

@@ -115,7 +115,7 @@ def test_other_formats_are_read_where_there_is_no_onnx(passing: Report) -> None:
         sizes["gguf"] = sizes.pop("onnx")
     variant["quality"]["divergence"] = {"gguf in llama.cpp": variant["quality"]["divergence"]["hf"]}
     tiles = _tiles(passing, "arithmetic-0.2")
-    assert tiles["Smaller"][1] == "GGUF in fp32: 454 MB instead of 539 MB"
+    assert tiles["Smaller"][1] == "GGUF in fp32: 454 MB instead of the whole model's 539 MB"
     assert tiles["Worse"][0] == "0.024 ± 0.004 nats of KL per token"
 
 
