@@ -70,8 +70,8 @@ def mutants_of(module: str, draw: random.Random) -> list[Mutant]:
             continue
         operator = operator_class()
         places = (start for node in nodes for start, _ in operator.mutation_positions(node))
-        for occurrence, place in enumerate(places):
-            by_place[place].append(Mutant(module, *place, name, occurrence))
+        for occurrence, (line, column) in enumerate(places):
+            by_place[line, column].append(Mutant(module, line, column, name, occurrence))
     return [draw.choice(by_place[place]) for place in sorted(by_place)]
 
 
