@@ -12,7 +12,7 @@ import torch
 from converters.format import Format
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.model.families import ModelSpec
-from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.config import config_damages, read_spec
 from seap_export.model.sources.stored import StoredForm
 from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
 
@@ -68,6 +68,7 @@ class HfFormat(Format):
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
         reader, stored = SafetensorsReader(folder), StoredForm(read_spec(folder)).shapes
         check_weights(reader, stored, str(folder))
+        yield from config_damages(folder, {*reader.dtypes().values()})
         for name in sorted(reader.shapes().keys() - stored.keys()):
             yield f"{folder}: config.json does not describe the tensor '{name:.80}'"
 

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from seap_export.common.json_file import read_artifact, read_json
+import torch
+
+from seap_export.common.json_file import read_artifact, read_json, read_json_if_present
 from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec, family_of_model_type, model_spec
 from seap_export.model.families.family import Family
 
-#: Keys that say nothing about the model: set by a loader, or for classifiers (a number of labels becomes a table).
-_TRANSIENT_KEYS = (
-    "_name_or_path", "_model_name_or_path", "transformers_version", "quantization_config", "num_labels", "id2label",
-    "label2id",
+#: Keys that say nothing about the model, and that loaders add.
+_NOTES = ("_name_or_path", "_model_name_or_path", "transformers_version", "_from_model_config")
+#: Keys that change how a model is loaded or generates, for classifiers (a number of labels becomes a table), for what
+#: quantised the weights, and for generation, which belong into generation_config.json.
+_OTHER_JOBS = (
+    "quantization_config", "num_labels", "id2label", "label2id", "suppress_tokens", "begin_suppress_tokens",
+    "bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "max_length", "min_length",
 )  # fmt: skip
+#: What of a generation_config.json a variant keeps: tokens with a meaning, and how the next one is chosen. Which texts
+#: may not be written, or how long they are, is for the caller to say.
+_GENERATION_KEYS = frozenset({
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "do_sample", "temperature", "top_k",
+    "top_p", "min_p", "typical_p", "repetition_penalty", "length_penalty", "diversity_penalty", "no_repeat_ngram_size",
+})  # fmt: skip
 #: Keys that make transformers download and run code from the model's folder or from the hub.
 _CODE_KEYS = ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation")
 
@@ -43,6 +54,34 @@ def end_tokens(model_folder: Path) -> frozenset[int]:
     return frozenset(token_ids if isinstance(token_ids, list) else [] if token_ids is None else [token_ids])
 
 
+def portable_generation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation_config.json of a variant of a model with this one."""
+    return {key: value for key, value in config.items() if key in _GENERATION_KEYS}
+
+
+def config_damages(folder: Path, dtypes: Collection[torch.dtype]) -> Iterator[str]:
+    """What the configs of a variant's model folder say that none is written with, each in a line with the remedy.
+
+    Args:
+        folder: The model folder.
+        dtypes: Those of its weights.
+
+    Raises:
+        InputError: A config is damaged.
+    """
+    config, generation = (folder / name for name in ("config.json", "generation_config.json"))
+    values = read_json(config)
+    if values.get("dtype") not in (names := [str(dtype).removeprefix("torch.") for dtype in dtypes]):
+        yield f"{config}: dtype is {values.get('dtype')!r:.40}, but the weights are stored in {names[0]}; correct it"
+    foreign = {config: values.keys() & {*_OTHER_JOBS, "torch_dtype"}}
+    foreign[generation] = (read_json_if_present(generation) or {}).keys() - _GENERATION_KEYS - {*_NOTES}
+    yield from (
+        f"{path}: no export writes '{key:.80}', which may change what is generated; remove it"
+        for path, keys in foreign.items()
+        for key in sorted(keys)
+    )
+
+
 def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a language model, spelled for both major versions of transformers, and without code.
 
@@ -52,7 +91,7 @@ def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: The family is not supported, or its rotation cannot be spelled for both.
     """
-    portable = {key: value for key, value in config.items() if key not in (*_TRANSIENT_KEYS, *_CODE_KEYS)}
+    portable = {key: value for key, value in config.items() if key not in (*_NOTES, *_OTHER_JOBS, *_CODE_KEYS)}
     family = family_of_model_type(config.get("model_type"))
     new, old = portable.pop("rope_parameters", None), portable.pop("rope_scaling", None)
     if "rope_parameters" in family.defaults:

@@ -23,7 +23,7 @@ from seap_export.model.families import (
     names,
     wrapper_of_model_type,
 )
-from seap_export.model.sources.config import portable_config
+from seap_export.model.sources.config import portable_config, portable_generation
 from seap_export.model.sources.joint_experts import with_experts_apart
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader, StoredForm
@@ -135,7 +135,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     return Source(
         name=name,
         config=portable_config(spec.family.completed(config)),
-        generation_config=defaults,
+        generation_config=None if defaults is None else portable_generation(defaults),
         spec=spec,
         reader=PlainReader(reader, spec),
         files=(folder / "config.json", *extras, *files.files, *tokenizer_files(folder)),

@@ -11,11 +11,10 @@ from seap_export.model.vocabulary.table import Vocabulary
 _SUFFIXES = ("_token_id", "_token_index")
 #: The number of tokens: that of the embedding, and that of inputs of layers.
 _SIZES = ("vocab_size", "vocab_size_per_layer_input")
-_LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 
 
 def named_tokens(*configs: Mapping[str, Any] | None) -> frozenset[int]:
-    """The token ids that some configs name, without those that are only to be suppressed; -1 means none."""
+    """The token ids that some configs name; -1 means none."""
     return frozenset(
         token
         for config in configs
@@ -27,10 +26,7 @@ def named_tokens(*configs: Mapping[str, Any] | None) -> frozenset[int]:
 
 
 def renumbered_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """A config.json or generation_config.json with new token ids, and a new number of tokens where it has one.
-
-    Tokens that are to be suppressed and are not kept are left out.
-    """
+    """A config.json or generation_config.json with new token ids, and a new number of tokens where it has one."""
     new = vocabulary.new_ids
     values = dict(config)
     for key, value in config.items():
@@ -38,8 +34,6 @@ def renumbered_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict
             values[key] = len(vocabulary)
         elif key.endswith(_SUFFIXES):
             values[key] = _mapped(value, {-1: -1, **new})
-        elif key in _LISTS and isinstance(value, list):
-            values[key] = [_mapped(item, new) for item in value if all(token in new for token in _flat(item))]
     return values
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.editing import edit_weights
+from support.editing import edit_weights, set_json
 from support.models import write_micro_model
 from support.product import read_spec
 
@@ -47,3 +47,22 @@ def test_a_tensor_too_many_is_damage(model: Path) -> None:
     edit_weights(model, lambda tensors: tensors.__setitem__("model.layers.0.self_attn.o_proj.bias", torch.ones(4)))
     with pytest.raises(InputError, match=r"o_proj\.bias"):
         list(HfFormat().damages(model, model))
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("generation_config.json", {"suppress_tokens": [2]}),
+        ("generation_config.json", {"forced_eos_token_id": 2}),
+        ("generation_config.json", {"max_length": 8}),
+        ("config.json", {"bad_words_ids": [[2]]}),
+        ("config.json", {"dtype": "float16"}),
+        ("config.json", {"torch_dtype": "float16"}),
+    ],
+)
+def test_what_no_export_writes_into_a_config_is_damage(model: Path, file: str, said: dict[str, object]) -> None:
+    set_json(model / "generation_config.json", do_sample=True, transformers_version="5.0")
+    assert not list(HfFormat().damages(model, model))
+    set_json(model / file, **said)
+    lines = list(HfFormat().damages(model, model))
+    assert [file in line and key in line for line, key in zip(lines, said, strict=True)] == [True]

@@ -45,7 +45,9 @@ def test_a_source_is_named_by_its_folder(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_generation_config_is_read_where_there_is_one(folder: Path) -> None:
-    assert open_source(str(folder)).generation_config == {"eos_token_id": 2, "pad_token_id": 0}
+    set_json(folder / "generation_config.json", temperature=0.6, max_length=8, suppress_tokens=[2])
+    kept = {"eos_token_id": 2, "pad_token_id": 0, "temperature": 0.6}
+    assert open_source(str(folder)).generation_config == kept
     (folder / "generation_config.json").unlink()
     assert open_source(str(folder)).generation_config is None
 

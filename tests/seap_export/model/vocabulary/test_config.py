@@ -20,8 +20,6 @@ def test_configs_are_renumbered() -> None:
         "eos_token_id": [5, 9],
         "pad_token_id": None,
         "sep_token_id": -1,
-        "suppress_tokens": [0, 1, 9],
-        "bad_words_ids": [[3, 5], [1, 5]],
     }
     assert named_tokens(config, None, {"pad_token_id": 0}) == {0, 3, 5, 9}
     assert renumbered_config(config, KEPT) == {
@@ -31,8 +29,6 @@ def test_configs_are_renumbered() -> None:
         "eos_token_id": [2, 3],
         "pad_token_id": None,
         "sep_token_id": -1,
-        "suppress_tokens": [0, 3],
-        "bad_words_ids": [[1, 2]],
     }
 
 
