@@ -41,7 +41,7 @@ from validation.reports.figures import QUALITY as QUALITY_FIGURES
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
-_VERSION = 8
+_VERSION = 9
 #: The sample answer: tokens of the prompt at most, and tokens that follow it, if the model has room for them.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 256, 64
 #: Held-out prompts of which the first is taken that the dense model answers.
@@ -92,11 +92,13 @@ class SamplePrompt:
         dense: The prompt as token ids of the dense model.
         variant: The prompt as token ids of the variant.
         text: The text that reports show: the question of a conversation, without its chat template.
+        task: Its task.
     """
 
     dense: tuple[int, ...]
     variant: tuple[int, ...]
     text: str
+    task: str
 
 
 @dataclass(frozen=True)
