@@ -98,7 +98,10 @@ def _heartbeat(label: str, total: int | None, unit: str) -> Iterator[Callable[[o
 
 
 def progress_line(done: int, total: int | None, unit: str, seconds: float, times: Sequence[float] = ()) -> str:
-    """How far a step has come: the share that is done, the pace and the time left, as far as they are known.
+    """How far a step has come: the share that is done, the time it took, the pace and the time left, if it is known.
+
+    Before the first unit is done, which may take longest, nothing but the time is known. As it is in every line, no
+    two lines are alike.
 
     Args:
         done: Units that are done.
@@ -107,9 +110,9 @@ def progress_line(done: int, total: int | None, unit: str, seconds: float, times
         seconds: Seconds since the step began.
         times: When the last units were done, in these seconds.
     """
-    if total is None:
+    if total is None or not done:
         return f"{duration(seconds)} so far"
-    parts = [f"{done} of {total} {unit}"]
+    parts = [f"{done} of {total} {unit} in {duration(seconds)}"]
     if done == total:  # calibration then goes back through the layers
         parts.append("finishing")
     elif len(times) > 1 and times[-1] > times[0]:

@@ -26,7 +26,7 @@ from seap_export.cli.prompt import read_prompt
 from seap_export.cli.values import ExistingPath, PathType
 
 if TYPE_CHECKING:
-    from seap_export.runtime import Dialogue, Stream
+    from seap_export.runtime import Dialogue, Generator, Stream
 
 _RESET, _EXIT = "/reset", "/exit"
 _ASKS = "> "
@@ -67,6 +67,11 @@ def chat_command(
     generator = open_generator(console, folder, provider, threads)
     refuse_system(folder, generator, system, raw)
     dialogue = Dialogue(generator, system, raw=raw)
+    if not raw and (reason := _no_dialogue(generator)):
+        console.warn(
+            f"{folder}: {reason}, so it goes on with a turn rather than answering it; use generate with prompts like its "
+            "texts, or export a chat model with conversations"
+        )
     is_typed = prompt_file is None and sys.stdin.isatty()
     if is_typed:
         console.say(f"{_RESET} forgets what was said; Ctrl-C stops an answer; {_EXIT} or Ctrl-D ends")
@@ -89,6 +94,14 @@ def chat_command(
         said.append({"prompt": text, **_answer(console, dialogue, text, stream)})
     if console.as_json:
         console.result({"turns": said}, "")
+
+
+def _no_dialogue(generator: Generator) -> str:
+    """Why a variant does not know what a turn is; "" if it does."""
+    template = generator.chat_template
+    if template is None:
+        return "this model has no chat template"
+    return "" if template.takes_texts else "this variant was made from plain texts"
 
 
 def _answer(console: Console, dialogue: Dialogue, text: str, stream: Stream) -> dict[str, Any]:

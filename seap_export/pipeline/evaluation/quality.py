@@ -92,11 +92,13 @@ class SamplePrompt:
         dense: The prompt as token ids of the dense model.
         variant: The prompt as token ids of the variant.
         text: The text that reports show: the question of a conversation, without its chat template.
+        task: Its task.
     """
 
     dense: tuple[int, ...]
     variant: tuple[int, ...]
     text: str
+    task: str
 
 
 @dataclass(frozen=True)

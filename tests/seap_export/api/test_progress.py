@@ -18,13 +18,14 @@ def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("done", "total", "seconds", "times", "line"),
     [
-        (12, 30, 7.0, (5.0, 5.5, 6.0), "12 of 30 layers, 2 layers/s, about 8 s left"),
-        (12, 30, 6.25, (5.0, 5.5, 6.0), "12 of 30 layers, 2 layers/s, about 9 s left"),
-        (3, 30, 600.0, (580.0, 590.0, 600.0), "3 of 30 layers, 0.1 layers/s, about 4 min 30 s left"),
-        (1, 30, 6.0, (6.0,), "1 of 30 layers"),
-        (20, 30, 6.0, (0.0,) * 9, "20 of 30 layers"),
-        (0, 30, 6.0, (), "0 of 30 layers"),
-        (30, 30, 6.0, (1.0, 6.0), "30 of 30 layers, finishing"),
+        (12, 30, 7.0, (5.0, 5.5, 6.0), "12 of 30 layers in 7 s, 2 layers/s, about 8 s left"),
+        (12, 30, 6.25, (5.0, 5.5, 6.0), "12 of 30 layers in 6 s, 2 layers/s, about 9 s left"),
+        (12, 30, 90.0, (5.0, 5.5, 6.0), "12 of 30 layers in 1 min 30 s, 2 layers/s, about 8 s left"),
+        (3, 30, 600.0, (580.0, 590.0, 600.0), "3 of 30 layers in 10 min 0 s, 0.1 layers/s, about 4 min 30 s left"),
+        (1, 30, 6.0, (6.0,), "1 of 30 layers in 6 s"),
+        (20, 30, 6.0, (0.0,) * 9, "20 of 30 layers in 6 s"),
+        (0, 30, 6.0, (), "6 s so far"),
+        (30, 30, 6.0, (1.0, 6.0), "30 of 30 layers in 6 s, finishing"),
         (7, None, 75.0, (1.0, 6.0), "1 min 15 s so far"),
     ],
 )
@@ -51,7 +52,7 @@ def test_where_no_terminal_is_a_long_step_prints_lines(
     first, second, *_ = printed.splitlines()
     assert first == "ranking a"
     assert second.startswith("ranking a: ")
-    assert "2 of 3 layers" in printed
+    assert "2 of 3 layers in " in printed
     assert "left" in printed
     capsys.readouterr()
     time.sleep(0.05)

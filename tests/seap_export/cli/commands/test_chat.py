@@ -15,6 +15,7 @@ from support.tokenizers import add_chat_template, name_all_tokens
 
 from seap_export.cli import main
 from seap_export.runtime import Generator, Sampling
+from seap_export.runtime.chat import PLAIN, TEXT_FORM
 
 STATS = r"\[\d+ tokens(, [\d.]+ tokens/s)?, the first after [\d.]+ s(; [\w' ]+)?\]\n"
 
@@ -48,6 +49,30 @@ def test_turns_without_a_template_are_joined(expected: Generator) -> None:
     first = expected.generate("the cat", 9)
     second = expected.generate(f"the cat\n\n{first}\n\nsat on", 9)
     assert said(lines="the cat\nsat on\n").stdout == f"{first}\n{second}\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "reason"),
+    [
+        (None, [], "this model has no chat template"),
+        (PLAIN, [], "this variant was made from plain texts"),
+        (PLAIN, ["--system", "a mat"], "this variant was made from plain texts"),
+        (PLAIN, ["--raw"], None),
+        ("chat", [], None),
+    ],
+)
+def test_a_variant_that_knows_no_turns_is_named(
+    expected: Generator, done: Path, template: str | None, options: list[str], reason: str | None
+) -> None:
+    if template is not None:
+        add_chat_template(done / "a-0.2" / "onnx")
+        config = done / "a-0.2" / "onnx" / "tokenizer_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), TEXT_FORM: template}))
+    stderr = said("--quiet", *options, lines="the cat\nsat on\n").stderr
+    assert (stderr == "") == (reason is None)
+    if reason is not None:
+        assert [word for word in (f"Warning: out/a-0.2: {reason}", "generate") if word not in stderr] == []
+        assert stderr.count("\n") == 1
 
 
 def test_in_json_and_from_a_file(expected: Generator, run: Run, work: Path) -> None:
@@ -97,8 +122,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeyp
         (["--min-p", 0.1], "the", 2, "min-p have no effect at temperature 0"),
         (["--repetition-penalty", 0], "the", 2, "repetition penalty 0"),
         (["--prompt-file", "nowhere"], "", 2, "nowhere"),
-        ([], b"\xff\n", 8, "stdin: not UTF-8"),
-        ([], "cat " * 200, 8, "the model's context is"),
+        (["--raw"], b"\xff\n", 8, "stdin: not UTF-8"),
+        (["--raw"], "cat " * 200, 8, "the model's context is"),
     ],
 )
 def test_bad_input(expected: Generator, options: list[Any], lines: str | bytes, code: int, word: str) -> None:
