@@ -14,13 +14,15 @@ import numpy as np
 import onnx
 import pytest
 from support.chosen import VARIED
+from support.editing import edit_weights
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_micro_model
-from support.product import OnnxForm, Precision, choose_precision, convert_folder
+from support.product import BlockQuantization, OnnxForm, Precision, choose_precision, convert_folder
 from support.variations import VARIATIONS
 
 from seap_export.errors import ArtifactError
 from seap_export.model.families import family_of_model_type
+from validation.parity.origin import Origin
 from validation.parity.profiles import Limits
 from validation.parity.run import run_parity
 
@@ -58,6 +60,22 @@ def test_a_pruned_model_passes(exported: Export, family: str) -> None:
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
     assert report.conditions.threads == 1
+
+
+def test_a_rounded_model_is_near_the_model_that_was_rounded(exported: Export, tmp_path: Path) -> None:
+    hf, graph = exported("Llama")
+    other = Path(shutil.copytree(hf, tmp_path / "other"))
+    edit_weights(other, lambda tensors: tensors["lm_head.weight"].neg_())
+    good, bad = (
+        run_parity(hf, graph, PROMPTS, origin=Origin(folder, BlockQuantization(8)), execution=ONE_THREAD)
+        for folder in (hf, other)
+    )
+    assert good.passed
+    assert good.to_json()["rounding"] == {"kl_nats": 0.0, "limit_nats": 0.05}
+    assert (bad.passed, bad.hint) == (False, "no limit would pass")
+    assert bad.rounding is not None
+    assert bad.rounding.kl > bad.rounding.limit > 0.0
+    assert "KL from the model that was rounded" in bad.failure()
 
 
 @pytest.mark.parametrize("name", VARIED)
