@@ -75,6 +75,7 @@ def test_answers_are_shown_and_the_readmes_is_right(demo: Path, run: Run) -> Non
         assert sample["prompt"] in {held_out.get("question", held_out["prompt"]) for held_out in record["held_out"]}
         assert sample["dense"].strip()
         assert sample["variant"].strip()
+        assert "\n" not in sample["dense"] + sample["variant"], "both tasks end an answer there"
 
 
 def test_tasks_keep_different_heads_and_neurons(demo: Path) -> None:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from seap_export.common.hashing import sha256_json
 from seap_export.common.json_file import read_artifact
+from seap_export.corpus.answers import AnswerRule
 from seap_export.errors import ArtifactError
 from seap_export.model.sources.config import end_tokens
 from seap_export.model.sources.source import Source
@@ -212,7 +213,7 @@ def quality_work(
     template = read_chat_template(subject.artifact(evaluation.tokenizer_folder), tokenizer)
     if template is not None:
         stops |= template.turn_ends(tokenizer)
-    records = [sample for record in subject.records or () for sample in record.held_out]
+    records = [(record.task, sample) for record in subject.records or () for sample in record.held_out]
     with dense_tokenizer(subject, evaluation) as dense_folder:
         dense = tokenizer if dense_folder is None else load_tokenizer(dense_folder)
     context = source.spec.max_position_embeddings
@@ -224,14 +225,14 @@ def quality_work(
 
 
 def _sample_prompts(
-    dense: Tokenizer, tokenizer: Tokenizer, records: Sequence[Mapping[str, str]], most: int
+    dense: Tokenizer, tokenizer: Tokenizer, records: Sequence[tuple[str, Mapping[str, str]]], most: int
 ) -> Iterator[SamplePrompt]:
     """The prompts of held-out samples that have at most `most` tokens, or if none has, the beginnings of all."""
-    cut = [(_prompt(dense, record), _prompt(tokenizer, record), record.get("question")) for record in records]
+    cut = [(_prompt(dense, one), _prompt(tokenizer, one), one.get("question"), task) for task, one in records]
     short = [sample for sample in cut if max(len(sample[0]), len(sample[1])) <= most]
-    for of_dense, of_variant, question in short or cut:
+    for of_dense, of_variant, question, task in short or cut:
         shown = question or dense.decode(of_dense[:most])
-        yield SamplePrompt(tuple(of_dense[:most]), tuple(of_variant[:most]), shown)
+        yield SamplePrompt(tuple(of_dense[:most]), tuple(of_variant[:most]), shown, task)
 
 
 def _prompt(tokenizer: Tokenizer, record: Mapping[str, str]) -> list[int]:
@@ -242,7 +243,12 @@ def _prompt(tokenizer: Tokenizer, record: Mapping[str, str]) -> list[int]:
 
 
 def quality_report(
-    work: QualityWork, answers: DenseAnswers, request: QualityRequest, scores: Mapping[str, Scores], done: Any
+    work: QualityWork,
+    answers: DenseAnswers,
+    request: QualityRequest,
+    scores: Mapping[str, Scores],
+    rules: Mapping[str, AnswerRule],
+    done: Any,
 ) -> dict[str, Any]:
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt.
 
@@ -252,6 +258,7 @@ def quality_report(
         request: How to measure.
         scores: How the dense model, as `dense`, and the folder, by its label, answered the questions; empty: there are
             none.
+        rules: Where an answer ends, by task; without one, where the model ends it.
         done: Called for each text.
     """
     measured, subject = request.measured, work.subject
@@ -269,18 +276,21 @@ def quality_report(
     variant = continue_prompt(
         folder, measured.runtime, asked.variant, work.answer_tokens, work.stops, execution=execution
     )
+    rule = rules.get(asked.task)
     sample = {
         "prompt": asked.text,
-        "dense": _decoded(work.dense, prompt, dense),
-        "variant": _decoded(work.tokenizer, asked.variant, variant),
+        "dense": _decoded(work.dense, prompt, dense, rule),
+        "variant": _decoded(work.tokenizer, asked.variant, variant, rule),
     }
     return {**report.to_json(), **measured.to_json(), "sample": sample}
 
 
-def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
-    """The text of an answer, decoded after its prompt."""
-    text = TextStream(tokenizer, prompt)
-    return "".join([*map(text.add, answer), text.end()])
+def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int], rule: AnswerRule | None) -> str:
+    """The text of an answer, decoded after its prompt, up to where the task's rule says that it ends."""
+    stream = TextStream(tokenizer, prompt)
+    text = "".join([*map(stream.add, answer), stream.end()])
+    ended = None if rule is None else rule.before_stop(text)
+    return text if ended is None else ended
 
 
 def recorded_quality(variant: Variant) -> dict[str, Any] | None:

@@ -201,7 +201,8 @@ class QualityStep(Step):
                     if one.asked:
                         own = _answered(made, one, one.asked)
                         both = {"dense": scores[one.asked.digest], one.label: own}
-                    report = quality_report(one.work, answers, one.request, both, done)
+                    rules = {task.name: task.rule for task in one.asked.open}
+                    report = quality_report(one.work, answers, one.request, both, rules, done)
                 with workspace.writing(one.step, one.key, folder=False) as path:
                     write_json(path, report)
             for request, by_name in whole.items():
