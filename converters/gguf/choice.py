@@ -36,11 +36,7 @@ _NO_STEP = 0.001
 
 
 def choose_architecture(spec: ModelSpec) -> Architecture:
-    """The architecture of the model's family if it computes the model, or the first one that does.
-
-    Raises:
-        InputError: No architecture computes the model.
-    """
+    """The architecture of the model's family if it computes the model, or the first one that does."""
     chosen = next((candidate for candidate in _candidates(spec) if _why_not(candidate, spec) is None), None)
     if chosen is None:
         raise InputError(str(refusal(spec)))

@@ -111,11 +111,7 @@ class GgufFormat(Format):
         return file_damages(model_folder, folder, self._plan(model_folder, folder))
 
     def _plan(self, model_folder: Path, folder: Path) -> FilePlan:
-        """The plan of a written folder, in which a note says the bits of each matrix.
-
-        Raises:
-            ArtifactError: The note is missing, or the model cannot be written so.
-        """
+        """The plan of a written folder, in which a note says the bits of each matrix."""
         try:
             return FilePlan.of(read_spec(model_folder), self.precision, self.written_grid(folder))
         except InputError as error:

@@ -23,16 +23,7 @@ _SYSTEM, _USER, _ANSWER, _LAST = "«system»", "«user»", "«answer»", "«last
 
 
 def modelfile(model_folder: Path, spec: ModelSpec, file: str) -> str:
-    """The text of the Modelfile: the file, the template if Ollama can express it, where an answer ends, the context.
-
-    Args:
-        model_folder: With the tokenizer and, perhaps, a chat template.
-        spec: The model.
-        file: Name of the GGUF file beside it.
-
-    Raises:
-        ArtifactError: A file of the tokenizer is damaged.
-    """
+    """The text of the Modelfile: the file, the template if Ollama can express it, the stops, the context."""
     lines = [f"FROM ./{file}"]
     tokenizer = load_tokenizer(model_folder)
     template = read_chat_template(model_folder, tokenizer)
@@ -114,16 +105,7 @@ def _turns(template: ChatTemplate) -> _Turns | None:
 
 
 def _around(full: str, answer: str, ended: str) -> _Turns:
-    """The texts around the turns of a rendered conversation.
-
-    Args:
-        full: The conversation with a system prompt and two questions, as far as the next answer.
-        answer: What the conversation ends with, so that the model answers.
-        ended: What follows an assistant's turn.
-
-    Raises:
-        ValueError: A turn is missing, or changed.
-    """
+    """The texts around the turns of a rendered conversation."""
     texts, rest = [], full
     for content in (_SYSTEM, _USER, _ANSWER, _LAST):
         before, rest = rest.split(content)

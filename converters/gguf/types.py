@@ -58,14 +58,7 @@ _VALUES = ("attn_v", "attn_qkv")
 
 
 def wanted_type(tensor: FileTensor, preset: Preset, layers: int, tied: bool) -> Kind:
-    """The type that a preset gives a tensor, whatever the length of its rows.
-
-    Args:
-        tensor: The tensor.
-        preset: The preset.
-        layers: Number of layers of the model.
-        tied: Whether the LM head is the embedding.
-    """
+    """The type that a preset gives a tensor, whatever the length of its rows."""
     if len(tensor.shape) == 1 or tensor.stem in _EXACT:
         return Kind.F32
     if preset.head is not None and tensor.stem == ("token_embd" if tied else "output"):

@@ -52,11 +52,7 @@ def write_gguf(
 
 
 def whole_metadata(plan: FilePlan, model_folder: Path) -> Metadata:
-    """All metadata of a model's file but `general.architecture`.
-
-    Raises:
-        InputError: GGUF files cannot hold the tokenizer.
-    """
+    """All metadata of a model's file but `general.architecture`."""
     return {**plan.metadata, **tokenizer_metadata(model_folder, plan.spec)}
 
 

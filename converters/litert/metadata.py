@@ -27,11 +27,7 @@ _SIZE_BYTES = 8
 
 
 def llm_metadata(model_folder: Path, context: int) -> bytes:
-    """The serialised `LlmMetadata` of a model whose cache holds `context` tokens.
-
-    Raises:
-        ArtifactError: A file of the tokenizer is damaged.
-    """
+    """The serialised `LlmMetadata` of a model whose cache holds `context` tokens."""
     tokenizer, made = load_tokenizer(model_folder), require("litert_lm_builder.runtime.proto.llm_metadata_pb2")
     template, metadata = read_chat_template(model_folder, tokenizer), made.LlmMetadata()
     ends, starts = set(end_tokens(model_folder)), tokenizer.encode("").ids[:1]

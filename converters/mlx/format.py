@@ -180,11 +180,7 @@ def _unknown_part(experts: Experts) -> str | None:
 
 
 def read_dtype(folder: Path) -> torch.dtype:
-    """The dtype of what an MLX folder does not quantise.
-
-    Raises:
-        ArtifactError: config.json does not say.
-    """
+    """The dtype of what an MLX folder does not quantise."""
     try:
         name = read_json(folder / "config.json").get("dtype")
     except InputError as error:

@@ -53,11 +53,7 @@ def write_mlx(
 
 
 def model_dtype(model_folder: Path) -> torch.dtype:
-    """The dtype of a model folder's weights, or of those that a rounded model was made from.
-
-    Raises:
-        ArtifactError, InputError: The folder is damaged.
-    """
+    """The dtype of a model folder's weights, or of those that a rounded model was made from."""
     note = read_note(model_folder)
     return main_dtype(SafetensorsReader(model_folder)) if note is None else note.dtype
 
@@ -83,11 +79,7 @@ def _config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, An
 
 
 def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
-    """Converts a tensor of the plain form to what is stored of it, by name: itself, or levels, scales and biases.
-
-    Raises:
-        InputError: The tensor has NaN or infinite values, or overflows.
-    """
+    """Converts a tensor of the plain form to what is stored of it, by name: itself, or levels, scales and biases."""
     first, *_ = layout.parts(name)
     group, rows = layout.group(name), layout.rows(name, tensor)
     narrow = rows.to(layout.dtypes[first] if group is None else layout.dtype)

@@ -63,15 +63,7 @@ class OnnxForm:
 
 
 def form_of(options: FormOptions, precision: str | None = None) -> OnnxForm:
-    """The form that options describe.
-
-    Args:
-        options: The options.
-        precision: The precision that is given after a colon, if any, in place of theirs.
-
-    Raises:
-        UsageError: The provider cannot run it, or an option has no effect.
-    """
+    """The form that options describe."""
     provider, dialect = options.provider, options.dialect or "fused"
     refuse_dialect(provider, dialect)
     name = cast(PrecisionName, precision or options.precision or PROVIDERS[provider].precision[dialect])

@@ -40,17 +40,6 @@ def write_onnx(
     Weights are read, checked and written tensor by tensor, in blocks of rows, so that memory holds the largest one as
     it is stored and, in int8 and int4, as it is written.
     The same input gives the same bytes. For inputs and outputs, see `converters.onnx.graph.decoder`.
-
-    Args:
-        model_folder: Contains config.json and safetensors files.
-        out_folder: An existing, empty folder for model.onnx and model.onnx.data.
-        form: Precision, dialect and logits; recorded in the metadata.
-        on_layer: Called with a layer's index once all its weights are written.
-
-    Raises:
-        InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows in fp16.
-        UsageError: The folder is not empty.
-        EnvironmentFailure: The output cannot be written.
     """
     config = read_json(model_folder / "config.json")
     spec = model_spec(config)
@@ -65,12 +54,7 @@ def write_onnx(
 
 
 def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
-    """Rejects a model that cannot be written as a graph of this form.
-
-    Raises:
-        InputError: The attention operator does not take heads of this size, or that of experts not theirs.
-        UsageError: Blocks of another size would fit the embedding, or the dialect has no operators for blocks.
-    """
+    """Rejects a model that cannot be written as a graph of this form."""
     how = form.precision.quantization
     if how is not None and form.dialect == "standard":
         raise UsageError("the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16")

@@ -142,27 +142,14 @@ def arithmetic_of(precision: str, average: float | None = None) -> Precision:
 
 
 def refuse_dialect(provider: str, dialect: DialectName) -> None:
-    """Refuses a set of operators that a provider has no kernels for.
-
-    Raises:
-        UsageError: The message names those that it has.
-    """
+    """Refuses a set of operators that a provider has no kernels for."""
     if dialect not in PROVIDERS[provider].computes:
         others = either(PROVIDERS[provider].computes)
         raise UsageError(f"the {provider} provider has no attention of the dialect {dialect}; use --dialect {others}")
 
 
 def mixed_precision(average: float, provider: str = "cpu", dialect: DialectName = "fused") -> Precision:
-    """The precision whose matrices have bits of their own.
-
-    Args:
-        average: Bits of a weight, with its share of a scale.
-        provider: The provider that will run the graph.
-        dialect: The graph's set of operators.
-
-    Raises:
-        UsageError: The provider has one number of bits for all matrices of a file.
-    """
+    """The precision whose matrices have bits of their own."""
     if not PROVIDERS[provider].mixes_bits:
         able = either(name for name, row in PROVIDERS.items() if row.mixes_bits)
         raise UsageError(f"the {provider} provider cannot run {MIXED}{average:g}; use int8 or int4, or {able}")

@@ -82,11 +82,7 @@ def weight_differences(
 
 
 def open_graph(path: Path) -> ir.Model:
-    """Reads a graph; its data file is not read.
-
-    Raises:
-        ArtifactError: The file cannot be read.
-    """
+    """Reads a graph; its data file is not read."""
     try:
         return ir.load(path)
     except Exception as error:  # errors of several packages: file system, protobuf

@@ -50,11 +50,7 @@ def graph_differences(expected: ir.Model, path: Path, files: Mapping[str, str]) 
 
 
 def load_proto(path: Path) -> onnx.ModelProto:
-    """Reads a graph file without its data.
-
-    Raises:
-        ArtifactError: The file cannot be read.
-    """
+    """Reads a graph file without its data."""
     try:
         model = onnx.load(path, load_external_data=False)
         if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives bytes for what it cannot decode

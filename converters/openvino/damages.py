@@ -76,13 +76,7 @@ def _other_tokenizer(expected: Path, stored: Path) -> str | None:
 def _other_graph(
     wanted: ElementTree.Element, given: ElementTree.Element, *, with_places: bool = False
 ) -> Iterator[str]:
-    """Finds the differences between two graphs, a line each.
-
-    Args:
-        wanted: The graph as it is written now.
-        given: The graph as it is stored.
-        with_places: Whether the offsets of constants in the data file must agree, too.
-    """
+    """Finds the differences between two graphs, a line each."""
     layers = [list(net.iterfind("layers/layer")) for net in (wanted, given)]
     nodes, others = ({layer.attrib.get("name", ""): layer for layer in of_net} for of_net in layers)
     for name in [*nodes, *(name for name in others if name not in nodes)]:

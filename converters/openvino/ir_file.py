@@ -88,11 +88,6 @@ def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer
         tensors: The tensors that the parameters stand for, in the order of the layers.
         folder: Folder in which neither file exists yet.
         on_layer: Called with a layer's index once all its weights are written.
-
-    Raises:
-        OSError: The files cannot be written.
-        EnvironmentFailure: OpenVINO cannot write the graph.
-        InputError: A weight is not finite, or too large for fp16.
     """
     constants, layer = write_graph(model, tensors, folder), None
     with (folder / DATA_FILE).open("ab") as file:
@@ -150,15 +145,7 @@ def _fill(net: ElementTree.Element, constants: Mapping[str, Constant]) -> None:
 
 
 def read_ir(folder: Path, *, is_whole: bool = True) -> Ir:
-    """Reads the graph of an IR, and where its constants are; no numbers are read yet.
-
-    Args:
-        folder: Folder of the IR.
-        is_whole: Whether the data file must hold the numbers of all constants.
-
-    Raises:
-        ArtifactError: A file is missing, the graph is damaged, or a constant lies beyond the end of the data file.
-    """
+    """Reads the graph of an IR, and where its constants are; no numbers are read yet."""
     path, data_file = folder / MODEL_FILE, folder / DATA_FILE
     for file in (path, data_file):
         if not file.is_file():

@@ -14,10 +14,6 @@ def settle_names(model: Any, *, every: bool = False) -> None:
 
     Of tensors, inputs and outputs of the model alone keep their names: where a plugin joins an inner one with an
     output, that would get both.
-
-    Args:
-        model: The model; so it is done in the bodies of its loops.
-        every: Whether any name that ends in a number was made up, or only a node's type and a number.
     """
     nodes = model.get_ordered_ops()
     for node in nodes:

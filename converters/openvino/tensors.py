@@ -60,11 +60,7 @@ class Graph:
 
 
 def standard_graph(model_folder: Path, storage: Storage) -> Graph:
-    """Builds the graph of a model folder; no weights are read but vectors of up to 8 numbers.
-
-    Raises:
-        InputError: The folder is damaged, or its family is not supported.
-    """
+    """Builds the graph of a model folder; no weights are read but vectors of up to 8 numbers."""
     spec = read_spec(model_folder)
     weights = open_weights(model_folder, spec, Precision())
     model = decoder_graph(spec, weights, OnnxForm(dialect="standard")).build("seap-export")

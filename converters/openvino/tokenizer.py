@@ -31,11 +31,7 @@ def write_tokenizer(model_folder: Path, folder: Path) -> None:
 
 
 def openvino_files(model_folder: Path) -> dict[str, Content]:
-    """The contents of all files but the IR and the graphs of the tokenizer, by name.
-
-    Raises:
-        InputError: The model folder is damaged.
-    """
+    """The contents of all files but the IR and the graphs of the tokenizer, by name."""
     return {**_tokenizer(model_folder), **_configs(model_folder)}
 
 
@@ -60,12 +56,7 @@ def _configs(model_folder: Path) -> dict[str, Content]:
 
 
 def tokenizer_graphs(folder: Path) -> Sequence[Any]:
-    """A model folder's tokenizer as graphs of OpenVINO: from texts to tokens, and back.
-
-    Raises:
-        InputError: openvino-tokenizers cannot convert it.
-        EnvironmentFailure: openvino-tokenizers is missing.
-    """
+    """A model folder's tokenizer as graphs of OpenVINO: from texts to tokens, and back."""
     converter = require("openvino_tokenizers")
     from transformers import PreTrainedTokenizerFast
 

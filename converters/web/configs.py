@@ -21,16 +21,7 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def web_files(model_folder: Path, precision: str, chunks: int) -> dict[str, Content]:
-    """The contents of all files but the graph and its data, by name.
-
-    Args:
-        model_folder: The model's folder.
-        precision: The graph's precision.
-        chunks: The number of data files.
-
-    Raises:
-        InputError: The model folder is damaged.
-    """
+    """The contents of all files but the graph and its data, by name."""
     config = read_json(model_folder / "config.json")
     return {
         "config.json": _config(model_spec(config), config, precision, chunks),

@@ -98,11 +98,7 @@ def _parsed(line: str) -> dict[str, Any]:
 
 
 def _value(ctx: click.Context, param: click.Parameter, value: Any, base: Path) -> Any:
-    """Converts a value of a TOML file in the folder `base` to the parameter's value.
-
-    Raises:
-        ValueError: The value has the wrong type or is out of range.
-    """
+    """Converts a value of a TOML file in the folder `base` to the parameter's value."""
     if isinstance(value, dict):
         if not param.multiple or "=" not in (param.metavar or ""):
             raise ValueError("must not be a table")

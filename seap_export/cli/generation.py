@@ -116,12 +116,7 @@ def open_generator(console: Console, folder: Path, provider: str, threads: int |
 
 
 def own_folder(folder: Path) -> Path:
-    """The folder itself, or the one in it of the format that is run here.
-
-    Raises:
-        UsageError: It is something else than a variant.
-        ArtifactError: It is a variant without such a graph.
-    """
+    """The folder itself, or the one in it of the format that is run here."""
     from seap_export.errors import ArtifactError, UsageError
     from seap_export.runtime.files import GRAPH
 

@@ -92,12 +92,7 @@ class Conversation:
 
 
 class _Arguments(dict[str, Any]):
-    """The arguments of a call, which some templates take for an object, and some for its JSON as a text.
-
-    Args:
-        value: The object.
-        text: Its JSON.
-    """
+    """The arguments of a call, which some templates take for an object, and some for its JSON as a text."""
 
     def __init__(self, value: Mapping[str, Any], text: str) -> None:
         super().__init__(value)
@@ -114,11 +109,7 @@ class _Arguments(dict[str, Any]):
 
 
 def read_record(record: Mapping[str, Any]) -> str | Conversation:
-    """The text or the conversation of a record, which is recognised by its fields.
-
-    Raises:
-        InputError: It has none of the known forms, or a field of its form is damaged.
-    """
+    """The text or the conversation of a record, which is recognised by its fields."""
     forms = [form for form in _FORMS if all(name in record for name in form)]
     # in a table of several forms, the fields of the others are null
     first = next((name for name, *_ in forms if record[name] is not None), forms[-1][0] if forms else None)

@@ -38,12 +38,7 @@ def require_harness() -> None:
 
 
 def refuse_unknown_harness_tasks(names: Sequence[str]) -> None:
-    """Refuses names that the harness does not have, before anything is downloaded.
-
-    Raises:
-        UsageError: The harness has no such task.
-        EnvironmentFailure: The harness is not installed.
-    """
+    """Refuses names that the harness does not have, before anything is downloaded."""
     manager = _task_manager()
     for name in names:
         if name not in manager.all_tasks:

@@ -28,10 +28,6 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     JSONL gives its objects, a JSON list its entries, Parquet its rows, and CSV its rows by the names in the first one.
     Plain text gives `{"text": ...}`: texts are separated by blank lines; in a file without a blank line between two
     texts, each line is a text.
-
-    Raises:
-        InputError: The file is missing, is of an unknown kind, is damaged, or holds no record. Errors of
-            the file as a whole are raised by the call, the others during iteration.
     """
     check_corpus(path)
     return _refuse_empty(path, _READERS[path.suffix.lower()](path))
@@ -49,11 +45,7 @@ def place_of(path: Path, number: int) -> str:
 
 
 def check_corpus(path: Path) -> None:
-    """Refuses a path that cannot be a corpus, without reading the file.
-
-    Raises:
-        InputError: There is no such file, or its suffix is unknown.
-    """
+    """Refuses a path that cannot be a corpus, without reading the file."""
     # os.path, since Path.exists raises on a folder without permission and on a NUL character
     if not os.path.exists(path):
         raise MissingInput(f"{path}: no such file; give the path of a corpus file")

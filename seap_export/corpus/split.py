@@ -133,11 +133,7 @@ def _check_numbers(task_name: str, num_samples: int | None, num_held_out: int | 
 
 
 def _first_by_key(samples: Iterable[Sample], size: int | None, seed: int) -> tuple[tuple[Sample, ...], int, int]:
-    """The `size` samples whose texts have the smallest keys, or all, in order of the key.
-
-    Returns:
-        The samples, the number of distinct texts, and how many texts repeat one of these.
-    """
+    """The `size` samples whose texts have the smallest keys, or all, in order of the key."""
     seen: set[bytes] = set()
     chosen: dict[int, Sample] = {}
     largest_first: list[int] = []

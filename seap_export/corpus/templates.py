@@ -35,11 +35,7 @@ def render(template: str, record: Mapping[str, Any]) -> str:
 
 
 def look_up(path: str, record: Mapping[str, Any]) -> Any:
-    """The value at a field path such as `answer`, `choices.text` or `choices[text][0]`; it may be None.
-
-    Raises:
-        InputError: The path is malformed, or the record has no such field.
-    """
+    """The value at a field path such as `answer`, `choices.text` or `choices[text][0]`; it may be None."""
     parts, value = _parts(path), record
     for part in (path,) if path in record else parts:  # tables made flat have names such as answer.value
         try:
@@ -50,20 +46,12 @@ def look_up(path: str, record: Mapping[str, Any]) -> Any:
 
 
 def check_template(template: str) -> None:
-    """Refuses a malformed template before any record is read.
-
-    Raises:
-        InputError: The template has a stray brace, a malformed field, a format or a conversion.
-    """
+    """Refuses a malformed template before any record is read."""
     _pieces(template)
 
 
 def check_path(path: str) -> None:
-    """Refuses a malformed field path before any record is read.
-
-    Raises:
-        InputError: The path is not `field`, `a.b`, `a[0]`, `a[key]` or a combination of them.
-    """
+    """Refuses a malformed field path before any record is read."""
     _parts(path)
 
 

@@ -96,11 +96,7 @@ def convert(
 
 
 def _of_variant(model_folder: Path, progress: Progress) -> TaskMixture | None:
-    """The calibration texts of the variant whose model folder it is, which is said; None: there are none.
-
-    Raises:
-        ArtifactError: The variant's plan or its statistics are damaged.
-    """
+    """The calibration texts of the variant whose model folder it is, which is said; None: there are none."""
     variant = Variant(model_folder.absolute().parent)
     if model_folder.absolute() == variant.hf and variant.plan_file.is_file() and variant.records is not None:
         plan = variant.plan
@@ -126,13 +122,7 @@ def _refuse_other_folder(folder: Path) -> None:
 
 
 def writable_spec(format: Format, model_folder: Path) -> ModelSpec:
-    """The shapes of a model that can be written in a format on this machine; see `accepted_model`.
-
-    Raises:
-        UsageError: Other settings of the format would do.
-        InputError: The format does not take the model.
-        EnvironmentFailure: A package is missing.
-    """
+    """The shapes of a model that can be written in a format on this machine; see `accepted_model`."""
     _, spec = accepted_model(format, model_folder)
     require_extra(format.extra, f"the format {format.name}")
     return spec

@@ -72,11 +72,7 @@ class Prepared:
         return changed
 
     def with_vocabularies(self, progress: Progress) -> Prepared:
-        """A copy with the tokens that variants keep, chosen from the texts that are there.
-
-        Raises:
-            UsageError, InputError: See `choose_vocabularies`.
-        """
+        """A copy with the tokens that variants keep, chosen from the texts that are there."""
         mixtures = {mixture.name: tuple(mixture.weights) for mixture in self.request.all_mixtures}
         given = self.source, self.request.tasks, mixtures, self.request.vocabulary
         return replace(self, vocabularies=choose_vocabularies(*given, progress, self.chat, self.splits))

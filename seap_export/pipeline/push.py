@@ -76,11 +76,7 @@ def plan_uploads(path: Path, repository: str) -> tuple[Upload, ...]:
 
 
 def _files(variant: Variant) -> dict[str, Path | bytes]:
-    """The files that the folders' lists of checksums name, by their path in the repository.
-
-    Raises:
-        ArtifactError: There is no model folder, or a folder holds something else or code that is not ours.
-    """
+    """The files that the folders' lists of checksums name, by their path in the repository."""
     variant.require(HF)
     refuse_damages(list_damages(variant) or code_damages(variant.path))
     files: dict[str, Path | bytes] = dict(listed_files(variant.hf))

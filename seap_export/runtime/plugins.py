@@ -26,11 +26,7 @@ def is_installed(plugin: Plugin) -> bool:
 
 
 def plugin_devices(row: Provider) -> list[ort.OrtEpDevice]:
-    """The devices that a plug-in runs on, the best one first: GPUs before software.
-
-    Raises:
-        EnvironmentFailure: The package is missing or does not fit ONNX Runtime, or it finds no device.
-    """
+    """The devices that a plug-in runs on, the best one first: GPUs before software."""
     plugin = row.plugin
     assert plugin is not None
     with _LOCK:

@@ -81,16 +81,7 @@ class Asked:
 
 
 def read_request(body: bytes, *, is_chat: bool, most_tokens: int) -> Asked:
-    """Reads the body of a request.
-
-    Args:
-        body: JSON.
-        is_chat: Whether it is for `/v1/chat/completions`, else for `/v1/completions`.
-        most_tokens: The most tokens that a request may ask for.
-
-    Raises:
-        RequestError: It is no such request, or asks for what is not supported.
-    """
+    """Reads the body of a request."""
     try:
         values = parse_json(body)
         json.dumps(values, ensure_ascii=False).encode()  # refuses halves of characters, which are no text

@@ -65,21 +65,7 @@ def continue_prompts(
     batch_size: int,
     on_done: Callable[[object], object] = lambda done: None,
 ) -> list[Continuation]:
-    """Continues each prompt with the most likely tokens.
-
-    Args:
-        runner: The runner of the model; one that generates by itself (`Follows`) does.
-        tokenizer: Turns tokens to text.
-        prompts: Token ids, each shorter than the context.
-        ends: When a text ends.
-        batch_size: The most prompts that run together.
-        on_done: Called once for each prompt, when all texts of its batch have ended; otherwise the time left would be
-            guessed from the shortest.
-
-    Raises:
-        ArtifactError: The model gives NaN or infinite logits.
-        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
-    """
+    """Continues each prompt with the most likely tokens."""
     continuations: dict[int, Continuation] = {}
     for batch in _batches(prompts, ends, batch_size):
         rows = [_Row(tokenizer, prompts[number], ends) for number in batch]

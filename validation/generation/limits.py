@@ -28,12 +28,7 @@ class TextLimits:
 
 
 def text_limits(folder: Path) -> TextLimits:
-    """The limits of a model folder or of an ONNX folder.
-
-    Raises:
-        ArtifactError: Its config is missing or damaged.
-        InputError: Its config describes a model that is not supported.
-    """
+    """The limits of a model folder or of an ONNX folder."""
     config = folder / "genai_config.json"
     if config.is_file():
         ends, context = model_limits(config)

@@ -70,12 +70,7 @@ class Author:
 
 @contextmanager
 def open_author(folder: Path, execution: Execution) -> Iterator[Author]:
-    """Opens a model folder in torch, in float32.
-
-    Raises:
-        ArtifactError: The folder or its tokenizer cannot be loaded.
-        EnvironmentFailure: There is not enough memory.
-    """
+    """Opens a model folder in torch, in float32."""
     tokenizer, limits = load_tokenizer(folder), text_limits(folder)
     template = read_chat_template(folder, tokenizer)
     ends, start = limits.ends, tuple[int, ...]()
@@ -95,14 +90,6 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
     """The token ids of each text, from its beginning on; what follows is drawn at temperature 1.
 
     A text that was begun after others also ends before the separator, if that is one token.
-
-    Args:
-        author: The model.
-        beginnings: The beginning of each text; texts of similar length are written together where the model can.
-
-    Raises:
-        ArtifactError: The model gives NaN or infinite logits.
-        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
     """
     texts = [_Text(beginning, author) for beginning in beginnings]
     together = [text for text in texts if text.longest <= author.shared]

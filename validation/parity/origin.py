@@ -61,16 +61,7 @@ def compare_with_origin(
     store: ArrayStore,
     say: Say,
 ) -> OriginFigures:
-    """Opens the model that was rounded, and compares the rounded one with it on the first of some texts.
-
-    Args:
-        origin: The model that was rounded.
-        execution: Where torch runs.
-        sequences: The texts.
-        references: What the rounded model computes of them.
-        store: Holds the references' arrays, and those of the model that was rounded.
-        say: Receives a line.
-    """
+    """Opens the model that was rounded, and compares the rounded one with it on the first of some texts."""
     say("torch: the model that was rounded")
     chosen = sequences[:_PROMPTS]
     with open_torch_runner(origin.folder, execution) as runner:

@@ -138,12 +138,6 @@ def measure_exact_noise(
 
     Any of these differences may be the largest. A token on which a model amplifies rounding is moved by any other
     order of the same sums, of which the kernel changes those of attention alone.
-
-    Args:
-        runner: The model that the references come from; its attention is left changed.
-        references: The references of the sequences to measure.
-        store: Holds the references' arrays.
-        say: Receives a line about each sequence.
     """
     runner.use_attention("sdpa")
     kernel = _differences(runner, references, store, "another attention kernel", say)

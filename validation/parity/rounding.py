@@ -125,10 +125,6 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
         model: A transformers causal language model.
         spec: The model's shapes.
         scaling: Powers of two that the graph is scaled by.
-
-    Returns:
-        The weights and biases of norms that must not be rounded to 16 bits, because gains are stored without an offset
-        of 1 that is most of them now.
     """
     family = spec.family
     norms = {family.module("norm"): scaling.stream}

@@ -101,12 +101,7 @@ class ExecutorchRunner(RowByRow[list[int]]):
 
 
 class ExecutorchTexts(RuntimeTexts):
-    """The tokenizer of ExecuTorch's LLM runners, in C++, which have no chat templates; see `RuntimeTexts`.
-
-    Raises:
-        ParityFailure: ExecuTorch cannot read the folder's tokenizer.
-        EnvironmentFailure: The package is missing.
-    """
+    """The tokenizer of ExecuTorch's LLM runners, in C++, which have no chat templates; see `RuntimeTexts`."""
 
     def __init__(self, folder: Path) -> None:
         library, path = require("pytorch_tokenizers"), folder / "tokenizer.json"

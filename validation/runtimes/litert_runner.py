@@ -152,12 +152,7 @@ class LitertRunner(RowByRow["_Row"]):
 
 
 class LitertTexts(RuntimeTexts):
-    """LiteRT-LM's tokenizer and chat template, for which it opens the whole bundle; see `RuntimeTexts`.
-
-    Raises:
-        ArtifactError: The bundle cannot be loaded.
-        EnvironmentFailure: LiteRT-LM is missing.
-    """
+    """LiteRT-LM's tokenizer and chat template, for which it opens the whole bundle; see `RuntimeTexts`."""
 
     def __init__(self, folder: Path) -> None:
         library, bundle = require("litert_lm"), Bundle(folder)

@@ -36,10 +36,6 @@ class MlxRunner(Runner):
     Attributes:
         needs_float32: Whether MLX computes on the CPU, where products of quantised weights with 16-bit numbers take 30
             times as long as with float32, and those of experts have float32 alone.
-
-    Raises:
-        ArtifactError: mlx-lm cannot load the folder.
-        EnvironmentFailure: mlx-lm is missing.
     """
 
     runtime: ClassVar[str] = "mlx"

@@ -31,17 +31,8 @@ _STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2|past\.(
 class OpenvinoRunner(Runner):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
-    Args:
-        folder: Contains openvino_model.xml and its data file.
-        threads: Threads of the CPU plugin.
-        properties: Further properties of the plugin, which take precedence.
-
     Attributes:
         compiled: The `openvino.CompiledModel`.
-
-    Raises:
-        ArtifactError: The model cannot be read or compiled, or has other inputs, outputs or states.
-        EnvironmentFailure: OpenVINO is missing.
     """
 
     runtime: ClassVar[str] = "openvino"
@@ -133,12 +124,7 @@ class OpenvinoRunner(Runner):
 
 
 class OpenvinoTexts(RuntimeTexts):
-    """The tokenizer of OpenVINO GenAI, whose graphs are in the folder; see `RuntimeTexts`.
-
-    Raises:
-        ArtifactError: They cannot be loaded.
-        EnvironmentFailure: OpenVINO GenAI is missing.
-    """
+    """The tokenizer of OpenVINO GenAI, whose graphs are in the folder; see `RuntimeTexts`."""
 
     def __init__(self, folder: Path) -> None:
         genai = require("openvino_genai")

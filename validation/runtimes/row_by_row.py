@@ -17,11 +17,7 @@ Row = TypeVar("Row")
 
 
 class RowByRow(Runner, Generic[Row]):
-    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
-
-    Args:
-        all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
-    """
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it."""
 
     def __init__(self, *, all_logits: bool) -> None:
         self._all_logits = all_logits
@@ -33,12 +29,7 @@ class RowByRow(Runner, Generic[Row]):
 
     @abstractmethod
     def _continued(self, row: Row, ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to a row; gives the logits of all of them, or of the last one, [1 or more, V].
-
-        Raises:
-            ParityFailure: The program does not run.
-            UsageError: The cache is full.
-        """
+        """Appends tokens to a row; gives the logits of all of them, or of the last one, [1 or more, V]."""
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
         """Runs the prompts from empty caches, whose length is fixed; raises what `_continued` does."""

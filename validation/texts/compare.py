@@ -47,14 +47,7 @@ class TextFigures:
 
 
 def compare_texts(model: ModelTexts, runtime: RuntimeTexts, prompts: Sequence[str], title: str) -> TextFigures:
-    """Encodes the hard texts and the prompts in both, decodes their tokens, and renders conversations.
-
-    Args:
-        model: The tokenizer and the template of the model folder.
-        runtime: The tokenizer and the template of the runtime.
-        prompts: Further texts.
-        title: The runtime's name in messages.
-    """
+    """Encodes the hard texts and the prompts in both, decodes their tokens, and renders conversations."""
     special = model.special_tokens()
     every = {
         **HARD_STRINGS,

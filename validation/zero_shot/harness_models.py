@@ -31,14 +31,7 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 class _BatchLM(TemplateLM):
-    """Log-likelihoods of continuations; does not generate text.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-        max_length: Maximum number of positions.
-        batch_size: Sequences per batch.
-        on_sequences: Called after each batch with its number of sequences and the total.
-    """
+    """Log-likelihoods of continuations; does not generate text."""
 
     def __init__(
         self, tokenizer: Any, *, max_length: int, batch_size: int, on_sequences: Callable[[int, int], None]
@@ -153,11 +146,7 @@ class RunnerLM(_BatchLM):
 
 
 def _check_lengths(requests: Iterable[Request], max_length: int) -> None:
-    """Rejects continuations that a model with `max_length` positions cannot score.
-
-    Raises:
-        InputError: A continuation has no tokens of its own, or more than there are positions.
-    """
+    """Rejects continuations that a model with `max_length` positions cannot score."""
     for pair, _, continuation in requests:
         if not 1 <= len(continuation) <= max_length:
             which = "a choice" if pair is None else f"choice {pair[1]!r:.40}"

@@ -32,12 +32,7 @@ def open_model(
     on_sequences: OnSequences,
     execution: Execution,
 ) -> Iterator[Any]:
-    """Opens a folder that a runtime takes as the harness's `LM`; its memory is freed at the end.
-
-    Raises:
-        ArtifactError: The folder or its tokenizer is incomplete or cannot be loaded.
-        EnvironmentFailure: The runtime, its provider or memory is missing.
-    """
+    """Opens a folder that a runtime takes as the harness's `LM`; its memory is freed at the end."""
     tokenizer = _tokenizer(tokenizer_folder)
     options: Any = {"batch_size": batch_size, "on_sequences": on_sequences}
     if runtime == REFERENCE:

@@ -19,11 +19,7 @@ _PHI3, _SPACES_KEPT = "phi3", {"<unk>", "<s>", "<|endoftext|>"}
 
 
 def special_metadata(folder: Path, tokenizer: Mapping[str, Any], tokens: Tokens) -> Metadata:
-    """BOS, PAD and the tokens that end a text, whether BOS and EOS are added, and the chat template.
-
-    Raises:
-        InputError: More than three tokens end a text, one is unknown, or texts are framed in another way.
-    """
+    """BOS, PAD and the tokens that end a text, whether BOS and EOS are added, and the chat template."""
     settings = read_json_if_present(folder / "tokenizer_config.json") or {}
     ends = _ends(folder, settings, tokens)
     if len(ends) > 1 + len(_FURTHER_ENDS):

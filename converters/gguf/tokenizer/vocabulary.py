@@ -75,9 +75,6 @@ def _sentencepiece_metadata(tokenizer: Mapping[str, Any], tokens: Tokens) -> Met
 
     The score of a token is minus the rank of the first merge that makes it; other tokens rank last. Whether this
     orders all merges is left to the comparison below.
-
-    Raises:
-        InputError: The tokenizer treats spaces in a way that llama.cpp does not.
     """
     scores: dict[str, float] = {}
     for rank, merge in enumerate(tokenizer["model"]["merges"]):
@@ -109,11 +106,7 @@ def _adds_space(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _byte_level_metadata(tokenizer: Mapping[str, Any], tokens: Tokens) -> Metadata:
-    """The metadata of a byte-level BPE: tokens, merges and the name of the rule by which it splits text.
-
-    Raises:
-        InputError: The rule is not known.
-    """
+    """The metadata of a byte-level BPE: tokens, merges and the name of the rule by which it splits text."""
     model, wanted = tokenizer["model"], _compared(tokenizer)
     name = next((name for name, given in split_rules().items() if _compared(given) == wanted), None)
     if name is None:

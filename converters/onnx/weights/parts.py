@@ -12,15 +12,7 @@ from seap_export.pruning.rounding.table_rows import TableRows
 
 
 class PartsReader:
-    """Weights, and the parts of tables by their names.
-
-    Args:
-        reader: Reads the weights.
-        tables: The tables.
-
-    Raises:
-        ArtifactError: A table has another number of rows than bits are known of.
-    """
+    """Weights, and the parts of tables by their names."""
 
     def __init__(self, reader: WeightReader, tables: Sequence[TableRows]) -> None:
         self._reader = reader

@@ -127,12 +127,7 @@ def scaled_epsilon(epsilon: float, exponent: int) -> float:
 
 
 class ScaledReader:
-    """Weights of which some are multiplied by powers of two.
-
-    Args:
-        reader: Reads the weights.
-        exponents: The exponents of the factors, by tensor.
-    """
+    """Weights of which some are multiplied by powers of two."""
 
     def __init__(self, reader: WeightReader, exponents: Mapping[str, int]) -> None:
         self._reader, self._exponents = reader, exponents

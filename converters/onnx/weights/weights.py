@@ -201,11 +201,7 @@ class LazyWeights:
         return lazy_tensor(name, shape, read, dtype or self.precision.onnx_dtype)
 
     def _narrowed(self, tensor: torch.Tensor, names: Sequence[str], dtype: ir.DataType) -> torch.Tensor:
-        """Converts what was made of the named weights to a dtype.
-
-        Raises:
-            InputError: A value is not finite, or overflows in that dtype.
-        """
+        """Converts what was made of the named weights to a dtype."""
         narrow = tensor.to(_TORCH[dtype])
         if not _is_finite(narrow):
             raise self._refusal(names)

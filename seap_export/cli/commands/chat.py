@@ -69,8 +69,8 @@ def chat_command(
     dialogue = Dialogue(generator, system, raw=raw)
     if not raw and (reason := _no_dialogue(generator)):
         console.warn(
-            f"{folder}: {reason}, so it goes on with a turn rather than answering it; use generate with prompts like its "
-            "texts, or export a chat model with conversations"
+            f"{folder}: {reason}, so it goes on with a turn rather than answering it; use generate with prompts like "
+            "its texts, or export a chat model with conversations"
         )
     is_typed = prompt_file is None and sys.stdin.isatty()
     if is_typed:
@@ -129,11 +129,7 @@ def _answer(console: Console, dialogue: Dialogue, text: str, stream: Stream) -> 
 
 
 def _lines(file: Path | None) -> Iterator[str]:
-    """The lines of a file, or of stdin as they come.
-
-    Raises:
-        InputError: They are not UTF-8, or the file cannot be read.
-    """
+    """The lines of a file, or of stdin as they come."""
     from seap_export.errors import InputError
 
     if file is not None:
@@ -169,11 +165,7 @@ class _NewLine(Exception):
 
 @contextmanager
 def _interruptible(raises: bool = False) -> Iterator[threading.Event]:
-    """Within it, Ctrl-C is only noted, between two tokens, so that what was computed stays whole; SIGTERM still ends.
-
-    Args:
-        raises: Whether it raises `_NewLine` instead.
-    """
+    """Within it, Ctrl-C is only noted, between two tokens, so that what was computed stays whole; SIGTERM still ends."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted

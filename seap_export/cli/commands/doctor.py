@@ -70,11 +70,7 @@ def _optional(runtimes: dict[str, str | None], extras: dict[str, list[str]]) -> 
 
 
 def _diagnose() -> Callable[..., Diagnosis]:
-    """The function that examines the machine; other modules need ONNX Runtime, which may be broken.
-
-    Raises:
-        EnvironmentFailure: ONNX Runtime cannot be imported, e.g. after one of its two distributions was removed.
-    """
+    """The function that examines the machine; other modules need ONNX Runtime, which may be broken."""
     from seap_export.errors import EnvironmentFailure
 
     try:

@@ -80,11 +80,7 @@ def _is_no_end(record: logging.LogRecord) -> bool:
 
 
 def _named(folders: tuple[Path, ...]) -> dict[str, Path]:
-    """The variants to serve, by name.
-
-    Raises:
-        UsageError: Two have the same name.
-    """
+    """The variants to serve, by name."""
     from seap_export.common.providers import OWN_FORMAT
     from seap_export.errors import UsageError
     from seap_export.runtime.files import GRAPH
@@ -102,11 +98,7 @@ def _named(folders: tuple[Path, ...]) -> dict[str, Path]:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket at an address, before anything is opened.
-
-    Raises:
-        EnvironmentFailure: The address cannot be used.
-    """
+    """A socket at an address, before anything is opened."""
     from seap_export.errors import EnvironmentFailure
 
     try:

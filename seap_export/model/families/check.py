@@ -27,11 +27,7 @@ _ROPE_LISTS = ("short_factor", "long_factor")
 
 
 def check_sizes(config: Mapping[str, Any]) -> None:
-    """Rejects counts that would exhaust the memory.
-
-    Raises:
-        InputError: A count is out of range.
-    """
+    """Rejects counts that would exhaust the memory."""
     for key, most in _MAX_SIZES.items():
         value = config.get(key)
         if isinstance(value, int) and value > most:
@@ -39,11 +35,7 @@ def check_sizes(config: Mapping[str, Any]) -> None:
 
 
 def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
-    """Rejects invalid rotary parameters.
-
-    Raises:
-        InputError: A parameter is not a number or is out of range.
-    """
+    """Rejects invalid rotary parameters."""
     for key, may_be_zero in _ROPE_NUMBERS.items():
         value = parameters.get(key)
         if value is not None and not (isinstance(value, int | float) and (value > 0 or (may_be_zero and value == 0))):
@@ -68,10 +60,6 @@ def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
 
 
 def check_window(window: int | None) -> None:
-    """Rejects an impossible sliding window.
-
-    Raises:
-        InputError: The window is out of range.
-    """
+    """Rejects an impossible sliding window."""
     if window is not None and not 1 <= window <= _MAX_WINDOW:
         raise InputError(f"config.json: sliding_window {window!r:.40} is out of range; give null for none")

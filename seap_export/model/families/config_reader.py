@@ -138,12 +138,7 @@ class ConfigReader:
         return math.prod(factors)
 
     def refuse_unread(self) -> None:
-        """Refuses what would change the model's results unnoticed. Call it when everything has been read.
-
-        Raises:
-            InputError: A key is not known although some model may read it, or has a value that stands for something
-                not supported.
-        """
+        """Refuses what would change the model's results unnoticed. Call it when everything has been read."""
         harmless, required = common_keys()
         for key, requirement in {**required, **self.family.requires}.items():
             self._read.add(key)
@@ -233,11 +228,7 @@ def number(key: str, value: Any) -> float:
 
 
 def above_zero(key: str, value: float) -> float:
-    """`value` if it is above 0.
-
-    Raises:
-        InputError: It is not.
-    """
+    """`value` if it is above 0."""
     if not value > 0:
         raise InputError(f"config.json: '{key}' must be positive, not {value:g}; correct it")
     return value

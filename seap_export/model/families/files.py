@@ -112,11 +112,7 @@ def wrapper_of_model_type(model_type: str | None) -> parts.Wrapper | None:
 
 
 def family_in_wrapper(wrapper: parts.Wrapper, model_type: str) -> Family:
-    """The family of a wrapper's language model, by what the wrapper calls it.
-
-    Raises:
-        InputError: The family is not supported, or the wrapper does not hold a model of it.
-    """
+    """The family of a wrapper's language model, by what the wrapper calls it."""
     if model_type == wrapper.text_type:
         return next(family for family in families() if wrapper in family.wrappers)
     family = family_of_model_type(model_type)

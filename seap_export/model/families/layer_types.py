@@ -14,9 +14,6 @@ def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[tuple
     """The kinds of each layer's sublayers before the MLP; several stand side by side.
 
     Where a layer can be an MLP alone, the kinds of all its sublayers.
-
-    Raises:
-        InputError: The config does not list every layer, names a type that is not known, or has no attention at all.
     """
     rules = config.family.layer_types
     if not rules:
@@ -55,11 +52,7 @@ def _attention_layers(config: ConfigReader, number: int) -> list[int]:
 
 
 def read_windows(config: ConfigReader, num_hidden_layers: int) -> list[int | None]:
-    """For each layer, how many positions a query attends to, including its own; None: all earlier ones.
-
-    Raises:
-        InputError: A value is out of range, or the kind of a layer is not known.
-    """
+    """For each layer, how many positions a query attends to, including its own; None: all earlier ones."""
     rule, window = config.family.window, config.get("sliding_window")
     kinds = config.get("layer_types")
     if rule is None:

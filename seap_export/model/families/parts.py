@@ -149,13 +149,7 @@ class GlobalLayers:
     values_are_keys: str
 
     def in_usual_keys(self, config: Mapping[str, Any], defaults: Mapping[str, Any], pattern: int) -> dict[str, Any]:
-        """The sizes of these layers in keys of the model and in `per_layer_config`, where transformers writes them.
-
-        Args:
-            config: The values of config.json.
-            defaults: The values of missing keys.
-            pattern: Without `layer_types`, each layer with a multiple of this number has no window.
-        """
+        """The sizes of these layers in keys of the model and in `per_layer_config`, where transformers writes them."""
         given = {**defaults, **config}
         number, keys = given["num_hidden_layers"], {"head_dim": self.head_dim}
         words = ["sliding_attention" if (index + 1) % pattern else "full_attention" for index in range(number)]

@@ -142,11 +142,7 @@ def _spec(config: ConfigReader) -> ModelSpec:
 
 
 def _lenders(config: ConfigReader, windows: Sequence[int | None]) -> dict[int, int]:
-    """For each layer that attends to the keys and values of another, which one that is.
-
-    Raises:
-        InputError: There is none of the same kind.
-    """
+    """For each layer that attends to the keys and values of another, which one that is."""
     rules, number_of_layers = config.family.shared_caches, len(windows)
     borrowing = 0 if rules is None else int(config.number(rules.number, 0))
     if borrowing and config.family.has_layer_inputs and not inputs_of_layers(config):

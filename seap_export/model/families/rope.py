@@ -95,16 +95,7 @@ class QueryScaling:
 
 
 def read_ropes(config: ConfigReader, head_dims: Sequence[int], windows: Sequence[int | None]) -> list[RopeSpec | None]:
-    """The rotation of each layer; None: it does not rotate.
-
-    Args:
-        config: The config.
-        head_dims: Each layer's size of a head.
-        windows: Each layer's window.
-
-    Raises:
-        InputError: A value is missing, out of range or not supported.
-    """
+    """The rotation of each layer; None: it does not rotate."""
     if config.family.rotation.layers == "none":
         return [None] * len(windows)
     sizes = [{size for size, window in zip(head_dims, windows, strict=True) if kind(window)} for kind in _HAVE_WINDOW]

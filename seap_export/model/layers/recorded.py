@@ -63,12 +63,7 @@ class Recording:
 
 
 class Player:
-    """A replay of recorded hidden states, which has reached some sublayer.
-
-    Args:
-        streams: The hidden states before the first layer.
-        products: The recorded products of the output projection of each sublayer, by layer and projection.
-    """
+    """A replay of recorded hidden states, which has reached some sublayer."""
 
     def __init__(self, streams: Streams, products: Mapping[tuple[int, Projection], Streams]) -> None:
         self._streams, self._products = streams, products

@@ -41,10 +41,6 @@ class ExpertModules:
 
     Attributes:
         are_joint: Whether the modules hold all experts of a layer together, if there are any.
-
-    Args:
-        spec: The model.
-        parameters: The full names of the parameters of transformers' model.
     """
 
     def __init__(self, spec: ModelSpec, parameters: Collection[str]) -> None:

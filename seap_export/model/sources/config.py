@@ -87,9 +87,6 @@ def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Both read `rope_theta` and `rope_scaling` at the top level; 4.57 ignores the `rope_parameters` that 5 writes,
     without a warning. A family that has defaults for `rope_parameters` is unknown to 4.57, and keeps them.
-
-    Raises:
-        InputError: The family is not supported, or its rotation cannot be spelled for both.
     """
     portable = {key: value for key, value in config.items() if key not in (*_NOTES, *_OTHER_JOBS, *_CODE_KEYS)}
     family = family_of_model_type(config.get("model_type"))

@@ -45,12 +45,7 @@ class KeptRows:
 
 
 def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
-    """Rewrites the tokenizer's files in a folder for the kept tokens.
-
-    Raises:
-        ArtifactError: The vocabulary lacks a token that the tokenizer cannot do without.
-        InputError: The tokenizers library would give other ids to some of them.
-    """
+    """Rewrites the tokenizer's files in a folder for the kept tokens."""
     path = folder / "tokenizer.json"
     content = read_json(path)
     refuse_lost_tokens(vocabulary, fixed_tokens(content))
@@ -71,11 +66,7 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
 
 
 def refuse_lost_tokens(vocabulary: Vocabulary, needed: frozenset[int]) -> None:
-    """Refuses a vocabulary that lacks a token which a config or the tokenizer names.
-
-    Raises:
-        ArtifactError: It lacks one.
-    """
+    """Refuses a vocabulary that lacks a token which a config or the tokenizer names."""
     missing = sorted(needed - vocabulary.new_ids.keys())
     if missing:
         raise ArtifactError(

@@ -23,9 +23,6 @@ def decoded_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int
 
     Blocks are [experts, out, blocks, 16 bytes], scales [experts, out, blocks]; what they stand for is [experts, in,
     out], with 32 inputs in a block.
-
-    Raises:
-        InputError: Blocks and scales do not belong together.
     """
     plain = {name: shape for name, shape in shapes.items() if not name.endswith((BLOCKS, SCALES))}
     for name in sorted({name.removesuffix(BLOCKS).removesuffix(SCALES) for name in shapes.keys() - plain.keys()}):

@@ -156,15 +156,7 @@ def _replaced_by_lent(spec: ModelSpec) -> Iterator[str]:
 
 
 def _check_token_ids(configs: Mapping[str, Mapping[str, Any]], vocab_size: int) -> None:
-    """Rejects special tokens that are not in the vocabulary; -1 means none in old configs.
-
-    Args:
-        configs: Contents by file name: config.json and generation_config.json.
-        vocab_size: Number of tokens of the model.
-
-    Raises:
-        InputError: An id is not an integer or is out of range.
-    """
+    """Rejects special tokens that are not in the vocabulary; -1 means none in old configs."""
     for where, config in configs.items():
         for key in _SPECIAL_TOKENS:
             value = config.get(key)
@@ -197,11 +189,7 @@ def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:
 
 
 def open_gguf(path: Path) -> Source:
-    """Opens a GGUF file, of a dense model or one pruned by this package, and checks that it agrees with itself.
-
-    Raises:
-        InputError: It is not supported or is damaged.
-    """
+    """Opens a GGUF file, of a dense model or one pruned by this package, and checks that it agrees with itself."""
     from seap_export.model.sources.gguf.config import gguf_config
     from seap_export.model.sources.gguf.file import GgufFile
     from seap_export.model.sources.gguf.reader import GgufReader

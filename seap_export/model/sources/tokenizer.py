@@ -58,11 +58,7 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
 
 
 def check_templates(folder: Path) -> None:
-    """Refuses a folder with a chat template that computes too much, before any work.
-
-    Raises:
-        InputError: A template does, or its file is damaged.
-    """
+    """Refuses a folder with a chat template that computes too much, before any work."""
     try:
         refuse_costly_template(folder, read_tokenizer_config(folder))
     except ArtifactError as error:

@@ -18,12 +18,7 @@ from seap_export.runtime.limits.tokenizer import excess, unique_keys
 
 
 def check_tokenizer(path: Path) -> None:
-    """Rejects a tokenizer.json with damage that the library does not report.
-
-    Raises:
-        InputError: The file is not a JSON object, its template uses an undefined special token, or its character map
-            is shorter than declared; or it makes too much of a text.
-    """
+    """Rejects a tokenizer.json with damage that the library does not report."""
     values = read_json(path, make_object=unique_keys)
     if problem := excess(values):
         raise InputError(f"{path}: {problem}; it may be meant to harm, so use the tokenizer of another copy")
@@ -36,11 +31,7 @@ def check_tokenizer(path: Path) -> None:
 
 
 def check_tokenizer_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Rejects a tokenizer_config.json whose `model_max_length` cannot be compared with the length of a text.
-
-    Raises:
-        InputError: The value is not a number.
-    """
+    """Rejects a tokenizer_config.json whose `model_max_length` cannot be compared with the length of a text."""
     longest = config.get("model_max_length")
     if longest is not None and not isinstance(longest, int | float):
         raise InputError(f"{path}: model_max_length must be a number, not {longest!r:.40}; correct it")

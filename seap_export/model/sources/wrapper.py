@@ -13,11 +13,7 @@ from seap_export.model.sources.weights import WeightReader
 
 
 class LanguagePart:
-    """A `WeightReader` with the names that the family's own checkpoints have; the rest of the model is left out.
-
-    Raises:
-        InputError: Two tensors would have one name.
-    """
+    """A `WeightReader` with the names that the family's own checkpoints have; the rest of the model is left out."""
 
     def __init__(self, reader: WeightReader, wrapper: Wrapper, root: str = "model.") -> None:
         self._reader = reader

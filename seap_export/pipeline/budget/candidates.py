@@ -179,11 +179,7 @@ class Candidates:
                     hidden.manifest.write(hidden.folder)
 
     def hand_over(self, ranking: RankingStep, chosen: Candidate, workspace: Workspace) -> None:
-        """Moves the steps of a candidate into the output folder, unless they are there.
-
-        Raises:
-            UsageError: Something else is there, and there is no --force.
-        """
+        """Moves the steps of a candidate into the output folder, unless they are there."""
         steps, hidden = self._steps(ranking, chosen), self._hidden[chosen.vocabulary]
         for step in _making(steps):
             name = f"{step.variant}/{chosen.format.name}" if isinstance(step, FormatStep) else step.name

@@ -23,10 +23,6 @@ class KlCurve:
     In a way with the same bits for all, the first was measured of the dense model, and the second is a power of the
     ratio through the evaluated points. With bits for each matrix, both are guessed, and corrected by the factor that
     measured candidates differ by. What dropped tokens lose is the same whatever else is done, and comes on top.
-
-    Args:
-        points: The evaluated candidates: the dense model in every way with the same bits for all, and others.
-        guess: What is known before.
     """
 
     def __init__(self, points: Sequence[Point], guess: Guess = USUAL) -> None:

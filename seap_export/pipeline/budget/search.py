@@ -96,13 +96,7 @@ def search(
 
 
 def first_tried(ways: Sequence[Candidate], targets: Targets, predictor: Predictor) -> list[Candidate]:
-    """What `search` tries first if all is as predicted and usual: the whole models, and the first pruned or mixed one.
-
-    Args:
-        ways: The formats and vocabularies to choose from, as candidates of ratio 0.
-        targets: The limits to meet.
-        predictor: Predicts sizes and speed-ups.
-    """
+    """What `search` tries first if all is as predicted and usual: the whole models, and the first pruned or mixed one."""
 
     def evaluate(way: Candidate) -> Point:
         size, kl = predictor.bytes(way), USUAL.of_rounding(8.0 * way.format.arithmetic.weight_bytes)

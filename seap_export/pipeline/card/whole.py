@@ -11,11 +11,7 @@ from validation.reports.numbers import megabytes
 
 
 def whole_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """A table of the models' sizes and quality, on the held-out texts of the variant; nothing if none was measured.
-
-    Args:
-        models: The models beside the variant, as whole.json describes them.
-    """
+    """A table of the models' sizes and quality, on the held-out texts of the variant; nothing if none was measured."""
     rows = [row for row in models if row["quality"] is not None and not row["refusal"]]
     if not rows:
         return

@@ -147,11 +147,7 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 def share_of(ray: Any, cluster: Cluster) -> Share:
-    """The resources that each step gets, chosen from those of the connected machines.
-
-    Raises:
-        EnvironmentFailure: No machine has that much.
-    """
+    """The resources that each step gets, chosen from those of the connected machines."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if not machines:
         raise EnvironmentFailure(

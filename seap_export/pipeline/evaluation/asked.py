@@ -72,17 +72,7 @@ class Asked:
 
 
 def held_out_questions(tasks: Iterable[Task], splits: Mapping[str, Split], chat: Chat) -> Asked:
-    """The questions among the held-out texts of tasks.
-
-    Args:
-        tasks: The tasks; of one that does not say what is right, there are no questions.
-        splits: The texts of each task.
-        chat: Renders conversations as it did for these.
-
-    Raises:
-        InputError: A corpus cannot be read, or a record has no right answer.
-        EnvironmentFailure: A corpus cannot be downloaded.
-    """
+    """The questions among the held-out texts of tasks."""
     choices, answered = dict[str, tuple[Question, ...]](), list[OpenTask]()
     for task in (task for task in tasks if task.says_what_is_right):
         texts = {sample.text for sample in splits[task.name].held_out}

@@ -22,12 +22,7 @@ from validation.divergence.paired import PairedText
 
 
 def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[PairedText, ...]:
-    """The texts that a variant and its dense model are compared on, as the tokens of both.
-
-    Raises:
-        ArtifactError: The variant's held-out texts are not beside it, or its tokenizer cannot be loaded.
-        InputError: A corpus cannot be read, or a text was calibrated on.
-    """
+    """The texts that a variant and its dense model are compared on, as the tokens of both."""
     texts = chosen_texts(subject, request)
     if texts is None:
         raise ValueError("a divergence needs a variant and its dense model")
@@ -42,12 +37,7 @@ def _pairs(subject: Subject, request: EvaluationRequest, texts: Sequence[str]) -
 
 
 def text_sets(subject: Subject, request: EvaluationRequest, texts: Mapping[str, Sequence[str]]) -> dict[str, TextSet]:
-    """Further sets of texts, tokenized as those of `divergence_texts`; one without a token to predict is left out.
-
-    Raises:
-        ArtifactError: The variant's tokenizer cannot be loaded.
-        InputError: A text has no tokens.
-    """
+    """Further sets of texts, tokenized as those of `divergence_texts`; one without a token to predict is left out."""
     tasks = {} if subject.plan is None else subject.plan.weights
     sets = {
         name: TextSet(tuple(of_set), name in tasks, _pairs(subject, request, of_set)) for name, of_set in texts.items()
@@ -64,16 +54,7 @@ def divergence_report(
     compute: Compute | None = None,
     on_progress: Callable[[str], object] | None = None,
 ) -> EvaluationReport:
-    """The divergence of a variant alone, from answers of the dense model that may serve other variants too.
-
-    Args:
-        subject: The variant and its dense model.
-        request: What to measure; it asks no questions.
-        answers: The dense model's answers, which cover `divergence_texts` and the further sets.
-        elsewhere: Further sets of texts.
-        compute: Where torch runs the variant, if it does.
-        on_progress: Called with a line about each text when it is done.
-    """
+    """The divergence of a variant alone, from answers of the dense model that may serve other variants too."""
     sets = [divergence_texts(subject, request), *(text_set.pairs for text_set in elsewhere.values())]
     references = [(answers.reference([pair.dense for pair in pairs]), pairs) for pairs in sets]
     kept = subject.vocabulary

@@ -25,23 +25,7 @@ def generated_answers(
     compute: Compute | None,
     progress: Progress,
 ) -> dict[str, dict[str, GenerationFigures]]:
-    """Results by run or "dense", then by task. All models are given the same tokens, unless the variant lacks some.
-
-    Args:
-        subject: The variant or the dense model that is evaluated.
-        dense: The folder of the dense model; None: it is not run.
-        runs: The folders of the variant to run, each with its runtime.
-        tasks: The questions.
-        request: How to run.
-        compute: Where torch runs, and in how much memory.
-        progress: Shows how far each model has come.
-
-    Raises:
-        InputError: A question has no tokens, or too many for the model.
-        ArtifactError: A folder cannot be loaded, or its logits are NaN or infinite.
-        EnvironmentFailure: A runtime, its provider or memory is not available.
-        ParityFailure: A model does not run.
-    """
+    """Results by run or "dense", then by task. All models are given the same tokens, unless the variant lacks some."""
     models: dict[str, VariantRun] = {} if dense is None else {"dense": VariantRun(REFERENCE, dense)}
     models |= {run.label: run for run in runs}
     options: Any = {

@@ -40,12 +40,7 @@ class Texts:
 
 
 def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
-    """Chooses the texts for the divergence; None without a dense model to compare with.
-
-    Raises:
-        ArtifactError: The variant's held-out texts are not next to it, and no others were given.
-        InputError: A corpus cannot be read, or a text was used in calibration.
-    """
+    """Chooses the texts for the divergence; None without a dense model to compare with."""
     if subject.variant is None or subject.dense is None:
         return None
     if request.texts:
@@ -92,11 +87,7 @@ def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
 def local_questions(
     subject: Subject, request: EvaluationRequest
 ) -> dict[str, tuple[tuple[Question, ...], bool | None]]:
-    """The questions of each task file, and whether they are disjoint from calibration (None: could not be checked).
-
-    Raises:
-        InputError: A task file or its corpus cannot be used, or a question was used in calibration.
-    """
+    """The questions of each task file, and whether they are disjoint from calibration (None: could not be checked)."""
     questions = {task.name: read_questions(task, request.limit, subject.chat(request)) for task in request.zero_shot}
     return {
         name: (
@@ -108,11 +99,7 @@ def local_questions(
 
 
 def open_tasks(subject: Subject, request: EvaluationRequest) -> dict[str, tuple[OpenTask, bool | None]]:
-    """The tasks whose answers are generated, and whether they are disjoint from calibration (None: unknown).
-
-    Raises:
-        InputError: A task file or its corpus cannot be used, or a question was used in calibration.
-    """
+    """The tasks whose answers are generated, and whether they are disjoint from calibration (None: unknown)."""
     tasks = [open_task(task, request.limit, subject.chat(request)) for task in request.generate]
     return {
         task.name: (

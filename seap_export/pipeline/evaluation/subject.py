@@ -117,15 +117,7 @@ class Subject:
         return tuple(map(self.run_by, names))
 
     def is_disjoint(self, what: str, texts: Iterable[tuple[str, str]]) -> bool | None:
-        """Checks that no text was used in calibration; returns None if this is unknown.
-
-        Args:
-            what: The texts, for the message.
-            texts: Each with its prompt, which counts if the dense model answered it for calibration.
-
-        Raises:
-            InputError: Some texts were used.
-        """
+        """Checks that no text was used in calibration; returns None if this is unknown."""
         if self.records is None:
             return None
         calibrated = {digest for record in self.records for digest in record.calibration_texts}
@@ -149,14 +141,7 @@ def usual_runtimes(path: str) -> tuple[str, ...]:
 
 
 def open_subject(path: str, dense: str | None, request: EvaluationRequest, progress: Progress) -> Subject:
-    """Opens what is at a path, as far as the request needs it.
-
-    Raises:
-        UsageError: The request does not match what is there.
-        ArtifactError: A part of the variant is missing or damaged.
-        InputError: There is no model, or the variant was made from another one.
-        EnvironmentFailure: A model on the hub cannot be downloaded.
-    """
+    """Opens what is at a path, as far as the request needs it."""
     folder = Path(os.path.expanduser(path))
     if (export := Export(folder)).exists:
         example = next((variant.path for variant in export.variants), folder / "TASK-0.2")
@@ -174,11 +159,7 @@ def open_subject(path: str, dense: str | None, request: EvaluationRequest, progr
 
 
 def variant_subject(variant: Variant, dense: Source | None) -> Subject:
-    """A variant, and the dense model that it was made from.
-
-    Raises:
-        ArtifactError: The plan or the statistics are damaged.
-    """
+    """A variant, and the dense model that it was made from."""
     return Subject(variant.name, variant, variant.records, dense)
 
 

@@ -105,11 +105,7 @@ def _refuse_existing(target: Path, marker: str | None, force: bool) -> None:
 
 
 def refuse_foreign_folder(folder: Path, marker: str) -> None:
-    """Rejects an existing path that is neither an empty folder nor one with the marker.
-
-    Raises:
-        UsageError: The path is a file, or a folder with other contents.
-    """
+    """Rejects an existing path that is neither an empty folder nor one with the marker."""
     if not os.path.lexists(folder):
         _refuse_file_above(folder)
         return

@@ -31,21 +31,7 @@ def bisect_variant(
     progress: Progress,
     compute: Compute | None = None,
 ) -> Bisection | None:
-    """Traces the cheapest failed stage that needs no filled cache, or the first case if no stage failed.
-
-    Args:
-        variant: The variant.
-        folder: The folder in it that was compared, in a runtime that has `traces`.
-        settings: How it was compared.
-        prompt_file: On which prompts; None: the held-out texts of the export.
-        stages: The comparison of logits; empty: there was none.
-        weights: The weights that differ; the first one is the origin if no value diverges before it.
-        progress: Reports what happens.
-        compute: Where torch runs.
-
-    Returns:
-        None if the graph does not run with intermediate values as outputs.
-    """
+    """Traces the cheapest failed stage that needs no filled cache, or the first case if no stage failed."""
     failed = [stage for stage in stages if stage.reasons and not stage.prompts.filled]
     # A single prompt in a single call is the cheapest to trace.
     worst = min(failed, key=lambda stage: (stage.rows > 1, stage.prompts.call_tokens is not None), default=None)

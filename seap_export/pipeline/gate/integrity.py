@@ -41,12 +41,7 @@ def folder_damages(export: Export) -> list[str]:
 
 
 def variant_damages(variant: Variant, is_recorded: bool) -> list[str]:
-    """Damage to a variant's files, in words.
-
-    Args:
-        variant: The variant.
-        is_recorded: Whether the manifest of its output folder knows it; if not, only its own lists have hashes.
-    """
+    """Damage to a variant's files, in words."""
     folder, folders = variant.path, _recorded(variant) if is_recorded else _least(variant)
     missing = [f"{folder / part} is missing" for part in (PLAN, HF, *folders) if not (folder / part).exists()]
     hashes = list(_against_manifest(variant)) if is_recorded else []

@@ -29,17 +29,7 @@ ACCURACY_OF = "the answers of "
 def quality_checks(
     variant: Variant, request: ValidationRequest, recorded: Mapping[str, Any], progress: Progress
 ) -> tuple[list[Check], dict[str, Any] | None]:
-    """Compares the folders of a variant with the dense model.
-
-    Args:
-        variant: The variant, whose files are sound.
-        request: Has limits of quality.
-        recorded: What the export measured.
-        progress: Reports what happens.
-
-    Returns:
-        The checks, and the report with the answers that the export counted; None: nothing was measured.
-    """
+    """Compares the folders of a variant with the dense model."""
     assert request.quality is not None
     progress.say(f"{variant.name}: comparing with the dense model")
     # the folders of parity, or else the model folder
@@ -63,13 +53,7 @@ def quality_checks(
 
 
 def accuracy_checks(variant: Variant, recorded: Mapping[str, Any], least: float) -> list[Check]:
-    """Judges the accuracy that the export measured.
-
-    Args:
-        variant: The variant.
-        recorded: What the export measured of files that are as they were; nothing where they are not.
-        least: The least share of the dense model's accuracy.
-    """
+    """Judges the accuracy that the export measured."""
     errors = recorded.get("accuracy_retained_stderr", {})
     verdicts = [
         QualityVerdict(form, task, "accuracy", retained(share, errors[form][task], recorded, task), least)

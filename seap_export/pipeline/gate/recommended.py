@@ -134,11 +134,6 @@ def _slowest(files: Iterable[Row], limits: Limits, timed: Mapping[str, Row]) -> 
     The dense model was not timed in the usual precision beside these files, but a variant that a search has chosen
     was, so its own times stand for what it reached there: others may be as much slower as it was better than asked. It
     met the target there, so its own times are always enough.
-
-    Args:
-        files: The files of a task.
-        limits: The limits.
-        timed: The points of the variants that a search has chosen and timed, by name.
     """
     rates, times = list[float](), list[float]()
     for file in files:

@@ -14,15 +14,7 @@ from seap_export.pipeline.folder.contents import Variant
 
 
 def refuse_unusable_key(public_key: Path) -> None:
-    """Tries a key before anything is hashed.
-
-    Args:
-        public_key: PEM of an elliptic curve of 256, 384 or 521 bits.
-
-    Raises:
-        UsageError: There is no such file, or it is no such key.
-        EnvironmentFailure: The packages that check signatures are missing.
-    """
+    """Tries a key before anything is hashed."""
     refuse_missing(public_key)
     try:
         _verification(public_key)

@@ -23,9 +23,6 @@ class DrawnVariant:
         name: The variant's name, which becomes part of file names.
         plan: The plan.
         dense: The shapes of the model before pruning.
-
-    Raises:
-        ArtifactError: The plan does not fit the model.
     """
 
     name: str

@@ -24,12 +24,7 @@ _STATES = ListedColormap(["#ffffff", PALE, ORANGE, BLUE])
 
 
 def sparsity_figure(variants: Sequence[DrawnVariant], removed: Sequence[Removed]) -> Figure:
-    """One panel per variant: the fraction of weights removed in each layer, in each kind of sublayer and in all.
-
-    Args:
-        variants: Variants with the same requested ratio.
-        removed: The fractions that each of them removes.
-    """
+    """One panel per variant: the fraction of weights removed in each layer, in each kind of sublayer and in all."""
     columns = min(_COLUMNS, len(variants))
     rows = -(-len(variants) // columns)
     first = variants[0].plan
@@ -146,12 +141,7 @@ def _raster(panel: Axes, states: np.ndarray, title: str) -> None:
 
 
 def overlap_figure(variants: Sequence[DrawnVariant], shared: Mapping[str, Overlap]) -> Figure:
-    """Annotated matrices of Jaccard indices, with the expected index of random choices in brackets.
-
-    Args:
-        variants: Variants with the same requested ratio, at least two.
-        shared: The overlap of each kind, by the name of its units.
-    """
+    """Annotated matrices of Jaccard indices, with the expected index of random choices in brackets."""
     names = short_names(variants)
     side = fitted(0.75 * len(names), 2.0, 8.0)
     plan = variants[0].plan

@@ -60,15 +60,7 @@ class QualityPoint:
 
 
 def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
-    """Reads an evaluation report: the results of the safetensors form (`hf`), or of ONNX, or of what was run instead.
-
-    Args:
-        report: A report with schema `EVALUATION_SCHEMA`.
-        name: Name of the report in error messages.
-
-    Raises:
-        ArtifactError: The report has another schema, or a value is missing or impossible.
-    """
+    """Reads an evaluation report: the results of the safetensors form (`hf`), or of ONNX, or of what was run instead."""
     if report.get("schema") != EVALUATION_SCHEMA:
         raise ArtifactError(
             f"{name}: evaluation schema is {report.get('schema')!r}, expected {EVALUATION_SCHEMA!r}; evaluate again"
@@ -150,11 +142,7 @@ def _number(value: Any) -> float:
 
 
 def refuse_incomparable(points: Sequence[QualityPoint]) -> None:
-    """Rejects points that cannot share a figure: those of a task must have the same texts and dense results.
-
-    Raises:
-        UsageError: Two reports of a task have different texts, questions or dense results.
-    """
+    """Rejects points that cannot share a figure: those of a task must have the same texts and dense results."""
     digests: dict[tuple[str, str], str] = {}
     levels: dict[tuple[str, str], float] = {}
     for point in points:

@@ -77,11 +77,7 @@ def parse_support(text: str, tasks: Sequence[str]) -> Support:
 
 
 def parse_weights(values: Sequence[str], tasks: Sequence[str], separator: str = "=") -> dict[str, float]:
-    """Parses values of the form `TASK=WEIGHT`.
-
-    Raises:
-        UsageError: A value is malformed or names an unknown task, or a task is named twice.
-    """
+    """Parses values of the form `TASK=WEIGHT`."""
     weights: dict[str, float] = {}
     for value in values:
         task, _, text = value.partition(separator)

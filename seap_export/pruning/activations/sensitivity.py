@@ -141,14 +141,7 @@ def _backward(
 
 
 def last_gradients(spec: ModelSpec, norm: Norm, head: Head, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradients of log p(y) after the last layer, float32 [tokens, hidden_size] for each batch.
-
-    Args:
-        spec: The model.
-        norm: Its last norm.
-        head: Its LM head.
-        outputs: The hidden states after the last layer.
-    """
+    """Gradients of log p(y) after the last layer, float32 [tokens, hidden_size] for each batch."""
     return [_gradient(spec, norm, head, hidden) for hidden in outputs]
 
 

@@ -49,15 +49,6 @@ class WalkCheck:
     Both run on the CPU whatever the device is, since it is the description that is compared. They get a vocabulary of
     the text's tokens alone, so that embedding and LM head take no memory. Windows, and the lengths at which a rotation
     changes, are at most half of the text, so that it shows what happens beyond them.
-
-    Args:
-        source: The dense model.
-        texts: Token ids of texts; the longest is used.
-        embedding: The embedding.
-
-    Raises:
-        InputError: The embeddings differ.
-        EnvironmentFailure: The installed transformers has no class of this family.
     """
 
     def __init__(self, source: Source, texts: Sequence[Sequence[int]], embedding: Embedding) -> None:
@@ -158,11 +149,7 @@ class WalkCheck:
 
 
 def refuse_too_large(model: str, where: str, values: torch.Tensor) -> None:
-    """Refuses hidden states or logits whose squares are too large for float32.
-
-    Raises:
-        InputError: They are, or a value is NaN.
-    """
+    """Refuses hidden states or logits whose squares are too large for float32."""
     if not values.square().sum().isfinite():
         raise InputError(
             f"{model}: {where} gives values too large for float32; the model may be damaged: download it again"

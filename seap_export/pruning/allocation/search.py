@@ -54,11 +54,7 @@ class BestSteps:
 
 
 class TrialLog:
-    """Measurements in the order in which they were made, in a file, so that an interrupted search goes on.
-
-    Args:
-        path: The file, which need not exist.
-    """
+    """Measurements in the order in which they were made, in a file, so that an interrupted search goes on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

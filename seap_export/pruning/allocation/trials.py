@@ -19,14 +19,7 @@ from seap_export.pruning.shrink.refit_streams import RefitStreams
 
 
 class Trials:
-    """Measures plans of one model on the same texts. The dense model runs once, when this is made.
-
-    Args:
-        source: The dense model.
-        texts: The texts.
-        folder: An existing folder for what the dense model wrote, if it does not fit in memory.
-        compute: Where layers are computed, and with how much memory.
-    """
+    """Measures plans of one model on the same texts. The dense model runs once, when this is made."""
 
     @torch.no_grad()
     def __init__(self, source: Source, texts: TrialTexts, folder: Path, compute: Compute) -> None:

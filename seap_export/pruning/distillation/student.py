@@ -45,13 +45,6 @@ class Student:
     The loss is KL(dense || shrunk), the mean over the tokens of a step, by their weights. All matrices of the layers
     are trained; norms, biases, embedding and LM head stay. Memory holds one layer and its gradients, besides what
     `layers` holds.
-
-    Args:
-        spec: The shrunk model.
-        outer: Its tensors outside the layers.
-        layers: Its layers.
-        folder: An existing folder for the hidden states before each layer.
-        device: Where it is computed.
     """
 
     def __init__(

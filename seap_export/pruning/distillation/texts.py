@@ -45,10 +45,6 @@ def training_steps(texts: Sequence[WeightedIds], compute: Compute) -> list[Train
 
     Texts of similar length form groups, which come in the order of their digests. Groups do not depend on the size of
     a batch. All batches together hold the texts in the order in which `length_buckets` has them, whatever its size.
-
-    Args:
-        texts: The texts; see `TaskMixture.token_ids`.
-        compute: How many positions a batch may have.
     """
     groups, batches = list[range](), list[Batch]()
     digests = []

@@ -50,10 +50,6 @@ def options_from_elimination(
         statistics: The statistics that their kinds' `Options.statistics` give; covariances are overwritten.
         ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
         device: Where this is computed.
-
-    Raises:
-        UsageError: The ridge is not positive and finite, or too small for a covariance.
-        ValueError: A covariance is not finite or has the wrong shape.
     """
     if not 0.0 < ridge < math.inf:
         raise UsageError(f"ridge {ridge} is out of range; give a positive number")

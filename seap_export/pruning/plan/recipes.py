@@ -106,12 +106,7 @@ def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", t
 
 
 def in_layout(settings: PlanSettings, layout: Layout) -> PlanSettings:
-    """The same settings in a layout; the uniform one replaces the sparsity, since all layers lose the same.
-
-    Raises:
-        SettingError: The layout is uniform, and the sparsity is not that of a shipped recipe or plans are to be
-            tried, so that a setting would be ignored.
-    """
+    """The same settings in a layout; the uniform one replaces the sparsity, since all layers lose the same."""
     if layout == "per-layer":
         return replace(settings, layout=layout)
     if settings.sparsity not in (EVEN, *(recipe.settings.sparsity for recipe in shipped_recipes().values())):
@@ -127,10 +122,6 @@ def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
 
     It is the same whatever the free keys are. In the uniform layout it is the recipe whose other settings are
     these, since sparsity is not free there.
-
-    Args:
-        settings: The settings.
-        num_hidden_layers: Layers of the model, on which the default protection depends.
     """
     resolved = settings.resolved(num_hidden_layers)
     free = {name: getattr(resolved, name) for name, key in keys_of(PlanSettings).items() if key.is_free}

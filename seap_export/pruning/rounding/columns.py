@@ -40,11 +40,6 @@ def table_metric(head: torch.Tensor | None, hidden_size: int, *, is_embedding: b
     """The metric that a table's rows are rounded in, float64 [hidden_size, hidden_size].
 
     The rows of an embedding are not multiplied with anything, so that all errors in them count alike.
-
-    Args:
-        head: E[x xᵀ] of what the LM head multiplies; None: the table is not the LM head.
-        hidden_size: Columns of the table.
-        is_embedding: Whether it is the embedding.
     """
     if head is None:
         return torch.eye(hidden_size, dtype=torch.float64)

@@ -87,12 +87,6 @@ def unfolded(spec: ModelSpec, index: int, before: Tensors, after: Tensors) -> di
     """The tensors of a rounded layer without its factors, float32.
 
     Those of a norm are told by its gains, and those of channels by the size of the columns that read them.
-
-    Args:
-        spec: The model.
-        index: Index of the layer.
-        before: The tensors of the layer that was rounded, by full name.
-        after: Those of the rounded one.
     """
     tensors, norms = {name: tensor.float() for name, tensor in after.items()}, set[str | None]()
     for sublayer in spec.layers[index].sublayers:

@@ -57,15 +57,7 @@ class _Option:
 def shared_out(
     source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
 ) -> BlockQuantization:
-    """The grid with bits and blocks for each matrix whose average is at most `how.average`.
-
-    Args:
-        source: The model.
-        texts: Token ids of calibration texts.
-        how: The grid, with an average and the ways that there are.
-        folder: An existing folder for temporary files.
-        device: Where layers are computed.
-    """
+    """The grid with bits and blocks for each matrix whose average is at most `how.average`."""
     assert how.average is not None
     costs = _costs(source, texts, how, folder, device)
     chosen = list(zip(costs.groups, costs.cheapest(how.average), strict=True))
@@ -224,13 +216,6 @@ def _losses_of_rows(
     """What each of the ways costs in each row of a table, float64 [ways, rows] on the CPU.
 
     Some rows are rounded. What they lose of their squares, in the metric of each use, all rows are taken to lose.
-
-    Args:
-        table: The embedding, the LM head, or both.
-        uses: What it means as the LM head, and as the embedding, if it is both.
-        how: The grid.
-        ways: How rows may be rounded.
-        is_embedding: Whether it is the embedding.
     """
     head = None if is_embedding and len(uses) == 1 else uses[0].moment.to(table.device)
     metric = table_metric(head, table.shape[1], is_embedding=is_embedding).to(table.device)

@@ -40,16 +40,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class RoundedLayers(SideBySide):
-    """The model in floats and the rounded one.
-
-    Args:
-        source: The model in floats, dense or pruned.
-        statistics: How many tokens there are.
-        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `TaskMixture`.
-        how: The grid.
-        folder: An existing folder for what is needed to go on after an interruption.
-        compute: Where layers are computed, and with how much memory.
-    """
+    """The model in floats and the rounded one."""
 
     def __init__(
         self,

@@ -118,11 +118,7 @@ def _kept_tokens(
 
 
 def folder_source(folder: Path) -> Source:
-    """A model folder, dense or pruned.
-
-    Raises:
-        InputError: It is damaged.
-    """
+    """A model folder, dense or pruned."""
     config = read_json(folder / "config.json")
     spec, reader = model_spec(config), SafetensorsReader(folder)
     check_weights(reader, StoredForm(spec).shapes, str(folder))
@@ -138,13 +134,7 @@ def folder_source(folder: Path) -> Source:
 
 
 def write_other_files(model_folder: Path, folder: Path, note: RoundingNote) -> None:
-    """Writes all files of a rounded model but its weights.
-
-    Args:
-        model_folder: The model that was rounded.
-        folder: Where to.
-        note: The rounded model's.
-    """
+    """Writes all files of a rounded model but its weights."""
     write_json(folder / "config.json", {**without_dtype(model_folder), "dtype": "float32"}, indent=2, sort_keys=True)
     note.write(folder)
     for name in ("generation_config.json", *MODELING_FILES):

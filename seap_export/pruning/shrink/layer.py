@@ -19,12 +19,6 @@ def shrink_layer(
     Columns of output projections follow the kept channels, rows of the other projections what is kept of them, such as
     heads of queries, groups of keys and values, or neurons, and rows of kernels theirs; biases follow their rows;
     norms stay.
-
-    Args:
-        tensors: All tensors of the dense layer, by full name.
-        dense: Shapes of the dense model.
-        layer: Index of the layer.
-        plan: The plan for this layer.
     """
     spec, shrunk = dense.layers[layer], dict(tensors)
     for sublayer in spec.sublayers:

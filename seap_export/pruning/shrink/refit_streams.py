@@ -90,14 +90,7 @@ class RefitStreams:
     def _fit(
         self, index: int, output: Projection, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        """Fits one projection, advances both streams past it and returns its new tensors.
-
-        Args:
-            index: Index of the layer.
-            output: Which projection.
-            dense: The tensors of the dense layer.
-            tensors: The tensors of the shrunk layer.
-        """
+        """Fits one projection, advances both streams past it and returns its new tensors."""
         layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
         inputs = Inputs(layer, output, self._shrunk, self._room)
         exact = DecoderLayer(self._source.spec, index, dense, self._device, only=output)

@@ -65,11 +65,6 @@ class SideBySide:
 
         The streams are saved after each layer, and what was saved before it stays until the next one is asked for.
         They must have been saved after those before the first one.
-
-        Args:
-            first: Index of a layer.
-            embeddings: Gives those of both models.
-            make: Makes a layer, and advances both streams through it.
         """
         if first == 0:
             for hidden, embedding in zip(self._hidden, embeddings(), strict=True):
@@ -89,15 +84,7 @@ class SideBySide:
 
 
 class SequentialLayers(SideBySide):
-    """The dense model and the shrunk one.
-
-    Args:
-        source: The dense model.
-        plan: The plan of the shrunk model.
-        statistics: The calibration texts, and the weights of their tasks.
-        folder: An existing folder for what is needed to go on after an interruption.
-        compute: Where layers are computed, and with how much memory.
-    """
+    """The dense model and the shrunk one."""
 
     def __init__(self, source: Source, plan: Plan, statistics: TaskMixture, folder: Path, compute: Compute) -> None:
         super().__init__(source, (DENSE, "shrunk"), statistics, statistics.token_ids(), folder, compute)

@@ -20,15 +20,7 @@ _CPU = torch.device("cpu")
 def single_layers(
     source: Source, plan: Plan, statistics: TaskMixture, first: int = 0, device: torch.device = _CPU
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yields the tensors of every shrunk layer in turn, by full name.
-
-    Args:
-        source: The dense model.
-        plan: The plan of the shrunk model, with the compensation `one-shot`, `bias` or `none`.
-        statistics: Statistics of the plan's tasks.
-        first: The layer to begin with.
-        device: Where the fits are computed.
-    """
+    """Yields the tensors of every shrunk layer in turn, by full name."""
     spec, compensated = plan.shrunk_spec(source.spec), plan.compensated(source.spec)
     for index in range(first, len(compensated)):
         yield with_all_biases(_layer(source, plan, statistics, index, compensated[index], device), spec, index)

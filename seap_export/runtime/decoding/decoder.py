@@ -65,11 +65,6 @@ class OnnxDecoder:
             provider: A key of `PROVIDERS`.
             threads: Threads of the session; None: all cores available to this process.
             provider_options: Options of the execution provider.
-
-        Raises:
-            UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
-            ArtifactError: The file is missing, damaged or not a decoder graph.
-            EnvironmentFailure: The provider is not available, or lacks an operator in the graph's precision.
         """
         self.path, self.context_length = path, context_length
         self._model = OnnxModel(path, provider, threads, provider_options)
@@ -230,17 +225,7 @@ class Decoding:
         cache: Cache,
         buffers: DecodingBuffers | None = None,
     ) -> None:
-        """Runs the prompts.
-
-        Args:
-            model: The graph.
-            element: Type of its logits.
-            prompts: Token ids of each row.
-            split: How prompts are split into calls.
-            cancelled: As of `OnnxDecoder.start`.
-            cache: The cache to fill.
-            buffers: Where captured steps run; None: they are not captured.
-        """
+        """Runs the prompts."""
         self._model, self._element, self._cache, self._buffers = model, element, cache, buffers
         self._split = split
         self._binding = model.binding()

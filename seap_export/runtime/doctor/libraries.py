@@ -44,15 +44,7 @@ def provider_file(provider: str) -> Path:
 
 
 def library_names(provider: str, file_of: Callable[[str], Path] = provider_file) -> dict[str, bool]:
-    """The NVIDIA libraries that the provider uses, and whether it needs each to start.
-
-    Args:
-        provider: A key of `PROVIDERS`.
-        file_of: Returns the file of a provider.
-
-    Returns:
-        Empty if unknown: the system is not Linux, or the provider was not built.
-    """
+    """The NVIDIA libraries that the provider uses, and whether it needs each to start."""
     linked = [
         name
         for other in PROVIDERS[provider].library_files

@@ -43,11 +43,7 @@ class HostMachine:
 
 
 def read_machine(root: Path = Path("/")) -> HostMachine:
-    """Queries the system.
-
-    Args:
-        root: Folder that contains proc and sys.
-    """
+    """Queries the system."""
     memory, free = _memory(root)
     folder, disk = _temporary()
     return HostMachine(

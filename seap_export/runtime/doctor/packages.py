@@ -74,11 +74,7 @@ def read_packages() -> Packages:
 
 
 def missing_remedy(missing: Sequence[str], packages: Packages) -> str:
-    """How to install libraries that cannot be loaded; if there are none, how to install ONNX Runtime with CUDA.
-
-    Returns:
-        Commands in the order to run them, without a full stop.
-    """
+    """How to install libraries that cannot be loaded; if there are none, how to install ONNX Runtime with CUDA."""
     steps = ["install the NVIDIA driver"] if DRIVER_LIBRARY in missing else []
     tensorrt = next((match[1] for name in missing if (match := _TENSORRT.match(name))), None)
     if not missing or any(name != DRIVER_LIBRARY and not _TENSORRT.match(name) for name in missing):

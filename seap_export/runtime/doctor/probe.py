@@ -53,12 +53,7 @@ def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
 
 
 def try_model(trial: ProbeModel, provider: str) -> dict[str, Any]:
-    """Runs a model on a provider and compares its output.
-
-    Returns:
-        reason: Why it does not work; "" if it does.
-        difference: The largest difference from the expected output; None if there is no finite one.
-    """
+    """Runs a model on a provider and compares its output."""
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             path = Path(folder) / "model.onnx"

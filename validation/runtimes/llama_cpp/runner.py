@@ -30,16 +30,7 @@ _LAST_CHARACTERS = 200
 
 
 class LlamaCppRunner(Runner):
-    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
-
-    Args:
-        model: The GGUF file.
-        options: Threads, type of the cache, and whether weights are reordered.
-
-    Raises:
-        EnvironmentFailure: llama.cpp is missing.
-        ParityFailure: llama.cpp does not load the file.
-    """
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it."""
 
     runtime: ClassVar[str] = "llama.cpp"
     extra: ClassVar[str | None] = LIBRARY_EXTRA

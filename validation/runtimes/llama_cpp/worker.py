@@ -56,10 +56,6 @@ class LlamaSession:
 
     Attributes:
         vocab_size: Number of tokens.
-
-    Raises:
-        EnvironmentFailure: llama.cpp is missing.
-        ParityFailure: llama.cpp cannot load the file.
     """
 
     def __init__(self, path: Path, options: LlamaOptions) -> None:

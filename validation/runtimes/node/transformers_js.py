@@ -45,10 +45,6 @@ class TransformersJsRunner(Runner):
 
     Attributes:
         versions: The versions of transformers.js and of ONNX Runtime ("node" or "web").
-
-    Raises:
-        EnvironmentFailure: Node or the package is missing, or memory runs out.
-        ParityFailure: The library does not load the folder.
     """
 
     runtime: ClassVar[str] = "transformers.js"

@@ -45,18 +45,7 @@ _SETTINGS = {
 
 
 class VllmRunner(Runner):
-    """Computes log-probabilities in float32; `prefill` starts a new generation, `step` continues it.
-
-    Args:
-        folder: hf/, of a dense model or one pruned by this package.
-        threads: OpenMP's threads.
-        max_length: Tokens of the longest sequence; longer ones are refused by vLLM.
-        python: The interpreter of vLLM's environment; None: that of `PYTHON`, or the one that runs this.
-
-    Raises:
-        ArtifactError: vLLM would compute another model, or cannot load the folder.
-        EnvironmentFailure: vLLM is missing.
-    """
+    """Computes log-probabilities in float32; `prefill` starts a new generation, `step` continues it."""
 
     runtime: ClassVar[str] = "vllm"
     extra: ClassVar[str | None] = "vllm"
@@ -149,13 +138,7 @@ class VllmRunner(Runner):
             return tokens, [arrays[str(number)] for number in range(len(prompts))]
 
     def _answer(self, what: str, **request: Any) -> dict[str, Any]:
-        """The answer to a request, or the first one, which the process gives by itself.
-
-        Raises:
-            EnvironmentFailure: vLLM is missing.
-            ArtifactError: vLLM does not load the model.
-            ParityFailure: vLLM does not run the model.
-        """
+        """The answer to a request, or the first one, which the process gives by itself."""
         try:
             answer = self._process.ask(**request) if request else self._process.receive()
         except ChildEnded as ended:
@@ -216,13 +199,7 @@ def _not_started(python: str, error: OSError) -> EnvironmentFailure:
 
 
 def vllm_refusal(spec: ModelSpec, config: Mapping[str, Any], length: int) -> str | None:
-    """Why vLLM would compute another model than transformers does; None: it would not.
-
-    Args:
-        spec: The model.
-        config: Its config.json.
-        length: Tokens of the longest sequence.
-    """
+    """Why vLLM would compute another model than transformers does; None: it would not."""
     if (part := lacks(spec, Attention, Mlp)) is not None:
         return f"vLLM's class around models of transformers has no state for a layer with {part}"
     if spec.family.names["layer"] != LAYER:

@@ -19,10 +19,6 @@ class ConvolutionStates:
     """Emits the values that kernels, which have one size in all layers, see in the next call.
 
     Layers with as many channels share the indices that these are read from.
-
-    Args:
-        g: The graph.
-        tokens: The tokens of a call.
     """
 
     def __init__(self, g: GraphBuilder, tokens: Tokens) -> None:

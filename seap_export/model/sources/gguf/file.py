@@ -73,11 +73,7 @@ class GgufFile:
         return self._positive(key, value)
 
     def by_layer(self, key: str, default: Sequence[int] | None = None) -> list[int]:
-        """Like `whole`, for the numbers of all layers, which may differ where the architecture has such layers.
-
-        Raises:
-            InputError: They are missing and have no default, or there are not as many as layers.
-        """
+        """Like `whole`, for the numbers of all layers, which may differ where the architecture has such layers."""
         layers, value = self.layers, self.get(key, default)
         if not isinstance(value, list) or not self.is_uneven:
             return [self.whole(key, None if default is None else default[0])] * layers

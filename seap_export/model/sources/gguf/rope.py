@@ -17,11 +17,7 @@ _LLAMA3_CONTEXTS = (8192, 4096, 2048)
 
 
 def rope_keys(file: GgufFile, head_dim: int) -> dict[str, Any]:
-    """The keys of config.json that say how positions are rotated.
-
-    Raises:
-        InputError: Metadata have the wrong type, or the rotation is not supported.
-    """
+    """The keys of config.json that say how positions are rotated."""
     rotation = file.family.rotation
     rotated = file.whole("rope.dimension_count", head_dim)
     if rotated != head_dim and not rotation.partial:

@@ -230,9 +230,6 @@ def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
     """The quality figures of a variant for the manifest; None if none were measured.
 
     A report of earlier files, which --force has replaced, is removed.
-
-    Raises:
-        ArtifactError: A report was changed since, and there is no --force.
     """
     steps, variant = workspace.manifest.steps, Export(workspace.folder).variant(name)
     recorded = [step for step in steps if step.startswith(f"{name}/") and _FILE.fullmatch(step.rpartition("/")[2])]

@@ -111,28 +111,7 @@ def make_router(
     fallback: str | None = None,
     chosen: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Makes the router of an output folder, or reuses the existing one.
-
-    Args:
-        source: The dense model.
-        splits: The texts of each task, for at least two tasks.
-        variants: The folder's finished variants as in its manifest, with `task` and `requested_ratio`.
-        settings: The router's settings.
-        workspace: The output folder, locked.
-        progress: Receives progress messages.
-        fallback: Name of the mixture of tasks whose variants answer uncertain prompts.
-        chosen: The variant of each task and mixture that meets the export's targets; empty: there are none,
-            and the router chooses among variants of the same ratio.
-
-    Returns:
-        Classes, threshold, ratios, fallback and the results on held-out prompts.
-
-    Raises:
-        InputError: No prompt of a task has a token.
-        UsageError: The existing router has tasks that are not in `splits`, and --force is not given.
-        ArtifactError: The files of the existing router were changed, and --force is not given.
-        ParityFailure: The ONNX graph does not compute what the classifier computes.
-    """
+    """Makes the router of an output folder, or reuses the existing one."""
     targets = chosen_targets(chosen, splits, fallback) if chosen else router_targets(variants, splits, fallback)
     key = router_key(source, splits, settings, targets)
     if _is_made(workspace, key, splits):
@@ -172,11 +151,7 @@ def refuse_lost_tasks(workspace: Workspace, tasks: Collection[str]) -> None:
 def router_targets(
     variants: Mapping[str, Mapping[str, Any]], tasks: Collection[str], fallback: str | None
 ) -> RouterTargets:
-    """The ratios at which every task has a variant, in order, and their variants.
-
-    Raises:
-        ValueError: There is no such ratio.
-    """
+    """The ratios at which every task has a variant, in order, and their variants."""
     ratios = sorted({variant["requested_ratio"] for variant in variants.values() if variant.get("task") in tasks})
     by_ratio = {f"{ratio:g}": {task: variant_name(task, ratio) for task in sorted(tasks)} for ratio in ratios}
     whole = {ratio: names for ratio, names in by_ratio.items() if variants.keys() >= set(names.values())}
@@ -242,11 +217,7 @@ def _write(
 def _refuse_difference(
     router: Router, prompts: RouterPrompts, classifier: LinearClassifier, held_out: Mapping[str, np.ndarray]
 ) -> None:
-    """Compares the graph, run by the runtime, with the classifier on every held-out prompt.
-
-    Raises:
-        ParityFailure: A probability differs by more than `_TOLERANCE`.
-    """
+    """Compares the graph, run by the runtime, with the classifier on every held-out prompt."""
     for task, token_ids in prompts.held_out.items():
         if not token_ids:
             continue

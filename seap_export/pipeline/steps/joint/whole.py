@@ -229,15 +229,7 @@ class WholeStep(Step):
         }
 
     def to_compare(self, made: Made, request: QualityRequest) -> dict[str, tuple[PairedText, ...]]:
-        """The held-out texts of the models that were made because their quality is missing, by name.
-
-        Args:
-            made: What the run has made.
-            request: How the variants beside them are measured.
-
-        Raises:
-            EnvironmentFailure: There is not enough memory to run one.
-        """
+        """The held-out texts of the models that were made because their quality is missing, by name."""
         known, source, texts = read_whole(made.work.folder), made.work.source, dict[str, tuple[PairedText, ...]]()
         execution, most = request.evaluation.execution(made.work.compute), request.max_length
         for name, steps in self._made_beside(made, request.measured):

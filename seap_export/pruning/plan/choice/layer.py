@@ -22,14 +22,7 @@ _WEIGHTS = CostModel("weights")
 
 
 class LayerChoices:
-    """Chooses the best options of one layer within a budget.
-
-    Args:
-        options: The ways to shrink each sublayer.
-        align: Numbers of single channels, such as neurons, that are cut are multiples of this.
-        balance: How sublayers share a budget. `loss`: as loses least. `alike`: the same fraction of the weights of
-            each is removed, as nearly as whole heads allow (the paper's way).
-    """
+    """Chooses the best options of one layer within a budget."""
 
     def __init__(self, options: LayerOptions, align: int, balance: Balance = "loss") -> None:
         if align < 1 or balance not in BALANCES:
@@ -97,13 +90,7 @@ class LayerChoices:
         return sum(int(costs[option]) for costs, option in zip(self.costs(cost), selection, strict=True))
 
     def at_price(self, price: float, sensitivity: Sequence[float], cost: CostModel) -> Selection:
-        """The selection that minimises the sum of each loss times its sensitivity, plus its cost times the price.
-
-        Args:
-            price: Price of a unit of cost, in units of loss.
-            sensitivity: Importance of a unit of loss in each sublayer.
-            cost: How costs are counted.
-        """
+        """The selection that minimises the sum of each loss times its sensitivity, plus its cost times the price."""
         parts = zip(self.losses, self.costs(cost), sensitivity, strict=True)
         return tuple(int(np.argmin(weight * losses + price * costs)) for losses, costs, weight in parts)
 

@@ -47,9 +47,6 @@ class Refit:
                 precision: the relative error of P is about that precision times the condition number of A, which is
                 at most 1 + tr(S) / r.
             ridge: r, in the units of the covariance.
-
-        Raises:
-            UsageError: The covariance plus the ridge is not positive definite.
         """
         covariance.diagonal().add_(ridge)
         #: P over the channels left, and V, [out, channels left].
@@ -119,9 +116,6 @@ def removal_losses(weight: torch.Tensor, covariance: torch.Tensor, ridge: float,
 
     Returns:
         The loss when only the first k channels of the order are kept, float64 [channels + 1].
-
-    Raises:
-        UsageError: The covariance plus the ridge is not positive definite.
     """
     permute(covariance, order)
     covariance.diagonal().add_(ridge)

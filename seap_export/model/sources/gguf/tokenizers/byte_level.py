@@ -25,11 +25,7 @@ from seap_export.model.sources.gguf.tokenizers.vocabulary import token_list, voc
 
 @dataclass(frozen=True)
 class _Rule:
-    """How text is split for a byte-level vocabulary; `byte_level.toml` explains the fields.
-
-    Raises:
-        ValueError: The names or the expressions are not lists, or there is no name.
-    """
+    """How text is split for a byte-level vocabulary; `byte_level.toml` explains the fields."""
 
     names: tuple[str, ...]
     splits: tuple[str, ...] = ()
@@ -77,11 +73,7 @@ def split_rules() -> Mapping[str, Mapping[str, Any]]:
 
 
 def byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
-    """The tokenizer without special tokens, and whether it adds BOS if the file does not say.
-
-    Raises:
-        InputError: The rule is unknown or not one of the family's, or a list is missing or damaged.
-    """
+    """The tokenizer without special tokens, and whether it adds BOS if the file does not say."""
     rule = _rule(file)
     merges = [tuple(merge.split(" ")) for merge in token_list(file, "merges", str)]
     if any(len(merge) != 2 for merge in merges):

@@ -31,11 +31,7 @@ def vocabulary(file: GgufFile) -> dict[str, int]:
 
 
 def token_list(file: GgufFile, key: str, kind: type) -> Sequence[Any]:
-    """The list `tokenizer.ggml.{key}`, whose items are of type `kind`.
-
-    Raises:
-        InputError: It is missing, empty or of another type.
-    """
+    """The list `tokenizer.ggml.{key}`, whose items are of type `kind`."""
     value = file.metadata.get(f"tokenizer.ggml.{key}")
     if not isinstance(value, list) or not value or not isinstance(value[0], kind):
         raise InputError(f"{file.path}: the tokenizer's '{key}' are missing; give the Hugging Face folder instead")
@@ -43,11 +39,7 @@ def token_list(file: GgufFile, key: str, kind: type) -> Sequence[Any]:
 
 
 def special_id(file: GgufFile, key: str) -> int | None:
-    """The id of the special token `key` ("bos", "eos", "eot", "eom", "padding", "unknown"); None if there is none.
-
-    Raises:
-        InputError: It is not the id of a token.
-    """
+    """The id of the special token `key` ("bos", "eos", "eot", "eom", "padding", "unknown"); None if there is none."""
     value = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
     if value is None:
         return None
@@ -60,10 +52,6 @@ def special_id(file: GgufFile, key: str) -> int | None:
 
 
 def special_token(file: GgufFile, key: str) -> str | None:
-    """The text of the special token `key`; None if there is none.
-
-    Raises:
-        InputError: Its id is not the id of a token.
-    """
+    """The text of the special token `key`; None if there is none."""
     index = special_id(file, key)
     return None if index is None else token_list(file, "tokens", str)[index]
