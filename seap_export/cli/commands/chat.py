@@ -165,7 +165,7 @@ class _NewLine(Exception):
 
 @contextmanager
 def _interruptible(raises: bool = False) -> Iterator[threading.Event]:
-    """Within it, Ctrl-C is only noted, between two tokens, so that what was computed stays whole; SIGTERM still ends."""
+    """Within it, Ctrl-C is only noted between two tokens, so that what was computed stays whole; SIGTERM ends."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted

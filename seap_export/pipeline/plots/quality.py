@@ -60,7 +60,7 @@ class QualityPoint:
 
 
 def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
-    """Reads an evaluation report: the results of the safetensors form (`hf`), or of ONNX, or of what was run instead."""
+    """Reads an evaluation report: the results of the safetensors form (`hf`), of ONNX, or of what was run."""
     if report.get("schema") != EVALUATION_SCHEMA:
         raise ArtifactError(
             f"{name}: evaluation schema is {report.get('schema')!r}, expected {EVALUATION_SCHEMA!r}; evaluate again"
