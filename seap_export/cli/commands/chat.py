@@ -70,7 +70,7 @@ def chat_command(
     is_typed = prompt_file is None and sys.stdin.isatty()
     if is_typed:
         console.say(f"{_RESET} forgets what was said; Ctrl-C stops an answer; {_EXIT} or Ctrl-D ends")
-    said = []
+    said: list[dict[str, Any]] = []
     for text in _typed() if is_typed else _lines(prompt_file):
         if text.strip() == _EXIT:
             break
