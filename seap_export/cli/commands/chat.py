@@ -67,15 +67,10 @@ def chat_command(
     generator = open_generator(console, folder, provider, threads)
     refuse_system(folder, generator, system, raw)
     dialogue = Dialogue(generator, system, raw=raw)
-    if not raw and (reason := _no_dialogue(generator)):
-        console.warn(
-            f"{folder}: {reason}, so it goes on with a turn rather than answering it; use generate with prompts like "
-            "its texts, or export a chat model with conversations"
-        )
     is_typed = prompt_file is None and sys.stdin.isatty()
     if is_typed:
         console.say(f"{_RESET} forgets what was said; Ctrl-C stops an answer; {_EXIT} or Ctrl-D ends")
-    said = []
+    said: list[dict[str, Any]] = []
     for text in _typed() if is_typed else _lines(prompt_file):
         if text.strip() == _EXIT:
             break
@@ -91,6 +86,11 @@ def chat_command(
                 raise
             console.say(f"Error: {error}, or forget what was said with {_RESET}")
             continue
+        if not said and not raw and (reason := _no_dialogue(generator)):
+            console.warn(
+                f"{folder}: {reason}, so it goes on with a turn rather than answering it; use generate with prompts "
+                "like its texts, or export a chat model with conversations"
+            )
         said.append({"prompt": text, **_answer(console, dialogue, text, stream)})
     if console.as_json:
         console.result({"turns": said}, "")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from support.editing import list_again, set_json
 from support.exports import Run
 from support.tokenizers import add_chat_template, name_all_tokens
 
@@ -66,8 +67,8 @@ def test_a_variant_that_knows_no_turns_is_named(
 ) -> None:
     if template is not None:
         add_chat_template(done / "a-0.2" / "onnx")
-        config = done / "a-0.2" / "onnx" / "tokenizer_config.json"
-        config.write_text(json.dumps({**json.loads(config.read_text()), TEXT_FORM: template}))
+        set_json(done / "a-0.2" / "onnx" / "tokenizer_config.json", **{TEXT_FORM: template})
+        list_again(done / "a-0.2" / "onnx")
     stderr = said("--quiet", *options, lines="the cat\nsat on\n").stderr
     assert (stderr == "") == (reason is None)
     if reason is not None:
@@ -122,8 +123,8 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeyp
         (["--min-p", 0.1], "the", 2, "min-p have no effect at temperature 0"),
         (["--repetition-penalty", 0], "the", 2, "repetition penalty 0"),
         (["--prompt-file", "nowhere"], "", 2, "nowhere"),
-        (["--raw"], b"\xff\n", 8, "stdin: not UTF-8"),
-        (["--raw"], "cat " * 200, 8, "the model's context is"),
+        ([], b"\xff\n", 8, "stdin: not UTF-8"),
+        ([], "cat " * 200, 8, "the model's context is"),
     ],
 )
 def test_bad_input(expected: Generator, options: list[Any], lines: str | bytes, code: int, word: str) -> None:
