@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +63,7 @@ Run = Callable[..., Outcome]
 def run_here(*arguments: object) -> Outcome:
     """Runs `seap-export ARGUMENTS` in this process; comparisons are short, unless the arguments say more."""
     few = {"export": FEW_STEPS | UNMEASURED | HELD_OUT, "calibrate": HELD_OUT, "validate": FEW_STEPS}
-    env = {"COLUMNS": os.environ.get("COLUMNS", "1000")}  # in which nothing is wrapped or left out
-    result = CliRunner(env=env).invoke(main, [str(argument) for argument in arguments], default_map=few)
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], default_map=few)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return Outcome(result.exit_code, result.stdout, result.stderr)
 
