@@ -46,7 +46,7 @@ def test_every_command_is_run() -> None:
 
 def test_it_shows_the_two_commands_of_a_checkout_and_ci_runs_the_second() -> None:
     assert set(SHOWN) - set(OF_HUB) == {"pip install .", "make demo", "make test"}
-    assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
+    assert re.search(r"^stage make test$", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.mark.release

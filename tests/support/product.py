@@ -86,7 +86,7 @@ from validation.divergence.measure import DivergenceFigures
 from validation.parity.profiles import Limits
 from validation.parity.rounding import round_activations, round_weights
 from validation.parity.run import run_parity
-from validation.reports.numbers import figure, with_error
+from validation.reports.numbers import figure, megabytes, with_error
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 from validation.runtimes.runner import States, padded

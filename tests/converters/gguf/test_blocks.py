@@ -11,7 +11,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from support.models import matrix_on_grid, put_on_grid
-from support.product import read_header
+from support.product import read_header, round_columns
 from support.variations import VARIATIONS, micro_config
 
 import converters.gguf.blocks as module
@@ -19,7 +19,6 @@ from converters.gguf import GgufFormat
 from converters.gguf.blocks import GRIDS, Q4_0, WAYS
 from converters.gguf.encoding import decode, encode
 from seap_export.model.families import model_spec
-from seap_export.pruning.rounding.columns import round_columns
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in GRIDS]
 

@@ -68,7 +68,11 @@ def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, wo
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_pickle_in_a_variant_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
     poison(done / "a-0.2" / "hf", work / "marker", name)
-    for command in (("validate", "--check", "parity"), ("validate",), ("evaluate", "--dense", "m")):
+    for command in (
+        ("validate", "--check", "parity"),
+        ("validate",),
+        ("evaluate", "--dense", "m", "--runtime", "torch"),
+    ):
         run(*command, "out/a-0.2", "--quiet").refused(7)
         assert not (work / "marker").exists()
     run("convert", "out/a-0.2/hf", "--out", "new", "--quiet").refused(8)

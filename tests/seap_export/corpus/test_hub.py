@@ -109,7 +109,7 @@ def test_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "openai").mkdir()
     (tmp_path / "openai" / "gsm8k").write_text("x")
     assert "unknown kind of corpus" in _message(InputError, lambda: parse_task("a=openai/gsm8k"))
-    assert "malformed" in _message(UsageError, lambda: parse_task("openai/gsm8k"))
+    assert "unknown kind of corpus" in _message(InputError, lambda: parse_task("openai/gsm8k"))
 
 
 def test_a_task_file_may_name_a_data_set(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:

@@ -403,7 +403,9 @@ def test_progress_is_told(run: Run, done: Path) -> None:
     assert said[3:5] == ["onnx: generate", "torch: layer 1 of 3"]
     after = said[said.index("onnx: one token") + 1 :]
     assert after[-1] == "a-0.2: comparing weights"
-    assert all(line.startswith("torch: noise") for line in after[:-1])  # where a verdict depends on it
+    noise, verdict = after[:-2], after[-2]
+    assert all(line.startswith("torch: noise") for line in noise), noise  # where a verdict depends on it
+    assert "parity passed" in verdict
 
 
 @pytest.mark.parametrize(

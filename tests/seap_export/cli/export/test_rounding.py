@@ -12,14 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.exports import Run, run_here
 from support.models import write_micro_model
-from support.product import OnnxFormat, read_note, read_spec
+from support.product import OnnxFormat, read_note, read_spec, round_columns
 from support.tokenizers import write_byte_level
 
 from converters.formats import read_format
 from seap_export.errors import ParityFailure
 from seap_export.pipeline.folder.rounded import differences, opened_model
 from seap_export.pruning.rounding import walk
-from seap_export.pruning.rounding.columns import round_columns
 
 FORMATS = ("--format", "onnx:int4", "--format", "onnx:fp32")
 FILES = ("model.onnx", "model.onnx.data", "rounding.json")

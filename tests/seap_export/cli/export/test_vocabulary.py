@@ -14,7 +14,7 @@ import torch
 from support.corpora import WORDS
 from support.exports import CARD, Run, run_here
 from support.models import write_micro_model
-from support.product import CANDIDATES_FOLDER, GENERAL_TEXT, Vocabulary, read_plan
+from support.product import CANDIDATES_FOLDER, GENERAL_TEXT, Vocabulary, megabytes, read_plan
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from seap_export.model.vocabulary import choice
 from seap_export.pipeline.budget.candidates import Candidates
 from validation.reports import html_page
-from validation.reports.numbers import megabytes
 
 #: Families, tied and not, with both kinds of tokenizers: its writer, the tokens of the model, those that are kept.
 MODELS = {
@@ -292,7 +291,7 @@ def test_in_tasks_the_dense_model_is_asked_with_its_own_tokens(run: Run, cut: Pa
     alone = json.loads(run("evaluate", "m", *asked).out)
     for kind, name in (("zero_shot", "quiz"), ("generation", "open")):
         assert beside[kind]["dense"][name] == alone[kind]["dense"][name]
-        assert beside[kind]["hf"][name]["questions"] == 9
+        assert beside[kind]["onnx"][name]["questions"] == 9
 
 
 def test_the_text_of_a_support_does_not_count(run: Run, cut: Path) -> None:

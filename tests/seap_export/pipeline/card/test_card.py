@@ -14,7 +14,7 @@ from support.corpora import write_corpus
 from support.editing import edit_json, record_again
 from support.exports import Outcome, run_here, times_of_writing, tree
 from support.models import write_micro_model
-from support.product import figure, with_error
+from support.product import figure, megabytes, with_error
 
 from seap_export.common.checksums import SUMS
 from seap_export.common.hashing import sha256_json
@@ -79,7 +79,7 @@ def test_the_hub_reads_what_the_dense_model_says_of_itself(once: Path) -> None:
 
 def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
     from seap_export.pruning.plan.plan import read_plan
-    from validation.reports.numbers import megabytes, percent
+    from validation.reports.numbers import percent
 
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
     entry, record = manifest["variants"]["a-0.4"], once / "out" / "calibration" / "a" / "calibration.json"
