@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.model.families import is_pruned, model_spec
 from seap_export.model.sources.stored import StoredForm
 from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
-from seap_export.pipeline.evaluation.quality import recorded_figures
+from seap_export.pipeline.evaluation.quality import recorded_figures, recorded_quality
 from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
-from seap_export.pipeline.folder.names import calibration_step
+from seap_export.pipeline.folder.names import HF, calibration_step
 from seap_export.pruning.plan.sublayers import whole_words
+from validation.reports.figures import accuracies
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -51,12 +54,17 @@ def _export(export: Export) -> dict[str, Any]:
             step.split("/")[1] for step in manifest.steps if step == calibration_step(step.split("/")[-1])
         ],
         "tasks": manifest.tasks,
-        "variants": {
-            name: {**entry, "speed": recorded_speed(export.variant(name))} for name, entry in manifest.variants.items()
-        },
+        "variants": {name: {**entry, **_measured(export.variant(name))} for name, entry in manifest.variants.items()},
         "files": len(manifest.files),
         "bytes": sum(entry["bytes"] for entry in manifest.files.values()),
     }
+
+
+def _measured(variant: Variant) -> dict[str, Any]:
+    """What the manifest does not repeat: the speed, and the right answers of each folder, by task."""
+    quality, folders = recorded_quality(variant), [HF, *(folder.name for folder in variant.formats)]
+    right = {folder: of_tasks for folder in folders if (of_tasks := accuracies(quality, folder))}
+    return {"speed": recorded_speed(variant), "accuracy": right}
 
 
 def _variant(variant: Variant) -> dict[str, Any]:
@@ -86,6 +94,7 @@ def _variant(variant: Variant) -> dict[str, Any]:
         },
         "warning": _remarks(variant),
         "quality": recorded_figures(variant),
+        **_measured(variant),
         "model": _model(variant.hf) if variant.hf.is_dir() else None,
     }
 
@@ -107,10 +116,14 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _gguf(path: Path) -> dict[str, Any]:
+    from seap_export.model.sources.gguf.header import read_header
     from seap_export.model.sources.open import open_source
 
-    source = open_source(str(path))
-    return {"pruned": False, **_shapes(source.name, source.spec, source.reader)}
+    source, numbers = open_source(str(path)), Counter[str]()
+    for tensor in read_header(path)[1].values():
+        numbers[tensor.kind.name] += math.prod(tensor.shape)
+    (stored, _), *_ = numbers.most_common(1)
+    return {"pruned": False, **_shapes(source.name, source.spec, source.reader), "dtype": stored}
 
 
 def _shapes(name: str, spec: Any, reader: Any) -> dict[str, Any]:

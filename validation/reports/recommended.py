@@ -11,6 +11,8 @@ from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, mil
 from validation.reports.reading import Json
 from validation.reports.whole import SPEED_HEAD, speed_cells
 
+#: Questions from which on right answers count: of 48, an interval of 95 in 100 is at most 28 points wide.
+ENOUGH = 48
 #: Speeds that differ by less are called the same.
 _ALIKE = 0.03
 
@@ -98,6 +100,9 @@ def title(file: Json) -> str:
 
 def _sentences(found: Json, close: Collection[str]) -> Iterator[str]:
     files = {file["name"]: file for file in found["files"]}
+    asked = min((of["questions"] for file in files.values() for of in file["accuracy"].values()), default=ENOUGH)
+    if asked < ENOUGH:
+        yield f"{asked} questions are too few to tell files apart; ask more with --set held_out={ENOUGH}."
     if found["file"] is None:
         near = files[found["nearest"]]
         yield f"Ship none of these files: none is within {_limits(found)}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from seap_export.cli.options import output_options, wide_option
 from seap_export.cli.values import ExistingPath
 from seap_export.cli.window import Table, prose
 from seap_export.common.providers import OWN_FORMAT
+
+if TYPE_CHECKING:
+    from validation.reports.figures import Cell
 
 
 @click.command("inspect", cls=GroupedCommand)
@@ -52,6 +55,7 @@ def _export_text(result: dict[str, Any]) -> str:
             *(megabytes(variant["bytes"][name]) if name in variant["bytes"] else "-" for name in folders),
             in_ascii(parity_cell(list(variant["parity"].values())).main),
             f"{variant['achieved_ratio']:.4f}",
+            in_ascii(_right(variant["accuracy"]).main),
             *measured_cells({"quality": variant.get("quality"), "speed": variant["speed"]}),
             f"{variant['num_parameters'] / 1e6:.1f} M",
             _weights(variant["weights"]),
@@ -59,8 +63,8 @@ def _export_text(result: dict[str, Any]) -> str:
         ]
         for name, variant in result["variants"].items()
     ]
-    header = ["variant", *folders, "parity", "removed", *measured_heads(), "parameters", "tasks", "method"]
-    lines = [Table(header, rows, first=3 + len(folders)).text] if rows else []
+    header = ["variant", *folders, "parity", "removed", "right", *measured_heads(), "parameters", "tasks", "method"]
+    lines = [Table(header, rows, first=4 + len(folders)).text] if rows else []
     quality = next((variant["quality"] for variant in result["variants"].values() if variant.get("quality")), None)
     figures = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
     general_text = general_text_table({name: variant.get("quality") for name, variant in result["variants"].items()})
@@ -71,6 +75,13 @@ def _export_text(result: dict[str, Any]) -> str:
     ]
     below = filter(None, [*figures, written_answers(result["tasks"])])
     return "\n".join([*map(prose, above), *lines, *map(prose, below), *filter(None, [general_text])])
+
+
+def _right(accuracy: dict[str, Any]) -> Cell:
+    """The right answers of the first folder that was asked."""
+    from validation.reports.recommended import right_cell
+
+    return right_cell(next(({"accuracy": of_tasks} for of_tasks in accuracy.values()), None))
 
 
 def _model_text(result: dict[str, Any]) -> str:
@@ -90,6 +101,7 @@ def _model_text(result: dict[str, Any]) -> str:
 
 def _variant_text(result: dict[str, Any]) -> str:
     from seap_export.cli.general_text import general_text_table
+    from validation.reports.figures import in_ascii
 
     parity, vocabulary = result["parity"], result["vocabulary"]
     general_text = general_text_table({"this variant": result["quality"]})
@@ -102,6 +114,7 @@ def _variant_text(result: dict[str, Any]) -> str:
         *(_parity_text(name, checks) for name, checks in parity.items()),
         *([] if parity else ["parity: not recorded; `seap-export validate` checks it"]),
         _quality_text(result["quality"]),
+        *([f"right: {in_ascii(_right(result['accuracy']).line)}"] if result["accuracy"] else []),
     ]
     warning = [prose(f"warning: {result['warning']}")] if result["warning"] else []
     model = _model_text(result["model"]) if result["model"] else "hf is missing: not pruned yet, or not copied"

@@ -296,7 +296,7 @@ def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int],
 def recorded_quality(variant: Variant) -> dict[str, Any] | None:
     """The quality report that an export left in a variant's folder; None: it measured none.
 
-    The first folder's stands for the variant, as in `divergence_of`; the divergences of the others are added to it.
+    The first folder's stands for the variant, as in `divergence_of`; what the others measured is added to it.
 
     Raises:
         ArtifactError: A report is damaged.
@@ -308,7 +308,7 @@ def recorded_quality(variant: Variant) -> dict[str, Any] | None:
         return None
     merged: dict[str, Any] = {
         key: {form: figures for report in reports for form, figures in report[key].items()}
-        for key in ("divergence", "elsewhere")
+        for key in ("divergence", "elsewhere", "zero_shot", "generation")
         if key in reports[0]
     }
     return {**reports[0], **merged}

@@ -241,7 +241,7 @@ def test_inspect_a_model(run: Run, done: Path, path: str, kind: str) -> None:
 
 def test_inspect_a_gguf(run: Run, smollm2_gguf: Path) -> None:
     lines = run("inspect", smollm2_gguf).out.splitlines()
-    assert lines[0] == f"{smollm2_gguf.stem}: llama, dense, 134,515,008 parameters, float32"
+    assert lines[0] == f"{smollm2_gguf.stem}: llama, dense, 134,515,008 parameters, Q4_1"
     assert len(lines) == 3 + 30
 
 
