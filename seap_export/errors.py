@@ -62,7 +62,7 @@ class InputError(SeapError):
 
 
 class MissingInput(UsageError, InputError):
-    """There is nothing at the path of a model or a corpus (exit code 2, as of every path)."""
+    """No file can be opened at the path of a model or a corpus (exit code 2, as of every path)."""
 
 
 def in_one_line(error: Exception) -> str:

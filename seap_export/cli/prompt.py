@@ -41,7 +41,6 @@ def read_prompt(file: Path) -> str:
         read = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         return read.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except OSError as error:
-        kind = MissingInput if isinstance(error, FileNotFoundError) else InputError
-        raise kind(f"{file}: cannot be read ({error.strerror}); give a text file") from error
+        raise MissingInput(f"{file}: cannot be read ({error.strerror}); give a text file") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 text; save it as UTF-8") from error

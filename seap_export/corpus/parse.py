@@ -112,8 +112,7 @@ def _read_task_file(name: str, path: Path) -> Task:
     try:
         table = toml_values(_small_text(path))
     except OSError as error:
-        kind = MissingInput if isinstance(error, FileNotFoundError) else InputError
-        raise kind(f"{path}: cannot be read ({error.strerror}); give the path of a task file") from error
+        raise MissingInput(f"{path}: cannot be read ({error.strerror}); give the path of a task file") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a TOML file ({error}); see samples/tasks for an example") from error
     try:

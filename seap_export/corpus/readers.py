@@ -50,7 +50,7 @@ def check_corpus(path: Path) -> None:
     if not os.path.exists(path):
         raise MissingInput(f"{path}: no such file; give the path of a corpus file")
     if not os.path.isfile(path):
-        raise InputError(f"{path}: not a file; give the path of a corpus file, not of a folder")
+        raise MissingInput(f"{path}: not a file; give the path of a corpus file, not of a folder")
     if path.suffix.lower() not in _READERS:
         raise InputError(f"{path}: unknown kind of corpus '{path.suffix}'; convert it to one of {', '.join(_READERS)}")
 
@@ -225,7 +225,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 number += 1
                 yield number, _decode(f"{path}, line {number}", line, is_first=number == 1)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+        raise MissingInput(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
 
 
 def _decode(where: str, line: bytes, *, is_first: bool) -> str:

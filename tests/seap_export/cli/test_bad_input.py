@@ -198,6 +198,12 @@ def test_a_model_that_names_no_end_of_sequence(run: Run, work: Path) -> None:
     refuse(run, work, code=8, says=says)
 
 
+@pytest.mark.parametrize("source", ["m", "folder.toml", "a.jsonl/x.jsonl", "a.jsonl/x.toml"])
+def test_what_is_no_file_is_refused_as_what_is_not_there(run: Run, work: Path, source: str) -> None:
+    (work / "folder.toml").mkdir()
+    refuse(run, work, "--task", f"a={source}", code=2, says=f"{source} file")
+
+
 def test_a_damaged_tokenizer(run: Run, work: Path) -> None:
     (work / "m" / "tokenizer.json").write_text('{"model": {"type": "WordLevel"}}')
     refuse(run, work, code=8, says="m tokenizer loaded")

@@ -166,10 +166,8 @@ def _family(metadata: Mapping[str, Any]) -> tuple[Family, GgufForm]:
 def _read_header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, GgufTensor]]:
     try:
         return read_header(path)
-    except FileNotFoundError as error:
-        raise MissingInput(f"{path}: no such file; check the path") from error
     except OSError as error:
-        raise InputError(f"{path}: not a readable file ({error.strerror}); check its permissions") from error
+        raise MissingInput(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
     except ValueError as error:
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: truncated or not a GGUF file ({reason}); download it again") from error
