@@ -24,7 +24,16 @@ class Dialogue:
     """
 
     def __init__(self, generator: Generator, system: str | None = None, *, raw: bool | None = None) -> None:
-        """Starts without a turn."""
+        """Starts without a turn.
+
+        Args:
+            generator: The opened variant.
+            system: The system prompt.
+            raw: Whether turns are plain texts, joined by blank lines; None: as the variant takes texts.
+
+        Raises:
+            UsageError: A system prompt is given without a chat template to put it in.
+        """
         template = generator.chat_template
         self._is_raw = template is None or bool(raw) or (raw is None and not template.takes_texts and system is None)
         if system is not None and self._is_raw:

@@ -164,7 +164,19 @@ class Generator:
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Opens the folder, which contains model.onnx with its data, genai_config.json and tokenizer.json."""
+        """Opens the folder, which contains model.onnx with its data, genai_config.json and tokenizer.json.
+
+        Args:
+            folder: The variant's `onnx` folder.
+            provider: A key of `PROVIDERS`.
+            threads: Threads of the session; None: all cores available to this process.
+            provider_options: Options of the execution provider, as ONNX Runtime documents them.
+
+        Raises:
+            UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
+            ArtifactError: A file is missing or damaged, or not in the folder's list.
+            EnvironmentFailure: The provider is not available on this machine.
+        """
         folder = Path(folder)
         self.is_checked = refuse_changed(folder)
         self.ends, context_length = model_limits(folder / _CONFIG)

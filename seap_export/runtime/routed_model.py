@@ -55,7 +55,20 @@ class RoutedModel:
         threshold: float | None = None,
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Opens the router."""
+        """Opens the router.
+
+        Args:
+            folder: An output folder of `seap-export export` with at least two tasks.
+            ratio: Ratio of the variants; None: the only one.
+            provider: Execution provider of the variants, a key of `PROVIDERS`; the router runs on the CPU.
+            threads: Threads of a session; None: all cores available to this process.
+            threshold: Overrides the confidence threshold of router.json, 0 to 1.
+            provider_options: Options of the execution provider, as ONNX Runtime documents them.
+
+        Raises:
+            UsageError: A value is out of range, `ratio` selects none of the ratios, or the folder has no router.
+            ArtifactError: The router is damaged.
+        """
         check_session_options(provider, threads, provider_options)
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold {threshold:g} is out of range; give 0 to 1")

@@ -25,7 +25,16 @@ class Router:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        """Opens the folder."""
+        """Opens the folder.
+
+        Args:
+            folder: The router's folder, such as OUT/router.
+            threads: Threads of the session; None: all cores available to this process.
+
+        Raises:
+            ArtifactError: A file is missing or damaged, or not in the folder's list, or the graph does not match
+                router.json.
+        """
         refuse_changed(folder)
         self.manifest = read_router(folder)
         self._path = folder / ROUTER_GRAPH

@@ -102,7 +102,11 @@ class Cache(Protocol):
         """
 
     def reserve(self, kept: int, capacity: int) -> bool:
-        """Takes the only row back to its first `kept` tokens, with room for `capacity` positions."""
+        """Takes the only row back to its first `kept` tokens, with room for `capacity` positions.
+
+        Returns:
+            Whether it could; the cache is as it was, otherwise.
+        """
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Makes the next call read and write the cache; the output `logits` must already be bound as the first."""

@@ -65,6 +65,11 @@ class OnnxDecoder:
             provider: A key of `PROVIDERS`.
             threads: Threads of the session; None: all cores available to this process.
             provider_options: Options of the execution provider.
+
+        Raises:
+            UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
+            ArtifactError: The file is missing, damaged or not a decoder graph.
+            EnvironmentFailure: The provider is not available, or lacks an operator in the graph's precision.
         """
         self.path, self.context_length = path, context_length
         self._model = OnnxModel(path, provider, threads, provider_options)

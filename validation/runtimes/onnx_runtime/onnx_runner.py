@@ -46,7 +46,16 @@ class OnnxRunner(Runner):
     runtime: ClassVar[str] = "onnxruntime"
 
     def __init__(self, session: ort.InferenceSession, taps: Sequence[str] = ()) -> None:
-        """Reads each layer's KV heads from the session's inputs."""
+        """Reads each layer's KV heads from the session's inputs.
+
+        Args:
+            session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value or other
+                states, and the outputs logits and present.{i}.key/.value.
+            taps: Further outputs to compute in each call.
+
+        Raises:
+            ArtifactError: The graph has other inputs or outputs, or does not fix a layer's KV heads and head size.
+        """
         self._session = session
         inputs = {item.name: item for item in session.get_inputs()}
         caches = {name: item for name, item in inputs.items() if is_state(name)}
