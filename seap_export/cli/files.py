@@ -98,7 +98,7 @@ def legend(result: ExportResult) -> Iterator[tuple[str, str]]:
         yield "file", answers
     if names := ", ".join(measured_models(result)):
         yield "file", f"{names}: the whole model, merely rounded, and kept if it is what to ship."
-    yield "right", "Right: of the held-out questions."
+    yield "right", "Right: how many of the held-out questions the file answers rightly."
     compared = {name: variant["quality"] for name, variant in result.described.items() if variant["quality"]}
     if compared:
         what = measured_title(next(iter(compared.values())))

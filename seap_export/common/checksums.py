@@ -15,7 +15,7 @@ SUMS = "SHA256SUMS"
 #: and they are never uploaded.
 LEFT_BY_OTHERS = frozenset({".git", ".gitattributes", ".cache", ".DS_Store", "Thumbs.db", "desktop.ini"})
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
-_LINK = "is a link; put what it leads to there (from the hub: 'hf download REPO --local-dir DIR')"
+_LINK = "is a link; replace it with what it points to (from the hub: 'hf download REPO --local-dir DIR')"
 _MOST_BYTES = 16 * 2**20
 #: Folders within folders; a deeper one belongs to no artifact.
 _DEEPEST = 16

@@ -114,7 +114,7 @@ def _show(console: Console, path: Path, report: ValidationReport) -> None:
         for check in report.checks
     ]
     commands = {name: row["command"] for name, row in report.whole.items()}
-    where = remedies(report.whole, commands, path, ", with your paths in the place of names of files")
+    where = remedies(report.whole, commands, path, " (put your own paths in place of the file names)")
     shipped = "\n".join(recommended_lines(report.recommended, where))
     parts = [Table(["variant", "check", "verdict", ""], rows).text, _measured(report), shipped]
     text = "\n\n".join([*filter(None, parts), report.verdict if report.verdict != "failed" else "FAILED"])
