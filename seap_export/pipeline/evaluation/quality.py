@@ -43,6 +43,10 @@ from validation.reports.figures import QUALITY as QUALITY_FIGURES
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
 _VERSION = 9
+#: What a report has for each folder that it compares.
+_BY_FOLDER = (
+    "divergence", "elsewhere", "zero_shot", "generation", "accuracy_retained", "accuracy_retained_stderr",
+)  # fmt: skip
 #: The sample answer: tokens of the prompt at most, and tokens that follow it, if the model has room for them.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 256, 64
 #: Held-out prompts of which the first is taken that the dense model answers.
@@ -308,7 +312,7 @@ def recorded_quality(variant: Variant) -> dict[str, Any] | None:
         return None
     merged: dict[str, Any] = {
         key: {form: figures for report in reports for form, figures in report[key].items()}
-        for key in ("divergence", "elsewhere", "zero_shot", "generation")
+        for key in _BY_FOLDER
         if key in reports[0]
     }
     return {**reports[0], **merged}

@@ -62,21 +62,25 @@ def test_held_out_questions_are_asked_of_every_file(run: Run, work: Path) -> Non
     share = found["files"][-1]["accuracy"]["quiz"]
     assert f"{8 * share['share']:g} of 8 " in line
     assert f", dense {8 * share['dense']:g} " in line
+    assert result(run, "inspect", "out")["variants"]["quiz-0.4"]["accuracy"]["onnx"] == found["files"][-1]["accuracy"]
+    assert f"right: {8 * share['share']:g} of 8 (" in run("inspect", "out/quiz-0.4").out
     assert '<th scope="col">Right</th>' in (work / "out" / "validation.html").read_text("utf-8")
 
 
 @pytest.mark.usefixtures("quiz")
 def test_the_gate_judges_what_was_measured(run: Run, work: Path) -> None:
-    assert run(*EXPORT, "--task", "open=open.toml", *QUIZ, "--set", "router=false").code == 0
+    both = ("--format", "onnx:fp32", "--format", "onnx:int8", "--set", "router=false")
+    assert run(*EXPORT[:4], *both, *EXPORT[6:], "--task", "open=open.toml", *QUIZ).code == 0
     recorded = read_json(work / "out" / "validation.json")["variants"]
     assert recorded["open-0.4"]["quality"]["generation"]["onnx"]["open"]["questions"] == 8
     retained = recorded["quiz-0.4"]["quality"]["accuracy_retained"]["onnx"]["quiz"]
     words = ("validate", "out/quiz-0.4", "--check", "quality", "--min-accuracy-retained")
     assert run(*words, retained).code == 0
     run(*words, retained + 0.01, "-q").refused(4, "quality of the answers of onnx", "quiz retains")
-    both = json.loads(run(*words, 0, "--max-kl", "99", "--dense", "m", "--json").out)
-    assert [check["subject"] for check in both["checks"]] == [None, "the answers of onnx"]
-    assert both["variants"]["quiz-0.4"]["quality"]["accuracy_retained"]["onnx"]["quiz"] == retained
+    judged = json.loads(run(*words, 0, "--max-kl", "99", "--dense", "m", "--json").out)
+    subjects = [check["subject"] for check in judged["checks"]]
+    assert subjects == ["onnx", "onnx-int8", "the answers of onnx", "the answers of onnx-int8"]
+    assert judged["variants"]["quiz-0.4"]["quality"]["accuracy_retained"]["onnx"]["quiz"] == retained
     run(*words, "-1", "-q").refused(2, "--min-accuracy-retained", "0 or more")
 
 
