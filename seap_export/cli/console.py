@@ -16,10 +16,6 @@ class Console(PrintedProgress):
 
     Attributes:
         as_json: Whether the result is printed as JSON.
-
-    Args:
-        quiet: Print errors and, with `as_json`, the result; nothing else.
-        as_json: Print the result as JSON.
     """
 
     def __init__(self, quiet: bool, as_json: bool) -> None:

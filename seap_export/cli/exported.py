@@ -135,14 +135,7 @@ def _bytes_of(result: ExportResult) -> tuple[int, int]:
 def remedies(
     rows: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str], folder: Path, remark: str = ""
 ) -> dict[str, str]:
-    """Where each whole model lies, or how it is made, by its name.
-
-    Args:
-        rows: The models, as a report has them.
-        commands: The commands that make them, by name.
-        folder: The output folder.
-        remark: What is to be known before the command is run.
-    """
+    """Where each whole model lies, or how it is made, by its name."""
     return {
         name: f"It is in {quoted(folder / name)}" if row.get("folder") else f"Make it with{remark}: {commands[name]}"
         for name, row in rows.items()
@@ -150,12 +143,7 @@ def remedies(
 
 
 def recommended_lines(recommended: Mapping[str, Mapping[str, Any]], remedies: Mapping[str, str]) -> Iterator[str]:
-    """What to ship for each task, and where a whole model lies, or the command that makes it.
-
-    Args:
-        recommended: As a report has it.
-        remedies: Where the whole models lie, or how they are made, by name.
-    """
+    """What to ship for each task, and where a whole model lies, or the command that makes it."""
     if recommended:
         yield "What to ship:"
     for task, of_task in recommended.items():

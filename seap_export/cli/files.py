@@ -83,11 +83,7 @@ def measured_heads() -> list[str]:
 
 
 def measured_cells(variant: Mapping[str, Any]) -> list[str]:
-    """The cells of a variant in the columns of quality and speed; a dash if not measured.
-
-    Args:
-        variant: Its `speed` and `quality`, as a validation report or the manifest has them.
-    """
+    """The cells of a variant in the columns of quality and speed; a dash if not measured."""
     return [figure.cell(variant).line for figure in main_figures("worse", "faster")]
 
 

@@ -12,11 +12,7 @@ from validation.reports.numbers import with_error
 
 
 def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """The table, below a line that explains it; "" if nothing was measured.
-
-    Args:
-        reports: For each variant its quality report, or the part in the manifest; None: there is none.
-    """
+    """The table, below a line that explains it; "" if nothing was measured."""
     matrix = loss_matrix(reports)
     if matrix is None:
         return ""

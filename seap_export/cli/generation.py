@@ -76,11 +76,7 @@ machine_options = titled(
 
 
 def sampling_of(options: dict[str, Any]) -> Sampling:
-    """Takes the options of the sampling out of all that were given.
-
-    Raises:
-        UsageError: One is out of range.
-    """
+    """Takes the options of the sampling out of all that were given."""
     from seap_export.runtime import Sampling
 
     temperature, top_k, top_p = (options.pop(name) for name in ("temperature", "top_k", "top_p"))
@@ -99,13 +95,7 @@ def refuse_system(folder: Path, generator: Generator, system: str | None, raw: b
 
 
 def open_generator(console: Console, folder: Path, provider: str, threads: int | None) -> Generator:
-    """Opens a variant; says so if its files could not be checked.
-
-    Raises:
-        UsageError: It is no variant.
-        ArtifactError: There is no graph in it, or a file is damaged.
-        EnvironmentFailure: The provider is not available.
-    """
+    """Opens a variant; says so if its files could not be checked."""
     from seap_export.runtime import Generator
 
     own = own_folder(folder)

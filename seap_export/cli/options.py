@@ -60,13 +60,7 @@ def options_of(options: type, *names: str) -> tuple[Command, ...]:
 
 
 def option_of(options: type, name: str, **changes: Any) -> Command:
-    """One option of a class.
-
-    Args:
-        options: The class.
-        name: The name of the field.
-        **changes: What a command says in another way than `About` of the field.
-    """
+    """One option of a class."""
     each = next(each for each in declared(options) if each.name == name)
     about = replace(each.about, **changes)
     spelled = f"--{(about.name or name).replace('_', '-')}"

@@ -14,12 +14,7 @@ prompt_file_option = option(
 
 
 def given_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt itself, or the contents of the file, or of stdin for `-`, without the final line break.
-
-    Raises:
-        UsageError: Both or neither is given.
-        InputError: The file cannot be read.
-    """
+    """The prompt itself, or the contents of the file, or of stdin for `-`, without the final line break."""
     from seap_export.errors import UsageError
 
     if (prompt is None) == (file is None):
@@ -30,11 +25,7 @@ def given_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def read_prompt(file: Path) -> str:
-    """The contents of the file, or of stdin for `-`, without the final line break.
-
-    Raises:
-        InputError: The file cannot be read, or is not UTF-8.
-    """
+    """The contents of the file, or of stdin for `-`, without the final line break."""
     from seap_export.errors import InputError, MissingInput
 
     try:

@@ -25,11 +25,7 @@ class ExistingPath(PathType):
     """A path that must be there; every command refuses others with the same words."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Converts text to a path.
-
-        Raises:
-            UsageError: There is nothing at the path.
-        """
+        """Converts text to a path."""
         path = super().convert(value, param, ctx)
         refuse_missing(path)
         return path

@@ -27,12 +27,7 @@ def columns_of_window() -> int:
 
 
 def prose(text: str, hang: int = 0) -> str:
-    """A paragraph that is wrapped between words, but not within a command or a path.
-
-    Args:
-        text: The paragraph on one line; it keeps its indentation.
-        hang: How far its further lines are indented.
-    """
+    """A paragraph that is wrapped between words, but not within a command or a path."""
     kept = _COMMAND.sub(lambda command: command[0].replace(" ", _UNBROKEN), text)
     return "\n".join(_wrapped(kept, columns_of_window(), " " * hang)).replace(_UNBROKEN, " ")
 
