@@ -109,9 +109,8 @@ def _refuse_other_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         inner = Variant(folder).hf
         if folder.is_file():
-            remedy = "give one"
-            if folder.suffix.lower() == ".gguf":
-                remedy = f"use 'seap-export export {folder} --task NAME=FILE --ratio 0', which rounds it"
+            export = f"use 'seap-export export {folder} --task NAME=FILE --ratio 0', which rounds it"
+            remedy = export if folder.suffix.lower() == ".gguf" else "give one"
             raise InputError(f"{folder} is a file, and convert takes a model folder; {remedy}")
         remedy = (
             f"give {inner}" if (inner / "config.json").is_file() else "give a model folder, such as OUT/TASK-0.2/hf"

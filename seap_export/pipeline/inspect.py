@@ -122,8 +122,8 @@ def _gguf(path: Path) -> dict[str, Any]:
     source, numbers = open_source(str(path)), Counter[str]()
     for tensor in read_header(path)[1].values():
         numbers[tensor.kind.name] += math.prod(tensor.shape)
-    (stored, _), *_ = numbers.most_common(1)
-    return {"pruned": False, **_shapes(source.name, source.spec, source.reader), "dtype": stored}
+    shapes = _shapes(source.name, source.spec, source.reader)
+    return {"pruned": False, **shapes, "dtype": max(numbers, key=numbers.__getitem__)}
 
 
 def _shapes(name: str, spec: Any, reader: Any) -> dict[str, Any]:
