@@ -31,7 +31,7 @@ def files_table(result: ExportResult) -> Table:
     rows = [row for name in result.variants for row in _of_variant(name, result.described[name], result)]
     rows += [_of_whole(name, row, result) for name, row in measured_models(result).items()]
     _, *figures = measured_heads()
-    head = [*_DECIDING, SPEED_HEAD[1], "right, 95 in 100", "KL, +-", *figures, *_BESIDES]
+    head = [*_DECIDING, SPEED_HEAD[1], "dense right", "KL, +-", *figures, *_BESIDES]
     return Table(head, rows, first=len(_DECIDING))
 
 
@@ -94,7 +94,7 @@ def legend(result: ExportResult) -> Iterator[tuple[str, str]]:
         yield "file", answers
     if names := ", ".join(measured_models(result)):
         yield "file", f"{names}: the whole model, merely rounded, and kept if it is what to ship."
-    yield "right", "Right: how many of the held-out questions the file answers rightly."
+    yield "right", "Right: how many held-out questions the file answers rightly; in brackets, the 95% interval."
     compared = {name: variant["quality"] for name, variant in result.described.items() if variant["quality"]}
     if compared:
         what = measured_title(next(iter(compared.values())))

@@ -204,10 +204,10 @@ def accuracy_in_words(file: Json) -> str:
 
 
 def right_cell(file: Json | None) -> Cell:
-    """How often a file is right, and beside the dense model the interval of that; a dash if none were asked."""
-    right = {} if file is None else dict(_by_task(file))
-    brief = (f"{accuracy(of['share'], of['questions'])[1]}, dense {_number(of, 'dense')}" for of in right.values())
-    return Cell("; ".join(right) or NOTHING, "; ".join(brief))
+    """How often a file is right, with Wilson's interval, and the dense model; a dash if none were asked."""
+    right = [] if file is None else list(_by_task(file))
+    main = (f"{words} ({accuracy(of['share'], of['questions'])[1]})" for words, of in right)
+    return Cell("; ".join(main) or NOTHING, "; ".join(f"dense {_number(of, 'dense')}" for _, of in right))
 
 
 def _by_task(file: Json) -> Iterator[tuple[str, Json]]:

@@ -54,17 +54,17 @@ def _export_text(result: dict[str, Any]) -> str:
             name,
             *(megabytes(variant["bytes"][name]) if name in variant["bytes"] else "-" for name in folders),
             in_ascii(parity_cell(list(variant["parity"].values())).main),
-            f"{variant['achieved_ratio']:.4f}",
             in_ascii(_right(variant["accuracy"]).main),
             *measured_cells({"quality": variant.get("quality"), "speed": variant["speed"]}),
+            f"{variant['achieved_ratio']:.4f}",
             f"{variant['num_parameters'] / 1e6:.1f} M",
             _weights(variant["weights"]),
             variant["method"],
         ]
         for name, variant in result["variants"].items()
     ]
-    header = ["variant", *folders, "parity", "removed", "right", *measured_heads(), "parameters", "tasks", "method"]
-    lines = [Table(header, rows, first=4 + len(folders)).text] if rows else []
+    header = ["variant", *folders, "parity", "right", *measured_heads(), "removed", "parameters", "tasks", "method"]
+    lines = [Table(header, rows, first=2 + len(folders)).text] if rows else []
     quality = next((variant["quality"] for variant in result["variants"].values() if variant.get("quality")), None)
     figures = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
     general_text = general_text_table({name: variant.get("quality") for name, variant in result["variants"].items()})

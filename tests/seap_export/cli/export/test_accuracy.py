@@ -61,7 +61,7 @@ def test_held_out_questions_are_asked_of_every_file(run: Run, work: Path) -> Non
     line = next(line for line in outcome.out.splitlines() if line.startswith("quiz-0.4/onnx "))
     share = found["files"][-1]["accuracy"]["quiz"]
     assert f"{8 * share['share']:g} of 8 " in line
-    assert f", dense {8 * share['dense']:g} " in line
+    assert f"  dense {8 * share['dense']:g} " in line
     assert result(run, "inspect", "out")["variants"]["quiz-0.4"]["accuracy"]["onnx"] == found["files"][-1]["accuracy"]
     assert f"right: {8 * share['share']:g} of 8 (" in run("inspect", "out/quiz-0.4").out
     assert '<th scope="col">Right</th>' in (work / "out" / "validation.html").read_text("utf-8")

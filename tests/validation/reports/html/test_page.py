@@ -105,8 +105,8 @@ def test_every_file_has_a_row_and_a_point_and_so_has_the_input(shipped: Report) 
     rows = [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in re.findall(r"<tr>(.*?)</tr>", section)]
     assert rows[1] == "the input, SmolLM2-135M-Instruct.Q4_1.gguf 98.0 MB"
     right = (
-        "piqa 271 of 500; boolq 35 of 64; gsm8k 58 of 200 "
-        "50 to 59%, dense 271; 42 to 66%, dense 35; 23 to 36%, dense 67"
+        "piqa 271 of 500 (50 to 59%); boolq 35 of 64 (42 to 66%); gsm8k 58 of 200 (23 to 36%) "
+        "dense 271; dense 35; dense 67"
     )
     assert [row.split(" MB")[0] for row in rows[2:]] == [
         "the whole model in int4 ship – 86.4", "the whole model in int8 – 154",
