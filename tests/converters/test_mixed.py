@@ -61,7 +61,8 @@ def test_every_weight_is_read_back_as_it_was_rounded(
     rounded, out, note = written(tmp_path, format, variation)
     read = type(format).read(out)
     assert read.precision == format.precision
-    largest = max(path.stat().st_size for path in out.rglob("*"))
+    # OpenVINO describes a micro model in more bytes of XML than its weights take.
+    largest = max(path.stat().st_size for path in out.rglob("*") if path.suffix != ".xml")
     assert format.size(read_spec(rounded)) == pytest.approx(largest, rel=0.1 if name == "onnx" else 0.06)
     assert any("embed" in tensor_name for tensor_name in note.rounded)
     assert [*read.differences(rounded, out), *read.damages(rounded, out)] == []
