@@ -56,14 +56,9 @@ class Candidates:
     """Makes candidates as variants in a hidden folder, and measures them, if no earlier run has.
 
     Args:
-        request: The request of the export.
-        baseline: The format of the dense model that speed-ups are over.
         work: The model and the machine; statistics and rankings are in its folder.
         hidden: The folder, locked, of the candidates with each vocabulary: names tell only their ratios apart.
-        splits: The texts of each task.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        known: Figures of an earlier run by their keys.
-        stack: Closes what this opens.
     """
 
     def __init__(

@@ -24,11 +24,7 @@ _TEXTS = "held-out texts"
 
 
 def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
-    """Refuses targets that no ratio reaches in any format, before any work.
-
-    Raises:
-        UsageError: A target is out of reach.
-    """
+    """Refuses targets that no ratio reaches in any format, before any work."""
     targets, plan = request.targets, request.plan
     assert targets is not None
     curve = plan.sparsity.curve(len(spec.layers))

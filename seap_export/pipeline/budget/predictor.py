@@ -30,10 +30,6 @@ class Predictor:
     """Predicts sizes and speed-ups of candidates, and corrects both by measurements of others.
 
     Args:
-        shrunk: The shapes of a candidate.
-        largest: The largest ratio.
-        baseline: The format of the dense model that speed-ups are over.
-        depth: Tokens before the decode step.
         beside: Bytes of a candidate's folder besides its weights, as long as none was written in the same way; None:
             only the weights count, so that no folder is smaller.
         prompts: Predicts the time to the first token; None: no target asks for it.

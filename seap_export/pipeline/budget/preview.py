@@ -38,10 +38,7 @@ def first_candidates(
     A rounded model that does not fit is tried as well: it tells what its rounding costs, and so what pruning does.
 
     Args:
-        spec: The dense model.
-        request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        work: The workload of the export.
     """
     predictors = _predictors(spec, request, vocabularies, work)
     return tuple(
@@ -73,10 +70,7 @@ def search_work(
     `--vocabulary auto`, all.
 
     Args:
-        spec: The dense model.
-        request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        work: The workload of the export.
     """
     predictors = _predictors(spec, request, vocabularies, work)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))

@@ -16,7 +16,6 @@ class Prompts:
     """Predicts milliseconds; the pace of a way is that of its candidate which was timed last.
 
     Args:
-        tokens: Tokens of the prompt.
         operations: Multiply-adds of float32 matrices that the machine does in a second.
     """
 

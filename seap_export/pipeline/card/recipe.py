@@ -33,9 +33,6 @@ def recipe_files(
 
     Args:
         model: The dense model as `export` takes it; see `model_name`.
-        request: The export.
-        variant: Which of its variants.
-        formats: All formats that lie beside the model folder, those of earlier exports too.
     """
     values = {
         "model": model,
@@ -60,7 +57,6 @@ def model_name(source: Source, recorded: str) -> str:
     """The dense model as `export` takes it: a hub id, or the name of its folder or file.
 
     Args:
-        source: The model.
         recorded: The model's name when the export began; a folder that was renamed since is the same model.
     """
     return source.hub_id or (f"{recorded}.gguf" if source.files[0].suffix == ".gguf" else recorded)

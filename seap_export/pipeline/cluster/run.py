@@ -28,16 +28,6 @@ def run_on_cluster(steps: Sequence[Step], made: Made, cluster: Cluster, timed: T
     """Makes what is not there yet: workers make each `PathStep`, this process the others, once all before are made.
 
     What follows the last `PathStep` runs when the workers have stopped, so that it has the machine to itself.
-
-    Args:
-        steps: Each after the steps that it needs.
-        made: The model, the size of batches and the output folder.
-        cluster: Where the steps are made.
-        timed: Shows and records them.
-
-    Raises:
-        SeapError: As for `run_steps`.
-        EnvironmentFailure: The cluster cannot be used, or a step has lost its worker too often.
     """
     sent = [step for step in steps if isinstance(step, PathStep)]
     done = set()
@@ -68,15 +58,7 @@ def _make_here(left: deque[Step], done: Collection[str], made: Made) -> None:
 
 @dataclass
 class _Running:
-    """A step that was handed out.
-
-    Attributes:
-        step: The step.
-        output: Closes its temporary folder, or records and moves it.
-        host: The machine that makes it; empty while it waits for one.
-        since: When it began there.
-        units: How many units are done.
-    """
+    """A step that was handed out."""
 
     step: PathStep
     output: ExitStack

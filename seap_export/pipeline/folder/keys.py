@@ -12,11 +12,7 @@ RELEASE = "release of seap-export"
 
 
 def step_key(inputs: Mapping[str, Any]) -> str:
-    """The key of a step: the hash of all inputs, and a short hash of each by its name.
-
-    Args:
-        inputs: JSON values, each by what a user calls it.
-    """
+    """The key of a step: the hash of all inputs, and a short hash of each by its name."""
     return ",".join([sha256_json(inputs), *(f"{name}={sha256_json(value)[:8]}" for name, value in inputs.items())])
 
 

@@ -32,13 +32,7 @@ def pairs_of(variant: Variant, runtimes: Sequence[str]) -> list[tuple[FormatFold
 
 
 class Comparison:
-    """Compares the folders of one variant.
-
-    Attributes:
-        pairs: The folders, each with a runtime.
-        reports: The parity reports so far, by folder.
-        bisection: Where a failure was followed to, as JSON values; None: none was.
-    """
+    """Compares the folders of one variant."""
 
     def __init__(
         self, variant: Variant, request: ValidationRequest, progress: Progress, known: Mapping[str, Mapping[str, Any]]

@@ -38,11 +38,8 @@ class Limits:
     """What a file must meet to be recommended; None: no such limit.
 
     Attributes:
-        bytes: The largest size of its folder.
         max_kl: The largest mean KL divergence from the dense model, nats per token.
         min_accuracy_retained: The smallest share of the dense model's accuracy, on every task that says what is right.
-        decode_speedup: The smallest speed-up of a decode step over the dense model in the usual precision.
-        first_token: How soon the first token of an answer must be there.
     """
 
     bytes: int | None = None
@@ -94,7 +91,6 @@ class Slowest:
     """What a file of this session must reach to be within limits of speed; None: no file of a search was timed.
 
     Attributes:
-        rate: The fewest tokens a second.
         first_token_ms: The most milliseconds to the first token of the prompt that the limit is about.
     """
 
@@ -112,10 +108,7 @@ def recommended(
     """What to ship for each task and mixture of which a file was measured, as reports have it, with the sentences.
 
     Args:
-        variants: The variants as a report describes them, by name.
         whole: The whole models that were measured beside them; see `whole_rows`.
-        limits: The limits.
-        failed: The variants and their folders that a check failed for, which nobody should ship.
         frontier: The candidates of a search for targets, of which the chosen ones were timed beside the dense model in
             the usual precision; None: there was none.
     """

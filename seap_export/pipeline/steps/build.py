@@ -35,17 +35,12 @@ class ExportSteps:
     """The steps of an export.
 
     Attributes:
-        calibrations: The step that computes the statistics of each task, by its name.
-        rankings: The step that ranks channels for each task or mixture, by its name.
-        variants: The steps of each variant, by its name.
         router: The step that makes the router; None: none is made.
         whole: The step that makes the whole models that variants are measured beside; None: there are none.
         quality: The step that measures quality; None: it is not measured.
         speed: The step that measures speed; None: it is not measured.
         kept: The step that keeps the whole models that are recommended; None: there are none.
-        cards: The step that writes the model cards.
         checksums: The step that writes the lists of checksums.
-        validation: The last step, which validates the variants.
         targets: The targets that variants were chosen to meet; None: their ratios were given.
     """
 
@@ -101,7 +96,6 @@ class ExportSteps:
 
         Args:
             missing: The steps of `paths` that are not made yet.
-            folder: The output folder.
         """
         parts = [step.planned_work for step in missing]
         measured = [step for step in (self.quality, self.speed) if step is not None]
@@ -130,9 +124,6 @@ def export_steps(
     """The steps of a request.
 
     Args:
-        source: The dense model.
-        request: The request: the variants to make, and how.
-        splits: The texts of each task.
         vocabularies: The tokens that the variants of a mixture keep, by its name; of others, all are kept.
     """
     calibrations = calibration_steps(source, splits, request.calibration)

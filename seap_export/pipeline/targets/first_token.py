@@ -19,9 +19,7 @@ class PromptTime:
 
     Attributes:
         ms: Milliseconds.
-        speedup: The speed-up over the dense model.
         ms_interval: Confidence interval of the milliseconds; None: there were too few runs.
-        speedup_interval: That of the speed-up.
     """
 
     ms: float

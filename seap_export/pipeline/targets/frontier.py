@@ -81,13 +81,7 @@ class Frontier:
 
 
 def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]) -> dict[str, Any]:
-    """The content of frontier.json.
-
-    Args:
-        targets: The targets of the export.
-        baseline: How the dense model is written that speed-ups are over.
-        tasks: The candidates of each task or mixture, by its name.
-    """
+    """The content of frontier.json."""
     return {
         "schema": FRONTIER_SCHEMA,
         "targets": targets.to_json(),

@@ -60,12 +60,7 @@ def _tried(tokens: TokenCounts) -> TokenCounts:
 
 @dataclass(frozen=True)
 class GuessStep(PathStep):
-    """Guesses what rounding costs by what each matrix means, and pruning by a few plans that are refitted quickly.
-
-    Attributes:
-        ranking: The ranking of the task or mixture.
-        grid: A grid with bits for each matrix.
-    """
+    """Guesses what rounding costs by what each matrix means, and pruning by a few plans that are refitted quickly."""
 
     cost = Cost(
         "guesses",
