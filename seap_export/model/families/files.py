@@ -124,11 +124,7 @@ def family_in_wrapper(wrapper: parts.Wrapper, model_type: str) -> Family:
 
 
 def family_of_model_type(model_type: str | None) -> Family:
-    """The family of a `model_type`, of a dense model or of one pruned by seap-export.
-
-    Raises:
-        InputError: The family is not supported.
-    """
+    """The family of a `model_type`, of a dense model or of one pruned by seap-export."""
     plain = str(model_type or "").removeprefix(PRUNED_PREFIX)
     for family in families():
         if family.model_type == plain:
@@ -140,11 +136,7 @@ def family_of_model_type(model_type: str | None) -> Family:
 
 
 def family_of_gguf(architecture: str) -> Family:
-    """The family of a GGUF file's `general.architecture`.
-
-    Raises:
-        InputError: The architecture is not supported.
-    """
+    """The family of a GGUF file's `general.architecture`."""
     supported = {family.gguf.architecture: family for family in families() if family.gguf and family.gguf.is_read}
     supported |= {family.gguf.uneven: family for family in supported.values() if family.gguf and family.gguf.uneven}
     if architecture not in supported:

@@ -48,16 +48,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 @dataclass(frozen=True)
 class LayerReader:
-    """Reads the sublayers of one layer.
-
-    Attributes:
-        config: The config.json, which notes what is read of it.
-        index: Index of the layer.
-        head_dim: Channels of an attention head.
-        window: Tokens that its attention sees; None: all.
-        rope: Its rotation; None: there is none.
-        lenders: For each layer that attends to the keys and values of another, which one that is.
-    """
+    """Reads the sublayers of one layer."""
 
     config: ConfigReader
     index: int

@@ -191,7 +191,6 @@ class SharedCaches:
     """Which layers attend to keys and values of others: the last ones, to those of the last of the same kind before.
 
     Attributes:
-        number: Key of their number.
         doubled: Key that says that their MLPs have twice as many neurons.
     """
 

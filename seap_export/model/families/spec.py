@@ -22,7 +22,6 @@ class NormSpec:
     Attributes:
         epsilon: The number that is added to the variance, or to the mean square, in the norms of heads, too.
         is_centred: Whether the mean is subtracted, as in LayerNorm; otherwise it counts as 0, as in RMS norms.
-        has_bias: Whether each has a bias.
     """
 
     epsilon: float

@@ -53,7 +53,6 @@ def choose_compute(device: str = "auto", memory: str | None = None, batch_tokens
     Args:
         device: `auto` (the first GPU if torch can use one, else the CPU), `cpu`, `cuda` or `cuda:N`.
         memory: Such as `8GiB`; None: what is free now, less a margin.
-        batch_tokens: Positions in a batch.
 
     Raises:
         UsageError: The device or a size is not a valid one.

@@ -63,7 +63,6 @@ def config_damages(folder: Path, dtypes: Collection[torch.dtype]) -> Iterator[st
     """What the configs of a variant's model folder say that none is written with, each in a line with the remedy.
 
     Args:
-        folder: The model folder.
         dtypes: Those of its weights.
 
     Raises:
