@@ -39,10 +39,7 @@ class CalibrationRecord:
     """The record of what a task's statistics were made from.
 
     Attributes:
-        task: Name of the task.
-        source_name: Name of the model.
         source_sha256: Digest of the model's files.
-        seed: Seed of the split.
         max_length: Tokens after which a text was cut.
         num_tokens: Number of real tokens.
         calibration_texts: SHA-256 of every calibration text, sorted.
@@ -77,12 +74,7 @@ def covariance_bytes(spec: ModelSpec, tokens: int = 0) -> int:
 
 @dataclass(frozen=True)
 class SublayerStatistics:
-    """The input of a sublayer's output projection over all real tokens.
-
-    Attributes:
-        moments: Its moments.
-        further: The tensors that the kind's observer keeps: its covariance, or what mixtures of experts have instead.
-    """
+    """The input of a sublayer's output projection over all real tokens."""
 
     moments: Moments
     further: Mapping[str, torch.Tensor]

@@ -32,7 +32,6 @@ class Target:
     """What a variant is made for, which decides what a recipe leaves open.
 
     Attributes:
-        provider: Execution provider.
         block_size: Neurons that share a scale where the kernels of the provider take whole blocks only; else 1.
         groups_heads: Whether the graph has an attention operator for which the number of heads in a group matters.
     """
@@ -57,14 +56,7 @@ _CPU = Target()
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe file.
-
-    Attributes:
-        summary: What it does, in one line.
-        source: Where the method comes from.
-        settings: The settings in it, in the layout `per-layer`.
-        text: The whole file.
-    """
+    """A recipe file."""
 
     summary: str
     source: str

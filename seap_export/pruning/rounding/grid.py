@@ -35,9 +35,7 @@ class Way:
     """How a matrix may be rounded where matrices have bits of their own.
 
     Attributes:
-        bits: Bits of a weight.
         block_size: Number of weights that share a scale.
-        levels: Which levels there are.
         beside: Bits of a block besides those of its weights: a scale, and what else is stored of it.
         of_experts: Whether it is for matrices of experts, or for all others; None: for both.
     """

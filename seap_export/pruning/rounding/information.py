@@ -95,10 +95,7 @@ def information(
     table that is both comes twice, and what it means is the sum.
 
     Args:
-        source: The model.
-        texts: Token ids of calibration texts. Gradients are taken of the first ones, with `INFORMATION_TOKENS` tokens.
         folder: An existing folder for the hidden states before each layer.
-        device: Where layers are computed.
     """
     batches, spec = length_buckets(_some(texts), _BATCH_TOKENS, device), source.spec
     tokens = sum(batch.num_tokens for batch in batches)
@@ -151,7 +148,6 @@ def _frequencies(texts: Sequence[Sequence[int]], predicted: torch.Tensor) -> tor
     what texts have of them (docs/research/method.md).
 
     Args:
-        texts: Token ids.
         predicted: The probabilities up to a factor, float64 [vocab_size].
     """
     counts, alone = torch.zeros_like(predicted), torch.full_like(predicted, -1.0)

@@ -36,7 +36,6 @@ def unlike_tensors(model_folder: Path, rounded: Path, how: BlockQuantization) ->
     Args:
         model_folder: The model that was rounded: config.json and safetensors files.
         rounded: The rounded one, in the same form.
-        how: The grid.
 
     Raises:
         InputError: One of the folders is damaged.

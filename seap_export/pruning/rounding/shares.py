@@ -33,8 +33,6 @@ class Group:
     """The full names of weights that have one grid together, and the ways that there are for them.
 
     Attributes:
-        names: The names.
-        ways: The ways.
         is_table: Whether it is an embedding or an LM head.
         rows: The rows that are meant, if not all.
     """
@@ -88,7 +86,6 @@ def guess_rounding(
     """Average bits of a weight, and about the KL of the model with so many, nats per token; nothing is rounded.
 
     Args:
-        source: The model.
         texts: Token ids of calibration texts.
         how: The grid, with any average and the ways that there are.
         folder: An existing folder for temporary files.

@@ -87,12 +87,7 @@ class RoundedLayers(SideBySide):
         return rounded
 
     def layers(self, first: int, embedding: Embedding) -> Iterator[dict[str, torch.Tensor]]:
-        """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
-
-        Args:
-            first: Index of a layer; see `SideBySide`.
-            embedding: The rounded model's.
-        """
+        """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32."""
         return self._walk(first, lambda: [self._source.read_embedding(), embedding], self._layer)
 
     def _last_moment(self) -> torch.Tensor:

@@ -32,7 +32,6 @@ class KeptExperts(Kept):
 
     Attributes:
         experts: The kept experts, sorted.
-        expert_width: Neurons that each keeps.
         expert_neurons: The kept neurons of each kept expert, sorted; empty: all.
     """
 
@@ -99,7 +98,6 @@ class ExpertOptions(Options[Experts]):
             in 0.
         neuron_order: The neurons of each expert, most important first, int64 [experts, neurons].
         neuron_loss: Loss when n neurons of each expert are kept, float64 [neurons + 1]; as `loss_of`.
-        step: Numbers of neurons that are cut are multiples of this.
         all_stay: All experts are the only option.
     """
 
