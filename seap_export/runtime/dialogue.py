@@ -28,7 +28,6 @@ class Dialogue:
 
         Args:
             generator: The opened variant.
-            system: The system prompt.
             raw: Whether turns are plain texts, joined by blank lines; None: as the variant takes texts.
 
         Raises:

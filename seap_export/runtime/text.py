@@ -47,11 +47,7 @@ class TextStream:
 
 
 class StopTexts:
-    """Ends a text before the first of some texts, and holds back what may become the beginning of one.
-
-    Attributes:
-        is_reached: Whether one of them has come.
-    """
+    """Ends a text before the first of some texts, and holds back what may become the beginning of one."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Raises `UsageError` if one is empty, for it would end every text at once."""

@@ -44,13 +44,7 @@ def spend(units: int) -> None:
 
 
 def weight(value: object, budget: Budget | None = None) -> int:
-    """Characters in a value, and some for each item, as often as it would be written.
-
-    Args:
-        value: Anything that a template can make.
-        budget: Pays for the count, which takes longer than there is time for a list that holds another one twice, and
-            so on.
-    """
+    """Characters in a value, and some for each item, as often as it would be written."""
     total, stack = 0, [value]
     while stack:
         value = stack.pop()
