@@ -89,7 +89,6 @@ def checksum_damages(folder: Path, apart: Collection[str] = (), *, follow_links:
     No folder is entered through a link.
 
     Args:
-        folder: The folder.
         apart: Names of files and folders in it that the list need not name; such a folder has a list of its own.
         follow_links: Whether a link to a file with the right content passes, as in the cache of the hub's client.
     """

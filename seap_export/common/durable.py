@@ -120,7 +120,6 @@ def begin_or_resume(folder: Path, made_with: Mapping[str, object], ignored: Coll
     That is what was not noted or differs from its checksum, and all that was made with something else.
 
     Args:
-        folder: The folder of the result.
         made_with: Settings that the result depends on beside its inputs, by their names for users; JSON values.
         ignored: Names of files in the folder that belong to nobody's result.
 

@@ -45,7 +45,6 @@ def require_extra(extra: str | None, what: str) -> None:
 
     Args:
         extra: Its name; None: nothing is needed.
-        what: What needs them.
 
     Raises:
         EnvironmentFailure: Some are missing.

@@ -66,10 +66,8 @@ class Declared:
 
     Attributes:
         name: The field, which is also the argument of the function.
-        hint: Its type.
         annotation: The same, as its class has it.
         default: Its default; `dataclasses.MISSING`: it is required.
-        about: The rest.
         is_positional: Whether it may be given without its name.
     """
 

@@ -23,8 +23,6 @@ class TomlFile:
     """A TOML file and where its keys stand.
 
     Attributes:
-        name: The file, as messages name it.
-        text: Its content.
         values: The parsed text.
     """
 

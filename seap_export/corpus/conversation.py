@@ -41,12 +41,7 @@ class JoinedTurns:
 
 @dataclass(frozen=True)
 class Conversation:
-    """The turns of a conversation.
-
-    Attributes:
-        messages: At least one; each has a `role` and a `content`, which is a text.
-        tools: JSON schemas of the functions that the assistant may call.
-    """
+    """The turns of a conversation."""
 
     messages: tuple[Message, ...]
     tools: tuple[Any, ...] = ()
@@ -77,9 +72,6 @@ class Conversation:
 
         The second part is empty if the conversation does not end with the assistant. Together they are the whole
         text, even if the template begins the turn otherwise when it asks for an answer, as some do to start a thought.
-
-        Raises:
-            InputError: The template refuses the conversation.
         """
         before = self.unanswered.messages
         prompt = chat.render(before, add_generation_prompt=True, tools=self.tools) if before else ""

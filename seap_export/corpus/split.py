@@ -24,7 +24,6 @@ class Split:
 
     Attributes:
         calibration: At least one text.
-        held_out: The others.
         num_tokens: Tokens of the calibration texts; None: they were not counted.
         num_repeated: Texts of the corpus that were left out because they repeat another one.
         num_distinct: All other texts of the corpus.

@@ -18,9 +18,6 @@ class Answer:
     """The form of the answer to one request.
 
     Attributes:
-        model: The name of the model.
-        is_chat: Whether it is a turn of a conversation, else a text.
-        id: The name of the answer.
         created: When it was begun, in seconds since 1970.
     """
 

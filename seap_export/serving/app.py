@@ -37,7 +37,6 @@ def make_app(models: Mapping[str, Generator], *, most_tokens: int, hosts: Sequen
     """The application.
 
     Args:
-        models: The models by name.
         most_tokens: The most tokens of an answer.
         hosts: The names under which it is asked; requests under other names are refused.
     """
@@ -62,7 +61,6 @@ def host_names(host: str, address: str) -> list[str]:
 
     Args:
         host: What it was told to listen at.
-        address: The IP address of that.
     """
     if ip_address(address).is_unspecified:
         return ["*"]
