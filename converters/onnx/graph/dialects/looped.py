@@ -51,13 +51,8 @@ def _body(
     """Adds what one expert writes to the total, float32 [tokens, hidden_size].
 
     Args:
-        outer: The graph of the loop, which has all constants.
-        experts: The mixture.
         given: The input of the experts [tokens, hidden_size], their weights for each token [tokens, experts], and
             which experts there are.
-        dtype: Dtype of the first two.
-        weights: The weights of all experts.
-        name: The beginning of the nodes' names.
     """
     g, (tokens, routing, needed), width = GraphBuilder(name), given, experts.moe_intermediate_size
     step = g.input(f"{name}.step", ir.DataType.INT64, [])
