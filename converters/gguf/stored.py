@@ -77,11 +77,7 @@ class GgufWeights(PlainWeights):
 
 
 def precision_of(folder: Path) -> str:
-    """The preset of a written file.
-
-    Raises:
-        ArtifactError: The file is missing or damaged, or of no precision that is known.
-    """
+    """The preset of a written file."""
     path = folder / MODEL_FILE
     number = _header(path)[0].get("general.file_type")
     precision = next((name for name, preset in PRESETS.items() if preset.number == number), None)

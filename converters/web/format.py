@@ -37,11 +37,7 @@ _MOST_WASM = 2_500_000_000
 
 @dataclass(frozen=True)
 class WebFormat(Format):
-    """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`.
-
-    Attributes:
-        precision: Precision as transformers.js calls it, such as "q4", or one whose matrices have bits of their own.
-    """
+    """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`."""
 
     name: ClassVar[str] = "web"
     runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
