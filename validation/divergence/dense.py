@@ -34,8 +34,6 @@ class DenseReference:
     """The dense model's predictions for some texts; valid while its `DenseAnswers` are open.
 
     Attributes:
-        token_ids: The tokens of each text.
-        perplexity: The dense model's perplexity on them.
         losses: The sum of -log P(next token) over each text, nats.
     """
 

@@ -27,12 +27,7 @@ _PARTS = 32
 
 @dataclass(frozen=True)
 class Switch:
-    """A place where a model begins to compute differently.
-
-    Attributes:
-        tokens: How many tokens a text has before the first one that is computed differently.
-        what: What changes, in words.
-    """
+    """A place where a model begins to compute differently."""
 
     tokens: int
     what: str

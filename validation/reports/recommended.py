@@ -29,13 +29,7 @@ def in_words(found: Json, close: Collection[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class Answers:
-    """What models answer to one held-out prompt.
-
-    Attributes:
-        task: The task or mixture.
-        prompt: The prompt.
-        answers: The name of each model and its answer, the dense model first.
-    """
+    """What models answer to one held-out prompt."""
 
     task: str
     prompt: str

@@ -19,9 +19,6 @@ class Beaten:
     """A variant that a whole model beats.
 
     Attributes:
-        variant: The variant.
-        by: The whole model: one that was measured beside the variants, or a variant of ratio 0.
-        words: How they compare, in a sentence without an end.
         command: The command that makes the better file; "" if that is there.
     """
 

@@ -24,11 +24,8 @@ class TextFigures:
     """The result of comparing a runtime's tokenizer and chat template with the model's.
 
     Attributes:
-        strings: How many texts were tokenized.
         conversations: How many conversations the template rendered; 0: the runtime has no call for it, or the model
             no template.
-        reasons: What differs, in words.
-        remarks: What differs and is known to, in words.
     """
 
     strings: int
@@ -81,12 +78,7 @@ def compare_texts(model: ModelTexts, runtime: RuntimeTexts, prompts: Sequence[st
 
 
 def runtime_figures(model: ModelTexts, runtime: str, folder: Path, prompts: Sequence[str]) -> TextFigures | None:
-    """Compares a written folder's texts in a runtime; None: its tokenizer is the model's, in transformers.
-
-    Raises:
-        UsageError, EnvironmentFailure: The runtime is unknown or missing.
-        ArtifactError: A file of the folder is damaged.
-    """
+    """Compares a written folder's texts in a runtime; None: its tokenizer is the model's, in transformers."""
     title = runtime_title(runtime)
     try:
         texts = open_texts(runtime, folder)
