@@ -163,7 +163,7 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 
 def converted(hint: Any, value: Any) -> Any:
-    """A value in the form of its type: numbers of numpy as Python's, several values as a tuple, and what `Given` says."""
+    """A value in the form of its type: numpy's numbers as Python's, several values as a tuple, and as `Given` says."""
     if is_given(hint, Several):
         return _tuple(get_args(hint)[0] if get_args(hint) else float, value)
     if is_given(hint, Given):

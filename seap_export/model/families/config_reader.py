@@ -93,7 +93,7 @@ class ConfigReader:
         return base if exponent is None else float(base ** float(exponent))
 
     def product(self, paths: Iterable[str]) -> float:
-        """The product of some values, 1 where one is missing or null: of keys, `KEY.N`, item N of a list, or formulas."""
+        """The product of values, 1 where one is missing or null: of keys, `KEY.N` (item N of a list) or formulas."""
         factors = []
         for path in paths:
             if " ** " in path:

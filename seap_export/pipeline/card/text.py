@@ -86,7 +86,7 @@ def card_text(facts: CardFacts) -> str:
 
 
 def with_speed(card: str, speed: Mapping[str, Any]) -> str:
-    """A card with the speed-ups, which differ from run to run, in a section before the one on how to run the variant."""
+    """Adds the speed-ups, which differ from run to run, before the section on how to run the variant."""
     cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
     rows = [[title, f"{cell.main}×", "<br>".join(cell.details)] for title, cell in cells.items()]
     words = f"Speed-up of {measured_title(speed)} over that of the dense model, timed on the machine of the export:"

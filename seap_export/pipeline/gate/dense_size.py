@@ -19,7 +19,7 @@ def unusual_options(format: Format) -> dict[str, Any]:
 
 
 def dense_bytes(variant: Variant, folder: FormatFolder) -> int:
-    """The size of the whole model as it was written beside a variant in the same way, or else about what it would be."""
+    """The size of the whole model that was written beside a variant in the same way, or else an estimate."""
     return next(_written(variant, folder), None) or _estimated(variant, folder)
 
 

@@ -30,7 +30,7 @@ class NodePackage:
 
 
 def find_transformers_js() -> NodePackage:
-    """Looks in the folder that `SEAP_NODE_MODULES` names, or else in the working directory's and npm's global folder."""
+    """Looks in the folder named by `SEAP_NODE_MODULES`, or else in the working directory's and npm's global one."""
     node = shutil.which("node")
     if node is None:
         raise EnvironmentFailure(
