@@ -32,7 +32,7 @@ class Value:
 
 
 class Outside(Protocol):
-    """What a graph asks of the program that it is a part of."""
+    """The program around a graph, as far as the graph uses it."""
 
     @property
     def weights(self) -> Mapping[str, Weight]:

@@ -83,7 +83,7 @@ class WebFormat(Format):
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
 
     def _wrong_on_webgpu(self, spec: ModelSpec) -> str | None:
-        """What of the model its kernels do not compute, or wrongly; see docs/research/webgpu.md."""
+        """How WebGPU's kernels fail on the model; None: they compute it. See docs/research/webgpu.md."""
         if any(one.softcap is not None for one in spec.all(Attention)):
             return "ignores the soft cap of this model's attention"
         how = precision_of(self.precision)

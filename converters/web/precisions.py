@@ -25,7 +25,7 @@ _MIXED_DTYPE = "q4"
 
 
 def dtype_of(precision: str) -> str:
-    """What transformers.js calls a precision."""
+    """The name of a precision in transformers.js."""
     return precision if precision in _KINDS else _MIXED_DTYPE
 
 

@@ -31,7 +31,7 @@ _WIDTH = 116
 
 @dataclass(frozen=True)
 class About:
-    """What is said of an option beside its type and default.
+    """The description of an option, apart from its type and default.
 
     Attributes:
         help: Its help on the command line.

@@ -35,11 +35,11 @@ class Given(Generic[_In, _Out]):
     """The type of an option that a caller gives as `_In`, and that is read as `_Out`; type checkers see both."""
 
     def __get__(self, instance: object, owner: Any = None) -> _Out:
-        """What is read."""
+        """The value as it is read."""
         raise NotImplementedError
 
     def __set__(self, instance: object, value: _In) -> None:
-        """What is given."""
+        """The value as it is given."""
         raise NotImplementedError
 
     @classmethod

@@ -248,7 +248,7 @@ class Task:
                 yield sample
 
     def refusal(self, number: int, error: InputError) -> InputError:
-        """What is wrong with the record of this number, and where it stands."""
+        """The error about the record of this number, with the record's place in the corpus."""
         place = place_of(self.corpus, number) if isinstance(self.corpus, Path) else f"record {number}"
         return InputError(f"task '{self.name}': {self.corpus}, {place}: {error}")
 

@@ -15,7 +15,7 @@ _BETWEEN = "\n\n"
 
 
 class Dialogue:
-    """What was said so far, and the next answer to it.
+    """A conversation so far, and the next answer in it.
 
     Example:
         dialogue = Dialogue(Generator("pruned/support-0.2/onnx"))

@@ -136,7 +136,7 @@ def refuse_missing_gpu(provider: str) -> None:
 
 
 def device_name(provider: str) -> str | None:
-    """What reports call the GPU that sessions of a provider run on; None on the CPU, or if there is none."""
+    """The name in reports of the GPU that a provider's sessions run on; None on the CPU, or if there is none."""
     row = PROVIDERS[provider]
     if row.plugin:
         try:

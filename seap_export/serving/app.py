@@ -172,7 +172,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 def _told(request: Request, error: Exception) -> RequestError:
-    """What a client is told of an error; one that is not the client's is also logged, in one line."""
+    """The error as a client sees it; one that is not the client's is also logged, in one line."""
     if isinstance(error, RequestError):
         return error
     place = f"{request.method} {request.scope['path']!r:.60}"

@@ -95,7 +95,7 @@ class ParityReport:
         return self.verdict == "passed"
 
     def _together(self, verdict: Verdict) -> list[str]:
-        """What is said of the passes with this verdict that are judged by all of their tokens together."""
+        """Lines about the passes with this verdict that are judged by all of their tokens together."""
         return [together.line for together in Together.of(self.stages) if together.verdict == verdict]
 
     @property

@@ -104,7 +104,7 @@ class Candidates:
         return Point(candidate, figures, key, predicted, ideal)
 
     def guess(self, ranking: RankingStep) -> Guess:
-        """What rounding and pruning cost the model of a task or mixture, guessed before a candidate is made."""
+        """Guesses the costs of rounding and pruning for a task or mixture, before a candidate is made."""
         grids = [self._request.grid(format, self._work.source.spec) for format in self._request.formats]
         grid = next((grid for grid in grids if grid is not None and grid.average is not None), None)
         if grid is None:

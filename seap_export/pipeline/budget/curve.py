@@ -75,7 +75,7 @@ class KlCurve:
         return self._guess.of_rounding(average) + factor * self._guess.of_pruning(ratio)
 
     def _pruning(self, way: Candidate, ratio: float) -> float:
-        """What pruning costs at a ratio: a power of it through the two nearest points, or as the guess has it."""
+        """The cost of pruning at a ratio: a power law through the two nearest points, or the guess."""
         if not ratio:
             return 0.0
         points = self._costs(way) or [cost for other in self._ways for cost in self._costs(other)]

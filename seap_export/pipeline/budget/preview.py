@@ -123,7 +123,7 @@ def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
 
 
 def _first(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
-    """What is made first; an unquantised model that is too large is not, though the search counts with it."""
+    """The candidates made first; the search also counts unquantised models that are too large, which are not made."""
     targets = request.targets
     assert targets is not None
     tried = first_tried(ways(request.formats, request.vocabulary), targets, predictor)

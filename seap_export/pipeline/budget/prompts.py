@@ -44,7 +44,7 @@ class Prompts:
 
 
 def _kind(way: Candidate) -> tuple[str, bool, bool]:
-    """What the pace of a way depends on most: the format, and whether products are of integers or weights rounded."""
+    """The main factors of a way's pace: its format, and whether weights are rounded and products of integers."""
     how = way.format.arithmetic.quantization
     return way.format.name, how is not None, how is not None and how.rows
 

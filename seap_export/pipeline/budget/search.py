@@ -86,7 +86,7 @@ def search(
 
 
 def first_tried(ways: Sequence[Candidate], targets: Targets, predictor: Predictor) -> list[Candidate]:
-    """What `search` tries first if all is as predicted: the whole models, and the first pruned or mixed one."""
+    """The first candidates of `search` if predictions hold: the whole models, and the first pruned or mixed one."""
 
     def evaluate(way: Candidate) -> Point:
         size, kl = predictor.bytes(way), USUAL.of_rounding(8.0 * way.format.arithmetic.weight_bytes)

@@ -281,12 +281,12 @@ def recorded_quality(variant: Variant) -> dict[str, Any] | None:
 
 
 def recorded_figures(variant: Variant) -> dict[str, Any] | None:
-    """What the manifest repeats of these reports: the figures of the first, and under `others` those of the others."""
+    """The part of the reports that the manifest repeats: the first one's figures, with the rest under `others`."""
     return repeated_figures(_reports(variant))
 
 
 def repeated_figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the manifest repeats of the reports on a variant's folders; see `recorded_figures`."""
+    """The part of the reports on a variant's folders that the manifest repeats; see `recorded_figures`."""
     if not reports:
         return None
     first, *others = map(quality_figures, reports)

@@ -119,7 +119,7 @@ class Subject:
 
 
 def usual_runtimes(path: str) -> tuple[str, ...]:
-    """What runs a variant unless a runtime is named: our own, whose format is shipped, or torch if it has none."""
+    """The default runtimes of a variant: our own if the variant has its format, or else torch."""
     variant = Variant(Path(os.path.expanduser(path)))
     is_shipped = variant.plan_file.is_file() and (variant.path / OWN_FORMAT).is_dir()
     return (OWN_RUNTIME if is_shipped else REFERENCE,)

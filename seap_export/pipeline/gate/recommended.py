@@ -35,7 +35,7 @@ _YARDSTICK = "int4"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file must meet to be recommended; None: no such limit.
+    """The limits that a recommended file must meet; None: no such limit.
 
     Attributes:
         max_kl: The largest mean KL divergence from the dense model, nats per token.
@@ -88,7 +88,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Slowest:
-    """What a file of this session must reach to be within limits of speed; None: no file of a search was timed.
+    """The slowest that a file of this session may be within limits of speed; None: no file of a search was timed.
 
     Attributes:
         first_token_ms: The most milliseconds to the first token of the prompt that the limit is about.
@@ -105,7 +105,7 @@ def recommended(
     failed: Iterable[tuple[str, str]] = (),
     frontier: Row | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What to ship for each task and mixture of which a file was measured, as reports have it, with the sentences.
+    """The recommendation for each task and mixture of which a file was measured, in the form of reports.
 
     Args:
         whole: The whole models that were measured beside them; see `whole_rows`.
@@ -122,7 +122,7 @@ def recommended(
 
 
 def _slowest(files: Iterable[Row], limits: Limits, timed: Mapping[str, Row]) -> Slowest:
-    """What is as fast as a target asks, in the times of this session.
+    """The slowest times of this session that still meet a target for speed.
 
     The dense model was not timed in the usual precision beside these files, but a variant that a search has chosen
     was, so its own times stand for what it reached there: others may be as much slower as it was better than asked. It

@@ -106,7 +106,7 @@ class CandidateFigures:
 
 @dataclass(frozen=True)
 class Times:
-    """What was timed of a candidate beside the dense model in the usual precision.
+    """The times of a candidate, measured beside the dense model in the usual precision.
 
     Attributes:
         interval: Its confidence interval; None: there were too few runs.

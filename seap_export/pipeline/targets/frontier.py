@@ -124,7 +124,7 @@ def known_figures(folder: Path) -> dict[str, CandidateFigures]:
 
 
 def known_guesses(folder: Path) -> dict[str, Guess]:
-    """What an earlier search guessed, by the keys of its inputs."""
+    """The guesses of an earlier search, by the keys of its inputs."""
     guesses = {}
     for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
         with suppress(KeyError, TypeError, ValueError):

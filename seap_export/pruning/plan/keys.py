@@ -26,7 +26,14 @@ class SettingError(UsageError):
 
 @dataclass(frozen=True)
 class Key:
-    """What holds of a key beside its type and default."""
+    """The rules for a key, apart from its type and default.
+
+    Attributes:
+        least: Its least value; None: any finite one.
+        idle: Why the key has no effect with some settings, of which this is a function; False or empty: it has one.
+        is_free: Whether a recipe keeps its name with any value.
+        is_effort: Whether it says how much work is done, in which shipped recipes differ.
+    """
 
     least: float | None = None
     is_positive: bool = False

@@ -29,7 +29,7 @@ _SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
 
 @dataclass(frozen=True)
 class Target:
-    """What a variant is made for, which decides what a recipe leaves open.
+    """The target of a variant, which settles the choices that a recipe leaves open.
 
     Attributes:
         block_size: Neurons that share a scale where the kernels of the provider take whole blocks only; else 1.

@@ -1,4 +1,4 @@
-"""What each matrix of a model means to its predictions: how far errors of its outputs move them, and what it reads.
+"""The importance of each matrix to a model's predictions: how far errors of its outputs move them, and its inputs.
 
 An error E of a matrix adds E x to its output y, which changes the predictions by about KL = 1/2 (E x)ᵀ G (E x), with
 G = E[g gᵀ] the Fisher information of the prediction with respect to y: g is the gradient of log p(t) for a token t
@@ -32,7 +32,7 @@ _MOST_NEW = 0.5
 
 @dataclass(frozen=True)
 class Information:
-    """What a matrix [out, in] means.
+    """The importance of a matrix [out, in] to predictions.
 
     Attributes:
         rows: The diagonal of G, float64 [out]; of an embedding, E[|g|²] at each row times how often it is read.
@@ -120,7 +120,7 @@ def information(
 def _of_embedding(
     source: Source, batches: Sequence[Batch], gradients: Sequence[torch.Tensor], frequencies: torch.Tensor
 ) -> Information:
-    """What an embedding means, whose rows are added to the stream and not multiplied with anything.
+    """The importance of an embedding, whose rows are added to the stream and not multiplied with anything.
 
     Rare tokens have the larger gradients. So a token's own are averaged with one that is as large as those of tokens
     that come up once.

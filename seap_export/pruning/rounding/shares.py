@@ -188,7 +188,7 @@ def _ways(sublayer: Sublayer, group: Sequence[Projection], hidden_size: int, how
 def _options(
     weight: torch.Tensor, what: Information, how: BlockQuantization, ways: Sequence[Way]
 ) -> Iterator[_Option]:
-    """What each of the ways costs: the errors that are left where later columns make up for earlier ones."""
+    """The cost of each way: the errors that remain where later columns make up for earlier ones."""
     left = inverse_factor(what.moment.to(weight.device)).diagonal().reciprocal().square().float()
     left = left.repeat(weight.shape[1] // len(left))
     rows = _some_rows(weight)
@@ -210,7 +210,7 @@ def _losses_of_rows(
     *,
     is_embedding: bool,
 ) -> torch.Tensor:
-    """What each of the ways costs in each row of a table, float64 [ways, rows] on the CPU.
+    """The cost of each way in each row of a table, float64 [ways, rows] on the CPU.
 
     Some rows are rounded. What they lose of their squares, in the metric of each use, all rows are taken to lose.
     """

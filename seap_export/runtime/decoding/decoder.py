@@ -31,7 +31,7 @@ _BLOCK = 64
 
 
 class Cancelled(Exception):
-    """What was being computed is not wanted any more."""
+    """The caller no longer wants the result."""
 
 
 def never() -> bool:

@@ -71,7 +71,7 @@ class CardStep(Step):
         return {CARD: card_text(facts).encode(), **recipe, **metadata.licence_files}
 
     def _recommended(self, name: str, described: Mapping[str, Any], whole: Mapping[str, Mapping[str, Any]]) -> str:
-        """What to ship of a variant and the whole models.
+        """The recommendation among the files of a variant and the whole models.
 
         Without speeds, which differ from run to run, and without targets, so that its ratio makes the same card again.
         """

@@ -126,7 +126,7 @@ class QualityStep(Step):
             made.enter(name)
 
     def _missing(self, made: Made, request: QualityRequest, keys: Mapping[str, str]) -> list[_Missing]:
-        """What is not measured yet of a folder of the variants, whose keys are given by name."""
+        """The measurements of a folder that are missing; `keys` holds the folder's key in each variant."""
         workspace, source, missing = made.workspace, made.work.source, []
         elsewhere = elsewhere_texts(_records(workspace), request.general_text, chat_of_source(source))
         for name, folder_key in keys.items():

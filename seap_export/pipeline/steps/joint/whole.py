@@ -157,7 +157,7 @@ class WholeStep(Step):
         return (entry.get("whole"), entry.get("setting")) == (steps.key, speed_setting(request))
 
     def _described(self, made: Made, steps: WholeSteps) -> dict[str, Any]:
-        """What whole.json says of a model before it is measured."""
+        """The entry of a model in whole.json before it is measured."""
         model, request = steps.model, self.request
         unusual = {} if model.format is None else unusual_options(model.format)
         dense = model_name(made.work.source, made.workspace.manifest.source["name"])
