@@ -1,4 +1,4 @@
-"""The small files of a format: one mapping of names to contents says what is written and what is compared."""
+"""The small files of a format: one mapping of names to contents serves both writing and comparing."""
 
 from __future__ import annotations
 

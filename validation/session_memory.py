@@ -85,7 +85,7 @@ def claim_memory(
     *,
     can_map: bool = True,
 ) -> bool:
-    """Says what a session will take, and refuses one that does not fit into what is free now.
+    """Says how much memory a session will take, and refuses one that does not fit into the free memory.
 
     Args:
         execution: On which provider, and in how much of the host's memory; without `compute`: in all that is free now.
@@ -121,7 +121,7 @@ def _free_memory(execution: Execution) -> int:
 
 
 def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -> SessionMemory:
-    """Estimates what a session takes; see `claim_memory`. The data file is not read."""
+    """Estimates the memory of a session; see `claim_memory`. The data file is not read."""
     graph = _Graph(model)
     run = max(map(graph.run_bytes, calls))
     if provider != "cpu":

@@ -129,7 +129,7 @@ def _in_worse_blocks(rows: NDArray[np.float32], wanted: NDArray[np.float32], kin
 
 
 def file_damages(model_folder: Path, folder: Path, plan: FilePlan) -> Iterator[str]:
-    """Finds what of a folder is missing, truncated or not of this model, one line each; see `Format.damages`."""
+    """Finds missing, truncated and foreign parts of a folder, one line each; see `Format.damages`."""
     path = folder / MODEL_FILE
     try:
         metadata, tensors = _header(path)

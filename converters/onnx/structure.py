@@ -89,7 +89,7 @@ def _without_data(model: ir.Model) -> ir.Model:
 
 
 def _plain(message: Any) -> Any:
-    """The message, without what has no effect: texts for people, defaults, and the order of attributes."""
+    """The message without parts that have no effect: texts for people, defaults, and the order of attributes."""
     for field, value in message.ListFields():
         if field.name == "doc_string":
             message.ClearField(field.name)

@@ -27,7 +27,7 @@ def checksums_text(digests: Mapping[str, str]) -> str:
 
 
 def shipped_bytes(folder: Path) -> int:
-    """The size of a folder, wherever one is told: of all its files but lists of checksums and what others left."""
+    """The size of a folder as it is reported: all files except lists of checksums and files of other programs."""
     return sum(path.stat().st_size for path in _contents(folder)[0] if path.is_file() and path.name != SUMS)
 
 
@@ -161,7 +161,7 @@ def _with_lists(listed: Iterable[str]) -> list[str]:
 
 
 def _contents(folder: Path) -> tuple[list[Path], set[Path]]:
-    """The files in a folder, with links and what is too deep, and the folders to which no link leads."""
+    """The files in a folder, links and too deep folders included, and the folders that no link leads to."""
     paths, folders = list[Path](), [folder] if folder.is_dir() else []
     for parent in folders:
         for path in sorted(parent.iterdir()):

@@ -160,7 +160,7 @@ def _turns(name: str, value: object) -> tuple[Message, ...]:
 
 
 def _checked(where: str, value: object) -> Message:
-    """A turn without what is null, as tables represent what is missing; its content is a text."""
+    """A turn without null fields, which stand for missing ones in tables; its content is a text."""
     if not isinstance(value, Mapping):
         raise InputError(
             f"{where} is {_short(value)}, not an object with 'role' and 'content'; correct or drop the record"

@@ -48,7 +48,7 @@ class Dialogue:
         return self._generator.stream(prompt, max_new_tokens, sampling, raw=raw, stop=stop, cache=self._cache)
 
     def add(self, text: str, answer: str) -> None:
-        """Remembers a turn, and its answer or what there is of it."""
+        """Remembers a turn and its answer, which may be incomplete."""
         self._turns.append((text, answer))
 
     def reset(self) -> None:

@@ -47,7 +47,7 @@ def prompt_ids(
 
 
 def _refuse_others(messages: Sequence[Message]) -> None:
-    """Raises `UsageError` for what is no list of messages."""
+    """Raises `UsageError` for anything but a list of messages."""
     if not messages or not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in messages):
         raise UsageError('messages need a role and a content each; give [{"role": "user", "content": "..."}]')
     unknown = next((turn["role"] for turn in messages if turn["role"] not in ROLES), None)

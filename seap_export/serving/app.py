@@ -92,7 +92,7 @@ class _Service:
         return JSONResponse(answer.whole(text, stream))
 
     def _begin(self, asked: Asked, name: str, cancelled: Callable[[], bool]) -> Stream:
-        """The answer, of which nothing is computed yet; what is wrong with the prompt is found."""
+        """The answer, before anything of it is computed; refuses a wrong prompt."""
         generator, most = self._models[name], asked.max_new_tokens
         stream = generator.stream(
             asked.prompt,

@@ -1,4 +1,4 @@
-"""Reads the requests of OpenAI's interface: what is asked for, and what is refused."""
+"""Reads the requests of OpenAI's interface, and refuses those that cannot be answered."""
 
 from __future__ import annotations
 

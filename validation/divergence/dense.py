@@ -88,7 +88,7 @@ class DenseAnswers:
         stops: Collection[int] = (),
         on_progress: Say | None = None,
     ) -> None:
-        """Runs the dense model over what it has not seen yet.
+        """Runs the dense model over the texts that it has not seen yet.
 
         Args:
             texts: The tokens of each text, for `reference`.

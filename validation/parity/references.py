@@ -262,7 +262,7 @@ def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
 def _round_alike(
     runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str, *, whole_rows: bool
 ) -> bool:
-    """Makes torch round what the graph rounds; returns False where it rounds nothing."""
+    """Makes torch round as the graph does; returns False where the graph rounds nothing."""
     if precision.dtype != "fp32":
         kept: frozenset[str] = frozenset()
         if scaling != Scaling():

@@ -1,4 +1,4 @@
-"""Rounds in torch what a graph rounds: weights, so that only the arithmetic is compared, and activations.
+"""Rounds in torch as a graph does: weights, so that only the arithmetic is compared, and activations.
 
 A graph that is scaled to stay within fp16 rounds numbers that torch would overflow in, unless it is scaled alike.
 """

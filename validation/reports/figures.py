@@ -1,4 +1,4 @@
-"""The figures of a variant: the one table of what tiles, tables, the terminal, the job summary and JUnit show of it.
+"""The figures of a variant: one table for the tiles, tables, the terminal, the job summary and JUnit.
 
 A further figure is a row of `FIGURES`, and a key in the report that it is read from.
 """

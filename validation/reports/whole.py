@@ -1,4 +1,4 @@
-"""The whole model, merely rounded, beside the variants: what the terminal, the page and the card say of it."""
+"""The rounded whole model beside the variants, in words for the terminal, the page and the card."""
 
 from __future__ import annotations
 

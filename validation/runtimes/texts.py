@@ -54,4 +54,4 @@ class RuntimeTexts(ABC):
         return self.encode(text, special=False)
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Frees what it holds; nothing is asked after it."""
+        """Frees its resources; it cannot be used afterwards."""

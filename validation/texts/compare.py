@@ -103,7 +103,7 @@ def _of_string(model: ModelTexts, runtime: RuntimeTexts, text: str, title: str) 
 def _of_conversation(
     model: ModelTexts, runtime: RuntimeTexts, talk: Conversation, wanted: str, title: str
 ) -> tuple[bool, str | None]:
-    """Whether the runtime renders such a conversation, and what differs: its text, or how that is read."""
+    """Whether the runtime renders such a conversation, and the differences: of its text, or of its tokens."""
     try:
         text = runtime.render(talk)
     except ParityFailure as error:

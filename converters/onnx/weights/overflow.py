@@ -222,7 +222,7 @@ class _Trial:
         self._see_channels(name, max(map(_peak, passed.channels)))
 
     def see_peaks(self, layer: int, sublayer: Sublayer, peaks: Mapping[str, float]) -> None:
-        """Refuses what cannot be scaled: heads are rotated, compared and cached as they are, and a gate is not linear.
+        """Refuses peaks that cannot be scaled: heads are rotated and cached as they are, and a gate is not linear.
 
         What can is scaled like the channels.
         """

@@ -63,7 +63,7 @@ def _parse(table: dict[str, Any]) -> Family:
 
 
 def _names(stored_names: Mapping[str, str], lacking: frozenset[Projection]) -> dict[str, str]:
-    """The given names, and the usual ones of what is stored by itself and has no other name."""
+    """The given names, and the usual ones of all other tensors that are stored by themselves."""
     parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
     absent = parts | lacking
     return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in absent}, **stored_names}

@@ -240,7 +240,7 @@ class LayerReader:
         return self._beside(routed, self._wired(shared))
 
     def _beside(self, routed: Sublayer, other: Sublayer) -> tuple[Sublayer, Sublayer]:
-        """Experts and what stands beside them; a norm after both is one of their sum."""
+        """Experts and the sublayer beside them; a norm after both is one of their sum."""
         before, after, after_other = (norm if norm in self._family.names else None for norm in _BRANCHES)
         if other.norm_after is None:
             return routed, replace(other, beside=True)

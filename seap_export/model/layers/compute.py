@@ -23,7 +23,7 @@ _SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and what the work on it may take.
+    """A device and the limits of the work on it.
 
     Attributes:
         device: Where layers, batches, covariances and factorisations are.

@@ -284,7 +284,7 @@ class DecoderLayer:
     def passed_on(
         self, output: Projection, product: torch.Tensor, held: torch.Tensor, change: torch.Tensor
     ) -> torch.Tensor:
-        """How a small change of what is held changes the update, but for its size, [tokens, hidden_size]."""
+        """How a small change of the held output changes the update, but for its size, [tokens, hidden_size]."""
         norm = self._norm(self._layer.named(output).norm_of_sum)
         assert norm is not None
         return norm.gain * self._rate(held + self._written(output, product)) * change

@@ -40,11 +40,11 @@ class SavedStreams(Streams, Protocol):
     """Streams that can be saved before a layer, and loaded again by another process."""
 
     def save(self, layer: int) -> None:
-        """Saves all of them as they are before a layer; what was saved before others stays until `forget`."""
+        """Saves all streams as they are before a layer; those saved before other layers stay until `forget`."""
         ...
 
     def load(self, layer: int) -> None:
-        """Replaces all of them by what was saved before a layer."""
+        """Replaces all streams by those that were saved before a layer."""
         ...
 
     def saved(self) -> list[int]:
@@ -52,7 +52,7 @@ class SavedStreams(Streams, Protocol):
         ...
 
     def forget(self, layer: int) -> None:
-        """Removes what was saved before layers earlier than this one."""
+        """Removes the streams that were saved before earlier layers."""
         ...
 
 

@@ -66,7 +66,7 @@ def check_size(size: int | Literal["auto"], least: int, vocab_size: int) -> None
 def choose_tokens(
     pairs: BytePairs, required: frozenset[int], size: int | Literal["auto"], vocab_size: int
 ) -> Vocabulary:
-    """The tokens to keep: the required ones, and further ones in the order of the merges with what makes them.
+    """The tokens to keep: the required ones, and further ones in the order of merges, each with its parts.
 
     Args:
         required: The tokens that must be kept (`required_tokens`).

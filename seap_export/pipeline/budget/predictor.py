@@ -104,7 +104,7 @@ class Predictor:
         return min(self.bytes(replace(way.smallest, ratio=self.ratios[-1])) for way in ways)
 
     def learn_times(self, candidate: Candidate, times: Times) -> None:
-        """Records what was timed of a candidate, which corrects predictions for the same way."""
+        """Records the times of a candidate, which correct predictions for the same way."""
         self._shares[candidate.way] = times.speedup / self.ideal_speedup(candidate)
         if self._prompts is not None and times.prompt is not None:
             self._prompts.learn(candidate, self._shrunk(candidate), times.prompt.ms)

@@ -33,7 +33,7 @@ _TYPICAL, _LEAST = 0.4, 0.01
 def first_candidates(
     spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> tuple[dict[str, Any], ...]:
-    """The dense model in every way that is made, and what comes next if rounding and pruning cost as much as usual.
+    """The dense model in every way that is made, and the next candidates if rounding and pruning cost the usual.
 
     A rounded model that does not fit is tried as well: it tells what its rounding costs, and so what pruning does.
 

@@ -1,4 +1,4 @@
-"""Predicts the time to the first token of a prompt: multiply-adds, at the pace of what was timed."""
+"""Predicts the time to the first token of a prompt: its multiply-adds at the pace of timed candidates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Prompts:
         return self._pace(candidate.way) * self._products(candidate, spec)
 
     def learn(self, candidate: Candidate, spec: ModelSpec, ms: float) -> None:
-        """Records what a candidate took."""
+        """Records a candidate's time."""
         self._paces[candidate.way] = ms / self._products(candidate, spec)
 
     def _pace(self, way: Candidate) -> float:

@@ -1,4 +1,4 @@
-"""Exports variants that meet targets: chooses for every task, then makes and checks what was chosen."""
+"""Exports variants that meet targets: chooses one for every task, then makes and checks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses a candidate: proposes one after the other, has each evaluated, and learns from what was measured."""
+"""Chooses a candidate: proposes one after the other, has each evaluated, and learns from the measurements."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _mixture(request: ExportRequest, variant: VariantRequest) -> dict[str, Any]:
 
 
 def _toml(values: Mapping[str, Any]) -> str:
-    """A TOML file: first what is no table, then the tables."""
+    """A TOML file, with tables after all other values."""
     lines = [f"{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, Mapping)]
     for name, table in values.items():
         if isinstance(table, Mapping):

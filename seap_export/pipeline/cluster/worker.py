@@ -171,7 +171,7 @@ def _refuse_what_differs(order: Order) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Removes what a lost worker left of a step that cannot go on with it."""
+    """Removes a lost worker's remains of a step that cannot resume."""
     if path.is_dir():
         shutil.rmtree(path)
         path.mkdir()

@@ -118,7 +118,7 @@ class Cost:
 
 
 def total_disk(steps: Iterable[Disk]) -> Disk:
-    """The disk space of steps made one after the other: all that stays, and the most of what does not."""
+    """The disk space of steps made one after the other: the sum of what stays, and the peak of the rest."""
     disks = tuple(steps)
     return Disk(
         sum(disk.kept for disk in disks),

@@ -136,7 +136,7 @@ class QualityWork:
 
 
 def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[str]], asked: str = "") -> str:
-    """The key of a quality report: one part for what it belongs to, and one for the texts of other tasks.
+    """The key of a quality report: one part for its folder and settings, and one for the texts of other tasks.
 
     Args:
         asked: The digest of the questions; "" if there are none.

@@ -53,7 +53,7 @@ class QualityVerdict:
 
     @property
     def close(self) -> str:
-        """A remark if the true figure may be on the other side of the limit, and what would decide it; else ""."""
+        """A remark if the true figure may be on the other side of the limit, with a way to decide it; else ""."""
         noun = "texts" if self.task is None else "questions"
         return "" if self.figure is None else self.figure.close_words(self.limit, noun)
 

@@ -1,4 +1,4 @@
-"""The keys of steps: hashes of what a step was made from, which can also say what differs."""
+"""The keys of steps: hashes of a step's inputs, which also tell which input differs."""
 
 from __future__ import annotations
 

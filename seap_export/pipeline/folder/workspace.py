@@ -139,7 +139,7 @@ class Workspace:
             move_into_place(path, target)
 
     def remove(self, step: str) -> None:
-        """Drops a step and what it made, if it was made."""
+        """Drops a step and its files, if it was made."""
         path = self.folder / step
         if path.is_dir():
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""The size of the whole model, written as a folder of a variant is: what shares of its size are shares of."""
+"""The size of the whole model written like a variant's folder, of which reports give shares."""
 
 from __future__ import annotations
 

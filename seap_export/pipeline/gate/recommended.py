@@ -1,4 +1,4 @@
-"""Which file to ship for each task: one rule, from what was measured of the variants and of the whole model, rounded.
+"""Recommends a file for each task, by one rule from measurements of the variants and of the rounded whole model.
 
 Size and quality decide, which are the same on every machine; speeds are told, and held against a target alone. Of the
 files within the limits:

@@ -49,7 +49,7 @@ def _sound_quality(quality: Any) -> Any:
 
 
 def beaten_by(name: str, variants: Mapping[str, Row], rows: Mapping[str, Row]) -> str | None:
-    """The whole model that is smaller and faster than a variant and nearer to the dense model, in what was measured.
+    """The whole model that measures smaller and faster than a variant and nearer to the dense model.
 
     A tie does not beat. Speeds are compared by the speed-ups over the dense model, which was timed in every session.
     Of several such models it is the nearest one. None: there is none.

@@ -75,7 +75,7 @@ class ExportSteps:
 
     @property
     def all(self) -> tuple[Step, ...]:
-        """All steps in order: a ranking before the first variant that needs it, and what is over all variants last."""
+        """All steps in order: a ranking before the first variant that needs it, and steps over all variants last."""
         before = self.router, self.whole, self.quality, self.speed, self.kept
         joint = *before, self.cards, self.checksums, self.validation
         return *self._up_to_variants(), *(step for step in joint if step is not None)

@@ -43,7 +43,7 @@ class PlannedWork:
         return self.cost.label or ("" if self.format is None else self.format.name)
 
     def seconds(self, counts: Mapping[str, TokenCounts], work: Workload, rates: Rates) -> float:
-        """About how many seconds it takes, given the tokens of all tasks and what all parts depend on."""
+        """About how many seconds it takes, given the tokens of all tasks and the workload."""
         return self.cost.seconds(self.tokens(counts), self.ratio, self._workload(work), rates)
 
     def disk(self, counts: Mapping[str, TokenCounts], work: Workload) -> Disk:

@@ -49,7 +49,7 @@ def _no_folder() -> Path:
 
 @dataclass
 class Made:
-    """An output folder, and what a run has made in it so far.
+    """An output folder, and the results of a run so far.
 
     Attributes:
         dense: The dense model as a folder that transformers loads. The first call takes time and disk space if the
@@ -186,7 +186,7 @@ class PathStep(Step):
         """Makes the step at `path`: an empty folder, what an earlier call left in it, or a file that is not there."""
 
     def make_or_continue(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Makes it at a path that is held `alone`, from what can be used of an interrupted call's if it resumes."""
+        """Makes it at a path that is held `alone`, on top of an interrupted call's usable files if it resumes."""
         if self.resumes and (line := go_on(path, made_with(work.compute))):
             work.progress.warn(f"{self.label}: {line}")
         self.make(work, path, advance)

@@ -1,4 +1,4 @@
-"""The steps that make one variant, in order, and the choice of what is measured of it."""
+"""The steps that make one variant, in order, and the choice of its folders to measure."""
 
 from __future__ import annotations
 

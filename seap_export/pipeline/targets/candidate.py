@@ -20,7 +20,7 @@ RATIO_DIGITS = 3
 
 @dataclass(frozen=True)
 class Candidate:
-    """Everything that is chosen for a variant. At ratio 0 it is a *way*: what stays the same at every ratio.
+    """All choices for a variant. At ratio 0 it is a *way*: the choices that hold at every ratio.
 
     Attributes:
         ratio: Fraction of the weights to remove.
@@ -54,7 +54,7 @@ class Candidate:
 
 
 def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candidate, ...]:
-    """All combinations of what is chosen besides the ratio; a further choice is a further list of this product.
+    """All combinations of the choices besides the ratio; a further choice is a further list of this product.
 
     Args:
         vocabulary: `auto` is tried beside the whole vocabulary; others are as asked for.

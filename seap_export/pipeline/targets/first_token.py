@@ -80,7 +80,7 @@ class FirstToken:
         return prompt.speedup / self.speedup if self.speedup is not None else (self.ms or 0.0) / prompt.ms
 
     def surely(self, prompt: PromptTime) -> bool:
-        """Whether the whole interval of what was measured meets it; without one, what was measured decides."""
+        """Whether the whole interval of a measurement meets it; without an interval, the measurement itself."""
         of_ms, of_speedup = prompt.ms_interval, prompt.speedup_interval
         ms, speedup = of_ms.high if of_ms else prompt.ms, of_speedup.low if of_speedup else prompt.speedup
         return self.margin(PromptTime(ms, speedup)) >= 1.0

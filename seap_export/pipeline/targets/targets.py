@@ -74,7 +74,7 @@ class Targets:
         return margins
 
     def allow(self, size: int, kl: float) -> bool:
-        """Whether a variant of so many bytes and this KL meets what does not depend on a machine."""
+        """Whether this size and KL meet the targets that do not depend on a machine."""
         return (self.size is None or size <= self.size) and (self.max_kl is None or kl <= self.max_kl)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The vocabulary of each variant: the tokens that the texts of its tasks use, and what belongs to them."""
+"""The vocabulary of each variant: the tokens that the texts of its tasks use, and all tokens that these need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration statistics on disk: safetensors files for each task, and a record of what they were made from."""
+"""Calibration statistics on disk: safetensors files for each task, and a record of their inputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LayerMoments: TypeAlias = Mapping[Projection, Moments]
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """The record of what a task's statistics were made from.
+    """The record of the inputs of a task's statistics.
 
     Attributes:
         source_sha256: Digest of the model's files.
@@ -138,7 +138,7 @@ def has_sensitivity(folder: Path) -> bool:
 
 
 def write_record(folder: Path, record: CalibrationRecord) -> None:
-    """Writes what the statistics were made from, which makes a calibration of them."""
+    """Writes the record of the statistics' inputs, which completes a calibration."""
     values = {name: value for name, value in asdict(record).items() if value or name != "calibration_prompts"}
     write_json(folder / _RECORD, {"schema": CALIBRATION_SCHEMA, **values})
 

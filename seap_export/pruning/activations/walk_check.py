@@ -88,7 +88,7 @@ class WalkCheck:
         self._passage.hidden[0], self._model.in_tuples = state["stock"], bool(state["in_tuples"])
 
     def layer(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Passes one layer and compares what comes out of it."""
+        """Passes one layer and compares its outputs."""
         layer = DecoderLayer(self._spec, index, tensors)
         sublayers = self._spec.layers[index].sublayers
         is_decided = torch.ones(len(self._walk.streams[0]), dtype=torch.bool)

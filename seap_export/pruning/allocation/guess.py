@@ -1,4 +1,4 @@
-"""Guesses what pruning costs a model, in a fraction of the time that one variant takes."""
+"""Guesses the cost of pruning a model, in a fraction of the time that one variant takes."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Way:
 
     @property
     def average(self) -> float:
-        """Bits of a weight with its share of what is stored of a block."""
+        """Bits of a weight, with its share of a block's scale and zero point."""
         return self.bits + self.beside / self.block_size
 
     def takes(self, columns: int) -> bool:

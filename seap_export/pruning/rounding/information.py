@@ -185,7 +185,7 @@ def _forwards(source: Source, batches: Sequence[Batch], folder: Path, device: to
 
 
 class _AtHead:
-    """The gradients at the LM head and before it, and what the head means."""
+    """The gradients at the LM head and before it, and the head's importance."""
 
     def __init__(self, source: Source, device: torch.device) -> None:
         self._spec, self._norm, self._head, self._device = source.spec, source.read_norm(), source.read_head(), device

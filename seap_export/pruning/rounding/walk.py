@@ -1,4 +1,4 @@
-"""Rounds a model layer by layer, each fitted to what the rounded layers before it really give it.
+"""Rounds a model layer by layer, each fitted to the real outputs of the rounded layers before it.
 
 Two streams of hidden states go through the layers side by side: that of the model in floats, and that of the rounded
 model so far. A projection first gets new weights by least squares, with a ridge towards its own (`shrink.refit`): with

@@ -35,7 +35,7 @@ class Cancelled(Exception):
 
 
 def never() -> bool:
-    """Whether what nobody can cancel is cancelled."""
+    """Never cancels."""
     return False
 
 

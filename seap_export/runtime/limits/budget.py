@@ -23,7 +23,7 @@ class Budget:
     """The work that one rendering may still do."""
 
     def __init__(self, inputs: object) -> None:
-        """Starts with what a rendering of these messages and tools may take."""
+        """Starts with the units that a rendering of these messages and tools may take."""
         self._left = _BASE
         self._left += _PER_INPUT * weight(inputs)
 

@@ -109,7 +109,7 @@ class TorchRunner:
         cached: bool = True,
         empty: Sequence[BatchPass] | None = None,
     ) -> list[BatchPass]:
-        """Embeds sequences, whose parts are int64 [batch, tokens] each, behind what is there before; None: nothing."""
+        """Embeds sequences, whose parts are int64 [batch, tokens] each, behind a cache; None: there is none."""
         passages = [self._stock.empty() for _ in batches] if empty is None else list(empty)
         self._append(passages, batches, cached)
         return passages

@@ -48,7 +48,7 @@ def _body(
     weights: ExpertWeights,
     name: str,
 ) -> ir.Graph:
-    """Adds what one expert writes to the total, float32 [tokens, hidden_size].
+    """Adds one expert's output to the total, float32 [tokens, hidden_size].
 
     Args:
         given: The input of the experts [tokens, hidden_size], their weights for each token [tokens, experts], and

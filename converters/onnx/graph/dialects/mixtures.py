@@ -193,7 +193,7 @@ def standard_experts(
     activated: Callable[[ir.Value, str], ir.Value],
     name: str,
 ) -> ir.Value:
-    """Every expert computes every token, and what it should not have computed counts 0; see `Dialect.experts`.
+    """Every expert computes every token, and tokens not routed to it count 0; see `Dialect.experts`.
 
     Args:
         x: [batch_size, sequence_length, hidden_size].

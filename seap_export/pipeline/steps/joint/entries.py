@@ -113,7 +113,7 @@ def _earlier(steps: VariantSteps, work: StepContext) -> Iterator[tuple[str, Form
 
 
 def _drop_outdated(steps: VariantSteps, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:
-    """Removes what --force outdates: folders of another model, and roundings from which no folder is written."""
+    """Removes files that --force outdates: folders of another model, and roundings that no folder is written from."""
     name, recorded = steps.plan.variant, dict(workspace.manifest.steps)
     origins = {step.before.name for step in steps.formats.values()}
     for folder, step in earlier.items():

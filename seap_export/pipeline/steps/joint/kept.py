@@ -1,4 +1,4 @@
-"""Keeps the whole model, merely rounded, where it is what is recommended."""
+"""Keeps the rounded whole model where it is recommended."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class SpeedStep(Step):
         return [] if variant.plan.variant in read_performance(folder).speed else [variant.planned_work(self.cost)]
 
     def run(self, made: Made) -> None:
-        """Times what was not timed on this machine yet, alternating with the dense model."""
+        """Times the variants that were not timed on this machine yet, alternating with the dense model."""
         speed, export = made.performance.speed, Export(made.work.folder)
         for measured, keys in sound(self.variants, made.variants, every=False).items():
             request = speed_request(made.work.source.spec, measured, self.settings, self.prompts)

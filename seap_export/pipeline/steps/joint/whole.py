@@ -120,7 +120,7 @@ class WholeStep(Step):
         return [*made.values(), *figures]
 
     def run(self, made: Made) -> None:
-        """Makes what is missing; why a model cannot be made is written down in the place of its figures."""
+        """Makes the missing models; for one that cannot be made, the reason takes the place of its figures."""
         known, source = read_whole(made.work.folder), made.work.source
         before = {name: dict(row) for name, row in known.items()}
         for name, steps in self.models.items():

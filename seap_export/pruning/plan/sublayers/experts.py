@@ -235,9 +235,7 @@ class ExpertOptions(Options[Experts]):
         return KeptExperts(tuple(experts.tolist()), width, tuple(map(tuple, neurons.tolist())))
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """The options that lose least among those whose weights come about as near as any to some numbers of
-        weights.
-        """
+        """For each number of weights, the option with the least loss among those of about the nearest size."""
         costs = self._weights
         distances = np.abs(costs[:, None] - np.asarray(weights))
         is_near = distances <= distances.min(0) + (_NEAR * costs[-1] if len(set(self._counts[:, 1])) > 1 else 0.0)
