@@ -39,7 +39,7 @@ def test_what_there_is_not_is_refused(text: str, named: str) -> None:
 
 @pytest.mark.parametrize(
     ("precision", "is_rounded"),
-    [("int8", False), ("int4", True), ("w8a8", True), ("w4a8", True), ("mixed-5.5", True)],
+    [("int8", False), ("int4", True), ("w8a8", True), ("mixed-5.5", True)],
 )
 def test_few_bits_are_rounded_with_texts(precision: str, is_rounded: bool) -> None:
     spec = model_spec(micro_config(model_type="llama"))

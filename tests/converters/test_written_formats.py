@@ -69,28 +69,21 @@ def test_what_is_there_is_not_overwritten(model: Path, out: Path, name: str, pre
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES[::2])
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [(OSError(28, "No space left on device"), EnvironmentFailure), (KeyboardInterrupt(), KeyboardInterrupt)],
-    ids=["a full disk", "an interruption"],
-)
-def test_nothing_is_left_of_what_fails(
-    model: Path, out: Path, name: str, precision: str, error: BaseException, raised: type[BaseException]
-) -> None:
+def test_nothing_is_left_of_what_fails(model: Path, out: Path, name: str, precision: str) -> None:
     def fail(layer: int) -> None:
         if layer == 1:
-            raise error
+            raise OSError(28, "No space left on device")
 
-    with pytest.raises(raised):
+    with pytest.raises(EnvironmentFailure):
         made(name, precision).write(model, out, fail)
     assert tree(out) == {}
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES)
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_numbers_that_are_none_are_refused_by_name(
-    model: Path, out: Path, tmp_path: Path, name: str, precision: str, value: float
+    model: Path, out: Path, tmp_path: Path, name: str, precision: str
 ) -> None:
+    value = float("nan") if precision.startswith("f") else float("-inf")
     source = Path(shutil.copytree(model, tmp_path / "hf"))
     edit_weights(source, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][2, 3].fill_(value))
     with pytest.raises(InputError, match=r"up_proj.* NaN or infinite"):

@@ -53,10 +53,8 @@ def test_a_tensor_too_many_is_damage(model: Path) -> None:
     ("file", "said"),
     [
         ("generation_config.json", {"suppress_tokens": [2]}),
-        ("generation_config.json", {"forced_eos_token_id": 2}),
         ("generation_config.json", {"max_length": 8}),
         ("config.json", {"bad_words_ids": [[2]]}),
-        ("config.json", {"dtype": "float16"}),
         ("config.json", {"torch_dtype": "float16"}),
     ],
 )

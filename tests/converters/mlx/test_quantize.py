@@ -23,11 +23,16 @@ def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("shift", [0.0, 0.5, -0.7, 3.0])
-@pytest.mark.parametrize("scale", [1e-9, 1e-4, 0.02, 1.0, 30.0])
-@pytest.mark.parametrize("group", [32, 64])
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "bits", "group", "scale", "shift"),
+    [
+        (dtype, bits, (32, 64)[(number + bits // 4) % 2], *size)
+        for number, dtype in enumerate((torch.float32, torch.float16, torch.bfloat16))
+        for bits in (4, 8)
+        for size in ((1e-9, 0.0), (1e-4, 0.5), (0.02, 0.0), (1.0, -0.7), (30.0, 3.0))
+    ],
+    ids=str,
+)
 def test_bits_are_those_of_mlx(dtype: torch.dtype, bits: int, group: int, scale: float, shift: float) -> None:
     import mlx.core as mx
 
@@ -64,14 +69,6 @@ def test_rows_are_quantised_some_at_a_time(bits: int, monkeypatch: pytest.Monkey
     parts = quantize(given, bits, 32)
     for name in ("weight", "scales", "biases"):
         assert torch.equal(getattr(parts, name).view(torch.int32), getattr(whole, name).view(torch.int32))
-
-
-@pytest.mark.parametrize(("bits", "most"), [(4, 1.0), (8, 1.0)])
-def test_no_number_is_further_off_than_a_step(bits: int, most: float) -> None:
-    given = matrix(1.0, 0.3, torch.float32)
-    quantized = quantize(given, bits, 64)
-    steps = quantized.scales.abs().repeat_interleave(64, 1)
-    assert ((dequantize(quantized, bits) - given).abs() <= most * steps + 1e-6).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.chosen import VARIED_FOR_MLX
+from support.chosen import FOR_MLX, in_turn
 from support.editing import edit_weights
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
@@ -21,25 +21,18 @@ from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.model.families import ModelSpec
-
-PRECISIONS = MlxFormat.precisions
 
 
 def spec_of(folder: Path) -> ModelSpec:
     return read_spec(folder)
 
 
-@pytest.mark.parametrize("variation", VARIED_FOR_MLX)
-def test_weights_are_read_back_as_the_model_s(tmp_path: Path, variation: str) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", variation)
-    for precision in PRECISIONS:
-        assert_read_back(model, tmp_path / precision, precision)
-
-
-def assert_read_back(model: Path, folder: Path, precision: str) -> None:
-    form, layers = MlxFormat(precision), []
+@pytest.mark.parametrize(("variation", "precision"), in_turn(FOR_MLX, MlxFormat.precisions))
+def test_weights_are_read_back_as_the_model_s(tmp_path: Path, variation: str, precision: str) -> None:
+    model, folder = write_pruned_micro_model(tmp_path / "hf", variation), tmp_path / "mlx"
+    form, layers = MlxFormat(precision), list[int]()
     folder.mkdir()
     form.write(model, folder, layers.append)
     assert layers == [0, 1, 2]
@@ -92,18 +85,6 @@ def test_what_no_group_divides_is_left_as_it_is_and_named(qwen3: Path, made: Cal
     assert MlxFormat("fp16").remark(spec_of(qwen3)) is None
 
 
-def test_groups_of_64_need_no_mention(tmp_path: Path) -> None:
-    model = write_micro_model(tmp_path / "hf", model_type="llama", hidden_size=128, intermediate_size=192)
-    said = Layout(spec_of(model), "8bit").quantization()
-    assert said is not None
-    assert said.keys() == {
-        "group_size",
-        "bits",
-        "mode",
-        *(f"model.layers.{index}.self_attn.o_proj" for index in range(3)),
-    }
-
-
 def test_a_folder_that_does_not_say_it_is_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
     config = read_json(made("4bit") / "config.json")
     for change in ({"quantization": {"bits": 3}}, {"dtype": None}):
@@ -143,16 +124,6 @@ def test_a_model_of_which_nothing_can_be_quantised_is_refused(tmp_path: Path, pr
     with pytest.raises(InputError, match="no width is a multiple of 32; use align = 32 in a recipe, or fp16"):
         MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)
     assert list((tmp_path / "mlx").iterdir()) == []
-
-
-def test_a_precision_that_is_not_known_is_refused() -> None:
-    with pytest.raises(UsageError, match="mlx has no precision 'q4_0'; use one of fp16, bf16, fp32, 8bit, 4bit"):
-        MlxFormat("q4_0")
-
-
-def test_settings_tell_precisions_apart() -> None:
-    settings = [json.dumps(MlxFormat(precision).settings()) for precision in PRECISIONS]
-    assert len(set(settings)) == len(PRECISIONS)
 
 
 def test_one_tensor_is_read_at_a_time(qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,16 +82,6 @@ def test_whole_config() -> None:
     }
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-@pytest.mark.parametrize("prefix", ["", "seap_"])
-def test_type_is_the_family(family: str, prefix: str) -> None:
-    assert made(model_type=prefix + family)["model"]["type"] == family
-
-
-def test_a_family_that_genai_calls_otherwise() -> None:
-    assert made(model_type="hunyuan_v1_dense")["model"]["type"] == "hunyuandensev1"
-
-
 def test_head_counts_are_the_largest_of_any_layer() -> None:
     layers = {"0": {"num_attention_heads": 3, "num_key_value_heads": 3}, "1": {"num_key_value_heads": 1}}
     decoder = made(model_type="seap_llama", per_layer_config=layers)["model"]["decoder"]
@@ -107,23 +97,20 @@ def test_generation_config_wins() -> None:
     assert config["search"]["do_sample"] is True
     assert config["search"]["temperature"] == 0.6
     assert config["search"]["top_k"] == 50
-
-
-def test_bos_falls_back_on_eos() -> None:
     assert made(bos_token_id=None)["model"]["bos_token_id"] == 2
+    assert made(model_type="seap_hunyuan_v1_dense")["model"]["type"] == "hunyuandensev1"
+
+
+def test_what_the_form_of_the_graph_adds() -> None:
+    spec = model_spec(CONFIG)
+    assert (
+        genai_config(spec, CONFIG, None, OnnxForm(dialect="standard"))["search"]["past_present_share_buffer"] is False
+    )
+    decoder = genai_config(spec, CONFIG, None, OnnxForm(choose_precision("w8a8")))["model"]["decoder"]
+    assert decoder["session_options"]["session.x64quantprecision"] == "1"
 
 
 @pytest.mark.parametrize("eos", [None, []])
 def test_refuses_a_model_that_never_ends(eos: list[int] | None) -> None:
     with pytest.raises(InputError, match="eos_token_id"):
         made(eos_token_id=eos)
-
-
-def test_caches_of_the_standard_dialect_are_not_shared() -> None:
-    written = genai_config(model_spec(CONFIG), CONFIG, None, OnnxForm(dialect="standard"))
-    assert written["search"]["past_present_share_buffer"] is False
-
-
-def test_products_of_integers_are_exact_on_any_processor() -> None:
-    config = genai_config(model_spec(CONFIG), CONFIG, None, OnnxForm(choose_precision("w8a8")))
-    assert config["model"]["decoder"]["session_options"]["session.x64quantprecision"] == "1"

@@ -26,8 +26,7 @@ def differences(written: Any, form: OnnxForm) -> list[str]:
     return list(weight_differences(written.source, written.folder, form))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.precision.name}-{form.dialect}")
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(("family", "form"), zip(("qwen2", "qwen3", "llama", "qwen3", "qwen2"), FORMS, strict=True))
 def test_what_was_written_does_not_differ(written: Callable[..., Any], family: str, form: OnnxForm) -> None:
     graph = written(family, precision=form.precision, dialect=form.dialect, logits=form.logits)
     assert differences(graph, form) == []

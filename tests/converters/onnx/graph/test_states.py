@@ -54,8 +54,13 @@ def written(folder: Path, form: OnnxForm, into: Path) -> Path:
     return into / "model.onnx"
 
 
-@pytest.mark.parametrize("dialect", FORMS)
-@pytest.mark.parametrize("name", [*RECURRENT, "pruned-lfm2-all", "pruned-qwen3_5-all"])
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [
+        *((name, dialect) for name in RECURRENT[1::2] for dialect in FORMS),
+        *zip((*RECURRENT[::2], "pruned-lfm2-all", "pruned-qwen3_5-all"), ("cuda", *FORMS, "fused"), strict=True),
+    ],
+)
 def test_rows_of_several_lengths_are_those_alone(
     models: Callable[[str], Made], tmp_path: Path, name: str, dialect: str
 ) -> None:
@@ -75,8 +80,9 @@ def test_rows_of_several_lengths_are_those_alone(
                 np.testing.assert_allclose(cached[state], values, rtol=0, atol=3e-4)
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all", "granitemoehybrid-mamba"])
+@pytest.mark.parametrize(
+    ("name", "dialect"), [("lfm2-all", "standard"), ("qwen3_5-all", "fused"), ("granitemoehybrid-mamba", "fused")]
+)
 def test_the_runner_without_torch_carries_them(
     models: Callable[[str], Made], tmp_path: Path, name: str, dialect: str
 ) -> None:

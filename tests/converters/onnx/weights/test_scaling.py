@@ -164,9 +164,6 @@ def test_a_note_is_read_back() -> None:
     [
         "",
         "[]",
-        "3",
-        "null",
-        '{"stream": "3"}',
         '{"stream": 2.0}',
         '{"stream": true}',
         '{"stream": -1}',
