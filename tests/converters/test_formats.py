@@ -16,19 +16,6 @@ from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.families import model_spec
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_row_names_its_class(name: str) -> None:
-    format_type = format_class(name)
-    assert format_type.name == name
-    assert format_type(format_type.precisions[0]).precision == format_type.precisions[0]
-    assert format_type.runtimes
-
-
-def test_a_precision_follows_a_colon() -> None:
-    assert parse_format("onnx") == (OnnxFormat, None)
-    assert parse_format("onnx:int4") == (OnnxFormat, "int4")
-
-
 @pytest.mark.parametrize(
     ("text", "named"), [("onnxx", "hf, onnx"), ("", "unknown"), ("onnx:int3", "int8"), ("onnx:", "int4")]
 )
@@ -38,8 +25,7 @@ def test_what_there_is_not_is_refused(text: str, named: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "is_rounded"),
-    [("int8", False), ("int4", True), ("w8a8", True), ("mixed-5.5", True)],
+    ("precision", "is_rounded"), [("int8", False), ("int4", True), ("w8a8", True), ("mixed-5.5", True)]
 )
 def test_few_bits_are_rounded_with_texts(precision: str, is_rounded: bool) -> None:
     spec = model_spec(micro_config(model_type="llama"))

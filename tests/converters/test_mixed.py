@@ -131,14 +131,6 @@ def test_a_note_of_other_bits_is_found(name: str, tmp_path: Path) -> None:
         assert not any("\n" in line for line in found)
 
 
-def test_a_model_that_was_rounded_otherwise_is_refused(tmp_path: Path) -> None:
-    rounded, _, note = written(tmp_path, format_class("web")("mixed-5.2"), "llama-gqa")
-    assert format_class("web")("mixed-5.2").mixed_grid(rounded) == note.grid
-    for other in (format_class("web")("mixed-5.3"), format_class("gguf")("mixed-5.2")):
-        with pytest.raises(UsageError, match="give --calibration, or use another precision than mixed-5"):
-            other.mixed_grid(rounded)
-
-
 @pytest.mark.parametrize("name", MIXING)
 def test_bits_that_a_format_cannot_have_are_refused_with_those_that_it_can(name: str) -> None:
     format = format_class(name)
@@ -150,9 +142,3 @@ def test_bits_that_a_format_cannot_have_are_refused_with_those_that_it_can(name:
             format(f"mixed-{outside:g}")
     with pytest.raises(UsageError, match="no number of bits"):
         format("mixed-many")
-
-
-@pytest.mark.parametrize("name", sorted(FORMATS.keys() - set(MIXING)))
-def test_formats_with_one_precision_in_a_file_name_theirs(name: str) -> None:
-    with pytest.raises(UsageError, match=f"no precision 'mixed-4.5'; use one of {format_class(name).precisions[0]}"):
-        format_class(name)("mixed-4.5")

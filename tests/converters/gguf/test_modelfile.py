@@ -96,16 +96,7 @@ def test_the_template_renders_as_that_of_the_model(
 
 
 @pytest.mark.parametrize(
-    "template",
-    [
-        _DATED,
-        _MERGED,
-        _BRACES,
-        _QUOTED,
-        WITHOUT_SYSTEM,
-        "{{ raise_exception('no') }}",
-        "a",
-    ],
+    "template", [_DATED, _MERGED, _BRACES, _QUOTED, WITHOUT_SYSTEM, "{{ raise_exception('no') }}", "a"]
 )
 def test_a_template_that_cannot_be_said_in_go_is_left_to_ollama(
     written: Callable[[str], dict[str, Any]], template: str

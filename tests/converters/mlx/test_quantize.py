@@ -93,22 +93,6 @@ def test_a_matrix_on_the_grid_of_any_way_is_kept(way: Way) -> None:
     assert torch.equal(dequantize(levels, way.bits), given)
 
 
-@pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
-def test_mlx_reads_the_levels_that_are_kept(way: Way) -> None:
-    import mlx.core as mx
-
-    how = GRID.rounded(way)
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
-    levels = kept(given, torch.float16, how)
-    assert levels is not None
-    weight, *others = (
-        mx.array(part.numpy()) for part in (levels.weight, levels.scales.float(), levels.biases.float())
-    )
-    stored = mx.dequantize(weight, *others, group_size=way.block_size, bits=way.bits)
-    assert np.array_equal(np.array(stored), given.numpy())
-
-
 def test_a_matrix_with_one_number_off_the_grid_is_not_kept() -> None:
     given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
     given[60, 100] += 1e-3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from support.product import read_spec
 from support.variations import VARIATIONS
 
 from converters.mlx import MlxFormat
-from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
 
 
@@ -85,17 +83,6 @@ def test_what_no_group_divides_is_left_as_it_is_and_named(qwen3: Path, made: Cal
     assert MlxFormat("fp16").remark(spec_of(qwen3)) is None
 
 
-def test_a_folder_that_does_not_say_it_is_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
-    config = read_json(made("4bit") / "config.json")
-    for change in ({"quantization": {"bits": 3}}, {"dtype": None}):
-        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(ArtifactError, match="not known; export again"):
-            MlxFormat.read(tmp_path)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ArtifactError, match="no such file"):
-        MlxFormat.read(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -124,16 +111,6 @@ def test_a_model_of_which_nothing_can_be_quantised_is_refused(tmp_path: Path, pr
     with pytest.raises(InputError, match="no width is a multiple of 32; use align = 32 in a recipe, or fp16"):
         MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)
     assert list((tmp_path / "mlx").iterdir()) == []
-
-
-def test_one_tensor_is_read_at_a_time(qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from support.product import PlainReader
-
-    read, calls = PlainReader.read, []
-    monkeypatch.setattr(PlainReader, "read", lambda self, names: calls.append(list(names)) or read(self, calls[-1]))
-    MlxFormat("bf16").write(qwen3, tmp_path, lambda layer: None)  # fp16 is tried, layer by layer
-    assert all(len(names) == 1 for names in calls)
-    assert len(calls) == len(Layout(spec_of(qwen3), "bf16").shapes)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "bfloat16"), ("float32", "float16")])

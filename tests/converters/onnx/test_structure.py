@@ -128,11 +128,7 @@ def test_what_says_the_same_is_taken(good: Written, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [
-        (lambda data: data[:-1], "bytes and not"),
-        (lambda data: data + b"\0", "bytes and not"),
-        (None, "missing"),
-    ],
+    [(lambda data: data[:-1], "bytes and not"), (lambda data: data + b"\0", "bytes and not"), (None, "missing")],
     ids=["short", "long", "none"],
 )
 def test_a_data_file_of_another_size_is_named(
@@ -162,12 +158,6 @@ def test_bytes_of_no_tensor_are_those_of_alignment(
 
     lines = said_of(good(), tmp_path / "onnx", edit)
     assert (lines == []) == is_taken, lines
-
-
-def test_names_cannot_make_a_line_two(good: Written, tmp_path: Path) -> None:
-    lines = said_of(good(), tmp_path / "onnx", lambda model: setattr(model.graph.node[3], "name", "a\nError: b"))
-    assert lines
-    assert not any("\n" in line for line in lines)
 
 
 def test_a_text_that_is_none_is_refused(good: Written, tmp_path: Path) -> None:

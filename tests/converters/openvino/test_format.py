@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,14 @@ import torch
 from safetensors.torch import load_file
 from support.chosen import VARIED_JOINT
 from support.formats import write_ir_model
-from support.models import rounded_copy, write_source
+from support.models import write_source
 from support.product import BlockQuantization, read_spec
-from support.tokenizers import write_micro_tokenizer
 from support.variations import VARIATIONS
 
 from converters.openvino import OpenvinoFormat
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
+from seap_export.errors import EnvironmentFailure, InputError
 
 pytestmark = pytest.mark.needs("openvino")
 PRECISIONS = OpenvinoFormat.precisions
@@ -91,14 +89,6 @@ def test_same_bytes_in_another_process(tmp_path: Path) -> None:
     }
 
 
-def test_a_rounded_model_has_the_files_of_the_one_that_was_rounded(tmp_path: Path) -> None:
-    source, form = write_source(tmp_path / "hf", "llama-gqa", dtype="bfloat16"), OpenvinoFormat("int4")
-    rounded_copy(source, tmp_path / "rounded", BlockQuantization(4))
-    (tmp_path / "out").mkdir()
-    form.write(tmp_path / "rounded", tmp_path / "out", lambda layer: None)
-    assert list(form.damages(source, tmp_path / "out")) == []
-
-
 @pytest.mark.parametrize(("precision", "variation"), [("int8", "llama-gqa"), ("int4", "llama-tied")])
 def test_an_embedding_of_odd_rows_stays_in_floats(precision: str, variation: str, tmp_path: Path) -> None:
     made = write_ir_model(tmp_path, variation, precision, hidden_size=80)
@@ -151,22 +141,3 @@ def test_a_tokenizer_that_is_not_converted(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(InputError, match=r"cannot convert this tokenizer.*use another format"):
         OpenvinoFormat("fp32").write(source, tmp_path / "out", lambda layer: None)
     assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.parametrize("content", ["", "<net/>", "<net><layers><layer name='x' type='Const'/></layers></net>"])
-def test_what_is_no_ir(content: str, tmp_path: Path) -> None:
-    (tmp_path / MODEL_FILE).write_text(content, "utf-8")
-    (tmp_path / DATA_FILE).write_bytes(b"")
-    with pytest.raises(ArtifactError, match="export again"):
-        OpenvinoFormat.read(tmp_path)
-
-
-def test_special_tokens_reach_the_tokenizer(tmp_path: Path) -> None:
-    made = write_ir_model(tmp_path, "llama-gqa", "fp32")
-    write_micro_tokenizer(tmp_path)
-    assert json.loads((made.folder / "tokenizer.json").read_text("utf-8")) == json.loads(
-        (tmp_path / "tokenizer.json").read_text("utf-8")
-    )
-    graph = (made.folder / "openvino_tokenizer.xml").read_text("utf-8")
-    assert 'eos_token_id value="2"' in graph
-    assert 'pad_token_id value="0"' in graph

@@ -54,8 +54,6 @@ def _answers(folder: Path, texts: list[str], **options: Any) -> list[str]:
 
     pipeline = openvino_genai.LLMPipeline(folder, "CPU", **options, **EXACT)
     config = openvino_genai.GenerationConfig(max_new_tokens=12, do_sample=False, apply_chat_template=False)
-    if "draft_model" in options:
-        config.num_assistant_tokens = 3
     return list(pipeline.generate(texts, config).texts)
 
 
@@ -69,14 +67,6 @@ def test_the_same_text(variation: str, tmp_path: Path) -> None:
 def test_the_same_text_in_continuous_batching(variation: str, values: dict[str, int], tmp_path: Path) -> None:
     folder = _write(tmp_path, variation, **values)
     assert _answers(folder, TEXTS, ATTENTION_BACKEND="PA") == [_greedy(folder, text) for text in TEXTS]
-
-
-def test_the_same_text_with_a_draft(tmp_path: Path) -> None:
-    import openvino_genai
-
-    target, draft = _write(tmp_path / "dense", "llama-gqa", pruned=False), _write(tmp_path / "pruned", "llama-gqa")
-    lent = openvino_genai.draft_model(draft, "CPU", **EXACT)
-    assert _answers(target, TEXTS[:1], draft_model=lent) == [_greedy(target, TEXTS[0])]
 
 
 @pytest.mark.parametrize("variation", ["phi3-all", "lfm2"])

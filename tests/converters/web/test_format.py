@@ -22,7 +22,6 @@ from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
 from converters.web.precisions import file_name, precision_of
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, InputError
 from seap_export.model.families import model_spec
 from seap_export.runtime.session import open_session
 
@@ -128,15 +127,6 @@ def test_rows_of_no_whole_blocks_stay_as_they_are(tmp_path: Path) -> None:
     assert not torch.equal(read["model.layers.0.mlp.up_proj.weight"], stored["model.layers.0.mlp.up_proj.weight"])
 
 
-def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "m", "llama-gqa", pruned=False, head_dim=20)
-    assert "head_dim 20" in str(WebFormat().refusal(read_spec(source), source))
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="head_dim 20"):
-        WebFormat().write(source, tmp_path / "out", lambda _: None)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -> None:
     model = webbed("llama-tied", pruned=False)
     spec = replace(model.spec, vocab_size=30_000_000)
@@ -147,21 +137,6 @@ def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -
     assert WebFormat("q4").refusal(spec, model.source) is None
     assert "use another format" in str(WebFormat("fp32").refusal(replace(spec, vocab_size=300_000_000), model.source))
     assert WebFormat("fp32").refusal(model.spec, model.source) is None
-
-
-@pytest.mark.parametrize("precision", ["q8", "fp16"])
-def test_folder_says_its_precision(webbed: Callable[..., Any], precision: str) -> None:
-    model = webbed(precision=precision)
-    assert WebFormat.read(model.folder) == model.format
-    (model.folder / "config.json").write_text('{"transformers.js_config": {"dtype": "int3"}}', "utf-8")
-    with pytest.raises(ArtifactError, match="no known dtype"):
-        WebFormat.read(model.folder)
-
-
-def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., Any]) -> None:
-    model = webbed("llama-tied", pruned=False)
-    assert model.format.remark(model.spec) is None
-    assert "WebGPU" in str(model.format.remark(replace(model.spec, vocab_size=10_000_000)))
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,6 @@ from seap_export.model.layers.sublayers.operands import PRODUCT
 
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
 FP16 = Precision("fp16")
-PRUNED: dict[str, Any] = {
-    "per_layer_config": {
-        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
-        1: {"intermediate_size": 40, "down_proj_bias": True},
-    }
-}
 
 
 def scale(**factors: float) -> Callable[[torch.nn.Module], None]:
@@ -173,12 +167,6 @@ def test_experts_are_looked_at_before_the_router_weights_them(tmp_path: Path) ->
     assert peak == pytest.approx(outputs[reached].abs().max().item(), rel=0.01)
 
 
-def test_a_pruned_model(written: Callable[..., Any]) -> None:
-    made = written("qwen3", precision=FP16, change=scale(mlp__down_proj=2e5), **PRUNED)
-    assert scaling_of(made).stream > 3
-    assert relative_error(made) < 0.02
-
-
 @pytest.mark.parametrize("family", ["gemma3_text", "exaone4"])
 def test_a_norm_after_a_sublayer_scales_the_product_alone(family: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", model_type=family)
@@ -236,11 +224,3 @@ def test_a_tied_head_whose_input_overflows_is_refused(written: Callable[..., Any
     with pytest.raises(InputError, match="the last norm reaches"):
         written("llama", precision=FP16, change=change, tie_word_embeddings=True)
     written("llama", precision=FP16, change=change, folder="untied")
-
-
-def test_activations_in_float32_and_bfloat16_ask_for_nothing(
-    written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: pytest.fail("asked"))
-    written("llama")
-    written("llama", precision=Precision("bf16"), folder="bf16")

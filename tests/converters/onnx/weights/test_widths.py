@@ -60,22 +60,10 @@ def test_only_cuda_has_these_kernels() -> None:
             ["int8 kernel for down_proj of layers 0, 2-3,", "multiples of 32;", "align is a multiple of 32"],
         ),
         (
-            with_neurons(384, 384, 384, 320),
-            form_of("int8", block_size=128),
-            {"down_proj": [3]},
-            ["layers 3,", "multiples of 128;", "use block size 64"],
-        ),
-        (
             with_neurons(380, 384, 384, 384),
             form_of("int4"),
             {"gate_proj": [0], "up_proj": [0], "down_proj": [0]},
             ["int4", "gate_proj of layers 0, up_proj of layers 0, down_proj of layers 0", "multiple of 8"],
-        ),
-        (
-            spec_of(vocab_size=515),
-            form_of("int4"),
-            {"lm_head": ()},
-            ["lm_head", "; leave the embedding and LM head unquantised (float embeddings)"],
         ),
         (
             spec_of(head_dim=80, num_attention_heads=3, num_key_value_heads=3, vocab_size=515),

@@ -81,15 +81,6 @@ def test_logits_of_the_last_token_alone(side: str, written: Callable[..., Any]) 
     assert np.abs(logits - expected).max() < 1e-5
 
 
-def test_a_row_without_a_token_spoils_no_other(written: Callable[..., Any]) -> None:
-    made = written("llama", dialect="standard")
-    mask = np.ones_like(IDS)
-    mask[1] = 0
-    logits, _ = made.run(IDS, mask)
-    assert np.isfinite(logits).all()
-    assert np.abs(logits[0] - made.truth(IDS[:1])[0]).max() < 1e-4
-
-
 def test_the_model_says_how_its_cache_grows(written: Callable[..., Any]) -> None:
     for dialect, cache in (("fused", "shared"), ("standard", "appended")):
         made = written("llama", dialect=dialect, folder=dialect)
