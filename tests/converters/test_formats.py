@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.models import write_micro_model
-from support.variations import VARIATIONS, micro_config
+from support.variations import micro_config
 
 from converters.format import named_folders
 from converters.formats import FORMATS, format_class, parse_format, read_format
@@ -38,13 +38,6 @@ def test_a_number_of_bits_has_one_name(name: str) -> None:
     assert format_class(name)("mixed-4.50") == usual
     assert usual.precision == "mixed-4.5"
     assert list(named_folders([HfFormat(), usual.plain(), format_class(name)("mixed-4.50")]))[2] == f"{name}-mixed-4.5"
-
-
-@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf", "openvino", "web"}))
-def test_a_format_without_states_of_mamba_says_so(name: str) -> None:
-    spec = model_spec(micro_config(**VARIATIONS["falcon_h1"]))
-    format = format_class(name)
-    assert "Mamba-2" in str(format(format.precisions[0]).refusal(spec, Path()))
 
 
 def test_a_second_precision_gets_its_name() -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from support.formats.written import assert_read_back, damages_by_byte, greedy_answer
-from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
 from support.tokenizers import name_all_tokens, write_byte_level
@@ -45,16 +44,6 @@ def test_random_bytes_are_refused_in_one_line(qwen3: Path, copied: Callable[[str
     for lines in damages_by_byte(ExecutorchFormat("int8"), qwen3, folder / PROGRAM, positions):
         assert lines
         assert all("\n" not in line for line in lines)
-
-
-@pytest.mark.needs("executorch")
-def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
-    model = write_micro_model(tmp_path / "hf", model_type="llama", vocab_size=4096, tie_word_embeddings=True)
-    folder = tmp_path / "executorch"
-    folder.mkdir()
-    ExecutorchFormat("int8").write(model, folder, lambda layer: None)
-    spec = read_spec(model)
-    assert (folder / PROGRAM).stat().st_size < 1.5 * spec.vocab_size * spec.hidden_size + 200_000
 
 
 #: As `usage` of the format has it.

@@ -18,12 +18,12 @@ from support.variations import VARIATIONS, micro_config
 from converters.gguf import GgufFormat
 from converters.gguf.choice import choose_architecture, refusal
 from converters.gguf.folding import Folding
+from converters.gguf.orders import Orders
 from seap_export.errors import InputError
 from seap_export.model.families import Attention, model_spec
 from seap_export.model.sources.open import open_gguf
 
 Write = Callable[..., GgufModel]
-UNEVEN = uneven_values("llama-gqa")
 _PLAIN = {"attention_bias": False, "tie_word_embeddings": False}
 
 
@@ -120,3 +120,16 @@ def test_a_refused_model_raises_the_reason(model: Callable[..., Path], tmp_path:
     with pytest.raises(InputError) as error:
         GgufFormat("f32").write(folder, tmp_path, lambda layer: None)
     assert str(error.value) == reason
+
+
+def test_value_heads_follow_each_other_as_llama_cpp_repeats_key_heads() -> None:
+    """The first of each of three key heads, then the second: llama.cpp repeats queries and keys as a whole."""
+    spec = model_spec(micro_config(**VARIATIONS["qwen3_5"]))
+    orders = Orders(choose_architecture(spec), spec, 0)
+    decays, rows, columns = orders.rows("delta_a_log"), orders.rows("delta_qkv_proj"), orders.columns("delta_out_proj")
+    assert decays is not None
+    assert rows is not None
+    assert columns is not None
+    assert decays.tolist() == [0, 2, 4, 1, 3, 5]
+    assert rows.tolist() == [*range(96), *(96 + columns).tolist()]  # queries and keys as they are
+    assert columns[::16].tolist() == [0, 32, 64, 16, 48, 80]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from support.formats.written import assert_read_back, damages_by_byte, greedy_answer
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
@@ -18,8 +17,6 @@ from tokenizers import Tokenizer, processors
 
 from converters.litert.bundle import BUNDLE, PROGRAM, Bundle
 from converters.litert.format import LitertFormat
-from converters.litert.program import Weight
-from converters.litert.weights import stored_numbers
 from validation.runtimes.litert_runner import LitertRunner
 
 PRECISIONS = LitertFormat.precisions
@@ -36,15 +33,6 @@ def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str],
     # the nodes, of which the size is a guess, are a third of it
     assert form.size(read_spec(qwen3)) == pytest.approx(span.stop - span.start, rel=0.1)
     assert_read_back(form, qwen3, folder, {"fp32": 0.0, "int8": 0.5 / 127}[precision])
-
-
-def test_levels_are_symmetric_and_a_row_of_zeros_stays() -> None:
-    rows = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]])
-    stored = stored_numbers(Weight("w", (2, 3), True), rows)
-    assert stored.numbers.tolist() == [[64, -127, 32], [0, 0, 0]]
-    assert stored.scales is not None
-    assert np.allclose(stored.scales, [2 / 127, 1])
-    assert np.abs(stored.rows() - rows.numpy()).max() <= 1 / 127
 
 
 @pytest.mark.needs("litert")

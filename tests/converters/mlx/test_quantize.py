@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from support.models import matrix_on_grid
+from support.product import BlockQuantization
 
 from converters.mlx import quantize as module
 from converters.mlx.layout import WAYS
 from converters.mlx.quantize import GRID, dequantize, kept, quantize
-from seap_export.pruning.rounding.grid import Way
 
 
 def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
@@ -71,26 +71,22 @@ def test_rows_are_quantised_some_at_a_time(bits: int, monkeypatch: pytest.Monkey
         assert torch.equal(getattr(parts, name).view(torch.int32), getattr(whole, name).view(torch.int32))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_matrix_on_the_grid_is_kept(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
-    levels = kept(given, dtype, GRID)
+@pytest.mark.parametrize(
+    ("how", "dtype"),
+    [(GRID, torch.float32), (GRID, torch.bfloat16), *((GRID.rounded(way), torch.float16) for way in WAYS)],
+)
+def test_a_matrix_on_the_grid_is_kept(
+    how: BlockQuantization, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
+    levels = kept(given, dtype, how)
     assert levels is not None
     assert (levels.scales.dtype, levels.biases.dtype) == (dtype, dtype)
-    assert torch.equal(dequantize(levels, 4), given)
+    assert torch.equal(dequantize(levels, how.bits), given)
     monkeypatch.setattr(module, "_FEWER", 3 * given.shape[1])
-    again = kept(given, dtype, GRID)
+    again = kept(given, dtype, how)
     assert again is not None
     assert torch.equal(again.weight.view(torch.int32), levels.weight.view(torch.int32))
-
-
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
-def test_a_matrix_on_the_grid_of_any_way_is_kept(way: Way) -> None:
-    how = GRID.rounded(way)
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
-    levels = kept(given, torch.float16, how)
-    assert levels is not None
-    assert torch.equal(dequantize(levels, way.bits), given)
 
 
 def test_a_matrix_with_one_number_off_the_grid_is_not_kept() -> None:

@@ -350,11 +350,3 @@ def test_longrope_keeps_no_rows_that_are_never_read(written: Callable[..., Graph
     write(tmp_path, layers({"rope": never}))
     initializers = {item.name: item for item in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert list(initializers["cos_cache"].dims) == [POSITIONS, 16]
-
-
-@pytest.mark.parametrize("name", ["everything", "everything, apart"])
-def test_bf16_is_well_formed(name: str, tmp_path: Path) -> None:
-    """The CPU cannot run it."""
-    initializers = onnx.load(write(tmp_path, SPECS[name], precision=Precision("bf16")).path).graph.initializer
-    types = {item.name: item.data_type for item in initializers}
-    assert types["bfloat16_0.6"] == types["bfloat16_3.0"] == types["bfloat16_0.4"] == onnx.TensorProto.BFLOAT16

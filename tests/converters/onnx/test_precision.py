@@ -133,6 +133,21 @@ def test_quantised_weights_are_the_rounded_ones(
     assert 0 < np.sqrt((noise**2).mean()) < 0.12 * np.sqrt((expected**2).mean())
 
 
+@pytest.mark.parametrize("name", ["int4", "w8a8", "w4a8"])
+def test_a_tied_embedding_is_stored_once(name: Any, written: Callable[..., Any]) -> None:
+    values = 128 * 64 + 3 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96)
+    rows = 128 * 64 / 32 + 3 * (64 + 2 * 32 + 64 + 2 * 96 + 64)
+    steps = (values - 128 * 64) / 32  # of a byte each
+    bits = {
+        "int4": 4 + 16 / 32,
+        "w8a8": 8 + 16 * rows / values,
+        "w4a8": 4 + (16 * rows + 8 * steps) / values,
+    }[name]
+    made = written("llama", precision=choose_precision(name), tie_word_embeddings=True)
+    others = (96 * 16 + 7 * 64) * 4  # rotary caches and norms
+    assert 0 <= (made.folder / "model.onnx.data").stat().st_size - values * bits / 8 <= others
+
+
 @pytest.mark.parametrize(("name", "lengths"), [("fp32", [4, 17]), ("int4", [17, 9])])
 def test_logits_of_the_last_token_alone(name: Any, lengths: list[int], written: Callable[..., Any]) -> None:
     precision = choose_precision(name)

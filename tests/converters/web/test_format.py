@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from support.chosen import JOINT, in_turn
 from support.formats.web import WebModel
+from support.formats.web_faults import FAULTS, QUANTISED, Edit
 from support.models import write_source
 from support.product import read_spec, round_weights
 from support.variations import VARIATIONS, micro_config
@@ -22,6 +23,7 @@ from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
 from converters.web.precisions import file_name, precision_of
 from seap_export.common.json_file import read_json
+from seap_export.errors import ArtifactError
 from seap_export.model.families import model_spec
 from seap_export.runtime.session import open_session
 
@@ -66,24 +68,6 @@ def test_what_is_read_back_is_rounded(webbed: Callable[..., Any], variation: str
         torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=1e-3, msg=name)
     matrix = model.spec.family.stored("embed_tokens")
     assert not torch.equal(read_back(model)[matrix], stored[matrix])
-
-
-def test_inputs_are_those_that_transformers_js_fills(webbed: Callable[..., Any]) -> None:
-    model = webbed(pruned=True)
-    graph = onnx.load(model.graph, load_external_data=False).graph
-    shapes = {
-        item.name: [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in graph.input
-    }
-    for layer, heads in enumerate((3, 1, 3)):
-        for part in ("key", "value"):
-            past = f"past_key_values.{layer}.{part}"
-            assert shapes.pop(past) == ["batch_size", heads, "past_sequence_length", 16]
-    assert shapes == {
-        "input_ids": ["batch_size", "sequence_length"],
-        "attention_mask": ["batch_size", "total_sequence_length"],
-        KEPT: [],
-    }
-    onnx.checker.check_model(str(model.graph))
 
 
 def test_the_logits_of_as_many_last_tokens_are_given_as_are_asked_for(webbed: Callable[..., Any]) -> None:
@@ -193,3 +177,42 @@ def test_no_attention_is_without_sinks_where_webgpu_would_compute_wrongly(webbed
         (heads,) = (attribute.i for attribute in node.attribute if attribute.name == "num_heads")
         assert sinks[node.input[11]].shape == (heads,)
         assert (sinks[node.input[11]] < -1e4).all()
+
+
+def said(model: Any, check: str) -> list[str]:
+    try:
+        return list(getattr(model.format, check)(model.source, model.folder))
+    except ArtifactError as error:
+        return [str(error)]
+
+
+@pytest.mark.planted("web")
+@pytest.mark.parametrize(("edit", "check", "word"), [fault[1:] for fault in FAULTS], ids=[name for name, *_ in FAULTS])
+def test_fault_is_found(webbed: Callable[..., Any], edit: Edit, check: str, word: str) -> None:
+    model = webbed()
+    edit(model)
+    lines = said(model, check)
+    assert any(word in line for line in lines), lines
+    assert all("\n" not in line for line in lines)
+
+
+@pytest.mark.planted("web")
+@pytest.mark.parametrize(
+    ("edit", "check", "word", "precision"),
+    [(*fault[1:], precision) for fault, precision in zip(QUANTISED, ("q8", "q4", "q4", "q8"), strict=True)],
+    ids=[name for name, *_ in QUANTISED],
+)
+def test_fault_in_blocks_is_found(
+    webbed: Callable[..., Any], edit: Edit, check: str, word: str, precision: str
+) -> None:
+    model = webbed(precision=precision)
+    edit(model)
+    assert any(word in line for line in said(model, check))
+
+
+def test_folder_of_another_precision_is_found(webbed: Callable[..., Any]) -> None:
+    model = webbed(precision="q8")
+    model.graph.rename(model.graph.with_name("model_q4.onnx"))
+    lines = list(type(model.format)("q4").damages(model.source, model.folder))
+    assert any("it was written as int8 and not as q4" in line for line in lines)
+    assert any("transformers.js_config" in line for line in lines)

@@ -14,7 +14,6 @@ import torch
 from support.editing import edit_weights
 from support.models import write_micro_model
 from support.product import (
-    BlockQuantization,
     PlainReader,
     Precision,
     SafetensorsReader,
@@ -181,17 +180,6 @@ def test_neurons_that_no_product_scales_are_refused_where_they_overflow(tmp_path
     edit_weights(folder, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].mul_(100))
     with pytest.raises(InputError, match=r"the input of model\.layers\.1\.mlp\.down_proj reaches"):
         scaling_in(folder)
-
-
-def test_quantised_weights(written: Callable[..., Any]) -> None:
-    """As far from the model as those of a graph that needs no scaling."""
-    precision = Precision("fp16", BlockQuantization(8))
-    errors = {}
-    for factor in (1.0, 2e4):
-        made = written("llama", precision=precision, change=scale(mlp__down_proj=factor), folder=str(factor))
-        assert (scaling_of(made, precision) != Scaling()) == (factor != 1.0)
-        errors[factor] = relative_error(made)
-    assert errors[2e4] < 1.1 * errors[1.0]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,6 @@ MIXTURE: dict[str, Any] = {"model_type": "qwen3_moe", "moe_intermediate_size": 2
         (TIED, "fp16", {}),
         (TIED, "int8", {}),
         (TIED, "w8a8", {}),
-        (UNTIED, "w4a8", {}),
         (UNTIED, "int4", {"symmetric": False}),
         (MIXTURE, "int8", {}),
         (MIXTURE, "int4", {"embeddings": False}),
