@@ -12,7 +12,7 @@ from seap_export.model.families.config_reader import ConfigReader
 from seap_export.model.families.files import transformers_keys
 
 
-@pytest.mark.release
+@pytest.mark.full
 def test_the_list_has_what_this_release_of_transformers_reads() -> None:
     """If not, `support.transformers_keys` adds it."""
     assert keys_of_transformers() - transformers_keys() == set()
