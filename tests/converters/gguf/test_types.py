@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType as Kind
 from support.variations import micro_config
 
 from converters.gguf import GgufFormat
-from converters.gguf.encoding import decode, encode, worse_rows
+from converters.gguf.encoding import TOLERANCES, decode, encode, worse_rows
 from converters.gguf.file import FilePlan
 from seap_export.model.families import ModelSpec, model_spec
 
@@ -72,6 +72,21 @@ def test_rows_that_are_not_whole_blocks(precision: str, width: int, kind: str) -
 
 
 K_QUANTS = {Kind.Q4_K: 15, Kind.Q5_K: 31, Kind.Q6_K: 63}
+
+
+@pytest.mark.parametrize("kind", K_QUANTS)
+def test_a_number_or_a_row_that_is_further_off_than_a_k_quant_s_steps_is_found(kind: Kind) -> None:
+    chance = np.random.default_rng(0)
+    wanted = chance.standard_normal((64, 512)).astype(np.float32)
+    blocks = wanted.reshape(64, -1, 16 if kind == Kind.Q6_K else 32)
+    steps = (2 * np.abs(blocks).max(-1) if kind == Kind.Q6_K else np.ptp(blocks, -1)) / K_QUANTS[kind]
+    noise = (steps[..., None] * chance.uniform(-0.5, 0.5, blocks.shape)).reshape(wanted.shape).astype(np.float32)
+    assert not worse_rows(wanted + noise, wanted, kind).any()
+    assert worse_rows(wanted + 3 * noise, wanted, kind).all()
+    assert worse_rows(np.full_like(wanted, np.nan), wanted, kind).all()
+    one = wanted.copy()
+    one[3, 7] += 3.5 * np.abs(wanted[3, :256]).max() / K_QUANTS[kind]
+    assert np.argwhere(TOLERANCES[kind].exceeded(one, wanted)).tolist() == [[3, 7]]
 
 
 @pytest.mark.needs("llama.cpp")

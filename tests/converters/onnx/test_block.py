@@ -350,3 +350,17 @@ def test_longrope_keeps_no_rows_that_are_never_read(written: Callable[..., Graph
     write(tmp_path, layers({"rope": never}))
     initializers = {item.name: item for item in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert list(initializers["cos_cache"].dims) == [POSITIONS, 16]
+
+
+@pytest.mark.parametrize("name", sorted(SPECS.keys() - {"plain", "heads of 24"}))
+def test_every_feature_changes_the_logits(name: str) -> None:
+    """Otherwise a test could not tell whether a graph has it."""
+    spec, ids = SPECS[name], tokens(1, 18)[0].tolist()
+    tensors = random_tensors(spec)
+    kept = {"head_dim": spec.head_dim, "rope": rope(spec.head_dim)}
+    plain = PLAIN.with_layers(
+        tuple(LAYER.changed(**layer.sizes, **kept, biases=layer.biases) for layer in spec.layers)
+    )
+    shared = {key: tensors.get(key, torch.ones(shape)) for key, shape in plain.tensors().items()}
+    difference = Reference(spec, tensors).call(ids) - Reference(plain, shared).call(ids)
+    assert difference.abs().max() > 1000 * TOLERANCE
