@@ -48,10 +48,7 @@ def two_pass(a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor | None = No
 
 
 def streamed(
-    values: torch.Tensor,
-    batches: list[int],
-    targets: torch.Tensor | None = None,
-    weights: torch.Tensor | None = None,
+    values: torch.Tensor, batches: list[int], targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
 ) -> CovarianceAccumulator:
     sums = CovarianceAccumulator()
     start = 0

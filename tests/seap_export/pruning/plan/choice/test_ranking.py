@@ -36,14 +36,6 @@ def standardised_by_hand(scores: LayerScores) -> tuple[list[float], list[float]]
     return heads, [(value - mean) / spread for value in neurons]
 
 
-def test_scores_are_standardised_as_by_hand() -> None:
-    scores = random_scores(small_spec(6, 3, 40), 7.0)[0]
-    heads, neurons = standardised(scores)
-    expected_heads, expected_neurons = standardised_by_hand(scores)
-    assert heads.tolist() == pytest.approx(expected_heads, rel=1e-9)
-    assert neurons.tolist() == pytest.approx(expected_neurons, rel=1e-9)
-
-
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e9])
 def test_scores_that_are_all_alike_become_0(value: float) -> None:
     heads, neurons = standardised(scores_of([value] * 6, [value] * 1001))
@@ -88,17 +80,6 @@ def test_with_one_head_a_group_it_is_the_plain_loop(fraction: float, seed: int) 
     budget = fraction * 3 * spec.prunable_weights(0)
     kept = [(plan[KeptHeads].heads, plan[KeptNeurons].neurons) for plan, _ in ranked(spec, scores, fraction)]
     assert kept == by_hand(spec, scores, budget)
-
-
-def test_a_group_goes_when_its_last_head_goes() -> None:
-    """The heads of group 0 rank lowest, then the neurons; groups 1 and 2 stay as they are."""
-    spec = small_spec(6, 3, 12)
-    scores = scores_of([1, 1, 50, 50, 50, 50], [30.0] * 6 + [31.0] * 6)
-    whole, group = spec.prunable_weights(0), 24 * 4 * (2 + 2 + 1 + 1)
-    plan, weights = ranked(spec, [scores], (whole - group) / whole)[0]
-    assert (plan[KeptHeads].kv_groups, plan[KeptHeads].heads) == ((1, 2), (2, 3, 4, 5))
-    assert len(plan[KeptNeurons].neurons) == 12
-    assert weights == whole - group
 
 
 def test_an_uneven_rest_takes_the_nearest_even_shape() -> None:

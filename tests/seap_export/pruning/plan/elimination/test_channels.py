@@ -100,18 +100,6 @@ def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_ti
         assert loss[kept] == pytest.approx(highest, rel=ROUNDING[ridge])
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("tokens", [400, 60])
-def test_looking_less_often_loses_little_more_than_one_removal_at_a_time(seed: int, tokens: int) -> None:
-    weight, covariance = random_projection(128, tokens, 48, seed)
-    order, loss = eliminate_channels(weight, covariance, RIDGE, elimination._FRACTION)
-    _, least = eliminate_channels(weight, covariance, RIDGE, 0.0)
-    assert sorted(order.tolist()) == list(range(128))
-    for removed in (0.5, 0.6, 0.7, 0.8):
-        kept = round(128 * (1.0 - removed))
-        assert loss[kept] < (1.03 if tokens > 128 else 1.1) * least[kept]
-
-
 @pytest.mark.parametrize("tokens", [3000, 300])
 def test_single_precision_chooses_and_weighs_as_double_precision_does(
     tokens: int, monkeypatch: pytest.MonkeyPatch
