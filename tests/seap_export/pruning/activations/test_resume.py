@@ -127,11 +127,6 @@ def test_the_comparison_with_transformers_goes_on_too(
     assert file_contents(tmp_path) == expected
 
 
-def test_streams_on_disk_give_the_same_bytes(source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
-    run(source, tmp_path, compute_on_disk(source))
-    assert file_contents(tmp_path) == expected
-
-
 def test_a_process_that_is_killed(tool: Tool, source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
     script = """
 import os, signal, sys

@@ -154,14 +154,6 @@ def test_more_tokens_than_logits_fit_in_memory_and_more_than_one_batch(tmp_path:
     torch.testing.assert_close(measured(source, texts), expected, rtol=1e-4, atol=0.0)
 
 
-def test_padding_and_the_size_of_batches_change_nothing(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model")
-    texts = random_token_ids(60)
-    first = measured(source, texts, max_batch_tokens=1)
-    for max_batch_tokens in (40, 4096):
-        assert torch.equal(measured(source, texts, max_batch_tokens=max_batch_tokens), first)
-
-
 def test_only_the_first_texts_count(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
     texts = random_token_ids(60)

@@ -45,16 +45,6 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
             assert ((covariance - expected).abs() <= 1e-5 * torch.outer(spread, spread)).all()
 
 
-def test_each_text_s_tokens_have_the_probability_of_their_task(tmp_path: Path) -> None:
-    mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
-    texts = mixture.token_ids()
-    assert [ids for ids, _ in texts] == TASKS["one"] + TASKS["two"]
-    one = sum(len(ids) * each for ids, each in texts[: len(TASKS["one"])])
-    assert one == pytest.approx(3.0 / 3.5)
-    assert sum(len(ids) * each for ids, each in texts) == pytest.approx(1.0)
-    assert len({each for _, each in texts}) == 2
-
-
 def test_fresh_texts_count_less_than_calibration_texts(
     tmp_path: Path, random_calibration: Callable[..., Calibration]
 ) -> None:

@@ -215,11 +215,6 @@ def test_what_is_wrong_is_noticed_by_texts_that_never_reach_it(
         _walk(dataclasses.replace(source, spec=change(source.spec)))
 
 
-def test_a_model_without_such_lengths_stays_as_it_is(tmp_path: Path) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", **VARIATIONS["llama-yarn"])))
-    assert short_context(source.config, source.spec, 10) == (dict(source.config), source.spec)
-
-
 @pytest.mark.parametrize("tie", [1e-4, -1.0])
 def test_a_router_may_choose_either_of_two_experts_that_are_as_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tie: float

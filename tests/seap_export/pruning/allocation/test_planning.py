@@ -92,12 +92,3 @@ def test_nothing_is_tried_without_need(case: Case, tmp_path: Path, monkeypatch: 
         expected = plan_variant(*case, settings, ratio)
         assert chosen(case, tmp_path, settings, ratio) == expected
         assert expected.settings.trials == settings.tried
-
-
-def test_too_few_texts_are_said(case: Case, tmp_path: Path) -> None:
-    source, _, ranking = case
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": [list(range(90))]})
-    lines: list[str] = []
-    plan = chosen((source, statistics, ranking), tmp_path, say=lines.append)
-    assert plan.layers == plan_variant(source, statistics, ranking, SETTINGS, 0.5).layers
-    assert lines == ["too few calibration texts to try plans on"]

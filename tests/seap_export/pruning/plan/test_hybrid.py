@@ -202,26 +202,6 @@ def test_what_cannot_be_cut_stays_whole_and_counts(kind: Any, balance: Balance) 
     assert achieved == pytest.approx(0.3, abs=RATIO_TOLERANCE)
 
 
-def test_elimination_and_rankings_leave_alone_what_stays_whole(tmp_path: Path) -> None:
-    spec = olmo_spec()
-    for index, layer in enumerate(spec.layers):
-        weights = {sublayer.output: torch.ones(24, sublayer.channels) for sublayer in layer.sublayers}
-        covariances = {
-            sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in layer.sublayers
-        }
-        options = options_from_elimination(spec, index, weights, covariances, ridge=0.01)
-        assert len(options[0].losses) == 1
-        write_options(tmp_path, index, options)
-    finish_ranking(tmp_path, torch.ones(4, 2, dtype=torch.float64))
-    for heads, neurons in read_ranking(spec, tmp_path).options:
-        assert heads.losses.tolist() == [0.0]
-        assert heads.shrunk(0) == heads.dense
-        assert len(neurons.losses) == 40
-    mixer = Mixer(intermediate_size=24)
-    whole = MixerOptions.whole(mixer, 24).aligned(4)
-    assert (whole.losses.tolist(), whole.shrunk(0)) == ([0.0], mixer)
-
-
 def test_a_plan_that_cuts_what_stays_whole_does_not_fit() -> None:
     layer = olmo_spec().layers[0]
     heads, neurons = KeptHeads.of(layer[Attention], (0, 1, 2, 3)), KeptNeurons((1, 2))

@@ -41,11 +41,6 @@ def test_a_shipped_file_holds_the_settings_of_its_source(name: str) -> None:
     assert shipped_recipes()[name].settings == open_recipe(name) == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_printed_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
-    assert open_recipe(write(tmp_path, shipped_recipes()[name].text)) == open_recipe(name)
-
-
 def test_a_file_may_leave_out_any_key(tmp_path: Path) -> None:
     assert open_recipe(write(tmp_path, "")) == PlanSettings()
     settings = open_recipe(write(tmp_path, 'score = "wifv"\nridge = 2\nsparsity.protect_last = 1\n'))

@@ -34,16 +34,8 @@ class OneSublayer:
         """The kept channels, float64 [tokens, kept]."""
         return self.passed.channels[0][:, self.kept].double()
 
-    def stream(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """The shrunk stream after the sublayer; float64 weights [out, kept]."""
-        return self.shrunk + self.layer.update(self.output, (self.x @ weight.T + bias).float())
-
-    def error(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """Mean square distance from the dense stream, over its length."""
-        return self._mean((self.stream(weight, bias) - self.passed.stream).double())
-
     def linearised(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """The same with the norm taken as g z / s at the dense product's s."""
+        """Mean square distance from the dense stream, with the norm as g z / s at the dense product's s."""
         gain, factor = self.layer.gain(self.output), self.layer.factor(self.output, self.passed.product).double()
         product = self.passed.product.double()
         written = self.passed.update.double() + factor * gain.double() * (self.x @ weight.T + bias - product)  # type: ignore[union-attr]

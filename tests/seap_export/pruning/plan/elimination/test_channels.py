@@ -143,17 +143,6 @@ def test_channels_that_never_vary_go_first_however_large_their_weights(ridge: fl
     assert loss[9] < least * loss[0] < loss[8]
 
 
-def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
-    spec = small_spec(6, 3, 20)
-    o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
-    heads, neurons = eliminated(spec, (o_proj, o_cov * 0), (down_proj, down_cov * 0))
-    assert neurons.order.tolist() == list(range(20))
-    assert not neurons.loss_of.any()
-    assert not heads.losses.any()
-    assert heads.sets[0].units == (0,)
-    assert heads.sets[-2].units in {(0, 2, 4), (0, 1, 2, 3)}
-
-
 def pair(kept: KeptGrouped) -> tuple[int, int]:
     """Kept groups, and heads in each."""
     return len(kept.groups), len(kept.units) // len(kept.groups)
