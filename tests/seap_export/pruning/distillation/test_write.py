@@ -103,11 +103,9 @@ def undisturbed(model: tuple[Source, TaskMixture], tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize(
     ("where", "name", "call", "is_on_disk"),
     [
-        (Student, "train", 0, True),
         (Student, "train", 3, False),
         (Student, "train", 3, True),
         (TrainedLayers, "change", 7, False),
-        (TrainedLayers, "advance", 2, False),
         (TrainedLayers, "advance", 2, True),
         (write_module, "write_weights", 0, True),
         (write_module.shutil, "copyfile", 3, False),

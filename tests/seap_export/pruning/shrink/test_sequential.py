@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.calibration import mixture_of
-from support.chosen import of_each_kind
+from support.chosen import FEATURED
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
@@ -120,7 +120,7 @@ def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Pat
     assert (logits(even) - logits(expected)).abs().max() > 0.01 * logits(expected).abs().max()
 
 
-@pytest.mark.parametrize("variation", of_each_kind())
+@pytest.mark.parametrize("variation", FEATURED)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.calibration import single_mixture
-from support.chosen import of_each_kind
+from support.chosen import FEATURED
 from support.models import micro_source
 from support.oracles.plain_loop import WITHOUT_BIAS
 from support.plans import micro_plan, uniform_plan, whole_layer, with_settings
@@ -79,7 +79,7 @@ def test_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
     assert index == 2
 
 
-@pytest.mark.parametrize("variation", of_each_kind())
+@pytest.mark.parametrize("variation", FEATURED)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
     tmp_path: Path, random_calibration: Callable[[Source], Calibration], variation: str
 ) -> None:

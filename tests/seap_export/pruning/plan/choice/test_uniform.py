@@ -19,7 +19,7 @@ from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.sparsity import EVEN
 from seap_export.pruning.scores import LayerScores, unit_scores
 
-RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.8)
+RATIOS = (0.05, 0.2, 0.35, 0.6, 0.8)
 
 
 def solve(
