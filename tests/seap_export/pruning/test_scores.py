@@ -14,8 +14,6 @@ from seap_export.pruning.activations.moments import Moments
 from seap_export.pruning.activations.routing import RoutingSample
 from seap_export.pruning.scores import (
     CHANNEL_SCORES,
-    EXPERT_SCORES,
-    SCORES,
     channel_scores,
     expert_scores,
     layer_scores,
@@ -47,11 +45,6 @@ def by_hand(score: str, weight: torch.Tensor, moments: Moments) -> list[float]:
         else:
             result.append(sum(abs(w) for w in column) / OUT * math.sqrt(variance + mean * mean))
     return result
-
-
-def test_there_are_the_two_scores_of_the_paper_and_elimination() -> None:
-    assert CHANNEL_SCORES == ("wifv", "wifn")
-    assert ("wifv", "wifn", *EXPERT_SCORES, "elimination") == SCORES
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

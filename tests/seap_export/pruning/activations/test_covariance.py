@@ -48,10 +48,7 @@ def two_pass(a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor | None = No
 
 
 def streamed(
-    values: torch.Tensor,
-    batches: list[int],
-    targets: torch.Tensor | None = None,
-    weights: torch.Tensor | None = None,
+    values: torch.Tensor, batches: list[int], targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
 ) -> CovarianceAccumulator:
     sums = CovarianceAccumulator()
     start = 0
@@ -107,13 +104,6 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch,
     assert_covariance(sums.cross_covariance(), two_pass(targets, values, weights), targets, values)
 
 
-def test_no_tokens_change_nothing() -> None:
-    values = some_values()
-    expected = streamed(values, [TOKENS]).covariance()
-    for batches in ([0, TOKENS], [TOKENS, 0]):
-        assert torch.equal(streamed(values, batches).covariance(), expected)
-
-
 def test_what_never_varies_has_no_covariance() -> None:
     values = some_values()
     values[:, 2] = 3.7
@@ -129,15 +119,6 @@ def test_the_values_given_are_not_changed() -> None:
     assert torch.equal(values, some_values())
     assert torch.equal(targets, some_targets(values))
     assert torch.equal(weights, some_weights())
-
-
-@pytest.mark.parametrize("n", [1, 2, 9])
-def test_packing_and_unpacking_give_the_same_matrix(n: int) -> None:
-    matrix = torch.randn(n, n, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    matrix = matrix + matrix.T
-    packed = pack_symmetric(matrix)
-    assert packed.shape == (n * (n + 1) // 2,)
-    assert torch.equal(unpacked_of(packed, n), matrix.float().double())
 
 
 def test_packed_is_the_upper_triangle_row_by_row() -> None:

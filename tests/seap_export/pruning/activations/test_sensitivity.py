@@ -13,7 +13,7 @@ from support.calibration import calibration_in, statistics_in
 from support.chosen import VARIED_JOINT
 from support.corpora import random_token_ids
 from support.models import decoder_layers, micro_source, projection_paths, transformers_model
-from support.product import OUTPUTS, Batch, Projection, Source, length_buckets
+from support.product import Batch, Projection, Source, length_buckets
 from transformers import PreTrainedModel
 
 from seap_export.model.families import LayerSpec
@@ -79,7 +79,7 @@ def residual_gradients(
                 lambda _, args, output, sublayer=(index, last): note(
                     sublayer, output[0] if isinstance(output, tuple) else output
                 )
-            ),
+            )
         ]
         for sublayer in source.spec.layers[index].outputs:
             projection = layer.get_submodule(projection_paths(model)[sublayer])
@@ -152,77 +152,6 @@ def test_more_tokens_than_logits_fit_in_memory_and_more_than_one_batch(tmp_path:
     assert max(int(batch.real.sum()) for batch in batches) > LOGIT_TOKENS
     expected = expected_sensitivity(source, transformers_model(tmp_path / "model"), texts)
     torch.testing.assert_close(measured(source, texts), expected, rtol=1e-4, atol=0.0)
-
-
-def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model", dtype="bfloat16")
-    expected = expected_sensitivity(source, transformers_model(tmp_path / "model"), random_token_ids(8))
-    torch.testing.assert_close(measured(source, random_token_ids(8)), expected, rtol=1e-4, atol=0.0)
-
-
-@torch.no_grad()
-def divergence_under_noise(
-    source: Source,
-    model: PreTrainedModel,
-    texts: Sequence[Sequence[int]],
-    index: int,
-    sublayer: Projection,
-    seed: int,
-) -> float:
-    """KL(p | p') per token over the squared size of noise in a sublayer's gain-weighted product, small in float64."""
-    family, scale = source.spec.family, 1e-4
-    generator = torch.Generator().manual_seed(seed)
-    dense = [model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for ids in texts]
-    product: list[torch.Tensor] = []
-
-    def noise(like: torch.Tensor) -> torch.Tensor:
-        return scale * torch.randn(like.shape, generator=generator, dtype=torch.float64)
-
-    projection = decoder_layers(model)[index].get_submodule(projection_paths(model)[sublayer])
-    if POST_NORMS[sublayer] in family.names:  # after the norm, since its change of length is not counted
-        norm = model.get_submodule(family.module(POST_NORMS[sublayer], index))
-        hooks = [
-            projection.register_forward_hook(lambda _, args, output: product.append(output)),
-            norm.register_forward_hook(
-                lambda _, args, output: output + noise(output) / product[-1].square().mean(-1, keepdim=True).sqrt()
-            ),
-        ]
-    else:
-        hooks = [projection.register_forward_hook(lambda _, args, output: output + noise(output))]
-    divergence = 0.0
-    for ids, before in zip(texts, dense, strict=True):
-        after = model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
-        divergence += float((before.exp() * (before - after)).sum())
-    for hook in hooks:
-        hook.remove()
-    return divergence / sum(map(len, texts)) / scale**2
-
-
-@pytest.mark.parametrize(
-    "variation",
-    [
-        "gemma2-all",
-        "granite-all",
-        *(pytest.param(name, marks=pytest.mark.full) for name in ("llama-gqa", "glm4", "exaone4")),
-    ],
-)
-def test_it_is_the_kl_that_noise_makes(tmp_path: Path, variation: str) -> None:
-    """KL = 1/2 size² tr F, with labels drawn and noise drawn, so within sampling errors."""
-    source = micro_source(tmp_path / "model", variation, vocab_size=24)
-    texts = random_token_ids(40, vocabulary=24)[: sensitivity_texts(random_token_ids(40, vocabulary=24))]
-    model, sensitivity = transformers_model(tmp_path / "model", torch.float64), measured(source, texts)
-    for index, sublayer in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
-        divergences = [divergence_under_noise(source, model, texts, index, sublayer, seed) for seed in range(3)]  # type: ignore[arg-type]
-        expected = 0.5 * float(sensitivity[index, OUTPUTS.index(sublayer)]) * source.spec.hidden_size  # type: ignore[arg-type]
-        assert sum(divergences) / len(divergences) == pytest.approx(expected, rel=0.25)
-
-
-def test_padding_and_the_size_of_batches_change_nothing(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model")
-    texts = random_token_ids(60)
-    first = measured(source, texts, max_batch_tokens=1)
-    for max_batch_tokens in (40, 4096):
-        assert torch.equal(measured(source, texts, max_batch_tokens=max_batch_tokens), first)
 
 
 def test_only_the_first_texts_count(tmp_path: Path) -> None:

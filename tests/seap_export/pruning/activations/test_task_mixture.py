@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.calibration import mixture_of, single_mixture
+from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
-from support.product import OUTPUTS, Source
+from support.product import OUTPUTS
 
 from seap_export.errors import InputError
 from seap_export.pruning.activations.statistics import Calibration
@@ -45,16 +45,6 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
             assert ((covariance - expected).abs() <= 1e-5 * torch.outer(spread, spread)).all()
 
 
-def test_each_text_s_tokens_have_the_probability_of_their_task(tmp_path: Path) -> None:
-    mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
-    texts = mixture.token_ids()
-    assert [ids for ids, _ in texts] == TASKS["one"] + TASKS["two"]
-    one = sum(len(ids) * each for ids, each in texts[: len(TASKS["one"])])
-    assert one == pytest.approx(3.0 / 3.5)
-    assert sum(len(ids) * each for ids, each in texts) == pytest.approx(1.0)
-    assert len({each for _, each in texts}) == 2
-
-
 def test_fresh_texts_count_less_than_calibration_texts(
     tmp_path: Path, random_calibration: Callable[..., Calibration]
 ) -> None:
@@ -77,33 +67,6 @@ def test_the_sensitivity_is_the_weighted_mean(tmp_path: Path) -> None:
     assert not torch.allclose(one, two)
 
 
-def test_only_the_ratio_of_the_weights_counts(tmp_path: Path, random_calibration: Callable[..., Calibration]) -> None:
-    source = micro_source(tmp_path / "model")
-    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
-    small, large = (TaskMixture("mix", {"one": w, "two": 3 * w}, calibrations) for w in (0.25, 100.0))
-    assert small.probabilities == pytest.approx({"one": 0.25, "two": 0.75})
-    torch.testing.assert_close(small.covariance(1, "o_proj"), large.covariance(1, "o_proj"))
-    assert large.weights == {"one": 100.0, "two": 300.0}
-
-
-@pytest.mark.parametrize("weight", [1.0, 0.3])
-def test_a_single_task_s_mixture_is_its_calibration(
-    tmp_path: Path, random_calibration: Callable[[Source], Calibration], weight: float
-) -> None:
-    calibration = random_calibration(micro_source(tmp_path / "model"))
-    mixture = TaskMixture("boolq", {"boolq": weight}, {"boolq": calibration})
-    assert mixture.num_tokens == calibration.record.num_tokens == 40
-    assert mixture.source_sha256 == calibration.record.source_sha256
-    assert [ids for ids, _ in mixture.token_ids()] == calibration.token_ids()
-    assert {each for _, each in mixture.token_ids()} == {1.0 / 40}
-    assert torch.equal(mixture.sensitivity(), calibration.sensitivity())
-    for output in OUTPUTS:
-        sublayer, other = (statistics.layer(1)[output] for statistics in (mixture, calibration))
-        assert torch.equal(sublayer.mean, other.mean)
-        assert torch.equal(sublayer.variance, other.variance)
-        assert torch.equal(mixture.covariance(1, output), calibration.covariance(1, output))
-
-
 def test_tokens_of_small_weight_hardly_count(tmp_path: Path, random_calibration: Callable[..., Calibration]) -> None:
     source = micro_source(tmp_path / "model")
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
@@ -117,16 +80,6 @@ def test_tokens_of_small_weight_hardly_count(tmp_path: Path, random_calibration:
     assert effective(one=1.0, two=1.0) == pytest.approx(2 * number)
     assert effective(one=3.0, two=1.0) == pytest.approx(16 / 10 * number)
     assert effective(one=1.0, two=1e-6) == pytest.approx(number, rel=1e-5)
-
-
-def test_only_the_tasks_with_a_weight_are_in_it(
-    tmp_path: Path, random_calibration: Callable[..., Calibration]
-) -> None:
-    source = micro_source(tmp_path / "model")
-    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
-    mixture = TaskMixture("two", {"two": 1.0}, calibrations)
-    assert list(mixture.calibrations) == ["two"]
-    assert torch.equal(mixture.layer(0)["o_proj"].mean, single_mixture(calibrations["two"]).layer(0)["o_proj"].mean)
 
 
 def test_statistics_of_different_models_are_refused(

@@ -92,20 +92,3 @@ def test_nothing_is_tried_without_need(case: Case, tmp_path: Path, monkeypatch: 
         expected = plan_variant(*case, settings, ratio)
         assert chosen(case, tmp_path, settings, ratio) == expected
         assert expected.settings.trials == settings.tried
-
-
-def test_too_few_texts_are_said(case: Case, tmp_path: Path) -> None:
-    source, _, ranking = case
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": [list(range(90))]})
-    lines: list[str] = []
-    plan = chosen((source, statistics, ranking), tmp_path, say=lines.append)
-    assert plan.layers == plan_variant(source, statistics, ranking, SETTINGS, 0.5).layers
-    assert lines == ["too few calibration texts to try plans on"]
-
-
-def test_the_file_keeps_the_number_of_trials(case: Case, tmp_path: Path) -> None:
-    for trials_, named in ((9, True), (0, False)):
-        plan = plan_variant(*case, replace(SETTINGS, trials=trials_), 0.5)
-        write_plan(plan, tmp_path / "plan.json")
-        assert read_plan(tmp_path / "plan.json") == plan
-        assert ('"trials"' in (tmp_path / "plan.json").read_text("utf-8")) is named

@@ -74,13 +74,6 @@ def test_no_steps_change_nothing(layers: int) -> None:
     assert all(direction.shape == (layers, 2) for direction in directions(layers).values())
 
 
-def test_directions_are_independent() -> None:
-    matrix = np.stack([direction.ravel() for direction in directions(30).values()])
-    assert np.linalg.matrix_rank(matrix) == len(matrix)
-    similar = np.corrcoef(matrix) - np.eye(len(matrix))
-    assert np.abs(np.nan_to_num(similar)).max() < 0.2
-
-
 def test_a_step_of_1_by_depth() -> None:
     factors = multipliers(12, {"depth": 1.0})
     assert factors[-1] / factors[0] == pytest.approx(np.exp([2.0, 2.0]))

@@ -32,12 +32,6 @@ def test_what_has_no_gradient_stays() -> None:
     assert not torch.equal(tensors["w"], torch.ones(2, 2))
 
 
-def test_a_matrix_of_zeros_stays_zero() -> None:
-    tensors = {"w": torch.zeros(2, 2)}
-    Adam(0, 1).update(tensors, {"w": torch.ones(2, 2)}, 0.1)
-    assert torch.equal(tensors["w"], torch.zeros(2, 2))
-
-
 def test_the_rate_rises_and_then_falls_towards_zero() -> None:
     rates = [learning_rate(step, 40, 1.0) for step in range(40)]
     peak = rates.index(max(rates))

@@ -46,10 +46,6 @@ def test_steps_are_nearly_full_and_never_too_long() -> None:
     assert min(tokens[:-1]) > 150 - 64  # a batch has 64 positions
 
 
-def test_a_text_longer_than_a_step_has_one_of_its_own() -> None:
-    assert [rows_of(step) for step in steps_of([([7] * 200, 1.0)])] == [[[7] * 200]]
-
-
 def test_the_order_of_the_texts_does_not_matter() -> None:
     texts = [(ids, 1.0) for ids in random_token_ids(40)]
     shuffled = random.Random(1).sample(texts, len(texts))
@@ -68,11 +64,6 @@ def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> Non
     assert [ids[real].tolist() for ids, real in inputs] == sorted(
         (ids for ids, _ in texts), key=lambda ids: (len(ids), ids)
     )
-
-
-def test_steps_mix_texts_of_all_lengths() -> None:
-    lengths = [max(map(len, rows_of(step))) for step in steps_of([(ids, 1.0) for ids in random_token_ids(80)])]
-    assert lengths != sorted(lengths)
 
 
 def test_tokens_count_by_the_probability_of_their_task_and_sum_to_one() -> None:

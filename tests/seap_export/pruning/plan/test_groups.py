@@ -113,9 +113,3 @@ def test_groups_are_cut_to_preferred_sizes_within_the_tolerance(
     assert heads_a_group(plan) == expected
     assert plan.settings.group_tolerance == tolerance
     assert plan.achieved_ratio == pytest.approx(2 / 13)
-
-
-def test_a_ratio_that_preferred_sizes_do_not_reach_keeps_the_others() -> None:
-    plan = planned(spec_of(4, 1), 0.9, 10.0, "uniform")
-    assert heads_a_group(plan) == [3, 3]
-    assert plan.achieved_ratio == pytest.approx(2 / 13)

@@ -23,9 +23,9 @@ from seap_export.pruning.plan.cost import CostModel
 from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.plan import LayerPlan
 from seap_export.pruning.plan.ranked import finish_ranking, read_ranking, write_options, write_scores
-from seap_export.pruning.plan.settings import BALANCES, LAYOUTS, Balance
-from seap_export.pruning.plan.sparsity import EVEN, SPARSITY_KINDS, Sparsity
-from seap_export.pruning.plan.sublayers import KeptHeads, KeptMamba, KeptNeurons, thinner_layer, whole_words
+from seap_export.pruning.plan.settings import BALANCES, Balance
+from seap_export.pruning.plan.sparsity import SPARSITY_KINDS, Sparsity
+from seap_export.pruning.plan.sublayers import KeptHeads, KeptMamba, KeptNeurons, whole_words
 from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChannels
 from seap_export.pruning.scores import LayerScores
 
@@ -123,19 +123,6 @@ def test_of_three_sublayers_the_best_selection_is_found() -> None:
 
 
 @pytest.mark.parametrize("balance", BALANCES)
-def test_layers_of_three_sublayers_get_one_shape(balance: Balance) -> None:
-    spec = hybrid_spec(alike=True)
-    options = [options_from_scores(spec, index, layer) for index, layer in enumerate(scores_of(spec))]
-    layers, achieved = solve_uniform(spec, options, 0.4, 1, balance, np.ones((4, 3)))
-    assert len({plan.spec(spec.layers[0], frozenset()) for plan in layers}) == 1
-    assert achieved == pytest.approx(0.4, abs=RATIO_TOLERANCE)
-    if balance == "alike":
-        shrunk = layers[0].spec(spec.layers[0], frozenset())
-        for sublayer, whole in zip(shrunk.sublayers, spec.layers[0].sublayers, strict=True):
-            assert sublayer.weights(24) / whole.weights(24) == pytest.approx(0.6, abs=0.15)
-
-
-@pytest.mark.parametrize("balance", BALANCES)
 def test_in_a_uniform_layout_all_sublayers_of_a_kind_have_the_same_sizes(balance: Balance) -> None:
     spec = hybrid_spec()
     options = [options_from_scores(spec, index, layer) for index, layer in enumerate(scores_of(spec))]
@@ -213,57 +200,6 @@ def test_what_cannot_be_cut_stays_whole_and_counts(kind: Any, balance: Balance) 
     uniform, achieved = solve_uniform(spec, options, 0.3, 1, balance, sensitivity)
     assert {len(plan.named("o_proj").units) for plan in uniform} == {6}
     assert achieved == pytest.approx(0.3, abs=RATIO_TOLERANCE)
-
-
-def test_a_ratio_that_what_stays_whole_leaves_out_of_reach_is_refused() -> None:
-    spec = olmo_spec()
-    most = 3 * 39 / (2 * 4 * (6 + 3) + 3 * 40)
-    for layout in LAYOUTS:
-        check_ratio(spec, most, EVEN, 1, layout)
-        with pytest.raises(
-            UsageError, match=f"attention stays whole: its norms run over all heads.* at most {most:.3f} can"
-        ):
-            check_ratio(spec, most + 0.01, EVEN, 1, layout)
-    assert whole_words(spec) == ["attention stays whole: its norms run over all heads"]
-    assert whole_words(hybrid_spec()) == []
-
-
-def test_a_thinner_layer_leaves_alone_what_stays_whole() -> None:
-    layer = olmo_spec().layers[0]
-    thinner = thinner_layer(layer, 24, 0.7)
-    assert thinner[Attention] == layer[Attention]
-    assert sum(sublayer.weights(24) for sublayer in thinner.sublayers) == pytest.approx(
-        0.7 * sum(sublayer.weights(24) for sublayer in layer.sublayers), abs=3 * 24 / 2
-    )
-
-
-def test_elimination_and_rankings_leave_alone_what_stays_whole(tmp_path: Path) -> None:
-    spec = olmo_spec()
-    for index, layer in enumerate(spec.layers):
-        weights = {sublayer.output: torch.ones(24, sublayer.channels) for sublayer in layer.sublayers}
-        covariances = {
-            sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in layer.sublayers
-        }
-        options = options_from_elimination(spec, index, weights, covariances, ridge=0.01)
-        assert len(options[0].losses) == 1
-        write_options(tmp_path, index, options)
-    finish_ranking(tmp_path, torch.ones(4, 2, dtype=torch.float64))
-    for heads, neurons in read_ranking(spec, tmp_path).options:
-        assert heads.losses.tolist() == [0.0]
-        assert heads.shrunk(0) == heads.dense
-        assert len(neurons.losses) == 40
-    mixer = Mixer(intermediate_size=24)
-    whole = MixerOptions.whole(mixer, 24).aligned(4)
-    assert (whole.losses.tolist(), whole.shrunk(0)) == ([0.0], mixer)
-
-
-def test_elimination_passes_over_inputs_of_layers() -> None:
-    spec = model_spec(micro_config(**VARIATIONS["gemma4-all"]))
-    sublayers = spec.layers[0].sublayers
-    weights = {sublayer.output: torch.ones(spec.hidden_size, sublayer.channels) for sublayer in sublayers}
-    covariances = {sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in sublayers}
-    *_, inputs = options_from_elimination(spec, 0, weights, covariances, ridge=0.01)
-    assert (inputs.losses.tolist(), inputs.shrunk(0)) == ([0.0], sublayers[-1])
 
 
 def test_a_plan_that_cuts_what_stays_whole_does_not_fit() -> None:

@@ -13,7 +13,7 @@ from support.variations import VARIATIONS, micro_config
 from seap_export.model.families import Convolution, model_spec
 from seap_export.pruning.plan.cost import BUDGETS, CostModel
 from seap_export.pruning.plan.layer_options import options_from_scores
-from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.pruning.plan.sublayers import KeptHeads
 from seap_export.pruning.plan.sublayers.convolution import ConvolutionOptions
 
 SPEC = small_spec(6, 3, 5)
@@ -29,22 +29,10 @@ def test_an_attention_option_loses_the_scores_of_all_channels_of_the_heads_remov
         assert weights == 2 * 24 * 4 * (len(kept.units) + len(kept.groups))
 
 
-def test_there_is_one_option_for_every_pair_of_groups_and_heads_a_group() -> None:
-    pairs = [(len(kept.groups), len(kept.units) // len(kept.groups)) for kept in HEADS.sets]
-    assert sorted(pairs) == [(groups, heads) for groups in (1, 2, 3) for heads in (1, 2)]
-    assert pairs[0] == (1, 1)
-    assert pairs[-1] == (3, 2)
-
-
 def test_neurons_are_sorted_by_score_and_lose_the_scores_of_the_rest() -> None:
     _, neurons = both(options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 5, 1])))
     assert neurons.order.tolist() == [1, 3, 0, 4, 2]
     assert neurons.loss_of.tolist() == [13, 8, 3, 1, 0, 0]
-
-
-def test_a_plan_keeps_the_most_important_neurons_sorted() -> None:
-    heads, neurons = both(options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 6, 1])))
-    assert (heads.kept(0), neurons.kept(2)) == (KeptHeads(2, (0,), (0,)), KeptNeurons((0, 1, 3)))
 
 
 def test_a_head_or_a_channel_costs_what_the_shrunk_sublayer_does() -> None:

@@ -24,7 +24,7 @@ from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import Ranking
 from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
 from seap_export.pruning.plan.sparsity import Sparsity
-from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.pruning.plan.sublayers import KeptHeads
 from seap_export.pruning.scores import (
     CHANNEL_SCORES,
     ChannelScore,
@@ -194,18 +194,6 @@ def test_scores_of_several_tasks_are_added_by_their_weights(
         assert total(mixed.scores) == pytest.approx(1.25)
 
 
-@pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_the_scores_of_a_single_task_stay_as_they_are(
-    source: Source, random_calibration: Calibrate, score: ChannelScore
-) -> None:
-    calibration = random_calibration(source)
-    for weight, mix in ((1.0, "plain"), (3.0, "scaled")):
-        ranking = ranking_of(source, TaskMixture("boolq", {"boolq": weight}, {"boolq": calibration}), score, mix=mix)
-        assert ranking.scores is not None
-        expected = layer_scores(score, output_weights(source, 1), calibration.layer(1), source.spec.layers[1])
-        assert torch.equal(ranking.scores[1]["down_proj"], expected["down_proj"])
-
-
 def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_calibration: Calibrate) -> None:
     calibrations = {
         "one": random_calibration(source, "one", 0),
@@ -226,32 +214,6 @@ def test_statistics_of_another_model_are_refused(
         ranking_of(source, single_mixture(random_calibration(other)), score)
 
 
-@pytest.mark.parametrize("score", ["wifn", "elimination"])
-def test_a_plan_says_what_it_was_made_from_and_how(source: Source, random_calibration: Calibrate, score: str) -> None:
-    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
-    mixture = TaskMixture("mix", {"one": 1.0, "two": 0.5}, calibrations)
-    plan = planned(
-        source,
-        mixture,
-        ranking_of(source, mixture, score),
-        score=score,
-        sparsity=Sparsity("uniform", protect_first=1),
-        balance="alike",
-        compensation="one-shot",
-        ridge=7.0,
-    )
-    assert (plan.task, plan.weights) == ("mix", {"one": 1.0, "two": 0.5})
-    assert (plan.source_name, plan.source_sha256) == ("model", source.digest)
-    assert (plan.method, plan.settings.score) == ("custom", score)
-    assert (plan.settings.align, plan.settings.balance) == (4, "alike")
-    assert (plan.settings.compensation, plan.settings.ridge, plan.requested_ratio) == ("one-shot", 7.0, 0.3)
-    assert plan.settings.sparsity == Sparsity("uniform", protect_first=1, protect_last=0)
-    dense, shrunk = source.spec, plan.shrunk_spec(source.spec)
-    kept, whole = (sum(spec.prunable_weights(layer) for layer in range(3)) for spec in (shrunk, dense))
-    assert plan.achieved_ratio == pytest.approx(1.0 - kept / whole)
-    assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
-
-
 def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calibration: Calibrate) -> None:
     statistics = single_mixture(random_calibration(source))
     ranking = ranking_of(source, statistics, "elimination")
@@ -269,17 +231,3 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
     )
     assert all(len(layer[KeptHeads].heads) == 6 for layer in by_loss)
     assert any(len(layer[KeptHeads].heads) < 6 for layer in alike)
-
-
-def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Calibrate) -> None:
-    statistics = single_mixture(random_calibration(source))
-    ranking = ranking_of(source, statistics, "wifv", sparsity=Sparsity("global"))
-    plan = planned(source, statistics, ranking, sparsity=Sparsity("global"))
-    assert ranking.scores is not None
-    least_kept = min(
-        float(score["down_proj"][list(layer[KeptNeurons].neurons)].min())
-        for score, layer in zip(ranking.scores, plan.layers, strict=True)
-    )
-    assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
-    assert least_kept > 0.0
-    assert len({len(layer[KeptNeurons].neurons) for layer in plan.layers}) > 1

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from seap_export.errors import UsageError
-from seap_export.pruning.plan.cost import CostModel
 from seap_export.pruning.plan.sparsity import SPARSITY_KINDS, Sparsity, default_protection
 
 
@@ -32,11 +31,6 @@ def test_resolving_keeps_all_other_settings() -> None:
     assert resolved == Sparsity("adaptive", 0.5, 0.1, 1, 0, "macs", 300)
 
 
-def test_the_cost_is_that_of_the_budget_and_the_context() -> None:
-    assert Sparsity("adaptive", budget="bytes", context=77).cost == CostModel("bytes", 77)
-    assert Sparsity().cost.budget == "weights"
-
-
 @pytest.mark.parametrize("kind", SPARSITY_KINDS)
 def test_protected_layers_have_no_sparsity_and_all_others_some(kind: Any) -> None:
     curve = Sparsity(kind, protect_first=3, protect_last=1).curve(9)
@@ -49,27 +43,8 @@ def test_the_logistic_curve_is_the_paper_s_over_the_unprotected_layers() -> None
     assert curve[2:-2] == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_default_curve_is_logistic_with_the_paper_s_constants() -> None:
-    assert Sparsity().curve(32) == Sparsity("logistic", 0.8, 0.3, 2, 2).curve(32)
-
-
-def test_the_logistic_curve_rises_and_k_steepens_it() -> None:
-    gentle, steep = (Sparsity(k=k, protect_first=0, protect_last=0).curve(10) for k in (0.8, 4.0))
-    assert gentle == sorted(gentle)
-    assert gentle[-1] > gentle[0]
-    assert steep[-1] / steep[0] > gentle[-1] / gentle[0]
-
-
 def test_the_uniform_curve_is_the_same_for_all_unprotected_layers() -> None:
     assert Sparsity("uniform", protect_first=1, protect_last=2).curve(6) == [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
-
-
-def test_a_single_unprotected_layer_has_a_curve() -> None:
-    assert Sparsity("logistic", protect_first=2, protect_last=1).curve(4)[2] > 0.0
-
-
-def test_no_protection_can_be_asked_for() -> None:
-    assert min(Sparsity(protect_first=0, protect_last=0).curve(32)) > 0.0
 
 
 @pytest.mark.parametrize(("first", "last"), [(4, 0), (0, 4), (2, 2), (9, 9)])

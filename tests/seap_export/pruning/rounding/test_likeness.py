@@ -38,9 +38,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
 
 
 @pytest.mark.parametrize(
-    "how",
-    [BlockQuantization(2), BlockQuantization(4), BlockQuantization(4, rows=True)],
-    ids=lambda how: how.name,
+    "how", [BlockQuantization(2), BlockQuantization(4), BlockQuantization(4, rows=True)], ids=lambda how: how.name
 )
 def test_what_rounding_cannot_have_made_is_named(tmp_path: Path, how: BlockQuantization) -> None:
     source = micro_source(tmp_path / "hf", "llama-biases")

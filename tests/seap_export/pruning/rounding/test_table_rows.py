@@ -33,8 +33,3 @@ def test_a_grid_knows_the_parts_and_comes_back_from_json() -> None:
 def test_other_digits_are_refused(bits: str) -> None:
     with pytest.raises(ValueError, match=r"lm_head\.weight.*digits from 2 to 6, or 8"):
         TableRows("lm_head.weight", 64, bits)
-
-
-def test_other_blocks_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"blocks of 32, 64 or 128, not 48"):
-        TableRows("lm_head.weight", 48, "44")

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.calibration import mixture_of
 from support.corpora import random_token_ids
-from support.models import masked_logits, mean_divergence, micro_source, transformers_model, write_micro_model
+from support.models import masked_logits, micro_source, transformers_model, write_micro_model
 from support.plans import layer_plan, plan_of
-from support.product import EVEN, LayerPlan, length_buckets, open_source, plan_variant, rank_layers, router_weights
+from support.product import LayerPlan, length_buckets, open_source, rank_layers, router_weights
 from support.variations import VARIATIONS
 from torch import nn
 
@@ -29,9 +29,8 @@ from seap_export.model.layers.layer import DecoderLayer
 from seap_export.model.sources.source import Source
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.recipes import open_recipe
-from seap_export.pruning.plan.settings import Compensation, PlanSettings
+from seap_export.pruning.plan.settings import Compensation
 from seap_export.pruning.plan.sublayers import KeptExperts, KeptHeads
-from seap_export.pruning.scores import EXPERT_SCORES, Score
 from seap_export.pruning.shrink.expert_refit import ExpertFit
 from seap_export.pruning.shrink.write import write_shrunk_model
 
@@ -98,18 +97,6 @@ def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(va
     assert (expected - dense).abs().max() > 0.1
 
 
-def test_experts_that_are_left_are_refitted(tmp_path: Path) -> None:
-    divergences = {}
-    for compensation in ("none", "sequential"):
-        source = micro_source(tmp_path / compensation / "dense", "mixtral")
-        shrunk(source, tmp_path / compensation, compensation)  # type: ignore[arg-type]
-        texts = random_token_ids()
-        divergences[compensation] = mean_divergence(
-            tmp_path / compensation / "dense", tmp_path / compensation / "hf", texts
-        )
-    assert divergences["sequential"] < 0.8 * divergences["none"]
-
-
 def test_one_expert_in_float32_at_a_time_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     for most in (1 << 30, 0):
@@ -149,23 +136,6 @@ def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path) -> None:
         kept = list(shrunk_plan.layers[index][KeptExperts].experts)
         assert torch.equal(stored[name], dense[name][kept])
     assert all(torch.equal(stored[name], dense[name]) for name in stored if name.endswith("norm.weight"))
-
-
-@pytest.mark.parametrize("score", EXPERT_SCORES)
-def test_scores_of_experts_leave_everything_else_whole(score: Score, tmp_path: Path) -> None:
-    settings = PlanSettings(score, EVEN, compensation="none")
-    source = micro_source(tmp_path / "dense", "qwen3_moe-some")
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
-    (tmp_path / "ranking").mkdir()
-    ranking = rank_layers(source, statistics, settings, tmp_path / "ranking", compute=Compute())
-    variant_plan = plan_variant(source, statistics, ranking, settings, 0.2)
-    cut = {
-        output
-        for layer, dense in zip(variant_plan.layers, source.spec.layers, strict=True)
-        for output in dense.outputs
-        if layer.is_cut(output, dense)
-    }
-    assert cut == {Experts.output}
 
 
 def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None:

@@ -9,97 +9,49 @@ import torch
 from support.plans import kept_layer
 from support.variations import micro_config
 
-from seap_export.model.families import ModelSpec, model_spec
+from seap_export.model.families import model_spec
 from seap_export.pruning.shrink.layer import kept_channels, shrink_layer, with_all_biases
 
-LAYER = 1
 #: Of 6 query heads in 3 groups of 2: group 1 goes, group 0 keeps its second head, group 2 its first.
 PLAN = kept_layer(2, kv_groups=(0, 2), heads=(1, 4), neurons=(0, 3, 79))
-WHOLE = kept_layer(2, range(3), range(6), range(80))
 QUERIES = [*range(16, 32), *range(64, 80)]
 KEYS = [*range(16), *range(32, 48)]
-
-
-def biased_spec(**values: Any) -> ModelSpec:
-    biases = {"attention_bias": True, "mlp_bias": True} if "model_type" not in values else {}
-    return model_spec(micro_config(**{"model_type": "llama", **biases, **values}))
-
-
-def random_layer(spec: ModelSpec) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) for name, shape in spec.layer_tensors(LAYER).items()}
+ROWS = {"q_proj": QUERIES, "k_proj": KEYS, "v_proj": KEYS, "gate_proj": [0, 3, 79], "up_proj": [0, 3, 79]}
+COLUMNS = {"o_proj": QUERIES, "down_proj": [0, 3, 79]}
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"attention_bias": False, "mlp_bias": False}, {"model_type": "qwen3"}, {"model_type": "glm4"}]
-)
-def test_names_and_shapes_are_those_of_the_plan(values: dict[str, Any]) -> None:
-    spec = biased_spec(**values)
-    layers = (spec.layers[0], PLAN.spec(spec.layers[LAYER], frozenset()), spec.layers[2])
-    shrunk = shrink_layer(random_layer(spec), spec, LAYER, PLAN)
-    assert {name: tuple(tensor.shape) for name, tensor in shrunk.items()} == spec.with_layers(layers).layer_tensors(
-        LAYER
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "kept"),
+    "values",
     [
-        ("self_attn.q_proj", QUERIES),
-        ("self_attn.k_proj", KEYS),
-        ("self_attn.v_proj", KEYS),
-        ("mlp.gate_proj", [0, 3, 79]),
-        ("mlp.up_proj", [0, 3, 79]),
+        {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+        {"model_type": "llama"},
+        {"model_type": "qwen3"},
+        {"model_type": "gemma2"},
+        {"model_type": "glm4"},
     ],
 )
-def test_rows_and_their_biases_are_the_kept_ones(name: str, kept: list[int]) -> None:
-    spec = biased_spec()
-    tensors = random_layer(spec)
-    shrunk = shrink_layer(tensors, spec, LAYER, PLAN)
-    for part in ("weight", "bias"):
-        full = f"model.layers.1.{name}.{part}"
-        assert torch.equal(shrunk[full], tensors[full][kept])
-
-
-@pytest.mark.parametrize(("name", "kept"), [("self_attn.o_proj", QUERIES), ("mlp.down_proj", [0, 3, 79])])
-def test_columns_are_the_kept_ones_and_their_bias_stays(name: str, kept: list[int]) -> None:
-    spec = biased_spec()
-    tensors = random_layer(spec)
-    shrunk = shrink_layer(tensors, spec, LAYER, PLAN)
-    assert torch.equal(shrunk[f"model.layers.1.{name}.weight"], tensors[f"model.layers.1.{name}.weight"][:, kept])
-    assert torch.equal(shrunk[f"model.layers.1.{name}.bias"], tensors[f"model.layers.1.{name}.bias"])
-
-
-@pytest.mark.parametrize("model_type", ["qwen3", "gemma2", "exaone4"])
-def test_norms_stay(model_type: str) -> None:
-    spec = biased_spec(model_type=model_type)
-    tensors = random_layer(spec)
-    shrunk = shrink_layer(tensors, spec, LAYER, PLAN)
-    norms = [name for name in tensors if "norm" in name]
-    assert len(norms) == 4
-    assert all(torch.equal(shrunk[name], tensors[name]) for name in norms)
-
-
-def test_the_dense_tensors_are_not_changed() -> None:
-    spec = biased_spec()
-    tensors = random_layer(spec)
-    shrink_layer(tensors, spec, LAYER, PLAN)
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in random_layer(spec).items())
-
-
-@pytest.mark.parametrize("values", [{}, {"attention_bias": False, "mlp_bias": False}])
-def test_a_layer_kept_whole_stays_as_it_is(values: dict[str, Any]) -> None:
-    spec = biased_spec(**values)
-    tensors = random_layer(spec)
-    shrunk = shrink_layer(tensors, spec, LAYER, WHOLE)
-    assert shrunk.keys() == tensors.keys()
-    assert all(torch.equal(shrunk[name], tensors[name]) for name in tensors)
-
-
-def test_kept_channels_are_the_inputs_of_the_projections() -> None:
-    spec = biased_spec()
-    assert kept_channels(PLAN, spec.layers[0], "o_proj").tolist() == QUERIES
-    assert kept_channels(PLAN, spec.layers[0], "down_proj").tolist() == [0, 3, 79]
+def test_what_is_kept_are_rows_and_their_biases_or_columns_and_all_norms(values: dict[str, Any]) -> None:
+    spec = model_spec(micro_config(**values))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in spec.layer_tensors(1).items()}
+    given = {name: tensor.clone() for name, tensor in tensors.items()}
+    shrunk = shrink_layer(tensors, spec, 1, PLAN)
+    assert all(torch.equal(tensors[name], given[name]) for name in given)
+    layers = (spec.layers[0], PLAN.spec(spec.layers[1], frozenset()), spec.layers[2])
+    shapes = {name: tuple(tensor.shape) for name, tensor in shrunk.items()}
+    assert shapes == spec.with_layers(layers).layer_tensors(1)
+    for name, tensor in shrunk.items():
+        projection, part = name.split(".")[-2:]
+        rows, columns = ROWS.get(projection), COLUMNS.get(projection)
+        expected = tensors[name] if rows is None else tensors[name][rows]
+        assert torch.equal(tensor, expected if columns is None or part == "bias" else expected[:, columns]), name
+    whole = shrink_layer(tensors, spec, 1, kept_layer(2, range(3), range(6), range(80)))
+    assert whole.keys() == tensors.keys()
+    assert all(torch.equal(whole[name], tensors[name]) for name in tensors)
+    assert [kept_channels(PLAN, spec.layers[0], name).tolist() for name in ("o_proj", "down_proj")] == [
+        QUERIES,
+        [0, 3, 79],
+    ]
 
 
 def test_places_for_biases_are_filled_with_zeros_and_what_is_there_stays() -> None:

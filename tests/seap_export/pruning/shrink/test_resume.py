@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def run(case: Case, folder: Path, compensation: Compensation, compute: Compute, 
     write_shrunk_model(case.source, plan, case.statistics, folder, compute=compute, **options)
 
 
-@pytest.mark.parametrize("compensation", COMPENSATIONS)
+@pytest.mark.parametrize("compensation", ["bias", "sequential"])
 def test_killed_before_any_tensor_is_written(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensation: Compensation
 ) -> None:
@@ -66,7 +66,7 @@ def test_killed_before_any_tensor_is_written(
         return plain(self, layer)
 
     monkeypatch.setattr(Source, "read_layer", noted)
-    for call in itertools.count():
+    for call in itertools.count(step=3):
         layers.clear()
         folder = tmp_path / str(call)
         with monkeypatch.context() as patch:
@@ -84,29 +84,32 @@ def test_killed_before_any_tensor_is_written(
     assert call > 20
 
 
-@pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize(
-    ("what", "name", "calls"),
+    ("what", "name", "calls", "where"),
     [
-        (streams._KeptInMemory, "save", 6),
-        (streams._KeptInFile, "save", 6),
-        (streams._Saved, "forget", 6),
-        (streams._Layout, "write", 40),
-        (refit_streams, "refit", 3),
-        (SafetensorsWriter, "flush", 3),
-        (SafetensorsWriter, "__exit__", 1),
+        (streams._KeptInMemory, "save", range(6), "memory"),
+        (streams._KeptInFile, "save", range(0, 6, 2), "disk"),
+        (streams._Saved, "forget", range(0, 6, 2), "memory"),
+        (streams._Layout, "write", range(0, 40, 9), "disk"),
+        (refit_streams, "refit", range(3), "disk"),
+        (SafetensorsWriter, "flush", range(3), "memory"),
+        (SafetensorsWriter, "__exit__", [0], "memory"),
     ],
 )
 def test_killed_while_the_streams_are_saved(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: object, name: str, calls: int, where: str
+    case: Case,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: object,
+    name: str,
+    calls: Sequence[int],
+    where: str,
 ) -> None:
     compute = compute_in_memory() if where == "memory" else compute_on_disk(case.source)
-    if what in (streams._KeptInMemory, streams._KeptInFile) and (what is streams._KeptInFile) is (where == "memory"):
-        pytest.skip("not used there")
     layers: list[int] = []
     plain = Source.read_layer
     monkeypatch.setattr(Source, "read_layer", lambda self, layer: (layers.append(layer), plain(self, layer))[1])
-    for call in range(0, calls, 1 if calls < 10 else 7):
+    for call in calls:
         layers.clear()
         folder = tmp_path / str(call)
         with monkeypatch.context() as patch:

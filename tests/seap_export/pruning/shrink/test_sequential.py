@@ -10,28 +10,24 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.calibration import mixture_of
-from support.chosen import of_each_kind
+from support.chosen import FEATURED
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
-from support.plans import kept_layer, layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
+from support.plans import micro_plan, plan_of, uniform_plan, whole_layer
 from support.product import (
-    COMPENSATIONS,
     OUTPUTS,
-    Compensation,
     Compute,
-    LayerPlan,
     Plan,
     Source,
     TaskMixture,
-    open_source,
 )
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.model.families import Attention, names
+from seap_export.model.families import names
 from seap_export.pruning.shrink.layer import kept_channels
 from seap_export.pruning.shrink.refit_streams import RefitStreams
 from seap_export.pruning.shrink.sequential import SequentialLayers
@@ -39,12 +35,7 @@ from seap_export.pruning.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(8, longest=40)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.
-FITTED = ("llama-mha", "llama-biases", "mistral-window", "qwen2-window", "qwen3", "qwen3-biases")
-FITTED_UNIFORM = ("llama-mqa", "llama-biases", "mistral-window", "qwen2-window", "qwen3")
-
-
-def _in_full(*variations: str) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.full) for name in variations]
+FITTED = ("llama-mha", "mistral-window", "qwen3-biases")
 
 
 def fitted_layers(
@@ -86,8 +77,11 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float)
     ("layout", "variation", "ridge"),
     [
         *(("per-layer", variation, 0.05) for variation in FITTED),
-        *(("per-layer", "llama-gqa", ridge) for ridge in (5.0, 100.0)),
-        *(("uniform", variation, ridge) for variation in FITTED_UNIFORM for ridge in (0.05, 5.0)),
+        ("per-layer", "llama-gqa", 5.0),
+        ("uniform", "llama-mqa", 0.05),
+        ("uniform", "llama-biases", 5.0),
+        ("uniform", "mistral-window", 0.05),
+        ("uniform", "qwen2-window", 5.0),
     ],
 )
 def test_it_is_what_a_plain_loop_gives(tmp_path: Path, layout: str, variation: str, ridge: float) -> None:
@@ -126,23 +120,7 @@ def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Pat
     assert (logits(even) - logits(expected)).abs().max() > 0.01 * logits(expected).abs().max()
 
 
-def test_a_task_of_nearly_no_weight_does_not_count(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model")
-    tasks = {"one": random_token_ids(16, 1), "two": random_token_ids(16, 2)}
-    name = "model.layers.2.mlp.down_proj.weight"
-
-    def fitted(ridge: float, **weights: float) -> torch.Tensor:
-        tasks_left = {task: tasks[task] for task in weights}
-        statistics = mixture_of(source, tmp_path / "-".join(map(str, weights.values())), tasks_left, **weights)
-        plan = micro_plan(source, "sequential", weights=weights, ridge=ridge * 200)
-        return fitted_layers(source, plan, statistics)[2][name]
-
-    one, both = fitted(0.01, one=1.0), fitted(0.01, one=1.0, two=0.001)
-    assert (both - one).norm() < 0.02 * one.norm()
-    assert (fitted(0.01, one=0.001, two=1.0) - one).norm() > 0.1 * one.norm()
-
-
-@pytest.mark.parametrize("variation", of_each_kind())
+@pytest.mark.parametrize("variation", FEATURED)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
@@ -153,71 +131,7 @@ def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: P
         assert all(torch.equal(layer[name], dense[name]) for name in dense)
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen2-window"])
-def test_what_comes_before_the_first_cut_is_exactly_the_dense_model_s(tmp_path: Path, variation: str) -> None:
-    source = micro_source(tmp_path / "model", variation)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    whole = [whole_layer(layer) for layer in source.spec.layers]
-    cut = layer_plan(source.spec.layers[1], None, None, range(50))
-    plan = plan_of(source, [whole[0], cut, whole[2]], "sequential")
-    layers = fitted_layers(source, plan, statistics)
-    untouched = {names.weight("down_proj", 1), names.bias("down_proj", 1)}
-    for index in range(2):
-        dense = source.read_layer(index)
-        kept = [name for name in dense if "mlp" not in name or index == 0]
-        assert all(torch.equal(layers[index][name], dense[name]) for name in kept if name not in untouched)
-    last = source.read_layer(2)
-    for output in source.spec.layers[2].outputs:  # whole, but its input has changed
-        assert not torch.equal(layers[2][names.weight(output, 2)].float(), last[names.weight(output, 2)])
-
-
-def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerPlan, ...]]:
-    """A model whose removed heads have the attention pattern and values of kept ones, removed neurons multiples."""
-    source = micro_source(folder, variation)
-    attention = source.spec.first(Attention)
-    head_dim, size = source.spec.head_dim, attention.heads_per_group
-    tensors = load_file(folder / "model.safetensors")
-    for index in (1, 2):
-        prefix = f"model.layers.{index}."
-        for part in ("weight", "bias"):
-            if f"{prefix}self_attn.q_proj.{part}" in tensors:
-                queries = tensors[f"{prefix}self_attn.q_proj.{part}"]
-                for group in range(attention.num_key_value_heads):  # the second head of each group is the first
-                    start = group * size * head_dim
-                    queries[start + head_dim : start + 2 * head_dim] = queries[start : start + head_dim]
-            for name, factor in (("gate_proj", 1.0), ("up_proj", -2.0)):
-                if f"{prefix}mlp.{name}.{part}" in tensors:
-                    rows = tensors[f"{prefix}mlp.{name}.{part}"]
-                    rows[:20] = factor * rows[20:40]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    heads = tuple(head for head in range(attention.num_attention_heads) if head % size != 1)
-    cut = kept_layer(size, range(attention.num_key_value_heads), heads, range(20, 80))
-    return open_source(str(folder)), (whole_layer(source.spec.layers[0]), cut, cut)
-
-
-@pytest.mark.parametrize(
-    "variation",
-    [
-        *("llama-biases", "llama-mqa", "qwen3", "granite-all", "gemma3-all"),
-        *_in_full("llama-gqa", "mistral-window", "qwen2", "exaone4", "gemma2-all", "hunyuan-all", "smollm3-all"),
-    ],
-)
-def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> None:
-    source, layers = redundant_source(tmp_path / "model", variation)
-    texts = random_token_ids(40)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
-    expected = logits(transformers_model(tmp_path / "model"))
-    errors = {}
-    for compensation in ("sequential", "one-shot", "bias"):
-        plan = plan_of(source, layers, compensation, ridge=1e-4)  # type: ignore[arg-type]
-        model = written(tmp_path / compensation, source, plan, statistics)
-        errors[compensation] = float((logits(model) - expected).abs().max() / expected.abs().max())
-    assert errors["sequential"] < 1e-3
-    assert errors["one-shot"] < 1e-3
-    assert errors["bias"] > 0.05
-
-
-@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen3-biases", "gemma3-all", "phi3-all"])
+@pytest.mark.parametrize("variation", ["mistral-window", "phi3-all"])
 def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
@@ -229,31 +143,11 @@ def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> 
                 assert_close(ours[name], tensor, 1e-4)
 
 
-@pytest.mark.parametrize(
-    "variation",
-    [*("llama-gqa", "granite-all", "gemma3-all"), *_in_full("mistral-window", "qwen2", "qwen3", "glm4", "exaone4")],
-)
-def test_the_error_is_less_than_that_of_fitting_each_layer_alone(tmp_path: Path, variation: str) -> None:
-    """Behind the last layer, on the calibration texts."""
-    source = micro_source(tmp_path / "model", variation)
-    texts = random_token_ids(40)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
-    layer = source.spec.layers[0]
-    cut = [layer_plan(layer, None, 0, range(index, 80, 2)) for index in range(3)]
-    dense = last_stream(transformers_model(tmp_path / "model"), texts)
-    errors: dict[Compensation, float] = {}
-    for compensation in COMPENSATIONS:
-        plan = plan_of(source, cut, compensation, ridge=1.0)
-        model = written(tmp_path / compensation, source, plan, statistics)
-        errors[compensation] = float((last_stream(model, texts) - dense).square().sum(1).mean())
-    assert all(errors["sequential"] < 0.9 * errors[other] for other in ("one-shot", "bias", "none"))
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_rounding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = micro_source(tmp_path / "model", dtype=dtype)
+    dtype = torch.bfloat16
+    source = micro_source(tmp_path / "model", dtype="bfloat16")
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan = micro_plan(source, "sequential")
     layers = fitted_layers(source, plan, statistics)
@@ -262,10 +156,10 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
         for path in ("self_attn.o_proj", "mlp.down_proj")
         for part in ("weight", "bias")
     ]
-    assert {layers[1][name].dtype for name in fitted} == {getattr(torch, dtype)}
+    assert {layers[1][name].dtype for name in fitted} == {dtype}
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)  # runs what is stored, in float32
     stored = load_file(tmp_path / "shrunk" / "model.safetensors")
-    assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
+    assert {tensor.dtype for tensor in stored.values()} == {dtype}
     assert all(torch.equal(stored[name], layers[1][name]) for name in fitted)
     streams: list[Any] = []
     plain = RefitStreams.layer

@@ -7,91 +7,79 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.calibration import mixture_of, single_mixture
-from support.chosen import VARIED
-from support.corpora import random_token_ids
-from support.models import micro_source, projection_inputs, transformers_model
-from support.plans import micro_plan, whole_layer, with_settings
-from support.product import OUTPUTS, Calibration, Compensation, Source, TaskMixture
+from support.calibration import single_mixture
+from support.chosen import FEATURED
+from support.models import micro_source
+from support.oracles.plain_loop import WITHOUT_BIAS
+from support.plans import micro_plan, uniform_plan, whole_layer, with_settings
+from support.product import OUTPUTS, Calibration, Compensation, Source
 
 from seap_export.model.families import names
 from seap_export.pruning.shrink.layer import kept_channels, shrink_layer
 from seap_export.pruning.shrink.refit import mean_fit, refit_from_dense
 from seap_export.pruning.shrink.single import single_layers
 
-#: What `micro_plan` cuts.
-CUT = (set(), {"o_proj", "down_proj"}, {"o_proj"})
+#: What `micro_plan` and `uniform_plan` cut.
+CUT = {"per-layer": (set(), {"o_proj", "down_proj"}, {"o_proj"}), "uniform": ({"o_proj", "down_proj"},) * 3}
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen3-biases"])
-@pytest.mark.parametrize("compensation", ["one-shot", "bias", "none"])
-def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
+@pytest.mark.parametrize(
+    ("layout", "variation", "compensation"),
+    [
+        ("per-layer", "llama-gqa", "one-shot"),
+        ("per-layer", "llama-biases", "one-shot"),
+        ("per-layer", "qwen3-biases", "bias"),
+        ("per-layer", "llama-gqa", "bias"),
+        ("per-layer", "llama-gqa", "none"),
+        ("uniform", "mistral", "one-shot"),
+        ("uniform", "qwen2", "bias"),
+        ("uniform", "qwen3-biases", "one-shot"),
+        ("uniform", "llama-biases", "bias"),
+        ("uniform", "llama-gqa", "one-shot"),
+    ],
+)
+def test_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
     tmp_path: Path,
     random_calibration: Callable[[Source], Calibration],
+    layout: str,
     variation: str,
     compensation: Compensation,
 ) -> None:
+    """In the uniform layout without an intercept where the family's class has no bias, and zeros behind a switch."""
     source = micro_source(tmp_path / "model", variation)
-    statistics, plan = single_mixture(random_calibration(source)), micro_plan(source, compensation)
+    statistics = single_mixture(random_calibration(source))
+    plan = (micro_plan if layout == "per-layer" else uniform_plan)(source, compensation)
+    shrunk_spec = plan.shrunk_spec(source.spec)
     for index, tensors in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         expected = shrink_layer(dense, source.spec, index, plan.layers[index])
-        for output in OUTPUTS:
-            if compensation == "none" or output not in CUT[index]:
+        for output in OUTPUTS if compensation != "none" else ():
+            if output not in CUT[layout][index]:
                 continue
             weight, bias = dense[names.weight(output, index)], dense.get(names.bias(output, index))
-            mean = statistics.layer(index)[output].mean
+            mean, intercept = statistics.layer(index)[output].mean, True
+            if layout == "uniform":
+                intercept = output not in WITHOUT_BIAS[source.spec.family.model_type]
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)
             covariance = statistics.covariance(index, output)
-            fit = (
-                mean_fit(weight, bias, mean, kept)
-                if compensation == "bias"
-                else refit_from_dense(weight, bias, mean, covariance, kept, ridge=plan.settings.ridge, tokens=40)
-            )
-            expected |= {names.weight(output, index): fit.weight, names.bias(output, index): fit.bias}
+            if compensation == "one-shot":
+                fit = refit_from_dense(
+                    weight, bias, mean, covariance, kept, ridge=plan.settings.ridge, tokens=40, intercept=intercept
+                )
+            else:
+                fit = mean_fit(weight, bias, mean, kept)
+            expected[names.weight(output, index)] = fit.weight
+            if intercept and fit.bias is not None:
+                expected[names.bias(output, index)] = fit.bias
+        shapes = shrunk_spec.layer_tensors(index)
+        expected = {name: expected.get(name, torch.zeros(shape)).float() for name, shape in shapes.items()}
         assert tensors.keys() == expected.keys()
-        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+        for name, tensor in expected.items():
+            assert torch.equal(tensors[name].float(), tensor), name
     assert index == 2
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases"])
-@pytest.mark.parametrize("compensation", ["one-shot", "bias"])
-def test_a_compensated_projection_keeps_its_mean_output(
-    tmp_path: Path, variation: str, compensation: Compensation
-) -> None:
-    """Over the calibration texts, as the dense model runs them."""
-    source = micro_source(tmp_path / "model", variation)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
-    plan = micro_plan(source, compensation)
-    seen = projection_inputs(transformers_model(tmp_path / "model"), random_token_ids())
-    for index, tensors in enumerate(single_layers(source, plan, statistics)):
-        dense = source.read_layer(index)
-        for output in CUT[index]:
-            weight, bias = names.weight(output, index), names.bias(output, index)  # type: ignore[arg-type]
-            mean = seen[index][output].mean(0)
-            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
-            expected = dense[weight].double() @ mean + dense.get(bias, torch.zeros(96)).double()
-            actual = tensors[weight].double() @ mean[kept] + tensors[bias].double()
-            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_weights_of_a_mixture_s_tasks_count(
-    tmp_path: Path, random_calibration: Callable[..., Calibration]
-) -> None:
-    source = micro_source(tmp_path / "model")
-    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
-    plan = micro_plan(source, "one-shot")
-    name = "model.layers.1.mlp.down_proj.weight"
-
-    def fitted(weight: float) -> torch.Tensor:
-        mixture = TaskMixture("mix", {"one": 1.0, "two": weight}, calibrations)
-        return list(single_layers(source, plan, mixture))[1][name]
-
-    assert (fitted(1.0) - fitted(1e-9)).abs().max() > 0.01
-    assert (fitted(1e-9) - fitted(1e-8)).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", FEATURED)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
     tmp_path: Path, random_calibration: Callable[[Source], Calibration], variation: str
 ) -> None:

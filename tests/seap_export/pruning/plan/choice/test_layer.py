@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.plans import attention_cost, both, kept_layer, random_scores, scores_of, small_spec
+from support.plans import attention_cost, both, random_scores, scores_of, small_spec
 from support.product import BUDGETS, CostModel
 
 from seap_export.model.families import Attention, ModelSpec
@@ -93,58 +93,11 @@ def test_no_set_that_fits_the_budget_is_worth_more(attention: str, head_worth: f
     choices = choices_of(spec, scores, align)
     for fraction in FRACTIONS:
         budget = fraction * choices.total_weights
-        plan, _ = choices.best(budget)
-        kept = kept_score(plan[KeptHeads].heads, plan[KeptNeurons].neurons, scores)
-        assert kept >= best_that_fits(spec, scores, align, budget) - 1e-9, fraction
-
-
-@pytest.mark.parametrize("align", [1, 4])
-@pytest.mark.parametrize("head_worth", HEAD_WORTH.values(), ids=HEAD_WORTH)
-@pytest.mark.parametrize("attention", ATTENTION)
-def test_the_budget_is_kept_within_one_step_of_neurons(attention: str, head_worth: float, align: int) -> None:
-    spec = layer_spec(attention)
-    choices = choices_of(spec, some_scores(spec, head_worth), align)
-    for fraction in FRACTIONS:
-        budget = fraction * choices.total_weights
-        _, weights = choices.best(budget)
+        plan, weights = choices.best(budget)
+        heads, neurons = plan[KeptHeads], plan[KeptNeurons].neurons
+        assert kept_score(heads.heads, neurons, scores) >= best_that_fits(spec, scores, align, budget) - 1e-9, fraction
         assert weights <= max(budget + 3 * HIDDEN * align, least_weights(spec, align)), fraction
-
-
-@pytest.mark.parametrize("attention", ATTENTION)
-def test_the_weights_told_are_those_of_the_plan(attention: str) -> None:
-    spec = layer_spec(attention)
-    choices = choices_of(spec, some_scores(spec), 4)
-    for fraction in FRACTIONS:
-        plan, weights = choices.best(fraction * choices.total_weights)
-        assert weights == kept_weights(
-            len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), len(plan[KeptNeurons].neurons)
-        )
-        shrunk = spec.with_layers((plan.spec(spec.layers[0], frozenset()), *spec.layers[1:]))
-        assert weights == shrunk.prunable_weights(0)
-
-
-def test_the_smallest_form_keeps_the_best_head_and_the_best_neurons() -> None:
-    spec = layer_spec("gqa", neurons=6)
-    heads = torch.tensor([1, 2, 1, 9, 3, 3], dtype=torch.float64)
-    neurons = torch.tensor([0, 5, 0, 7, 0, 6], dtype=torch.float64)
-    plan, _ = choices_of(spec, scores_of(heads, neurons), 2).best(0.0)
-    assert plan == kept_layer(2, kv_groups=(1,), heads=(3,), neurons=(3, 5))
-
-
-def test_a_group_is_worth_the_heads_it_would_keep_not_all_of_them() -> None:
-    """With one head a group, group 0 (its best head 6) goes before group 1 (4 + 4)."""
-    spec = layer_spec("gqa", neurons=6)
-    heads = torch.tensor([6, 0, 4, 4, 1, 1], dtype=torch.float64)
-    choices = choices_of(spec, scores_of(heads, torch.zeros(6, dtype=torch.float64)), 1)
-    assert choices.best(kept_weights(1, 1, 1))[0][KeptHeads].heads == (0,)
-    assert choices.best(kept_weights(2, 1, 1))[0][KeptHeads].heads == (2, 3)
-
-
-def test_neurons_are_a_multiple_of_the_step_where_they_are_cut() -> None:
-    spec = layer_spec("gqa", neurons=40)
-    choices = choices_of(spec, some_scores(spec), 16)
-    counts = {len(choices.best(f / 50 * choices.total_weights)[0][KeptNeurons].neurons) for f in range(51)}
-    assert counts == {16, 32, 40}
+        assert weights == kept_weights(len(heads.heads), len(heads.kv_groups), len(neurons))
 
 
 @pytest.mark.parametrize(("steps", "count"), [(1.6, 8), (2.4, 8), (2.6, 12)])
@@ -154,13 +107,6 @@ def test_the_rest_of_the_budget_is_rounded_to_the_nearest_step(steps: float, cou
     choices = choices_of(spec, scores_of(heads, torch.ones(20, dtype=torch.float64)), 4)
     plan, _ = choices.best(kept_weights(1, 1, 0) + 3 * HIDDEN * 4 * steps)
     assert (len(plan[KeptHeads].heads), len(plan[KeptNeurons].neurons)) == (1, count)
-
-
-def test_a_step_wider_than_the_layer_keeps_all_neurons() -> None:
-    spec = layer_spec("gqa", neurons=6)
-    plan, weights = choices_of(spec, some_scores(spec), 16).best(0.0)
-    assert len(plan[KeptNeurons].neurons) == 6
-    assert weights == least_weights(spec, 16)
 
 
 def test_of_equal_scores_the_first_are_kept() -> None:

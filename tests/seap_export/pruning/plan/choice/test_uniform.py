@@ -17,10 +17,9 @@ from seap_export.model.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.sparsity import EVEN
-from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.pruning.scores import LayerScores, unit_scores
 
-RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.8)
+RATIOS = (0.05, 0.2, 0.35, 0.6, 0.8)
 
 
 def solve(
@@ -81,43 +80,16 @@ def best_by_hand(spec: ModelSpec, scores: list[LayerScores], ratio: float, align
     return min(near, key=lambda shape: shape.loss)
 
 
-@pytest.mark.parametrize("balance", ["loss", "alike"])
-@pytest.mark.parametrize(("align", "neurons"), [(1, 100), (16, 100)])
+@pytest.mark.parametrize(("align", "balance"), [(1, "loss"), (16, "loss"), (1, "alike"), (16, "alike")])
 @pytest.mark.parametrize("head_worth", [0.05, 1.0, 20.0])
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_it_is_the_best_of_all_shapes(balance: Any, align: int, neurons: int, head_worth: float, ratio: float) -> None:
+def test_it_is_the_best_of_all_shapes(balance: Any, align: int, head_worth: float, ratio: float) -> None:
     """With steps of 16 neurons no shape, or one alone, is within the tolerance."""
-    spec = small_spec(heads=6, kv_groups=3, neurons=neurons, layers=3)
+    spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=3)
     best = best_by_hand(spec, random_scores(spec, head_worth), ratio, align, balance)
     layers, achieved = solve(spec, ratio, balance, align, head_worth)
     assert {kept_sizes(plan) for plan in layers} == {(best.groups, best.heads, best.neurons)}
     assert achieved == pytest.approx(best.achieved, abs=1e-12)
-
-
-def test_the_test_above_meets_whole_and_cut_attention() -> None:
-    spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=3)
-    shapes = {(worth, kept_sizes(solve(spec, 0.2, "loss", 1, worth)[0][0])[1]) for worth in (0.05, 20.0)}
-    assert {heads == 6 for _, heads in shapes} == {True, False}
-
-
-def test_layers_of_one_shape_keep_what_they_choose_themselves() -> None:
-    layers, _ = solve(smollm2_spec(num_hidden_layers=6), 0.4)
-    assert len({kept_sizes(plan) for plan in layers}) == 1
-    assert len({plan[KeptHeads].heads for plan in layers}) > 1
-    assert len({plan[KeptNeurons].neurons for plan in layers}) == 6
-
-
-@pytest.mark.parametrize("balance", ["loss", "alike"])
-@pytest.mark.parametrize("ratio", [*RATIOS, 0.9])
-def test_a_real_model_s_ratio_is_achieved(ratio: float, balance: Any) -> None:
-    spec = smollm2_spec()
-    layers, achieved = solve(spec, ratio, balance)
-    shrunk = spec.with_layers(
-        tuple(plan.spec(layer, frozenset()) for plan, layer in zip(layers, spec.layers, strict=True))
-    )
-    assert achieved == pytest.approx(1.0 - shrunk.prunable_weights(0) / spec.prunable_weights(0), abs=1e-12)
-    assert abs(achieved - ratio) <= RATIO_TOLERANCE
-    assert kept_sizes(layers[0])[2] % 16 == 0
 
 
 @pytest.mark.parametrize("variation", JOINT)
@@ -160,12 +132,6 @@ def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
     for refused in (lambda: solve(spec, most + 0.01, align=1), lambda: check_ratio(spec, 0.9, EVEN, 1, "uniform")):
         with pytest.raises(UsageError, match=f"fixes sizes.* at most {most:.3f} can be removed.* --layout uniform"):
             refused()
-
-
-def test_a_window_that_only_some_layers_have_is_no_other_shape() -> None:
-    spec = model_spec(micro_config(**VARIATIONS["qwen2-window"]))
-    assert len({attention.sliding_window for attention in spec.all(Attention)}) == 2
-    assert len({kept_sizes(plan) for plan in solve(spec, 0.4)[0]}) == 1
 
 
 @pytest.mark.parametrize("changed", [{"intermediate_size": 64}, {"num_attention_heads": 3}])

@@ -72,7 +72,7 @@ def statistics_of(
     return *heads, *neurons
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("tokens", [50, 6])
 @pytest.mark.parametrize("ridge", [RIDGE, SMALL_RIDGE])
 def test_one_at_a_time_is_the_greedy_loop_of_refits(ridge: float, tokens: int, seed: int) -> None:
@@ -98,18 +98,6 @@ def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_ti
     for kept in range(40, -1, -1):
         highest = max(highest, refitted_loss(weight, covariance, order[:kept].tolist(), ridge))
         assert loss[kept] == pytest.approx(highest, rel=ROUNDING[ridge])
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("tokens", [400, 60])
-def test_looking_less_often_loses_little_more_than_one_removal_at_a_time(seed: int, tokens: int) -> None:
-    weight, covariance = random_projection(128, tokens, 48, seed)
-    order, loss = eliminate_channels(weight, covariance, RIDGE, elimination._FRACTION)
-    _, least = eliminate_channels(weight, covariance, RIDGE, 0.0)
-    assert sorted(order.tolist()) == list(range(128))
-    for removed in (0.5, 0.6, 0.7, 0.8):
-        kept = round(128 * (1.0 - removed))
-        assert loss[kept] < (1.03 if tokens > 128 else 1.1) * least[kept]
 
 
 @pytest.mark.parametrize("tokens", [3000, 300])
@@ -153,17 +141,6 @@ def test_channels_that_never_vary_go_first_however_large_their_weights(ridge: fl
     order, loss = eliminate_channels(weight, covariance, ridge, 0.0)
     assert sorted(order[-3:].tolist()) == dead
     assert loss[9] < least * loss[0] < loss[8]
-
-
-def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
-    spec = small_spec(6, 3, 20)
-    o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
-    heads, neurons = eliminated(spec, (o_proj, o_cov * 0), (down_proj, down_cov * 0))
-    assert neurons.order.tolist() == list(range(20))
-    assert not neurons.loss_of.any()
-    assert not heads.losses.any()
-    assert heads.sets[0].units == (0,)
-    assert heads.sets[-2].units in {(0, 2, 4), (0, 1, 2, 3)}
 
 
 def pair(kept: KeptGrouped) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.stand_ins.cuda import fake_tensors
 
-from seap_export.pruning.plan.elimination import refit, symmetric
+from seap_export.pruning.plan.elimination import symmetric
 from seap_export.pruning.plan.elimination.channels import removal_order
 from seap_export.pruning.plan.elimination.head_sets import HeadGroups
 from seap_export.pruning.plan.elimination.refit import Refit, removal_losses
@@ -44,12 +44,3 @@ def test_sets_of_heads(cuda: torch.device) -> None:
     refit = Refit(*projection(cuda), 1e-4).copy()
     heads = HeadGroups(1, 300, 4).channels([2, 5], cuda)
     assert refit.increase(heads).device.type == refit.remove(heads).device.type == "cuda"
-
-
-def test_a_tensor_on_another_device_is_noticed(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    def on_cpu(matrix: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        return symmetric.reduced(matrix, keep).cpu()
-
-    monkeypatch.setattr(refit, "reduced", on_cpu)
-    with pytest.raises(RuntimeError, match=r"two different devices|same device"):
-        removal_order(*projection(cuda), 1e-4, 0.125)

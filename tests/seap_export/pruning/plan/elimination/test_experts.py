@@ -85,17 +85,6 @@ def test_each_time_the_expert_goes_without_which_least_is_lost(logits: torch.Ten
     assert losses[0] == losses[1] == losses[2]  # a token has two experts
 
 
-def test_an_expert_that_no_token_reaches_goes_first_and_costs_nothing(
-    logits: torch.Tensor, written: torch.Tensor
-) -> None:
-    logits[:, 3] = -50.0
-    order, losses = eliminate_experts(
-        mixture(is_normalised=True), sampled(logits, written), torch.full((TOKENS,), 1 / TOKENS).double()
-    )
-    assert order[-1] == 3
-    assert losses[EXPERTS - 1] == pytest.approx(0.0, abs=1e-20)
-
-
 def test_losses_of_neurons_are_those_of_refitted_experts() -> None:
     experts, generator = mixture(is_normalised=True), torch.Generator().manual_seed(3)
     channels = torch.randn(EXPERTS, TOKENS, 4, generator=generator, dtype=torch.float64)

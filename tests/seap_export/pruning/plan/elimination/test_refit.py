@@ -77,23 +77,6 @@ def test_increases_are_what_removing_one_channel_or_a_set_would_add() -> None:
     assert loss + refit.increase(torch.tensor([5, 11, 3])) == pytest.approx(without, rel=1e-9)
 
 
-def test_a_copy_goes_its_own_way() -> None:
-    refit, _, _ = refit_of()
-    refit.remove(torch.tensor([4]))
-    before = refit.increases()
-    other = refit.copy()
-    other.remove(torch.tensor([0, 1, 2, 3, 5]))
-    assert torch.equal(refit.increases(), before)
-    assert refit.left.tolist() == [0, 1, 2, 3, *range(5, CHANNELS)]
-
-
-def test_the_weight_given_is_not_changed() -> None:
-    weight, covariance = random_projection(CHANNELS)
-    given = weight.double()
-    Refit(given, covariance, 0.1).remove(torch.tensor([1, 2]))
-    assert torch.equal(given, weight.double())
-
-
 def test_a_ridge_that_does_not_make_the_covariance_regular_is_refused() -> None:
     weight, covariance = random_projection(CHANNELS)
     with pytest.raises(UsageError, match="ridge is too small"):
