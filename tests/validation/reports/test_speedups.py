@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from validation.reports import html_page, job_summary
-from validation.reports.speedups import interval_in_words, speedup_in_words, speedups
+from validation.reports.speedups import speedup_in_words, speedups
 
 Report = dict[str, Any]
 
@@ -27,11 +27,6 @@ def test_an_interval_that_contains_1_is_no_speedup(
     value: float, low: float | None, high: float | None, words: str
 ) -> None:
     assert speedup_in_words(value, low, high) == words
-
-
-def test_an_interval_in_words() -> None:
-    assert interval_in_words(0.98, 1.5) == "0.98 to 1.50"
-    assert interval_in_words(None, 1.5) == "no interval"
 
 
 def test_every_table_says_that_there_is_no_speedup(passing: Report) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from validation.reports import html_page
-from validation.reports.whole import Beaten, beaten, rows
+from validation.reports.whole import beaten
 
 COMMAND = "seap-export export m --ratio 0"
 
@@ -53,20 +53,6 @@ def test_what_was_not_measured_is_not_compared(report: dict[str, Any]) -> None:
     (variant,) = report["variants"].values()
     variant["beaten_by"] = None
     assert beaten(report) == []
-
-
-def test_a_variant_that_beats_another_needs_no_command(report: dict[str, Any]) -> None:
-    (name,) = report["variants"]
-    better = {**report["variants"][name], "beaten_by": None}
-    report["variants"] |= {"gsm8k-0": better}
-    report["variants"][name] |= {"beaten_by": "gsm8k-0"}
-    (one,) = beaten(report)
-    assert one == Beaten(name, "gsm8k-0", one.words, "")
-    assert "the whole model, gsm8k-0" in one.words
-
-
-def test_what_was_refused_has_no_row(report: dict[str, Any]) -> None:
-    assert rows(report).keys() == {"best"}
 
 
 def test_the_page_names_the_better_file_beside_the_verdict(report: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from support.variations import VARIATIONS
 
 from converters.mlx import MlxFormat
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.errors import ArtifactError, EnvironmentFailure
 from validation.runtimes import mlx_runner
 from validation.runtimes.mlx_runner import MlxRunner, open_mlx
 from validation.runtimes.runner import Opening
@@ -60,16 +60,6 @@ def test_equals_torch(
     for index in range(28):
         first, second = runner.step([one[9 + index], other[5 + index]])
         assert largest([(first, truths[0][9 + index]), (second, truths[1][5 + index])]) <= 1e-3
-
-
-@pytest.mark.needs("mlx-lm")
-def test_several_tokens_are_appended(tmp_path: Path, prompts: list[list[int]], torch_logits: Logits) -> None:
-    made = written(tmp_path, "gemma2-all")
-    runner, one, other = MlxRunner(made.folder), prompts[-1], prompts[-2]
-    wanted = torch_logits(made.source, [one, other])
-    runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
-    first, second = runner.append(np.array([one[9:21], other[5:17]]))
-    assert largest([(first, wanted[0][9:21]), (second, wanted[1][5:17])]) <= 1e-3
 
 
 @pytest.mark.needs("mlx-lm")
@@ -118,13 +108,6 @@ def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[i
 
 
 @pytest.mark.needs("mlx-lm")
-def test_a_layer_with_a_window_keeps_no_more_than_that(tmp_path: Path, prompts: list[list[int]]) -> None:
-    runner = MlxRunner(written(tmp_path, "mistral-window").folder)
-    runner.prefill(np.array([prompts[-1]]), [len(prompts[-1])])
-    assert runner.cache(0) is None
-
-
-@pytest.mark.needs("mlx-lm")
 def test_a_folder_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, "llama-gqa").folder
     edit_json(folder / "config.json", lambda config: config["decoder"]["layers"].pop(2))
@@ -155,18 +138,6 @@ def test_on_the_cpu_quantised_weights_and_experts_meet_float32(
         pytest.skip("MLX computes on a GPU")
     runner.prefill(np.array([[3, 4, 5]]), [3])
     assert runner._cache[0].keys.dtype == getattr(mx, dtype)
-
-
-@pytest.mark.needs("mlx-lm")
-def test_what_does_not_run_is_a_failure_of_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = MlxRunner(written(tmp_path, "llama-gqa").folder)
-
-    def fail(*_: object, **__: object) -> None:
-        raise ValueError("shapes\ndiffer")
-
-    monkeypatch.setattr(runner, "_model", type("Broken", (), {"make_cache": lambda self: [], "__call__": fail})())
-    with pytest.raises(ParityFailure, match="mlx-lm does not run prefill: shapes differ"):
-        runner.prefill(np.array([[3]]), [1])
 
 
 def test_a_missing_mlx_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,20 +7,14 @@ from pathlib import Path
 import pytest
 from support.formats.fake_format import FakeRunner, install_fake_format
 
-from converters.formats import FORMATS, format_class
 from seap_export.errors import EnvironmentFailure, UsageError
 from validation.runtimes.runner import Runtime
-from validation.runtimes.table import REFERENCE, RUNTIMES, open_runtime, require_runtime
+from validation.runtimes.table import RUNTIMES, open_runtime, require_runtime
 
 
 def missing() -> None:
     """A check of a runtime."""
     raise EnvironmentFailure("no node; install Node.js")
-
-
-def test_every_format_has_a_runtime() -> None:
-    for name in FORMATS:
-        assert set(format_class(name).runtimes) <= {REFERENCE, *RUNTIMES}
 
 
 def test_an_unknown_name_is_refused() -> None:

@@ -21,7 +21,7 @@ from converters.formats import format_class
 from seap_export.model.families import family_of_model_type
 from validation.execution import Execution
 from validation.runtimes.runner import Runtime
-from validation.speed.engines import _TorchEngine, open_engine, pace_of
+from validation.speed.engines import _TorchEngine, open_engine
 from validation.speed.measure import SpeedCell
 from validation.speed.memory import peak_memory
 
@@ -52,21 +52,6 @@ class Clocked(Counting):
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         self.calls.append(("timed", (prompt, steps)))
         return Pace(1.0, (0.5,) * steps)
-
-
-def test_a_runner_without_a_clock_is_timed_with_its_batch() -> None:
-    runner: Any = Counting()
-    pace = pace_of(runner, PROMPTS, 2)
-    assert len(pace.steps_s) == 2
-    assert runner.calls == [("prefill", (PROMPTS, [3, 3], 2)), ("step", [8, 11]), ("step", [9, 12])]
-
-
-def test_a_runner_with_a_clock_is_asked() -> None:
-    runner: Any = Clocked()
-    assert pace_of(runner, PROMPTS[:1], 2) == Pace(1.0, (0.5, 0.5))
-    assert runner.calls == [("timed", ([5, 6, 7], 2))]
-    with pytest.raises(ValueError, match="too many values"):
-        pace_of(runner, PROMPTS, 2)
 
 
 @pytest.mark.parametrize(("kind", "takes_more"), [(Counting, True), (Clocked, False)])

@@ -69,16 +69,6 @@ def test_a_line_joins_what_nothing_beats_and_dashes_are_the_targets() -> None:
     assert "limit" not in [line.attrib["class"] for line in chart(dict.fromkeys(TARGETS)).iter("line")]
 
 
-def test_the_chart_says_in_words_what_it_shows() -> None:
-    described = next(chart().iter("desc")).text or ""
-    assert "a-0.4, onnx int4: 58.0 MB, KL 0.25, chosen" in described
-    assert "beaten" in described
-
-
-def test_one_point_is_enough() -> None:
-    assert len(circles(drawn("a", [point("fp32", 0.0, 7, 0.0)], dict.fromkeys(TARGETS)))) == 1
-
-
 def test_the_section_has_a_row_for_each_point_and_none_without_targets(passing: dict[str, Any]) -> None:
     assert 'id="frontier"' not in html_page(passing)
     tasks = {"a": {"points": POINTS}, "b": {"points": []}}

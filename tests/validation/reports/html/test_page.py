@@ -58,14 +58,6 @@ def test_page_needs_nothing_else(page: Page) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
 
 
-@pytest.mark.parametrize("sample", ["passing", "failing"])
-def test_text_names_no_address_to_load(sample: str, request: pytest.FixtureRequest) -> None:
-    text = html_page(request.getfixturevalue(sample))
-    assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
-    assert "Content-Security-Policy" in text
-    assert "default-src 'none'" in text
-
-
 def test_links_lead_to_places_on_the_page(page: Page) -> None:
     targets = page.attributes("id")
     assert len(set(targets)) == len(targets)
@@ -99,23 +91,6 @@ def test_the_recommendation_comes_before_what_was_verified(shipped: Report) -> N
     assert text.index("</header>") < text.index('id="files-1"') < text.index('id="variants"')
 
 
-def test_every_file_has_a_row_and_a_point_and_so_has_the_input(shipped: Report) -> None:
-    page = html_page(shipped)
-    section = page[page.index('<section id="files-2">') :].split("</section>")[0]
-    rows = [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in re.findall(r"<tr>(.*?)</tr>", section)]
-    assert rows[1] == "the input, SmolLM2-135M-Instruct.Q4_1.gguf 98.0 MB"
-    right = (
-        "piqa 271 of 500 (50 to 59%); boolq 35 of 64 (42 to 66%); gsm8k 58 of 200 (23 to 36%) "
-        "dense 271; dense 35; dense 67"
-    )
-    assert [row.split(" MB")[0] for row in rows[2:]] == [
-        "the whole model in int4 ship – 86.4", "the whole model in int8 – 154",
-        f"everyday-0.35/onnx in fp32 beaten {right} 390",
-    ]  # fmt: skip
-    assert rows[2].split("86.4 MB ")[1].startswith("memory about 210 MB 162 125 ms 3.25×")
-    assert section.count("<circle") == 4  # three files, and a ring around the one to ship
-
-
 def test_answers_stand_side_by_side_in_full(shipped: Report) -> None:
     for name, answer in (("arithmetic-0.2", " a\nb"), ("everyday-0.35", " <c>" * 200)):
         shipped["variants"][name]["quality"]["sample"] = {"prompt": "How?", "dense": " d", "variant": answer}
@@ -143,11 +118,6 @@ def test_what_was_verified_and_which_limits_there_were(checks: list[tuple[str, s
     assert reading.status(report).startswith(words)
 
 
-def test_counts_have_all_their_digits(passing: Report) -> None:
-    passing["variants"]["arithmetic-0.2"]["layers"][0]["intermediate_size"] = 1536
-    assert "to 1536 (neurons)" in html_page(passing)
-
-
 def test_failures_say_where_why_and_what_to_do(failing: Report) -> None:
     text = Page(html_page(failing)).text
     assert text.count("What to do:") == 7
@@ -156,26 +126,6 @@ def test_failures_say_where_why_and_what_to_do(failing: Report) -> None:
     assert "2 more file 5 is missing file 6 is missing" in text
     assert "lost-0.2: integrity lost-0.2/onnx/model.onnx is damaged" in text.replace(" : ", ": ")
     assert text.index("What failed") < text.index("Compared with the dense model")
-
-
-def test_bisection_is_advised_where_it_was_not_done(failing: Report) -> None:
-    hint = "With --bisect, validate shows where the error starts."
-    assert hint not in Page(html_page(failing)).text
-    failing["variants"]["arithmetic-0.5"]["bisect"] = None
-    assert Page(html_page(failing)).text.count(hint) == 1
-
-
-def test_only_what_was_checked_has_a_row(failing: Report) -> None:
-    assert '<th scope="row">the folder as a whole</th>' in html_page(failing)
-    failing["checks"] = [check for check in failing["checks"] if check["variant"] is not None]
-    assert '<th scope="row">the folder as a whole</th>' not in html_page(failing)
-
-
-def test_passing_report_has_no_list_of_failures(passing: Report) -> None:
-    text = Page(html_page(passing)).text
-    assert "What failed" not in text
-    assert "What to do" not in text
-    assert "✗" not in text
 
 
 def test_a_heat_map_shows_what_was_lost_elsewhere(passing: Report) -> None:
@@ -238,31 +188,6 @@ def test_sections_hold_the_figures(passing: Report) -> None:
         assert words in text, words
 
 
-def test_figures_of_another_runtime_are_told_with_its_name(passing: Report) -> None:
-    name, variant = "gguf in llama.cpp", passing["variants"]["arithmetic-0.2"]
-    variant["quality"]["divergence"] = {name: variant["quality"]["divergence"]["onnx"]}
-    variant["speed"] |= {"folder": "gguf", "runtime": "llama.cpp"}
-    text = Page(html_page(passing)).text
-    for words in (
-        f"arithmetic-0.2, {name}: ",
-        f"{name}, ONNX",  # what the colour of bars means, since other variants have ONNX files
-        "Speed and size compared with the dense model in llama.cpp",
-    ):
-        assert words in text, words
-
-
-def test_error_by_layer_names_the_first_and_what_overflows(failing: Report) -> None:
-    text = Page(html_page(failing)).text
-    for words in (
-        "First to diverge in decode of case 'prompt 1': layer 12, attention (relative error 0.04) , tensor",
-        "/model/layers.12/attention/output",
-        "/model/layers.29/mlp/output Inf 7.1e4",
-        "/model/layers.28/mlp/gate near the largest number of its type 6.1e4",
-        "62 tensors in the order of computation. The first to diverge: layer 12, attention.",
-    ):
-        assert words in text, words
-
-
 @pytest.mark.parametrize("key", ["parity", "quality", "speed"])
 def test_what_was_not_measured_is_left_out(passing: Report, key: str) -> None:
     heads = {"parity": "Parity by case and stage", "quality": "Divergence", "speed": "Times, speed-ups"}
@@ -286,14 +211,6 @@ def test_names_from_outside_are_text(failing: Report) -> None:
     page = Page(text)
     assert not {tag for tag, _ in page.tags} & {"img", "script"}
     assert page.text.count("<img src=x onerror=alert(1)>") > 15
-
-
-def test_charts_are_described(page: Page) -> None:
-    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(charts) >= 8
-    assert all(attributes["role"] == "img" for attributes in charts)
-    tags = [tag for tag, _ in page.tags]
-    assert tags.count("desc") == len(charts)
 
 
 def test_report_of_nothing_still_makes_a_page(passing: Report) -> None:

@@ -63,14 +63,6 @@ def test_a_cache_is_written_in_place(micro_hf: Callable[[str], Path], tmp_path: 
         runner.step([5])
 
 
-def test_tokens_need_a_prompt_before_them(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    runner = runner_of(micro_hf("Llama"), tmp_path)
-    with pytest.raises(ValueError, match="before there is a prompt"):
-        runner.step([5])
-    with pytest.raises(ValueError, match="before there is a prompt"):
-        list(runner.cache(0))
-
-
 @pytest.mark.parametrize("logits", ["all", "last"])
 @pytest.mark.parametrize("form", [FUSED, POISONED], ids=["guard", "poison"])
 def test_a_sign_of_a_mask_that_would_be_misread_is_seen(

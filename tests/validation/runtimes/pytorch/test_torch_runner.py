@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +125,6 @@ def test_every_family(variation: str, attention: str, tmp_path: Path) -> None:
         _assert_same(_streamed(folder, attention, compute), expected)
 
 
-@pytest.mark.parametrize("family", ["Llama", "Qwen2"])
-def test_layers_of_different_shapes(family: str, micro_hf: Callable[[str], Path]) -> None:
-    expected = _whole(micro_hf(family), "eager")
-    _assert_same(_streamed(micro_hf(family), "eager", TIGHT), expected)
-
-
 @pytest.mark.parametrize("variation", ["gemma3-all", "phi3-all", "llama-gqa"])
 def test_prompts_continue_together_as_each_alone(variation: str, tmp_path: Path) -> None:
     """Layers may stay loaded or be read again for each step."""
@@ -166,12 +159,6 @@ def test_a_layer_is_read_again_only_where_there_is_no_room_for_it(
     with open_torch_runner(folder, Execution(threads=1, compute=compute)) as runner:
         runner.continuations([[5, 6, 7]], 2)
     assert read == list(range(3)) * reads
-
-
-def test_no_weight_is_held_after_a_run(tmp_path: Path) -> None:
-    with open_torch_runner(write_micro_model(tmp_path / "m", model_type="llama"), ONE_THREAD) as runner:
-        list(runner.run(RUNS))
-        assert {parameter.device.type for parameter in runner.model.parameters()} == {"meta"}
 
 
 def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:

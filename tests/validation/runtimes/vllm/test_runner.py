@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ from support.chosen import ATTENDING, RICHEST
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
-from support.product import read_spec
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.common.json_file import read_json
@@ -132,16 +130,6 @@ def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trust
 
 
 @pytest.mark.needs("vllm")
-def test_a_prompt_may_fill_the_context(tmp_path: Path, vllm: Callable[..., VllmRunner], torch_logits: Logits) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", head_dim=HEAD_DIM)
-    positions = read_spec(model).max_position_embeddings
-    prompt = np.random.default_rng(0).integers(3, 60, (1, positions))
-    (logits,) = vllm(model, max_length=positions).prefill(prompt, [positions])
-    (wanted,) = torch_logits(model, prompt.tolist())
-    assert np.abs(logits - log_probabilities(wanted)).max() <= 1e-3
-
-
-@pytest.mark.needs("vllm")
 def test_what_vllm_cannot_run_is_said_in_one_line(tmp_path: Path, vllm: Callable[..., VllmRunner]) -> None:
     with pytest.raises((ArtifactError, ParityFailure), match=r"vLLM does not .*head_dim") as caught:
         vllm(write_micro_model(tmp_path / "hf", **VARIATIONS["llama-gqa"])).prefill(np.array([[3, 4]]), [2])
@@ -179,19 +167,6 @@ def test_a_missing_vllm_names_the_extra(tmp_path: Path, monkeypatch: pytest.Monk
         require_vllm()
 
 
-@pytest.mark.needs("vllm")
-def test_vllm_is_found_where_it_is(vllm: object) -> None:
-    require_vllm()
-
-
-def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PYTHON, "/nowhere/python")
-    with pytest.raises(EnvironmentFailure, match=f"/nowhere/python: cannot be started .*; correct {PYTHON}"):
-        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"))
-    with pytest.raises(EnvironmentFailure, match=f"/nowhere/python: cannot be started .*; correct {PYTHON}"):
-        require_vllm()
-
-
 def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\necho 'out of\nluck' >&2\nexit 3\n")
@@ -225,9 +200,3 @@ def test_a_pruned_model_of_an_earlier_release_whose_logits_are_scaled_is_refused
     assert vllm_refusal(model_spec(config), config, 64) is None
     del config["logit_scale"]
     assert "lacks 'logit_scale'; export again" in str(vllm_refusal(model_spec(config), config, 64))
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__), tmp_path / "config.json")
-    with pytest.raises(ArtifactError, match=r"config\.json: not a readable JSON file"):
-        VllmRunner(tmp_path)
