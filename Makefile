@@ -4,6 +4,8 @@ PYTHON ?= python3
 MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 CODER := .cache/Qwen2.5-Coder-0.5B-Instruct.gguf
 OUT ?= demo-output
+# The sample tasks of the demo.
+TASKS ?= sentiment order
 # What tests must not miss, such as REQUIRE=browser,cc; without it they are skipped where it is missing.
 REQUIRE ?=
 # The demo's output folder, if tests on the real model are to share one; without it they make one of their own.
@@ -45,12 +47,10 @@ RUNTIMES := $(FEWER_RUNTIMES),vllm
 
 # The main job on a real model: two fifths of it go for each of two tasks, and the rest is rounded to 4 bits.
 demo: .venv/installed $(MODEL)
-	.venv/bin/seap-export export $(MODEL) \
-		--task sample:sentiment \
-		--task sample:order \
+	.venv/bin/seap-export export $(MODEL) $(TASKS:%=--task sample:%) \
 		--ratio 0.4 --precision int4 --vocabulary 16384 --min-accuracy-retained 0.8 --out $(OUT)
 
-# All checks, the demo and, beside it, the tests on micro models.
+# All checks, one task of the demo and, beside it, the tests on micro models.
 test: lint .venv/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) $(call TIMES,all) --dist loadfile -m "not (release or full)"
 

@@ -16,7 +16,6 @@ def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelS
     """Reads a model folder's config.json, and checks that a format accepts the model; returns the config and its spec.
 
     Args:
-        format: The format that the model is to be written in.
         folder: config.json, generation_config.json if there is one, and the tokenizer; weights are not read.
 
     Raises:

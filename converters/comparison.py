@@ -37,7 +37,6 @@ class Tolerance:
     Attributes:
         share: Tolerated distance, as a share of the largest magnitude in the number's block.
         block: Length of a block of neighbours; 1: each number by itself.
-        tiny: Absolute distance that is tolerated in addition.
     """
 
     share: float
@@ -73,7 +72,6 @@ def other_numbers(name: str, pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]]
     """Compares a tensor that is not quantised with the model's; returns what is wrong in one line, or None: nothing.
 
     Args:
-        name: Name of the tensor.
         pieces: The tensor's numbers as the model gives them and as they are stored, piece by piece; integers must be
             equal.
         dtype: The dtype of the stored numbers: fp32, fp16 or bf16.

@@ -11,11 +11,6 @@ import numpy as np
 def first_difference(wanted: Any, given: Any, place: str = "program") -> str | None:
     """Where two trees of objects, lists and values differ first, such as `program.operators[3].inputs[1] is 5, not 4`.
 
-    Args:
-        wanted: The tree as it should be.
-        given: The tree to compare.
-        place: Name of the root of both trees.
-
     Returns:
         One line; None: they are equal.
     """

@@ -248,7 +248,7 @@ class Format(ABC):
         """
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """What users should know of a model in this format, such as shapes that cost speed or size; None: nothing."""
+        """A note for users on a model in this format, such as shapes that cost speed or size; None: there is none."""
         return None
 
     @abstractmethod

@@ -22,12 +22,7 @@ def average_bits(name: str, format: str, ways: Sequence[Way]) -> float | None:
     """The bits of a weight in `mixed-3.5`, with its share of a scale; None: it is not such a name.
 
     Args:
-        name: A precision.
-        format: The format's name, for messages.
         ways: How a matrix may be rounded in the format; none: all matrices of a file are alike.
-
-    Raises:
-        UsageError: There is no number, or it is out of range.
     """
     if not ways or not name.startswith(MIXED):
         return None

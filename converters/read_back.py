@@ -15,11 +15,7 @@ from seap_export.model.sources.weights import SafetensorsReader, check_weights
 
 
 def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
-    """The weights of a model folder in the plain form.
-
-    Raises:
-        InputError: A file is missing or damaged, or config and weights disagree.
-    """
+    """The weights of a model folder in the plain form."""
     reader = SafetensorsReader(model_folder)
     check_weights(reader, StoredForm(spec).shapes, str(model_folder))
     return PlainReader(reader, spec)

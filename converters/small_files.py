@@ -1,4 +1,4 @@
-"""The small files of a format: one mapping of names to contents says what is written and what is compared."""
+"""The small files of a format: one mapping of names to contents serves both writing and comparing."""
 
 from __future__ import annotations
 
@@ -33,11 +33,7 @@ def in_order(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_files(folder: Path, files: Mapping[str, Content]) -> None:
-    """Writes the files of a format into an existing folder.
-
-    Raises:
-        OSError: The files cannot be written.
-    """
+    """Writes the files of a format into an existing folder."""
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):

@@ -16,10 +16,6 @@ def whole_or_nothing(folder: Path) -> Iterator[None]:
 
     Args:
         folder: Exists and is empty.
-
-    Raises:
-        UsageError: Something is in the folder already; it stays there.
-        EnvironmentFailure: The block raised an `OSError`, or there is no such folder.
     """
     try:
         present = min(folder.iterdir(), default=None)

@@ -66,7 +66,7 @@ class MissingInput(UsageError, InputError):
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error of a library says, at most 200 characters."""
+    """The message of a library's error in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 

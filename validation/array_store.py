@@ -41,11 +41,7 @@ class ArrayStore:
         self._file.close()
 
     def put(self, array: NDArray[np.floating]) -> StoredArray:
-        """Appends an array as float32.
-
-        Raises:
-            EnvironmentFailure: The temporary folder is full.
-        """
+        """Appends an array as float32."""
         data = np.ascontiguousarray(array, np.float32)
         offset = self._file.seek(0, 2)
         try:

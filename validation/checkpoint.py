@@ -23,15 +23,7 @@ Change = Callable[[Weights], Weights]
 
 
 class Checkpoint:
-    """A model folder, dense or pruned by this package; no weight is in memory until it is read.
-
-    Attributes:
-        folder: The folder.
-        spec: The model's shapes.
-
-    Raises:
-        ArtifactError: The folder cannot be loaded.
-    """
+    """A model folder, dense or pruned by this package; no weight is in memory until it is read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,12 +37,7 @@ class Checkpoint:
         self._stored: StoredWeights | None = None
 
     def stock(self, attention: str | None, device: torch.device) -> StockModel:
-        """transformers' model of the folder, without weights.
-
-        Raises:
-            ArtifactError: transformers cannot make it, or the folder's weights do not fill it exactly.
-            EnvironmentFailure: The installed transformers has no class of this family.
-        """
+        """transformers' model of the folder, without weights."""
         from transformers import AutoConfig
 
         try:

@@ -31,7 +31,6 @@ class Estimate:
     Attributes:
         mean: The sum over all groups / the size of all groups.
         stderr: Standard error of the mean; None: a single group has none.
-        groups: Number of groups.
     """
 
     mean: float
@@ -51,9 +50,6 @@ class Estimate:
         With the sum S_i and the size n_i of group i, and m = sum S_i / sum n_i, the standard error of m is,
         linearised, sqrt(N / (N - 1) * sum (S_i - m n_i)^2) / sum n_i for N groups: the ratio estimator of Cochran,
         Sampling Techniques, chapter 6.
-
-        Raises:
-            ZeroDivisionError: All sizes are 0.
         """
         number, size = len(sums), math.fsum(sizes)
         mean = math.fsum(sums) / size
@@ -98,7 +94,6 @@ class Estimate:
         The standard error falls with the root of the number of groups.
 
         Args:
-            limit: The limit.
             noun: What the groups are: "texts" or "questions".
         """
         if not self.is_close_to(limit):

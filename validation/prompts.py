@@ -28,8 +28,6 @@ class Case:
     """Prompts that run together, shorter rows padded on the right, and the tokens that then follow one at a time.
 
     Attributes:
-        name: The name in reports.
-        rows: Token ids of each prompt.
         forced: For each row the tokens of its decode steps, the same number for all.
         call_tokens: A single row runs in calls of this many tokens, each with the cache of the calls before; None:
             in one call.

@@ -35,7 +35,6 @@ class Calls:
     """The size of the largest calls that a session must be able to run.
 
     Attributes:
-        rows: Rows of a call.
         tokens: Tokens of a row in one call.
         positions: Tokens of a row in its cache at the end.
     """
@@ -57,11 +56,6 @@ class SessionMemory:
     """Bytes that a session takes where its provider keeps the weights: of the host's memory, or of the GPU's.
 
     Attributes:
-        copies: Weights in the layout of the kernels.
-        mapped: Pages of the data file that are read at every step beside them.
-        largest: The largest matrix, which is there twice while it is copied.
-        run: Logits, activations and caches.
-        unpacked: What nodes on constants give, all of which is there at once when weights of few bits are unpacked.
         can_map: Whether the session can do without copies at no great cost: all products are in float32, on the CPU.
     """
 
@@ -91,21 +85,14 @@ def claim_memory(
     *,
     can_map: bool = True,
 ) -> bool:
-    """Says what a session will take, and refuses one that does not fit into what is free now.
+    """Says how much memory a session will take, and refuses one that does not fit into the free memory.
 
     Args:
-        model: The .onnx file.
-        calls: The size of the calls that the session will run.
         execution: On which provider, and in how much of the host's memory; without `compute`: in all that is free now.
-        say: Called with a line about the memory that the session will take.
         can_map: Whether it may be opened `mapped`, which changes its speed.
 
     Returns:
         Whether the session is to be opened `mapped`: its copies of the weights do not fit, but it works without them.
-
-    Raises:
-        EnvironmentFailure: The memory that is needed is not free.
-        ArtifactError: The file cannot be read.
     """
     need = session_memory(model, calls, execution.provider)
     is_on_cpu = execution.provider == "cpu"
@@ -134,7 +121,7 @@ def _free_memory(execution: Execution) -> int:
 
 
 def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -> SessionMemory:
-    """Estimates what a session takes; see `claim_memory`. The data file is not read."""
+    """Estimates the memory of a session; see `claim_memory`. The data file is not read."""
     graph = _Graph(model)
     run = max(map(graph.run_bytes, calls))
     if provider != "cpu":

@@ -11,22 +11,7 @@ from seap_export.pruning.activations.statistics import covariance_bytes
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a Llama model, or of one in the form of Mixtral.
-
-    Attributes:
-        layers: Decoder layers.
-        hidden: Width of the residual stream.
-        heads: Query heads; each has hidden / heads channels.
-        kv_heads: Heads of keys and values.
-        neurons: Width of the MLP.
-        vocabulary: Tokens.
-        positions: Longest context.
-        theta: Base of the rotary frequencies.
-        tied: Whether the LM head is the embedding.
-        head_dim: Channels of a head; 0: hidden / heads.
-        experts: Experts of each layer, of `neurons` each; 0: there is one MLP.
-        per_token: Number of experts that each token is routed to.
-    """
+    """The shape of a Llama model, or of one in the form of Mixtral."""
 
     layers: int
     hidden: int

@@ -25,19 +25,14 @@ _IS_INPUT, _IS_OUTPUT, _ALIGNMENT = 1, 2, 16
 
 @dataclass(frozen=True)
 class Value:
-    """The result of a node, an input or a constant of a graph; nodes that read it see float32.
-
-    Attributes:
-        index: Its number in the graph.
-        shape: Its shape, with `TOKENS` where the number of tokens is open.
-    """
+    """The result of a node, an input or a constant of a graph; nodes that read it see float32."""
 
     index: int
     shape: Shape
 
 
 class Outside(Protocol):
-    """What a graph asks of the program that it is a part of."""
+    """The program around a graph, as far as the graph uses it."""
 
     @property
     def weights(self) -> Mapping[str, Weight]:
@@ -58,13 +53,6 @@ class Graph:
 
     XNNPACK packs the constants of `linear` when a program is loaded, and then they are freed. Every other constant is
     an input, as what the program computed before is.
-
-    Args:
-        program: The program that the graph is a part of.
-
-    Attributes:
-        inputs: Values of the graph's inputs, by the program's numbers of their tensors, in the order of the call.
-        outputs: Values that the call writes, whose tensors follow the inputs in the call.
     """
 
     def __init__(self, program: Outside) -> None:

@@ -31,15 +31,7 @@ def _aligned(size: int) -> int:
 
 
 class Program:
-    """Builds a program. Its values have numbers, which methods return and take as arguments of kernels.
-
-    Args:
-        weights: The tensors of the model.
-        read_by_kernels: Names of the tensors that a kernel reads, and not only XNNPACK.
-
-    Attributes:
-        weights: The tensors of the model, by name.
-    """
+    """Builds a program. Its values have numbers, which methods return and take as arguments of kernels."""
 
     def __init__(self, weights: Sequence[Weight], read_by_kernels: Sequence[str]) -> None:
         self.weights = {weight.name: weight for weight in weights}

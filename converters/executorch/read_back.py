@@ -1,4 +1,4 @@
-"""Reads the weights of an ExecuTorch program back, and finds what of its folder differs from the model folder."""
+"""Reads the weights of an ExecuTorch program back, and finds differences between its folder and the model folder."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _other_levels(wanted: StoredNumbers, given: StoredNumbers) -> str | None:
 
 
 def program_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """Finds, without running a model, what of a folder is damaged or not of this model; see `Format.damages`."""
+    """Finds, without running a model, damaged and foreign parts of a folder; see `Format.damages`."""
     files = copies(model_folder, "tokenizer.json")
     yield from file_differences(folder, files)
     yield from foreign_files(folder, [*files, PROGRAM])

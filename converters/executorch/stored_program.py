@@ -35,12 +35,7 @@ class StoredProgram:
     """A written program. The numbers of its weights are named data, which are read by name.
 
     Attributes:
-        path: Path of the file.
         precision: `fp32`, `int8` or `int4`.
-
-    Raises:
-        ArtifactError: The file is missing or damaged.
-        EnvironmentFailure: ExecuTorch is missing.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -21,13 +21,7 @@ _ROWS = 1024
 
 @dataclass(frozen=True)
 class Weight:
-    """How a tensor of the model is stored in a program.
-
-    Attributes:
-        name: Name in the plain form.
-        shape: Shape in the plain form.
-        kind: Type of the stored numbers.
-    """
+    """How a tensor of the model is stored in a program."""
 
     name: str
     shape: tuple[int, ...]
@@ -59,7 +53,6 @@ class StoredNumbers:
     """The stored numbers of a tensor, with scales if they are quantised.
 
     Attributes:
-        weight: The tensor, and how it is stored.
         numbers: float32 or int8 in the shape of the tensor; or uint8 [rows, columns / 2], with two levels from 0 to 15
             in each, the first in the lower bits.
         scales: float32 [rows] or bfloat16 [rows, blocks]; None: the numbers are float32.
@@ -81,11 +74,7 @@ class StoredNumbers:
 
 
 def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
-    """Converts a tensor of the model to the form that `weight` says, quantising it if it is to be int8 or int4.
-
-    Raises:
-        InputError: The tensor has NaN or infinite values.
-    """
+    """Converts a tensor of the model to the form that `weight` says, quantising it if it is to be int8 or int4."""
     numbers = tensor.float().contiguous()
     if not torch.isfinite(numbers.sum(dtype=torch.float64)):
         raise not_finite(weight.name)

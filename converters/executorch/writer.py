@@ -20,7 +20,6 @@ def write_program(
     """Writes a program and the numbers of its weights into one file.
 
     Args:
-        path: The file to write.
         program: The program, to which nothing is added any more.
         read: Gives a tensor of the model by its name in the plain form.
         on_tensor: Called with the name of each tensor once it is written.

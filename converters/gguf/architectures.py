@@ -43,7 +43,6 @@ class Architecture:
 
     Attributes:
         name: Its name, the value of `general.architecture`.
-        kinds: The kinds of sublayers that it has.
         has_output_gate: Whether attention has an output gate.
         normalises_values: Whether attention is Gemma 4's: it normalises values and does not scale scores, its heads
             may be larger in layers without a window, where keys may serve as values, and the last layers may attend to

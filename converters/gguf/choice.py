@@ -236,7 +236,7 @@ def _rotation(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
 
 
 def _of_gemma4(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    """What the sizes of heads and the layer whose keys and values are borrowed follow from."""
+    """Checks for Gemma 4's layers: head sizes depend on the window, and the last layers borrow keys and values."""
     if not architecture.normalises_values:
         return
     attentions = list(spec.all(Attention))

@@ -63,11 +63,7 @@ def worse_rows(stored: NDArray[np.float32], wanted: NDArray[np.float32], kind: K
 
 
 def encode(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.uint8]:
-    """float32 [rows, columns] as bytes [rows, bytes of a row].
-
-    Raises:
-        EnvironmentFailure: The type takes llama.cpp's library, which is missing.
-    """
+    """float32 [rows, columns] as bytes [rows, bytes of a row]."""
     if kind in GRIDS:
         return encode_blocks(rows, kind)
     if not needs_library(kind):

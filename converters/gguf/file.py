@@ -30,14 +30,7 @@ _BYTES_OF_TOKEN, _BYTES_OF_TENSOR = 45, 64
 
 @dataclass(frozen=True)
 class FilePlan:
-    """The file of a model at a precision; see `FilePlan.of`.
-
-    Attributes:
-        spec: The model.
-        architecture: The architecture of llama.cpp.
-        preset: The types of tensors.
-        kinds: Those of matrices that have bits of their own, by the full names of the model's weights.
-    """
+    """The file of a model at a precision; see `FilePlan.of`."""
 
     spec: ModelSpec
     architecture: Architecture
@@ -46,16 +39,7 @@ class FilePlan:
 
     @classmethod
     def of(cls, spec: ModelSpec, precision: str, grid: BlockQuantization | None = None) -> FilePlan:
-        """Plans the file of a model.
-
-        Args:
-            spec: The model.
-            precision: A preset, or one whose matrices have bits of their own.
-            grid: The bits of these; None: they are not chosen yet.
-
-        Raises:
-            InputError: No architecture of llama.cpp computes the model.
-        """
+        """Plans the file of a model."""
         by_way = {(way.bits, way.block_size, way.levels): kind for kind, way in WAYS.items()}
         others = () if grid is None else grid.others
         kinds = {name: by_way[bits, size, levels] for name, bits, size, levels in others}
@@ -93,11 +77,7 @@ class FilePlan:
         return any(needs_library(self.kind(tensor)) for tensor in self.tensors)
 
     def size(self, bits: Mapping[str, float] | None = None) -> int:
-        """The bytes of the file, of which those of the tokenizer are estimated.
-
-        Args:
-            bits: Those of a weight in matrices whose types are not chosen yet, by their full names.
-        """
+        """The bytes of the file, of which those of the tokenizer are estimated."""
         chosen = [(tensor, (bits or {}).get(tensor.parts[0].plain)) for tensor in self.tensors]
         sizes = [
             bytes_of(tensor, self.kind(tensor)) if its is None else round(tensor.size * its / 8)

@@ -30,11 +30,7 @@ def embedding_scale(architecture: Architecture, spec: ModelSpec) -> float:
 
 @dataclass(frozen=True)
 class Folding:
-    """The factors that weights are multiplied by when they are written; 1.0 for those that are not named.
-
-    Attributes:
-        factors: Factors by the plain names of tensors in a layer (`q_proj`, `input_layernorm`) or outside (`norm`).
-    """
+    """The factors that weights are multiplied by when they are written; 1.0 for those that are not named."""
 
     factors: dict[str, float]
 

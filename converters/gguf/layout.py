@@ -87,7 +87,6 @@ class Part:
 
     Attributes:
         plain: Full name of the tensor in the plain form.
-        rows: Number of rows.
         factor: Factor that the rows are multiplied by when they are written.
         order: Row i in the file is row `order[i]` of the plain form, int64 [rows]; None: row i.
         columns: Column i in the file is column `columns[i]` of the plain form, int64; None: column i.
@@ -107,7 +106,6 @@ class FileTensor:
     """A tensor in the file.
 
     Attributes:
-        name: Name in the file.
         shape: (out, in) of a matrix, (experts, out, in) of one for each expert, or (out,).
         parts: The parts that its rows consist of, from the first row.
         layer: Index of the layer that it belongs to; None: it belongs to none.

@@ -89,7 +89,7 @@ def _sizes(architecture: Architecture, spec: ModelSpec) -> Metadata:
 
 
 def _heads(architecture: Architecture, spec: ModelSpec) -> Metadata:
-    """The sizes of heads, in Gemma 4 also of those in layers with a window, and what else its attention needs."""
+    """The sizes of heads, and for Gemma 4 also those in layers with a window and its other attention keys."""
     if not architecture.normalises_values:
         return {"attention.key_length": spec.head_dim, "attention.value_length": spec.head_dim}
     metadata: Metadata = {

@@ -43,14 +43,7 @@ def _is_plain(text: str) -> bool:
 
 @dataclass(frozen=True)
 class _Turns:
-    """A chat template that puts the same texts around every turn of a role.
-
-    Attributes:
-        system, user, assistant: The texts before and after the content of a turn.
-        answer: What follows the last turn, so that the model answers.
-        start: What begins every conversation.
-        usual: The system prompt of a conversation that has none; None: it gets none.
-    """
+    """A chat template that puts the same texts around every turn of a role."""
 
     system: tuple[str, str]
     user: tuple[str, str]

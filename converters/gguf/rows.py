@@ -20,16 +20,7 @@ _LARGEST_FLOAT16 = 65504.0
 
 
 def rows_of(tensor: FileTensor, kind: Kind, reader: WeightReader) -> Iterator[NDArray[np.float32]]:
-    """The rows of a tensor as the file has them, float32 [rows, columns], from the first.
-
-    Args:
-        tensor: The tensor.
-        kind: The type that it will be stored in.
-        reader: The model's weights in the plain form.
-
-    Raises:
-        InputError: A weight is NaN or infinite, or too large for float16.
-    """
+    """The rows of a tensor as the file has them, float32 [rows, columns], from the first."""
     stored, read = torch.empty(0), ""
     for part in tensor.parts:
         if part.plain != read:

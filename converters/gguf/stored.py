@@ -77,11 +77,7 @@ class GgufWeights(PlainWeights):
 
 
 def precision_of(folder: Path) -> str:
-    """The preset of a written file.
-
-    Raises:
-        ArtifactError: The file is missing or damaged, or of no precision that is known.
-    """
+    """The preset of a written file."""
     path = folder / MODEL_FILE
     number = _header(path)[0].get("general.file_type")
     precision = next((name for name, preset in PRESETS.items() if preset.number == number), None)
@@ -133,7 +129,7 @@ def _in_worse_blocks(rows: NDArray[np.float32], wanted: NDArray[np.float32], kin
 
 
 def file_damages(model_folder: Path, folder: Path, plan: FilePlan) -> Iterator[str]:
-    """Finds what of a folder is missing, truncated or not of this model, one line each; see `Format.damages`."""
+    """Finds missing, truncated and foreign parts of a folder, one line each; see `Format.damages`."""
     path = folder / MODEL_FILE
     try:
         metadata, tensors = _header(path)

@@ -22,14 +22,7 @@ from converters.gguf.layout import FileTensor
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset of llama.cpp.
-
-    Attributes:
-        number: Its number, the value of `general.file_type`.
-        kind: The type of most matrices.
-        better: The type of values and of the second half of the MLP in some layers; None: the same.
-        head: The type of the LM head, which may be the embedding; None: the same.
-    """
+    """A preset of llama.cpp."""
 
     number: int
     kind: Kind

@@ -29,9 +29,7 @@ class Section:
     """A part of the file.
 
     Attributes:
-        kind: `METADATA`, `TOKENIZER` or `PROGRAM`.
         size: Number of bytes.
-        items: Keys and values that the header gives for the section.
     """
 
     kind: str
@@ -89,7 +87,6 @@ class Bundle:
     """A written bundle, mapped into memory.
 
     Attributes:
-        path: Path of the file.
         data: All bytes of the file.
         head: The header, which says what the sections are and where.
 

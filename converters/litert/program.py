@@ -35,8 +35,6 @@ class Weight:
     """How a tensor of the model is stored in a program.
 
     Attributes:
-        name: Name in the plain form.
-        shape: Shape in the plain form.
         is_rounded: Whether it is stored as int8 with a scale for each row; otherwise as float32.
     """
 
@@ -109,16 +107,7 @@ class Graph:
         dtype: str = "float32",
         **values: Any,
     ) -> Value:
-        """Adds an operator with one output.
-
-        Args:
-            operator: Its name in the schema, such as "FULLY_CONNECTED".
-            inputs: Values that it reads; None: an optional input that is left out.
-            shape: Shape of the output.
-            options: Kind of its options in the schema, such as "FullyConnectedOptions"; None: it has none.
-            dtype: Dtype of the output.
-            values: The options that are not left at their defaults.
-        """
+        """Adds an operator with one output."""
         made, node = self._tensor(f"{operator.lower()}_{len(self.nodes)}", shape, dtype), schema().OperatorT()
         node.opcodeIndex = self._program.operator(operator)
         node.inputs = [-1 if value is None else value.index for value in inputs]
@@ -193,11 +182,7 @@ class _Once:
 
 
 class Program:
-    """Builds a program: subgraphs, each with a signature, that share the weights of the model.
-
-    Args:
-        weights: All tensors of the model, in the order in which they are written.
-    """
+    """Builds a program: subgraphs, each with a signature, that share the weights of the model."""
 
     def __init__(self, weights: Sequence[Weight]) -> None:
         self.weights: Mapping[str, Weight] = {weight.name: weight for weight in weights}

@@ -1,4 +1,4 @@
-"""Reads the weights of a LiteRT-LM bundle back, and finds what of it differs from the model folder."""
+"""Reads the weights of a LiteRT-LM bundle back, and finds its differences from the model folder."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _other_levels(name: str, wanted: StoredNumbers, given: StoredNumbers) -> str
 
 
 def bundle_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """Finds, without running a model, what of a bundle is damaged or not of this model; see `Format.damages`.
+    """Finds, without running a model, damaged and foreign parts of a bundle; see `Format.damages`.
 
     Two releases of zlib may compress the tokenizer to other bytes, so what they give is compared.
     """

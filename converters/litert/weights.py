@@ -34,11 +34,7 @@ class StoredNumbers:
 
 
 def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
-    """Converts a tensor of the model to the form that `weight` says, quantising it if it is to be int8.
-
-    Raises:
-        InputError: The tensor has NaN or infinite values.
-    """
+    """Converts a tensor of the model to the form that `weight` says, quantising it if it is to be int8."""
     numbers: NDArray[np.float32] = tensor.float().contiguous().numpy()
     if not np.isfinite(numbers.min(initial=0.0) + numbers.max(initial=0.0)):
         raise not_finite(weight.name)

@@ -82,7 +82,7 @@ def _layer(layer: LayerSpec, ropes: list[RopeSpec]) -> dict[str, Any]:
 
 
 def _mixer(mixer: Sublayer, ropes: list[RopeSpec]) -> dict[str, Any]:
-    """What stands before the MLP, under the name of its kind."""
+    """The sublayer in front of the MLP, under the name of its kind."""
     match mixer:
         case Attention():
             return {

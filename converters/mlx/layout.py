@@ -29,7 +29,6 @@ class MlxPrecision:
 
     Attributes:
         dtype: Dtype of scales and of what is not quantised; None: that of hf/, or float16 where that is float32.
-        bits: Bits of a quantised number; None: nothing is quantised.
     """
 
     dtype: torch.dtype | None
@@ -58,17 +57,9 @@ _REST = MlxPrecision(torch.float16, 8)
 class Layout:
     """The tensors that are stored of one model in one precision: their names, shapes and dtypes.
 
-    Args:
-        spec: The model.
-        precision: The precision's name.
-        stored: The dtype of the weights in hf/.
-        grid: The bits of matrices that have bits of their own.
-
     Attributes:
         bits: The usual bits of a quantised number; None: nothing is quantised.
-        dtype: Dtype of scales and of what is not quantised.
         shapes: Name and shape of every stored tensor, in the order of use.
-        dtypes: The dtype of every stored tensor, by name.
     """
 
     def __init__(

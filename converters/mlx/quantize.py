@@ -50,8 +50,6 @@ def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
 
     Args:
         matrix: float [rows, columns]; scales and biases get its dtype.
-        bits: 2, 3, 4, 5, 6 or 8.
-        group: Neighbours in a row that share a scale; it divides the columns.
     """
     rows, columns = matrix.shape
     weight = torch.empty(rows, columns * bits // 32, dtype=torch.int32)
@@ -68,8 +66,6 @@ def kept(matrix: torch.Tensor, dtype: torch.dtype, how: BlockQuantization) -> Qu
 
     Args:
         matrix: float [rows, columns], of whole blocks.
-        dtype: Dtype of scales and biases.
-        how: The grid.
     """
     parts = []
     for rows in matrix.split(max(1, _FEWER // matrix.shape[1])):

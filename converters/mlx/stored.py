@@ -49,7 +49,7 @@ def values(name: str, parts: Mapping[str, torch.Tensor], layout: Layout) -> torc
 
 
 def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:
-    """How the tensors of model.safetensors differ from what is to be there, in names, shapes and dtypes."""
+    """How the tensors of model.safetensors differ from the expected ones, in names, shapes and dtypes."""
     path = folder / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:

@@ -79,7 +79,7 @@ def _config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, An
 
 
 def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
-    """Converts a tensor of the plain form to what is stored of it, by name: itself, or levels, scales and biases."""
+    """Converts a tensor of the plain form to its stored tensors, by name: itself, or levels, scales and biases."""
     first, *_ = layout.parts(name)
     group, rows = layout.group(name), layout.rows(name, tensor)
     narrow = rows.to(layout.dtypes[first] if group is None else layout.dtype)

@@ -41,7 +41,7 @@ def convert_folder(
 
 
 def folder_damages(model_folder: Path, onnx_folder: Path) -> Iterator[str]:
-    """Finds what of a graph, its data file, genai_config.json and the tokenizer is not the model's; a line each."""
+    """Finds where a graph, its data file, genai_config.json and the tokenizer are not the model's; a line each."""
     path = onnx_folder / MODEL_FILE
     form, scaling, spec = read_form(path), read_scaling(path), read_spec(model_folder)
     weights = open_weights(model_folder, spec, form.precision)

@@ -46,7 +46,6 @@ class OnnxFormat(Format):
     """An ONNX graph; see `converters.format.Format`.
 
     Attributes:
-        precision: Precision of the weights.
         form: Precision, dialect, logits and provider of the graph.
     """
 

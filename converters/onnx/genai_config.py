@@ -39,16 +39,6 @@ def genai_config(
     Head counts are the largest of any layer. They are only defaults, because GenAI reads the head count of each layer
     from the static dimensions of the graph's inputs. A sliding window is left out: attention applies it to a cache of
     full length, whereas GenAI's setting is for caches as short as the window.
-
-    Args:
-        spec: The model's shapes.
-        config: The model's config.json, for special tokens.
-        generation_config: The model's generation_config.json, if any; takes precedence over `config`.
-        form: The form of the graph. Only the fused dialect updates caches in place. Without a provider named here,
-            GenAI runs on the CPU.
-
-    Raises:
-        InputError: Neither config has an end-of-sequence token.
     """
     generation = {key: value for key, value in (generation_config or {}).items() if value is not None}
     return {

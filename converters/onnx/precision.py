@@ -130,7 +130,6 @@ def arithmetic_of(precision: str, average: float | None = None) -> Precision:
     """The `Precision` that a precision's name in any format, such as "q4_k_m", stands for; see `Format.arithmetic`.
 
     Args:
-        precision: The name.
         average: See `Format.average`.
     """
     if average is not None:

@@ -37,11 +37,7 @@ class GraphWeights(PlainWeights):
         self._stacked = dict(_stacked(spec))
 
     def plain(self, name: str) -> torch.Tensor:
-        """A tensor of the plain form in float32: scales and powers of two are undone.
-
-        Raises:
-            ArtifactError: The graph lacks it, or its shape is not the model's.
-        """
+        """A tensor of the plain form in float32: scales and powers of two are undone."""
         tensor = self._laid_out(name)
         if tuple(tensor.shape) != self._shapes[name]:
             raise ArtifactError(f"{self._model}: '{name}' has another shape than the model's; export again")

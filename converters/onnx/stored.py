@@ -50,10 +50,6 @@ def weight_differences(
     Tensors are matched by name and compared one at a time, in blocks of rows. Differences within rounding pass: float
     tensors must be the model's, int8 and int4 ones as close to it as quantising gets. For `dialect`, see
     `decoder_graph`.
-
-    Raises:
-        ArtifactError: The graph cannot be read.
-        InputError: The model folder is damaged.
     """
     spec = read_spec(model_folder)
     weights = open_weights(model_folder, spec, form.precision)
@@ -91,11 +87,7 @@ def open_graph(path: Path) -> ir.Model:
 
 
 def stored_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
-    """All numbers of a stored tensor, 16-bit floats as float32; of INT4, a vector of bytes of two.
-
-    Raises:
-        ArtifactError: The data file is not beside the graph, or ends before them.
-    """
+    """All numbers of a stored tensor, 16-bit floats as float32; of INT4, a vector of bytes of two."""
     if tensor.dtype == ir.DataType.INT4:
         array = _Stored(tensor).take(tensor.nbytes)
     else:

@@ -32,12 +32,7 @@ def graph_differences(expected: ir.Model, path: Path, files: Mapping[str, str]) 
     """Finds where a graph file is not as expected, one line each; weights are not read.
 
     Args:
-        expected: The graph that the model gives. Its large tensors are replaced by references.
         path: The .onnx file; its data files lie beside it.
-        files: The data file of each tensor that is not in the graph itself.
-
-    Raises:
-        ArtifactError: The file cannot be read as ONNX.
     """
     stored, constants = load_proto(path), _constants(expected)
     if stored.model_version != expected.model_version:
@@ -94,7 +89,7 @@ def _without_data(model: ir.Model) -> ir.Model:
 
 
 def _plain(message: Any) -> Any:
-    """The message, without what has no effect: texts for people, defaults, and the order of attributes."""
+    """The message without parts that have no effect: texts for people, defaults, and the order of attributes."""
     for field, value in message.ListFields():
         if field.name == "doc_string":
             message.ClearField(field.name)

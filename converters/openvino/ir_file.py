@@ -34,8 +34,6 @@ class Constant:
     """Where the numbers of a constant are.
 
     Attributes:
-        element_type: Type of the numbers, as the file names it: `f32`, `f16`, `i8`, `i4`, ….
-        shape: Shape of the constant.
         offset: Where the numbers start in the data file, in bytes.
         size: Number of bytes.
     """
@@ -48,13 +46,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Ir:
-    """An IR that has been written.
-
-    Attributes:
-        net: Root of the graph's XML.
-        constants: The constants of the graph, by name.
-        data_file: File that holds the numbers of the constants.
-    """
+    """An IR that has been written."""
 
     net: ElementTree.Element
     constants: Mapping[str, Constant]
@@ -64,11 +56,7 @@ class Ir:
         """Reads the bytes of a constant, or a part of them.
 
         Args:
-            name: Name of the constant.
             part: Range of its bytes, with start and stop; None: all of them.
-
-        Raises:
-            ArtifactError: There is no such constant, or the data file ends before it does.
         """
         constant = self.constants.get(name)
         if constant is None:
@@ -81,14 +69,7 @@ class Ir:
 
 
 def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer: Callable[[int], None]) -> None:
-    """Writes the graph and the data file of an IR; see `write_graph`.
-
-    Args:
-        model: An `openvino.Model` with a parameter for each tensor, of its name, shape and type.
-        tensors: The tensors that the parameters stand for, in the order of the layers.
-        folder: Folder in which neither file exists yet.
-        on_layer: Called with a layer's index once all its weights are written.
-    """
+    """Writes the graph and the data file of an IR; see `write_graph`."""
     constants, layer = write_graph(model, tensors, folder), None
     with (folder / DATA_FILE).open("ab") as file:
         for tensor in tensors:

@@ -27,13 +27,7 @@ _ELEMENTS = 1 << 22
 
 @dataclass(frozen=True)
 class Storage:
-    """How matrices are stored.
-
-    Attributes:
-        matrices: Type of the weights of products and of the embedding; all else is f32. An embedding and an LM head
-            whose rows are not whole blocks of integers are stored as `floats` instead.
-        grid: The bits of each matrix, where they have bits of their own; None: they have not.
-    """
+    """How matrices are stored."""
 
     matrices: ElementType
     grid: BlockQuantization | None = None
@@ -61,8 +55,6 @@ class StoredTensor:
     """A constant of the IR.
 
     Attributes:
-        name: Name in the IR.
-        element_type: Type of the numbers.
         shape: Shape in the IR; integers are [rows, blocks, `BLOCK`], and their scales [rows, blocks, 1].
         write: Gives its bytes, a piece at a time.
     """
@@ -106,14 +98,7 @@ def floats(
 def integers(
     name: str, shape: tuple[int, int], how: BlockQuantization, read: Callable[[], torch.Tensor]
 ) -> tuple[StoredTensor, StoredTensor]:
-    """The constants of a matrix that is rounded to integers, and of the scales of its blocks, in f16.
-
-    Args:
-        name: Name of the first; the second is `name`.scale.
-        shape: Rows and columns of the matrix.
-        how: The rounding.
-        read: Gives the matrix.
-    """
+    """The constants of a matrix that is rounded to integers, and of the scales of its blocks, in f16."""
     latest: list[QuantizedMatrix] = []
     rows, blocks = shape[0], padded(shape[1]) // BLOCK
 
@@ -141,8 +126,6 @@ def dequantized(
     Args:
         stored: Bytes of the integers.
         scales: [rows, blocks, 1].
-        shape: Rows and columns of the matrix.
-        kind: i8 or i4; of two integers in a byte, the first is in the lower half.
     """
     if kind == "i8":
         numbers = stored.view(np.int8)

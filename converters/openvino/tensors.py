@@ -29,8 +29,6 @@ class Weight:
     """An input of the graph that stands for numbers of the model.
 
     Attributes:
-        input_name: Name of the input.
-        tensors: The constants that take its place: one, or the integers of a matrix and their scales.
         shape: Shape of the numbers; of a matrix [out, in].
         is_transposed: Whether the graph has the matrix as [in, out].
     """
@@ -43,16 +41,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Graph:
-    """The ONNX graph of a decoder, and the weights that it has as inputs.
-
-    Attributes:
-        proto: Serialised ONNX model without weights.
-        weights: The inputs that stand for weights, in the order of use.
-        paged_heads: Query heads that each layer is to have for OpenVINO's paged attention, whose CPU kernels are made
-            for those of the first layer (2026.4); as many as the largest group has, in each of the most groups of a
-            layer. None: it cannot compute the model, as it has no sliding windows and no states but caches of
-            each layer's own, and does not know the length of an input, on which longrope depends.
-    """
+    """The ONNX graph of a decoder, and the weights that it has as inputs."""
 
     proto: bytes
     weights: tuple[Weight, ...]

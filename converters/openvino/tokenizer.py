@@ -19,12 +19,7 @@ DETOKENIZER_FILE = "openvino_detokenizer.xml"
 
 
 def write_tokenizer(model_folder: Path, folder: Path) -> None:
-    """Writes the tokenizer's files, its graphs, config.json and generation_config.json.
-
-    Raises:
-        InputError: The tokenizer is missing or damaged, or openvino-tokenizers cannot convert it.
-        EnvironmentFailure: openvino-tokenizers is missing, or cannot write.
-    """
+    """Writes the tokenizer's files, its graphs, config.json and generation_config.json."""
     write_files(folder, _tokenizer(model_folder))
     _write_graphs(folder)
     write_files(folder, _configs(model_folder))

@@ -1,4 +1,4 @@
-"""Finds what of a folder for transformers.js is missing, damaged or not of its model."""
+"""Finds missing, damaged and foreign parts of a folder for transformers.js."""
 
 from __future__ import annotations
 

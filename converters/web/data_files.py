@@ -29,8 +29,6 @@ class DataSlot:
     """Where a tensor is stored.
 
     Attributes:
-        name: Name of the tensor.
-        chunk: Number of the data file, from 0.
         offset: Where the tensor starts in that file, in bytes.
         length: Number of bytes.
     """
@@ -64,16 +62,7 @@ def data_slots(model: ir.Model) -> Iterator[DataSlot]:
 
 
 def write_graph(model: ir.Model, path: Path, on_layer: Callable[[int], None]) -> None:
-    """Writes a graph and its data files, one tensor at a time.
-
-    Args:
-        model: The graph; afterwards it refers to the files.
-        path: Where the graph goes; the data files lie beside it.
-        on_layer: Called with a layer's index once all its tensors are written.
-
-    Raises:
-        OSError: The files cannot be written.
-    """
+    """Writes a graph and its data files, one tensor at a time."""
     slots = list(data_slots(model))
     progress = LayerProgress([slot.name for slot in slots], on_layer)
     for chunk, in_chunk in groupby(slots, attrgetter("chunk")):

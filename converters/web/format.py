@@ -37,11 +37,7 @@ _MOST_WASM = 2_500_000_000
 
 @dataclass(frozen=True)
 class WebFormat(Format):
-    """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`.
-
-    Attributes:
-        precision: Precision as transformers.js calls it, such as "q4", or one whose matrices have bits of their own.
-    """
+    """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`."""
 
     name: ClassVar[str] = "web"
     runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
@@ -87,7 +83,7 @@ class WebFormat(Format):
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
 
     def _wrong_on_webgpu(self, spec: ModelSpec) -> str | None:
-        """What of the model its kernels do not compute, or wrongly; see docs/research/webgpu.md."""
+        """How WebGPU's kernels fail on the model; None: they compute it. See docs/research/webgpu.md."""
         if any(one.softcap is not None for one in spec.all(Attention)):
             return "ignores the soft cap of this model's attention"
         how = precision_of(self.precision)

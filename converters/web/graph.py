@@ -34,14 +34,7 @@ _STATES = {"conv": "conv", "recurrent": "ssm"}
 
 
 def web_graph(spec: ModelSpec, weights: LazyWeights, precision: Precision, scaling: Scaling) -> ir.Model:
-    """Builds the graph, without reading weights; for its other inputs and outputs, see `decoder_graph`.
-
-    Args:
-        spec: The model's shapes.
-        weights: The model's weights, in the precision of the graph.
-        precision: Dtype that the graph computes in, and how it stores weights.
-        scaling: Powers of two that keep fp16 within its range.
-    """
+    """Builds the graph, without reading weights; for its other inputs and outputs, see `decoder_graph`."""
     model = decoder_graph(spec, weights, OnnxForm(precision), scaling, PortableDialect).build(_PRODUCER)
     _keep_logits(model.graph)
     _rename_states(model.graph)

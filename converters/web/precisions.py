@@ -25,7 +25,7 @@ _MIXED_DTYPE = "q4"
 
 
 def dtype_of(precision: str) -> str:
-    """What transformers.js calls a precision."""
+    """The name of a precision in transformers.js."""
     return precision if precision in _KINDS else _MIXED_DTYPE
 
 
@@ -35,11 +35,6 @@ def file_name(precision: str) -> str:
 
 
 def precision_of(precision: str, grid: BlockQuantization | None = None) -> Precision:
-    """The dtype that the graph computes in and how it stores weights.
-
-    Args:
-        precision: One of `PRECISIONS`, or one whose matrices have bits of their own.
-        grid: These bits.
-    """
+    """The dtype that the graph computes in and how it stores weights."""
     usual = _KINDS[dtype_of(precision)][1]
     return usual if grid is None else replace(usual, quantization=grid)

@@ -112,7 +112,7 @@ class ExportResult:
 
     @property
     def recommended(self) -> Mapping[str, Mapping[str, Any]]:
-        """What to ship for each task and mixture: `file`, the sentences `words`, and all `files` that were compared;
+        """The recommendation for each task and mixture: its `file`, `words` (sentences), and all compared `files`;
         empty in a dry run."""
         return {} if self.report is None else self.report.recommended
 

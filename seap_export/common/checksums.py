@@ -27,7 +27,7 @@ def checksums_text(digests: Mapping[str, str]) -> str:
 
 
 def shipped_bytes(folder: Path) -> int:
-    """The size of a folder, wherever one is told: of all its files but lists of checksums and what others left."""
+    """The size of a folder as it is reported: all files except lists of checksums and files of other programs."""
     return sum(path.stat().st_size for path in _contents(folder)[0] if path.is_file() and path.name != SUMS)
 
 
@@ -89,7 +89,6 @@ def checksum_damages(folder: Path, apart: Collection[str] = (), *, follow_links:
     No folder is entered through a link.
 
     Args:
-        folder: The folder.
         apart: Names of files and folders in it that the list need not name; such a folder has a list of its own.
         follow_links: Whether a link to a file with the right content passes, as in the cache of the hub's client.
     """
@@ -162,7 +161,7 @@ def _with_lists(listed: Iterable[str]) -> list[str]:
 
 
 def _contents(folder: Path) -> tuple[list[Path], set[Path]]:
-    """The files in a folder, with links and what is too deep, and the folders to which no link leads."""
+    """The files in a folder, links and too deep folders included, and the folders that no link leads to."""
     paths, folders = list[Path](), [folder] if folder.is_dir() else []
     for parent in folders:
         for path in sorted(parent.iterdir()):

@@ -24,7 +24,7 @@ _CHUNK = 1 << 20
 
 
 class _Part(NamedTuple):
-    """A part of a file as it was handed to the disk; empty: what was noted behind `start` no longer counts."""
+    """A part of a file that was synced to disk; an empty one cancels everything noted behind `start`."""
 
     name: str
     start: int
@@ -115,12 +115,11 @@ def _journal_above(path: Path) -> Path | None:
 
 
 def begin_or_resume(folder: Path, made_with: Mapping[str, object], ignored: Collection[str] = ()) -> str | None:
-    """Begins the journal of an unfinished result, or removes what a later run must not go on with.
+    """Begins the journal of an unfinished result, or removes the parts that a later run must not reuse.
 
     That is what was not noted or differs from its checksum, and all that was made with something else.
 
     Args:
-        folder: The folder of the result.
         made_with: Settings that the result depends on beside its inputs, by their names for users; JSON values.
         ignored: Names of files in the folder that belong to nobody's result.
 
@@ -190,7 +189,7 @@ def _is_whole(file: BinaryIO, part: _Part) -> bool:
 
 
 def _read(journal: Path) -> tuple[dict[str, object] | None, list[_Part]]:
-    """Reads what a result was made with, and its noted parts; lines that are not whole are left out."""
+    """Reads the settings of a result and its noted parts; incomplete lines are left out."""
     header, parts = None, list[_Part]()
     for line in journal.read_bytes().split(b"\n") if journal.is_file() else ():
         checksum, _, text = line.partition(b" ")

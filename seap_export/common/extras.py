@@ -1,4 +1,4 @@
-"""The optional packages: what an extra of this package installs, and what is missing of it."""
+"""The optional packages: those that an extra of this package installs, and those of them that are missing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,6 @@ def require_extra(extra: str | None, what: str) -> None:
 
     Args:
         extra: Its name; None: nothing is needed.
-        what: What needs them.
 
     Raises:
         EnvironmentFailure: Some are missing.

@@ -23,7 +23,6 @@ def read_json(
     """Reads a JSON object; the errors end with the remedy.
 
     Args:
-        path: The file.
         remedy: What the user can do if it cannot be read.
         make_object: Makes each object of its keys and values; a `ValueError` says what is wrong with one.
 

@@ -31,7 +31,7 @@ _WIDTH = 116
 
 @dataclass(frozen=True)
 class About:
-    """What is said of an option beside its type and default.
+    """The description of an option, apart from its type and default.
 
     Attributes:
         help: Its help on the command line.
@@ -66,10 +66,8 @@ class Declared:
 
     Attributes:
         name: The field, which is also the argument of the function.
-        hint: Its type.
         annotation: The same, as its class has it.
         default: Its default; `dataclasses.MISSING`: it is required.
-        about: The rest.
         is_positional: Whether it may be given without its name.
     """
 

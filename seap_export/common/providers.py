@@ -50,7 +50,6 @@ class Provider:
     Attributes:
         name: On the command line and in saved files.
         ort_name: Of ONNX Runtime.
-        label: In messages.
         device: Where its tensors lie.
         hardware: What it runs on, in words.
         plugin: The package that it comes in; None: it is part of ONNX Runtime.

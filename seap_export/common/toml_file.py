@@ -23,8 +23,6 @@ class TomlFile:
     """A TOML file and where its keys stand.
 
     Attributes:
-        name: The file, as messages name it.
-        text: Its content.
         values: The parsed text.
     """
 
@@ -115,7 +113,7 @@ def toml_values(text: str) -> dict[str, Any]:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The complaint about a key that is not among the known ones, with what was probably meant."""
+    """The complaint about an unknown key, with the key that was probably meant."""
     names = list(known)
     close = difflib.get_close_matches(key, names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""

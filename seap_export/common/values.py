@@ -35,11 +35,11 @@ class Given(Generic[_In, _Out]):
     """The type of an option that a caller gives as `_In`, and that is read as `_Out`; type checkers see both."""
 
     def __get__(self, instance: object, owner: Any = None) -> _Out:
-        """What is read."""
+        """The value as it is read."""
         raise NotImplementedError
 
     def __set__(self, instance: object, value: _In) -> None:
-        """What is given."""
+        """The value as it is given."""
         raise NotImplementedError
 
     @classmethod
@@ -163,12 +163,7 @@ def members_of(hint: Any) -> tuple[Any, ...]:
 
 
 def converted(hint: Any, value: Any) -> Any:
-    """A value in the form of its type: numbers of numpy as Python's, several values as a tuple, and what `Given` says.
-
-    Raises:
-        Mismatch: It has another type.
-        Unknown: It is none of the choices.
-    """
+    """A value in the form of its type: numpy's numbers as Python's, several values as a tuple, and as `Given` says."""
     if is_given(hint, Several):
         return _tuple(get_args(hint)[0] if get_args(hint) else float, value)
     if is_given(hint, Given):

@@ -41,12 +41,7 @@ class JoinedTurns:
 
 @dataclass(frozen=True)
 class Conversation:
-    """The turns of a conversation.
-
-    Attributes:
-        messages: At least one; each has a `role` and a `content`, which is a text.
-        tools: JSON schemas of the functions that the assistant may call.
-    """
+    """The turns of a conversation."""
 
     messages: tuple[Message, ...]
     tools: tuple[Any, ...] = ()
@@ -77,9 +72,6 @@ class Conversation:
 
         The second part is empty if the conversation does not end with the assistant. Together they are the whole
         text, even if the template begins the turn otherwise when it asks for an answer, as some do to start a thought.
-
-        Raises:
-            InputError: The template refuses the conversation.
         """
         before = self.unanswered.messages
         prompt = chat.render(before, add_generation_prompt=True, tools=self.tools) if before else ""
@@ -168,7 +160,7 @@ def _turns(name: str, value: object) -> tuple[Message, ...]:
 
 
 def _checked(where: str, value: object) -> Message:
-    """A turn without what is null, as tables represent what is missing; its content is a text."""
+    """A turn without null fields, which stand for missing ones in tables; its content is a text."""
     if not isinstance(value, Mapping):
         raise InputError(
             f"{where} is {_short(value)}, not an object with 'role' and 'content'; correct or drop the record"

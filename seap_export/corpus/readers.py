@@ -156,11 +156,7 @@ def _read_table(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
 
 
 class _Lines:
-    """The lines of a table, with their line ends; one row may have several.
-
-    Attributes:
-        size: Characters since it was set to 0.
-    """
+    """The lines of a table, with their line ends; one row may have several."""
 
     def __init__(self, path: Path) -> None:
         self.size, self._path, self._lines = 0, path, _lines(path)

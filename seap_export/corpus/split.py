@@ -24,7 +24,6 @@ class Split:
 
     Attributes:
         calibration: At least one text.
-        held_out: The others.
         num_tokens: Tokens of the calibration texts; None: they were not counted.
         num_repeated: Texts of the corpus that were left out because they repeat another one.
         num_distinct: All other texts of the corpus.
@@ -46,7 +45,7 @@ class Split:
 
     @property
     def num_conversations(self) -> int:
-        """How many of all texts a chat template, or what stands in for one, has rendered."""
+        """The number of texts that a chat template, or a stand-in, has rendered."""
         return sum(sample.is_conversation for sample in (*self.calibration, *self.held_out))
 
     def digests(self) -> dict[str, list[str]]:

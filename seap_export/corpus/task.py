@@ -63,11 +63,7 @@ class TemplateCompletion:
         check_template(self.template)
 
     def render(self, record: Mapping[str, Any]) -> str:
-        """The completion of a record.
-
-        Raises:
-            InputError: The record lacks a field.
-        """
+        """The completion of a record."""
         return render(self.template, record)
 
 
@@ -252,7 +248,7 @@ class Task:
                 yield sample
 
     def refusal(self, number: int, error: InputError) -> InputError:
-        """What is wrong with the record of this number, and where it stands."""
+        """The error about the record of this number, with the record's place in the corpus."""
         place = place_of(self.corpus, number) if isinstance(self.corpus, Path) else f"record {number}"
         return InputError(f"task '{self.name}': {self.corpus}, {place}: {error}")
 
@@ -260,7 +256,6 @@ class Task:
         """A record as a sample; None if it yields only white space.
 
         Args:
-            record: The record.
             completion: The text that follows the prompt; not used if records are recognised by their fields.
             chat: As for `texts`.
 

@@ -23,11 +23,7 @@ _INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def render(template: str, record: Mapping[str, Any]) -> str:
-    """The template with each `{field}` replaced by its value in the record.
-
-    Raises:
-        InputError: The template is malformed, or a field is missing, null, NaN, or not a text or number.
-    """
+    """The template with each `{field}` replaced by its value in the record."""
     return "".join(
         literal + ("" if path is None else _as_text(path, look_up(path, record)))
         for literal, path in _pieces(template)

@@ -43,7 +43,6 @@ def convert(
 
     Args:
         model_folder: config.json, safetensors files and tokenizer.
-        format: The format.
         out: The folder to make.
         progress: Reports what happens.
         force: Replace a folder of the same format.

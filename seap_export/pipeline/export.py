@@ -32,8 +32,6 @@ class Exported:
     """The result of an export.
 
     Attributes:
-        variants: The requested variants, as the manifest describes them.
-        report: The validation of the variants, which may have failed.
         steps: Time and memory of each step of this run, in the order in which they finished.
     """
 
@@ -95,11 +93,7 @@ def prepare_answered(
 def make_variants(
     prepared: Prepared, workspace: Workspace, compute: Compute, cluster: Cluster | None, timed: Timed
 ) -> Exported:
-    """Makes and checks the variants of a request, whose prompts are answered and whose targets have their choices.
-
-    Raises:
-        SeapError: As for `export`.
-    """
+    """Makes and checks the variants of a request, whose prompts are answered and whose targets have their choices."""
     source, request = prepared.source, prepared.request
     planned = plan_export(prepared, workspace)
     steps = planned.steps
@@ -134,13 +128,7 @@ def _run(steps: Sequence[Step], made: Made, cluster: Cluster | None, timed: Time
 
 @dataclass(frozen=True)
 class PlannedExport:
-    """The steps of an export and the work that remains, found by the checks that compute nothing.
-
-    Attributes:
-        steps: All steps.
-        missing: The steps that are not made yet, as far as their inputs are known.
-        planned_work: The remaining work, from which time and disk space are estimated.
-    """
+    """The steps of an export and the work that remains, found by the checks that compute nothing."""
 
     steps: ExportSteps
     missing: tuple[PathStep, ...]
@@ -148,13 +136,7 @@ class PlannedExport:
 
 
 def plan_export(prepared: Prepared, workspace: Workspace) -> PlannedExport:
-    """Finds what is to be done.
-
-    Raises:
-        UsageError: The folder holds something else, and there is no --force.
-        ArtifactError: A file in it is damaged, and there is no --force.
-        EnvironmentFailure: There is not enough disk space.
-    """
+    """Finds what is to be done."""
     with workspace.seen_unlocked():
         return _plan_export(prepared, workspace)
 

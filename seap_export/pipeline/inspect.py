@@ -61,7 +61,7 @@ def _export(export: Export) -> dict[str, Any]:
 
 
 def _measured(variant: Variant) -> dict[str, Any]:
-    """What the manifest does not repeat: the speed, and the right answers of each folder, by task."""
+    """The figures that the manifest lacks: the speed, and each folder's right answers by task."""
     quality, folders = recorded_quality(variant), [HF, *(folder.name for folder in variant.formats)]
     right = {folder: of_tasks for folder in folders if (of_tasks := accuracies(quality, folder))}
     return {"speed": recorded_speed(variant), "accuracy": right}

@@ -44,7 +44,6 @@ def plan(
     Args:
         source: The dense model.
         calibrations: The folders of the tasks' statistics.
-        settings: How plans are made.
         ratio: Fraction to remove.
         out: The plan.json to write; None: nothing is written.
         progress: Reports what happens.

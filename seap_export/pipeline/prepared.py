@@ -30,11 +30,7 @@ class Prepared:
     """The checked inputs of an export: model, request, texts and vocabularies.
 
     Attributes:
-        source: The dense model, hashed.
-        request: The request: the variants to make, and how.
-        chat: Renders conversations.
         splits: The texts of each task; of one that is in `unanswered`, the prompts alone.
-        unanswered: The steps that answer the prompts of tasks and are not made yet, by task.
         general: The general text on which quality is measured; empty: it is not measured.
         vocabularies: The tokens that variants of each task and mixture keep; of others, all are kept. None: they are
             chosen when the answers are there.
@@ -49,13 +45,7 @@ class Prepared:
     vocabularies: Mapping[str, Vocabulary] | None = None
 
     def answered(self, workspace: Workspace, progress: Progress) -> Prepared:
-        """A copy with the answers that are in an output folder, and with what follows from them.
-
-        Raises:
-            UsageError: Answers were made from other inputs, and there is no --force.
-            UsageError, InputError: See `refuse_shared_texts`, `general_samples` and `choose_vocabularies`.
-            ArtifactError: Answers are damaged.
-        """
+        """A copy with the answers that are in an output folder, and with what follows from them."""
         request, left = self.request, dict(self.unanswered)
         done = [task for task, step in left.items() if workspace.is_done(step.name, step.key)]
         texts = {task: left.pop(task).answered(workspace.folder) for task in done}
@@ -96,17 +86,7 @@ class Prepared:
 
 
 def prepare(source: Source, request: ExportRequest, workspace: Workspace, progress: Progress) -> Prepared:
-    """Makes the checks that need no work, and reads what the export works on.
-
-    Args:
-        source: The dense model.
-        request: The request: the variants to make, and how.
-        workspace: The output folder, not locked, whose answers are used.
-        progress: Reports what happens.
-
-    Raises:
-        UsageError, InputError, EnvironmentFailure, ArtifactError: As for `export`.
-    """
+    """Makes the checks that need no work, and reads what the export works on."""
     with workspace.seen_unlocked():
         _refuse_impossible(source, request)
         chat = chat_of_source(source)

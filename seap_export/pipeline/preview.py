@@ -120,7 +120,7 @@ def _passes(steps: VariantSteps) -> float:
 
 
 def _bytes(made: Iterable[PathStep], steps: VariantSteps, work: Workload) -> int:
-    """About how many bytes what lasts of some steps takes, if the requested ratio is the achieved one."""
+    """About how many bytes the lasting files of some steps take, if the requested ratio is achieved."""
     lasting = [step for step in made if isinstance(step, PlanStep | ShrinkStep | FormatStep)]
     none = dict.fromkeys(steps.plan.tasks, TokenCounts(0, 0))
     return sum(step.planned_work.disk(none, work).kept for step in lasting)

@@ -27,13 +27,7 @@ from seap_export.pipeline.progress import Progress
 
 @dataclass(frozen=True)
 class Upload:
-    """The files to upload to one repository.
-
-    Attributes:
-        repository: OWNER/NAME on the hub.
-        variant: The variant's name.
-        files: For each path in the repository, the file on the disk, or the content to upload in its place.
-    """
+    """The files to upload to one repository."""
 
     repository: str
     variant: str

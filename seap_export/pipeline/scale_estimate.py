@@ -45,7 +45,6 @@ class Machine:
     """A machine.
 
     Attributes:
-        rates: Rates of its processor.
         disk: Bytes of a checkpoint read in a second.
     """
 
@@ -62,9 +61,7 @@ class Estimate:
     """The time, memory and disk space that one task takes.
 
     Attributes:
-        seconds: Time of each step.
         memory: Bytes of memory of each step, if they are known.
-        disk: The disk that is taken.
     """
 
     seconds: Mapping[str, float]
@@ -76,10 +73,7 @@ def estimate(work: Workload, tokens: int, ratio: float, machine: Machine = TWO_C
     """The cost of one task and one ratio.
 
     Args:
-        work: The model, and what is done.
-        tokens: Calibration tokens.
         ratio: Fraction of the attention and MLP weights that is removed.
-        machine: Where it is done.
     """
     counts, stored = TokenCounts(tokens, 0), work.spec.num_parameters() * work.stored.itemsize
     seconds, memory = {}, {}

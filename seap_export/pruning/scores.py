@@ -35,9 +35,7 @@ def channel_scores(score: ChannelScore, weight: torch.Tensor, moments: Moments) 
     `wifn` is mean_i |W_ij| * sqrt(E[x_j^2]), Wanda's weight-times-norm (arXiv 2306.11695) for whole channels.
 
     Args:
-        score: The score to compute.
         weight: The projection's weight, [out, channels].
-        moments: The moments of the projection's input.
     """
     weight = weight.double()
     if score == "wifv":
@@ -56,11 +54,7 @@ def layer_scores(
     """Scores of the channels of a layer's sublayers.
 
     Args:
-        score: The score to compute.
         weights: The output projections of the sublayers, [hidden_size, channels].
-        moments: The moments of their inputs.
-        layer: The layer.
-        square_heads: Square the scores of channels that go together, as FLAP's code does before it averages them.
     """
     scores: dict[Projection, torch.Tensor] = {}
     for sublayer in layer.sublayers:

@@ -65,7 +65,6 @@ class ChatTemplate:
         """The text of a conversation, to be tokenized as any other text.
 
         Args:
-            messages: The turns.
             add_generation_prompt: Whether the text goes on to where the assistant's next turn begins.
             tools: JSON schemas of the functions that the model may call.
 

@@ -15,7 +15,7 @@ _BETWEEN = "\n\n"
 
 
 class Dialogue:
-    """What was said so far, and the next answer to it.
+    """A conversation so far, and the next answer in it.
 
     Example:
         dialogue = Dialogue(Generator("pruned/support-0.2/onnx"))
@@ -28,7 +28,6 @@ class Dialogue:
 
         Args:
             generator: The opened variant.
-            system: The system prompt.
             raw: Whether turns are plain texts, joined by blank lines; None: as the variant takes texts.
 
         Raises:
@@ -49,7 +48,7 @@ class Dialogue:
         return self._generator.stream(prompt, max_new_tokens, sampling, raw=raw, stop=stop, cache=self._cache)
 
     def add(self, text: str, answer: str) -> None:
-        """Remembers a turn, and its answer or what there is of it."""
+        """Remembers a turn and its answer, which may be incomplete."""
         self._turns.append((text, answer))
 
     def reset(self) -> None:

@@ -28,7 +28,6 @@ class Driver:
 
     Attributes:
         cuda_version: The newest CUDA version that it runs, such as "13.0"; None without a driver.
-        gpus: The GPUs that this process may use.
         reason: Why there are none; "" if there are some.
     """
 

@@ -86,11 +86,7 @@ class Row:
 
 
 class Stream(Iterator[str]):
-    """The continuation of a prompt in pieces; no piece is empty or ends within a character.
-
-    Attributes:
-        prompt_tokens: How many tokens the prompt has.
-    """
+    """The continuation of a prompt in pieces; no piece is empty or ends within a character."""
 
     def __init__(
         self,
@@ -241,10 +237,6 @@ class Generator:
 
         Args:
             prompt: As of `generate`, and so are the others.
-            max_new_tokens: See there.
-            sampling: See there.
-            raw: See there.
-            stop: See there.
             cache: Of this generator's `decoder`: what begins as the last text that was streamed with it is not
                 computed again.
             cancelled: Asked before each call of the graph; the text ends where it returns True.

@@ -31,13 +31,8 @@ class GoldenComparison:
     """How far a variant's results are from a golden file.
 
     Attributes:
-        tokens: Number of distributions compared.
-        max_abs: Largest difference of a recorded logit.
         mean_kl: Mean KL divergence in nats over the most likely tokens, with all others merged into one; a lower bound
             of the divergence over the whole vocabulary.
-        limit: The name of the figure that is judged, and the largest value that passes.
-        provider: The execution provider.
-        reasons: Why the comparison failed; empty if it passed.
     """
 
     tokens: int
@@ -80,7 +75,6 @@ def write_golden(
         prompts: Texts; each runs alone, then the first three run as a batch.
         steps: Number of tokens to decode greedily after each prompt.
         limit: `max_abs` or `mean_kl`, and the largest value accepted on another machine.
-        provider: Execution provider.
         threads: Threads of the session; None: all cores.
 
     Raises:
@@ -122,7 +116,6 @@ def compare_with_golden(
     Args:
         path: The variant's folder or its `onnx` folder.
         golden: A file written by `write_golden`.
-        provider: Execution provider.
         threads: Threads of the session; None: all cores.
 
     Raises:

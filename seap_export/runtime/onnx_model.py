@@ -26,13 +26,8 @@ class OnnxModel:
     """A graph opened in an ONNX Runtime session.
 
     Attributes:
-        path: The .onnx file.
-        inputs: The inputs by name, with type and shape as ONNX Runtime reports them.
-        outputs: The outputs, likewise.
         metadata: The model's `metadata_props`.
-        device: Where tensors lie that stay between calls.
         nodes: See `nodes_by_provider`.
-        captures: Whether calls can be captured as CUDA graphs.
         turn: To be held while the GPU is used, from the start of a call until its results are read. Captured graphs
             share memory with all other calls of the session, and nothing may be allocated while one is captured.
     """
@@ -59,12 +54,7 @@ class OnnxModel:
         )
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.floating]]:
-        """Computes the named outputs.
-
-        Raises:
-            ArtifactError: The graph does not run on these inputs.
-            EnvironmentFailure: There is not enough memory.
-        """
+        """Computes the named outputs."""
         with self.failures():
             return self._session.run(list(outputs), dict(feeds), self._run_options(NO_GRAPH))
 
@@ -76,7 +66,6 @@ class OnnxModel:
         """Runs on the bound inputs and outputs; raises the errors of `run`.
 
         Args:
-            binding: Inputs and outputs.
             graph: Number of the CUDA graph to replay, which the first call with that number captures. Its bound
                 buffers must never move. Only for a model that `captures`.
         """

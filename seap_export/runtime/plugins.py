@@ -47,7 +47,7 @@ def is_software(device: ort.OrtEpDevice) -> bool:
 
 
 def plugin_device_name(row: Provider) -> str:
-    """What reports call the device that sessions run on; raises what `plugin_devices` does."""
+    """The name in reports of the device that sessions run on; raises the errors of `plugin_devices`."""
     device = plugin_devices(row)[0]
     if is_software(device):
         return SOFTWARE

@@ -25,17 +25,6 @@ def prompt_ids(
 
     What a user or a tool says holds no control token: the letters of one, such as `<|im_end|>`, are tokens of plain
     text. A raw text is the caller's own, with all that stands in it.
-
-    Args:
-        prompt: A text, or messages.
-        tokenizer: The model's tokenizer.
-        template: The model's chat template.
-        raw: Whether a text stays as it is; None: if there is no template, or the variant was made from plain texts.
-
-    Raises:
-        TypeError: The prompt is neither a text nor a list.
-        UsageError: Messages are given for a model without a template, or `raw`, or are no messages.
-        InputError: The template refuses the messages.
     """
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise TypeError(f"a prompt is a text or a list of messages, not {prompt!r:.40}")
@@ -58,7 +47,7 @@ def prompt_ids(
 
 
 def _refuse_others(messages: Sequence[Message]) -> None:
-    """Raises `UsageError` for what is no list of messages."""
+    """Raises `UsageError` for anything but a list of messages."""
     if not messages or not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in messages):
         raise UsageError('messages need a role and a content each; give [{"role": "user", "content": "..."}]')
     unknown = next((turn["role"] for turn in messages if turn["role"] not in ROLES), None)

@@ -27,8 +27,6 @@ class TensorDevice:
     """Where tensors lie.
 
     Attributes:
-        kind: "cpu", "cuda" or "webgpu".
-        number: Which GPU.
         has_addresses: Whether the address of a tensor can be calculated with; else it is a handle.
         largest: Bytes of the largest tensor that can be allocated; None: only memory limits it.
     """
@@ -60,11 +58,7 @@ def device_of(session: ort.InferenceSession) -> TensorDevice:
 def check_session_options(
     provider: str, threads: int | None, provider_options: Mapping[str, str] | None = None
 ) -> None:
-    """Checks options before a session is opened.
-
-    Raises:
-        UsageError: The provider is unknown, `threads` is out of range, or a provider option would cause wrong results.
-    """
+    """Checks options before a session is opened."""
     if provider not in PROVIDERS:
         raise UsageError(f"provider '{provider}' is unknown; known providers: {', '.join(PROVIDERS)}")
     refuse_threads(threads)
@@ -96,10 +90,6 @@ def prepare(provider: str) -> str:
 
     Returns:
         The first complaint about a library, or "".
-
-    Raises:
-        EnvironmentFailure: The installed onnxruntime lacks this provider, or is too old for it, or there is no device
-            for its plug-in.
     """
     row = PROVIDERS[provider]
     if row.plugin is None and row.ort_name not in ort.get_available_providers():
@@ -146,7 +136,7 @@ def refuse_missing_gpu(provider: str) -> None:
 
 
 def device_name(provider: str) -> str | None:
-    """What reports call the GPU that sessions of a provider run on; None on the CPU, or if there is none."""
+    """The name in reports of the GPU that a provider's sessions run on; None on the CPU, or if there is none."""
     row = PROVIDERS[provider]
     if row.plugin:
         try:

@@ -22,7 +22,6 @@ class Route:
 
     Attributes:
         task: The most likely task.
-        confidence: Its probability.
         variant: The folder of the chosen variant.
         is_fallback: Whether the variant is the fallback for uncertain prompts instead of the task's.
         is_uncertain: Whether the confidence is below the threshold or the prompt has no tokens; if there is no

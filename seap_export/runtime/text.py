@@ -47,11 +47,7 @@ class TextStream:
 
 
 class StopTexts:
-    """Ends a text before the first of some texts, and holds back what may become the beginning of one.
-
-    Attributes:
-        is_reached: Whether one of them has come.
-    """
+    """Ends a text before the first of some texts, and holds back what may become the beginning of one."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Raises `UsageError` if one is empty, for it would end every text at once."""
@@ -61,7 +57,7 @@ class StopTexts:
             raise UsageError("a stop text is empty; give at least one character")
 
     def add(self, piece: str) -> str:
-        """What can be given out of the text, now that it goes on with a piece."""
+        """Takes the next piece of the text, and returns as much as can be given out."""
         if self.is_reached:
             return ""
         text = self._held + piece
@@ -72,7 +68,7 @@ class StopTexts:
         return text[:end]
 
     def end(self) -> str:
-        """What was held back, now that the text is over."""
+        """Ends the text, and returns the rest that was held back."""
         return "" if self.is_reached else self._held
 
     def _open(self, text: str) -> int:

@@ -18,9 +18,6 @@ class Answer:
     """The form of the answer to one request.
 
     Attributes:
-        model: The name of the model.
-        is_chat: Whether it is a turn of a conversation, else a text.
-        id: The name of the answer.
         created: When it was begun, in seconds since 1970.
     """
 
@@ -35,7 +32,7 @@ class Answer:
         return {**self._head("chat.completion", [self._choice(said, stream)]), "usage": _usage(stream)}
 
     def first(self) -> dict[str, Any] | None:
-        """What comes before the first piece, if anything does."""
+        """The message before the first piece, if there is one."""
         delta = {"delta": {"role": "assistant", "content": ""}}
         return self._head("chat.completion.chunk", [self._choice(delta, None)]) if self.is_chat else None
 
@@ -44,7 +41,7 @@ class Answer:
         return self._head("chat.completion.chunk", [self._choice(self._delta({"content": text}, text), None)])
 
     def last(self, stream: Stream) -> dict[str, Any]:
-        """What comes after the last piece: why the answer ended."""
+        """The message after the last piece, with the reason why the answer ended."""
         return self._head("chat.completion.chunk", [self._choice(self._delta({}, ""), stream)])
 
     def usage(self, stream: Stream) -> dict[str, Any]:

@@ -37,7 +37,6 @@ def make_app(models: Mapping[str, Generator], *, most_tokens: int, hosts: Sequen
     """The application.
 
     Args:
-        models: The models by name.
         most_tokens: The most tokens of an answer.
         hosts: The names under which it is asked; requests under other names are refused.
     """
@@ -62,7 +61,6 @@ def host_names(host: str, address: str) -> list[str]:
 
     Args:
         host: What it was told to listen at.
-        address: The IP address of that.
     """
     if ip_address(address).is_unspecified:
         return ["*"]
@@ -94,7 +92,7 @@ class _Service:
         return JSONResponse(answer.whole(text, stream))
 
     def _begin(self, asked: Asked, name: str, cancelled: Callable[[], bool]) -> Stream:
-        """The answer, of which nothing is computed yet; what is wrong with the prompt is found."""
+        """The answer, before anything of it is computed; refuses a wrong prompt."""
         generator, most = self._models[name], asked.max_new_tokens
         stream = generator.stream(
             asked.prompt,
@@ -174,7 +172,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 def _told(request: Request, error: Exception) -> RequestError:
-    """What a client is told of an error; one that is not the client's is also logged, in one line."""
+    """The error as a client sees it; one that is not the client's is also logged, in one line."""
     if isinstance(error, RequestError):
         return error
     place = f"{request.method} {request.scope['path']!r:.60}"

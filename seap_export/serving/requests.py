@@ -1,4 +1,4 @@
-"""Reads the requests of OpenAI's interface: what is asked for, and what is refused."""
+"""Reads the requests of OpenAI's interface, and refuses those that cannot be answered."""
 
 from __future__ import annotations
 
@@ -37,13 +37,7 @@ _MOST_STOPS = 16
 
 
 class RequestError(Exception):
-    """A request that cannot be answered.
-
-    Attributes:
-        status: The HTTP status.
-        param: The field that is at fault, if one is.
-        code: A word for programs.
-    """
+    """A request that cannot be answered."""
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -57,18 +51,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request.
-
-    Attributes:
-        model: The name of the model; None: the only one.
-        prompt: The messages, or the text.
-        is_chat: Whether the prompt is a conversation.
-        max_new_tokens: The most tokens of the answer; None: as many as the server gives.
-        sampling: How they are chosen.
-        stop: Texts that end it.
-        is_streamed: Whether the answer is given in pieces.
-        with_usage: Whether the numbers of tokens follow the last piece.
-    """
+    """A request."""
 
     model: str | None
     prompt: Prompt

@@ -58,13 +58,7 @@ class _Text:
 @click.option("--runs", type=int, default=15, show_default=True, help="Timed calls of each length, in turn.")
 @click.option("--threads", type=int, default=2, show_default=True)
 def draft_table(
-    targets: tuple[str, ...],
-    drafts: tuple[str, ...],
-    folder: Path,
-    prompts: int,
-    tokens: int,
-    runs: int,
-    threads: int,
+    targets: tuple[str, ...], drafts: tuple[str, ...], folder: Path, prompts: int, tokens: int, runs: int, threads: int
 ) -> None:
     """Print the table: acceptance is the mean share of guesses that are right, wherever they are made."""
     held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:prompts]]

@@ -66,13 +66,7 @@ class _Size:
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of each session.")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep the artifacts in this folder.")
-def peers_table(
-    model: Path,
-    genai_python: Path,
-    json_file: Path | None,
-    work: Path | None,
-    **size: int,
-) -> None:
+def peers_table(model: Path, genai_python: Path, json_file: Path | None, work: Path | None, **size: int) -> None:
     """Print the tables; MODEL_FOLDER is a dense model."""
     # Not resolved: an environment's python is a link, and its location identifies the environment.
     pythons = (python.absolute() for python in (Path(sys.executable), genai_python))
@@ -125,11 +119,7 @@ def _sessions(
 
 
 def _loops(
-    artifacts: Sequence[Artifact],
-    environments: Environments,
-    passage: Passage,
-    scratch: Path,
-    sizes: _Size,
+    artifacts: Sequence[Artifact], environments: Environments, passage: Passage, scratch: Path, sizes: _Size
 ) -> dict[str, dict[str, LoopResult]]:
     """For each precision, the results of its generation loops."""
     loops = all_loops({artifact.name: artifact.folder for artifact in artifacts}, environments)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.models import write_micro_model
-from support.variations import VARIATIONS, micro_config
+from support.variations import micro_config
 
 from converters.format import named_folders
 from converters.formats import FORMATS, format_class, parse_format, read_format
@@ -14,19 +14,6 @@ from converters.hf.format import HfFormat
 from converters.onnx.format import OnnxFormat
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.families import model_spec
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_row_names_its_class(name: str) -> None:
-    format_type = format_class(name)
-    assert format_type.name == name
-    assert format_type(format_type.precisions[0]).precision == format_type.precisions[0]
-    assert format_type.runtimes
-
-
-def test_a_precision_follows_a_colon() -> None:
-    assert parse_format("onnx") == (OnnxFormat, None)
-    assert parse_format("onnx:int4") == (OnnxFormat, "int4")
 
 
 @pytest.mark.parametrize(
@@ -38,8 +25,7 @@ def test_what_there_is_not_is_refused(text: str, named: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "is_rounded"),
-    [("int8", False), ("int4", True), ("w8a8", True), ("w4a8", True), ("mixed-5.5", True)],
+    ("precision", "is_rounded"), [("int8", False), ("int4", True), ("w8a8", True), ("mixed-5.5", True)]
 )
 def test_few_bits_are_rounded_with_texts(precision: str, is_rounded: bool) -> None:
     spec = model_spec(micro_config(model_type="llama"))
@@ -52,13 +38,6 @@ def test_a_number_of_bits_has_one_name(name: str) -> None:
     assert format_class(name)("mixed-4.50") == usual
     assert usual.precision == "mixed-4.5"
     assert list(named_folders([HfFormat(), usual.plain(), format_class(name)("mixed-4.50")]))[2] == f"{name}-mixed-4.5"
-
-
-@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf", "openvino", "web"}))
-def test_a_format_without_states_of_mamba_says_so(name: str) -> None:
-    spec = model_spec(micro_config(**VARIATIONS["falcon_h1"]))
-    format = format_class(name)
-    assert "Mamba-2" in str(format(format.precisions[0]).refusal(spec, Path()))
 
 
 def test_a_second_precision_gets_its_name() -> None:

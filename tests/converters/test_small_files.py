@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from converters.small_files import Content, copies, file_differences, in_order, write_files
+from converters.small_files import Content, copies, file_differences, write_files
 
 FILES: dict[str, Content] = {"a.json": {"x": {"y": 1, "z": None}}, "b.txt": b"\r\n", "c.txt": None}
 
@@ -44,8 +44,3 @@ def test_a_file_that_is_missing_or_no_json_is_named(tmp_path: Path) -> None:
     damaged, missing = file_differences(tmp_path, FILES)
     assert "a.json: not a readable JSON" in damaged
     assert "b.txt: missing" in missing
-
-
-def test_keys_are_ordered_at_every_depth() -> None:
-    assert list(in_order({"b": {"d": 1, "c": 2}, "a": 0})["b"]) == ["c", "d"]
-    assert list(in_order({"b": 1, "a": 0})) == ["a", "b"]

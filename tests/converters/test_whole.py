@@ -48,8 +48,3 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="notes already exists"), whole_or_nothing(tmp_path):
         pytest.fail("the block is not entered")
     assert (tmp_path / "notes").read_text() == "mine"
-
-
-def test_a_folder_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFailure, match="cannot write"), whole_or_nothing(tmp_path / "absent"):
-        pytest.fail("the block is not entered")

@@ -24,20 +24,8 @@ PROMPT = "def fibonacci(n):"
 def exported(coder_gguf: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant at ratio 0.2."""
     out = tmp_path_factory.mktemp("coder") / "out"
-    run(
-        "export",
-        coder_gguf,
-        "--task",
-        "sample:arithmetic",
-        "--ratio",
-        "0.2",
-        "--set",
-        "samples=40",
-        "--precision",
-        "fp32",
-        "--out",
-        out,
-    )
+    options = ("--task", "sample:arithmetic", "--ratio", "0.2", "--set", "samples=40", "--precision", "fp32")
+    run("export", coder_gguf, *options, "--out", out)
     return out
 
 

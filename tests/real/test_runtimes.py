@@ -14,7 +14,6 @@ from converters.format import Format
 from converters.formats import parse_format
 from validation.execution import Execution
 from validation.runtimes.vllm.runner import PYTHON
-from validation.speed.engines import pace_of
 
 pytestmark = pytest.mark.full
 PROMPTS = ("What is 12 + 30?", "Write a short poem about the sea and the wind.", "Name three colours.")
@@ -84,15 +83,6 @@ def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path)
     format, folder = write(name, hf, tmp_path)
     _, reference = write("onnx:fp32", hf, tmp_path)
     assert greedy(runtime(format), folder) == greedy("onnxruntime", reference)
-
-
-@of("gguf:q4_0", "openvino:int4", "litert:int8", "executorch:int4", "web:q4", "mlx:4bit", "hf:fp32")
-def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> None:
-    format, folder = write(name, demo / "sentiment-0.4" / "hf", tmp_path)
-    with closing(open_runtime(runtime(format), folder, Execution(threads=2), "served")) as runner:
-        pace = pace_of(runner, [range(100, 140)], 5)
-    assert pace.first_s > min(pace.steps_s) > 0
-    assert len(pace.steps_s) == 5
 
 
 def greedy(name: str, folder: Path) -> list[int]:

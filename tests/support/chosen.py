@@ -144,7 +144,6 @@ ON_GPUS = featured(JOINT)
 MIXTURES_ON_GPUS = featured(name for name in MIXTURES if not any(map(is_looped, _spec(name).all(Experts))))
 #: Those whose layers are all attention and an MLP.
 ATTENDING = tuple(name for name in JOINT if _attends_only(name))
-VARIED_ATTENDING = varied(ATTENDING)
 #: What a layer has in models that MLX runs.
 _OF_MLX = (Attention, Convolution, DeltaNet, Experts, LayerInput, Mlp, SharedExpert)
 #: Those that MLX runs: these kinds, without attention sinks and norms of sums, in families with RMS norms and gates.

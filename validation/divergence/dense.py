@@ -34,8 +34,6 @@ class DenseReference:
     """The dense model's predictions for some texts; valid while its `DenseAnswers` are open.
 
     Attributes:
-        token_ids: The tokens of each text.
-        perplexity: The dense model's perplexity on them.
         losses: The sum of -log P(next token) over each text, nats.
     """
 
@@ -90,7 +88,7 @@ class DenseAnswers:
         stops: Collection[int] = (),
         on_progress: Say | None = None,
     ) -> None:
-        """Runs the dense model over what it has not seen yet.
+        """Runs the dense model over the texts that it has not seen yet.
 
         Args:
             texts: The tokens of each text, for `reference`.

@@ -69,8 +69,6 @@ class DivergenceFigures:
         kl: KL(dense || variant), nats per token of the dense model, with what dropped tokens lose.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
         top1_stderr: Standard error of `top1_agreement` over the texts; None for a single text.
-        perplexity: Perplexity of the variant.
-        dense_perplexity: Perplexity of the dense model.
         loss: By how much -log P(next token) of the variant exceeds that of the dense model, nats per token; None: they
             cut a text into different numbers of tokens.
         per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.

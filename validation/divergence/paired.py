@@ -34,7 +34,6 @@ class PairedText:
 
     Attributes:
         dense: The dense model's tokens.
-        variant: The variant's tokens.
         positions: int64 [P, 2]: tokens, one of each, after which both models have seen the same part of the text.
         split: Share of the text, 0 to 1 in bytes, that is in dense tokens which the variant cuts otherwise.
         bytes: The bytes of the text; None: not known.
@@ -69,12 +68,7 @@ class CutFigures:
     """The cost of a cut vocabulary on some texts.
 
     Attributes:
-        tokens: Number of kept tokens.
-        lost_mass: Mean probability that the dense model gives to tokens that are not kept.
-        lost_kl_nats: The part of the mean KL that stands for these tokens.
-        kept_kl_nats: The rest: the mean KL over the kept tokens.
         split_bytes: Share of the bytes, 0 to 1, that are in dense tokens which the variant cuts into smaller pieces.
-        more_tokens: The variant's tokens / the dense model's tokens, less 1.
     """
 
     tokens: int

@@ -44,13 +44,7 @@ def decode(
     Rows that are done leave the batch if the runner can drop them (`Keeps`); otherwise they go on, with no effect.
 
     Args:
-        runner: The runner of the model.
-        rows: The rows of the batch.
         choose: The next token of each row, given logits [rows, vocabulary], which are finite for rows that go on.
-
-    Raises:
-        ArtifactError: The model gives NaN or infinite logits.
-        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
     """
     lengths = [len(row.prompt) for row in rows]
     prefilled = runner.prefill(padded([row.prompt for row in rows]), lengths, max(row.room for row in rows))

@@ -9,16 +9,7 @@ from validation.estimate import Estimate
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to one question, and the right one.
-
-    Attributes:
-        prompt: The prompt, without examples.
-        text: The generated text, up to the first stop.
-        tokens: How many tokens were generated, without one that ends the text.
-        is_stopped: Whether the text ended by itself: by an end-of-text token, or by one of the task's stops.
-        extracted: The answer that was found in the text; None if there is none.
-        gold: The right answer.
-    """
+    """A model's answer to one question, and the right one."""
 
     prompt: str
     text: str

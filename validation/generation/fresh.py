@@ -43,14 +43,6 @@ def beginnings(
 
     A text with an assistant's turn is continued from the start of the last one on. Others are cut at random, between
     an eighth and a half, get as long as they were at most, and are read after others, which differ in each round.
-
-    Args:
-        texts: Token ids of each text; those of fewer than two tokens are left out.
-        answer_start: The tokens with which an assistant's turn starts; none if the model has no chat template.
-        separator: The tokens after each text that is read before another one.
-        length: The most tokens of a text.
-        room: The most tokens that the model reads before a beginning.
-        seed: Decides where texts are cut and what is drawn.
     """
     long_enough = [ids for ids in texts if len(ids) > 1]
     for number in count() if long_enough else ():
@@ -98,11 +90,7 @@ class FreshTexts:
     """Texts that are neither held out nor near-duplicates of others.
 
     Attributes:
-        known: The texts that the model began from.
-        held_out: Texts that nothing may be learnt from.
-        texts: Token ids of the texts that are kept.
         overlapping: Number of texts left out because they share tokens with a held-out text.
-        repeated: Number of texts left out because they are near-duplicates.
     """
 
     known: Sequence[TokenIds]
@@ -224,7 +212,6 @@ def with_fresh_texts(
 
     Args:
         model: The folder of the dense model.
-        statistics: The calibration texts of the tasks.
         number: Tokens of each task with its calibration texts; no text is written where these have as many.
         folder: An existing folder for what is needed to go on after an interruption.
         compute: Where the model runs.

@@ -23,7 +23,6 @@ class Ends:
 
     Attributes:
         tokens: Tokens that end a text, such as EOS.
-        rule: Its stops are the strings before which a text ends.
         most: The most tokens that are generated.
         context: The most tokens of prompt and text together.
         shared: Rows that may get longer than this run alone, because a batch would change or refuse them.

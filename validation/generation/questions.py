@@ -15,13 +15,7 @@ _BETWEEN = "\n\n"  # examples, and the last of them and the question
 
 @dataclass(frozen=True)
 class OpenQuestion:
-    """A prompt and the right answer.
-
-    Attributes:
-        prompt: What the model continues, without examples.
-        completion: The text that calibration uses after the prompt.
-        gold: The answer that is found in the completion.
-    """
+    """A prompt and the right answer."""
 
     prompt: str
     completion: str
@@ -38,7 +32,6 @@ class OpenTask:
     """A task's questions, which any number of models can answer.
 
     Attributes:
-        name: Its name in results.
         rule: How the answer is found in a text, and where texts end.
         questions: At least one, in the order of the corpus.
         examples: Texts that come before every question.

@@ -31,7 +31,6 @@ class Beginning:
     """The beginning of a text that a model is to continue.
 
     Attributes:
-        tokens: Token ids of the beginning.
         length: The most tokens of the whole text; more than `tokens` has.
         seed: Seed of the sampling; what is drawn does not depend on the other rows of a batch.
         shown: Token ids that the model reads before `tokens`: other texts, each followed by the author's separator.
@@ -52,8 +51,6 @@ class Author:
     """An open model that writes texts.
 
     Attributes:
-        runner: The runner of the model.
-        ends: Tokens that end a text.
         answer_start: Token ids with which an assistant's turn starts; none if there is no chat template.
         separator: Token ids of an empty line between two texts.
         longest: The most tokens of a text.

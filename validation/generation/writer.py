@@ -30,9 +30,6 @@ class Writer:
     """An open model that answers prompts.
 
     Attributes:
-        folder: Its folder, for messages.
-        tokenizer: Its tokenizer.
-        runner: The runner of the model.
         limits: The tokens that end its texts, and how long they may get.
         max_new_tokens: The most tokens of an answer.
         batch_size: Prompts that run together.
@@ -85,7 +82,6 @@ def open_writer(
 
     Args:
         folder: A model folder, dense or pruned, or with another `runtime` what was written from one.
-        prompts: All prompts that it will be given.
         max_new_tokens: The most tokens of an answer.
         batch_size: Prompts that run together; affects speed and memory, and answers only where two tokens are as
             likely as each other to the last bits.

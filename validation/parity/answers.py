@@ -36,10 +36,7 @@ class Answers:
     """The tokens that `generate` wrote after the prompts of a case, and their logits.
 
     Attributes:
-        case: The prompts. Its decode steps are the tokens written, then, in a row that ended early, those planned.
         logits: For each row the logits that its tokens were chosen by, [tokens, V].
-        complaints: What is wrong with the answers whatever torch's logits are, in words.
-        remarks: Why there is nothing to compare, in words.
     """
 
     case: Case
@@ -51,17 +48,7 @@ class Answers:
 def write_answers(
     open_generator: Callable[[], Generator], case: Case, ends: Collection[int], store: ArrayStore
 ) -> Answers:
-    """Lets a generator answer the prompts of a case, as many tokens as it has decode steps.
-
-    Args:
-        open_generator: Opens the generator.
-        case: The prompts.
-        ends: The tokens that end a text according to the model folder.
-        store: Where logits are kept.
-
-    Raises:
-        EnvironmentFailure: There is not enough memory or disk space.
-    """
+    """Lets a generator answer the prompts of a case, as many tokens as it has decode steps."""
     steps = len(case.forced[0])
     try:
         generator = open_generator()

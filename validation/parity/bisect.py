@@ -111,8 +111,6 @@ def bisect(
     Args:
         hf_folder: config.json and safetensors files.
         onnx_folder: model.onnx and its data.
-        case: The case that failed.
-        stage: The stage that failed.
         steps: Decode steps to run after the prompt, at most the case's.
         in_float: Whether MatMulNBits leaves activations in float32.
         execution: Provider, threads and memory of both sides.

@@ -1,4 +1,4 @@
-"""The distance between what a candidate and a reference keep of earlier tokens, such as keys and values."""
+"""The distance between the states of a candidate and of a reference, such as keys and values."""
 
 from __future__ import annotations
 

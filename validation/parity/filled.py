@@ -27,12 +27,7 @@ _PARTS = 32
 
 @dataclass(frozen=True)
 class Switch:
-    """A place where a model begins to compute differently.
-
-    Attributes:
-        tokens: How many tokens a text has before the first one that is computed differently.
-        what: What changes, in words.
-    """
+    """A place where a model begins to compute differently."""
 
     tokens: int
     what: str
@@ -51,7 +46,7 @@ def switches(spec: ModelSpec, context: int) -> list[Switch]:
 def filled_cases(
     cases: Sequence[Case], spec: ModelSpec, context: int, runtime: str | None
 ) -> tuple[tuple[Case, ...], tuple[str, ...]]:
-    """The cases that cross what no other case does, and in words what these do not cross either."""
+    """The cases that cross switches which no other case crosses, and in words the switches that remain uncrossed."""
     longest = max(len(row) + len(forced) for case in cases for row, forced in zip(case.rows, case.forced, strict=True))
     left = [one for one in switches(spec, context) if one.tokens >= longest]
     added, uncrossed = dict[int, Case](), list[str]()

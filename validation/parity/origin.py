@@ -1,4 +1,4 @@
-"""How far a rounded model is from the model that was rounded, in what both predict."""
+"""How far the predictions of a rounded model are from those of the model that was rounded."""
 
 from __future__ import annotations
 

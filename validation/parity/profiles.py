@@ -175,17 +175,7 @@ IN_FLOAT, SERVED = "in float32", "served"
 
 @dataclass(frozen=True)
 class Pass:
-    """One way to run a graph, and its limits.
-
-    Attributes:
-        label: Added to the names of cases; "" for the graph as it is.
-        in_float: Whether MatMulNBits must not round activations, so that only the weights are rounded, as in the
-            reference.
-        limits: The limits that its figures are judged by.
-        given: Figures whose limits were given by the user; noise does not widen them.
-        takes: Whether a case is run in this pass.
-        steps: The most decode steps of a case that it runs; None: all of them.
-    """
+    """One way to run a graph, and its limits."""
 
     label: str
     in_float: bool
@@ -246,9 +236,7 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
     batch and the other cases run as the graph is, and show that its products are right for any number of tokens.
 
     Args:
-        precision: Precision of the graph.
         provider: Execution provider; only the CPU rounds the activations of int8 and int4 products.
-        limits: The limits.
     """
     rounds = PROVIDERS[provider].rounds_activations
     if precision.quantization is None or not rounds or precision.dtype != "fp32":

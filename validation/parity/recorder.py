@@ -76,7 +76,7 @@ class Recorder:
         self._parts.setdefault((tap.name, name), []).append(by_channel[:, tap.channels or slice(None)].cpu().numpy())
 
     def _flush(self) -> dict[str, StoredArray]:
-        """Stores what was recorded of one sequence, by tap."""
+        """Stores the recorded values of one sequence, by tap."""
         stored = {}
         for tap in self._taps:
             if all((tap.name, name) in self._parts for name in tap.modules):

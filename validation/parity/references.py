@@ -32,15 +32,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A prompt and the tokens of its decode steps.
-
-    Attributes:
-        prompt: Token ids of the prompt.
-        forced: Token ids of the decode steps.
-        kept: How many of the prompt's logits are kept.
-        call_tokens: How many tokens of the prompt the graph takes in a call.
-        filled: How many tokens a filled cache holds before them.
-    """
+    """A prompt and the tokens of its decode steps."""
 
     prompt: TokenIds
     forced: TokenIds
@@ -79,7 +71,6 @@ class Reference:
     """The stored logits and caches of a sequence.
 
     Attributes:
-        logits: Logits of the prompt's kept tokens, then of each decode step.
         cache: The states of each layer that has any, such as keys and values, after the last step.
     """
 
@@ -202,17 +193,6 @@ def measure_rounding_noise(
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """The divergence that the graph's rounding makes in torch, for each sequence at least that of all together.
 
-    Args:
-        runner: The model that the references come from; it is left changed.
-        references: The references.
-        store: Holds the references' arrays.
-        spec: The model's shapes.
-        precision: Precision of the graph.
-        scaling: Powers of two that the graph is scaled by.
-        provider: Where the graph runs.
-        say: Receives a line about each sequence.
-        whole_rows: See `round_activations`.
-
     Returns:
         The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
     """
@@ -282,7 +262,7 @@ def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
 def _round_alike(
     runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str, *, whole_rows: bool
 ) -> bool:
-    """Makes torch round what the graph rounds; returns False where it rounds nothing."""
+    """Makes torch round as the graph does; returns False where the graph rounds nothing."""
     if precision.dtype != "fp32":
         kept: frozenset[str] = frozenset()
         if scaling != Scaling():

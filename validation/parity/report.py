@@ -19,15 +19,7 @@ SCHEMA = "seap-export/parity/5"
 
 @dataclass(frozen=True)
 class ComparedFolder:
-    """The written folder that is compared with torch.
-
-    Attributes:
-        format: Name of the format.
-        runtime: Name of the runtime that runs it.
-        precision: Precision of the format.
-        limits: The precision whose limits hold.
-        form: The form of its files, as JSON values.
-    """
+    """The written folder that is compared with torch."""
 
     format: str
     runtime: str
@@ -38,15 +30,7 @@ class ComparedFolder:
 
 @dataclass(frozen=True)
 class Conditions:
-    """The conditions under which a runtime ran.
-
-    Attributes:
-        provider: What the model ran on: the first execution provider of a session of ONNX Runtime, or the runtime.
-        gpu: The name of the GPU; None on the CPU, or if the driver does not tell.
-        nodes: Nodes of each operator that each execution provider ran; None if the runtime does not report them.
-        threads: Threads of both torch and the runtime.
-        complaints: Defects that no comparison of logits shows, in words.
-    """
+    """The conditions under which a runtime ran."""
 
     provider: str
     gpu: str | None
@@ -67,7 +51,6 @@ class ParityReport:
         provider_asked: A key of `PROVIDERS`.
         conditions: The conditions under which the runtime ran.
         versions: Versions of torch, transformers and the packages of the runtime.
-        decode_steps: Decode steps of each case.
         max_prompt_tokens: Longer prompts were truncated to this many tokens.
         prompt_sha256: Hash of each prompt's text.
         longest_tokens: Number of positions in the longest case.
@@ -112,7 +95,7 @@ class ParityReport:
         return self.verdict == "passed"
 
     def _together(self, verdict: Verdict) -> list[str]:
-        """What is said of the passes with this verdict that are judged by all of their tokens together."""
+        """Lines about the passes with this verdict that are judged by all of their tokens together."""
         return [together.line for together in Together.of(self.stages) if together.verdict == verdict]
 
     @property

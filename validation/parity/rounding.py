@@ -1,4 +1,4 @@
-"""Rounds in torch what a graph rounds: weights, so that only the arithmetic is compared, and activations.
+"""Rounds in torch as a graph does: weights, so that only the arithmetic is compared, and activations.
 
 A graph that is scaled to stay within fp16 rounds numbers that torch would overflow in, unless it is scaled alike.
 """
@@ -119,13 +119,7 @@ def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:
 
 
 def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]:
-    """Gives the norms of a torch model the epsilons that go with `scale_weights`.
-
-    Args:
-        model: A transformers causal language model.
-        spec: The model's shapes.
-        scaling: Powers of two that the graph is scaled by.
-    """
+    """Gives the norms of a torch model the epsilons that go with `scale_weights`."""
     family = spec.family
     norms = {family.module("norm"): scaling.stream}
     norms |= {family.module(names.INPUT_TABLES[-1]): scaling.stream} if spec.layer_inputs else {}
@@ -156,10 +150,6 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
 
     Args:
         model: A transformers causal language model, float32.
-        spec: The model's shapes.
-        how: The graph's quantisation.
-        whole_rows: Whether a token has one scale and a zero point, as in XNNPACK's kernels, and not a scale for each
-            block. Experts always have blocks.
     """
 
     def round_inputs(module: Any, block_size: int) -> None:

@@ -69,7 +69,6 @@ def run_parity(
         runtime: Name of the runtime that runs the folder.
         execution: Provider, threads and memory of both sides.
         decode_steps: At least 1.
-        limits: The limits that are judged.
         long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
         on_progress: Called with a line about each layer of torch, and each case before it runs.
         on_memory: Called with a line about the memory that ONNX Runtime will take; None: `on_progress` is.

@@ -158,10 +158,7 @@ class Together:
     """All tokens of a pass, which are judged together where a stage has too few.
 
     Attributes:
-        few: The figures of the stage with too few tokens that is furthest beyond its limit; "" if none is.
-        tokens: Number of tokens of all stages.
         mean_kl: Their mean KL, nats per token.
-        limit: The limit of the mean over so many tokens.
     """
 
     few: str

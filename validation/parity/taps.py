@@ -37,11 +37,7 @@ class Tap:
         layer: Index of the layer; None: before or after all layers.
         sublayer: The name, in the plain form, of what computes the value; `residual` is the stream after it.
         values: Names that the value may have in a graph; the first one found is used.
-        modules: torch modules whose results, concatenated, are this value.
-        side: Whether the modules' inputs or outputs are meant.
         channels: The channels of a module that are this value, in its order; None: all.
-        factor: What the modules' results are multiplied by.
-        exponent: The value in the graph is 2^-exponent times the one in torch.
     """
 
     layer: int | None

@@ -1,4 +1,4 @@
-"""Routers that are nearly tied: rounding may send a token to either of two experts, which changes what it becomes.
+"""Routers that are nearly tied: rounding may send a token to either of two experts, which changes its output.
 
 What such a choice does to logits is measured as other noise of torch is: it runs once more, and every choice that is
 nearly a tie is made the other way.

@@ -1,4 +1,4 @@
-"""The figures of a variant: the one table of what tiles, tables, the terminal, the job summary and JUnit show of it.
+"""The figures of a variant: one table for the tiles, tables, the terminal, the job summary and JUnit.
 
 A further figure is a row of `FIGURES`, and a key in the report that it is read from.
 """
@@ -61,15 +61,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a variant.
-
-    Attributes:
-        title: Its name, for the head of a column.
-        words: The words after its value in a sentence: what it is, with its unit.
-        tile: Which question it answers: how much smaller, faster or worse than the dense model.
-        cell: How it is written, given a variant of a report; a dash if it was not measured.
-        is_main: Whether tables with one row for each variant have it.
-    """
+    """A figure of a variant."""
 
     title: str
     words: str

@@ -21,7 +21,6 @@ def frontier_cells(point: Json, targets: Json) -> tuple[Cell, ...]:
     """A candidate's figures, as in `frontier_head`; its KL is compared with the chosen one's on the same texts.
 
     Args:
-        point: The candidate.
         targets: The targets, of which one may ask for the time to the first token.
     """
     low, high = point.get("decode_speedup_low"), point.get("decode_speedup_high")

@@ -16,14 +16,7 @@ _KL = ("mean_kl_nats", "mean_kl_nats_stderr")
 
 @dataclass(frozen=True)
 class LossMatrix:
-    """The divergence of each variant on each set of texts.
-
-    Attributes:
-        columns: The names of the sets of texts; two sets have the same name if variants were measured on other texts.
-        dense: Bits per byte of the dense model, by column.
-        rows: By variant, for each column its figures as a report has them; None: not measured.
-        texts: The largest number of texts in a set.
-    """
+    """The divergence of each variant on each set of texts."""
 
     columns: tuple[str, ...]
     dense: tuple[float, ...]

@@ -97,7 +97,7 @@ def headline(report: Json) -> str:
 
 
 def status(report: Json) -> str:
-    """What was checked, in a sentence without an end: the files, and whether quality and speed had limits."""
+    """A sentence without a full stop on what was checked: the files, and the limits of quality and speed."""
     files = worst([check["verdict"] for check in report["checks"] if check["check"] in _FILE_CHECKS])
     parts = [f"Files {_OF_FILES.get(files, files)}"]
     for name in ("quality", "speed"):

@@ -1,4 +1,4 @@
-"""What to ship, in one or two sentences: what the terminal, the page, the card and the job summary say of it."""
+"""The recommendation in one or two sentences, for the terminal, the page, the card and the job summary."""
 
 from __future__ import annotations
 
@@ -29,13 +29,7 @@ def in_words(found: Json, close: Collection[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class Answers:
-    """What models answer to one held-out prompt.
-
-    Attributes:
-        task: The task or mixture.
-        prompt: The prompt.
-        answers: The name of each model and its answer, the dense model first.
-    """
+    """The answers of several models to one held-out prompt."""
 
     task: str
     prompt: str
@@ -170,7 +164,7 @@ def _overlap(one: Json, other: Json) -> bool:
 
 
 def _others(found: Json, files: Json) -> str:
-    """What to ship if a larger file fits, and the smallest file that nothing beats."""
+    """Names a better file that is larger, if there is one, and the smallest file that nothing beats."""
     chosen = files[found["file"]]
     larger = [files[name] for name in (found["beside"], found["nearest"]) if name is not None]
     larger = [file for file in larger if file["bytes"] > chosen["bytes"] and not file["beaten"]]

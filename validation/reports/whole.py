@@ -1,4 +1,4 @@
-"""The whole model, merely rounded, beside the variants: what the terminal, the page and the card say of it."""
+"""The rounded whole model beside the variants, in words for the terminal, the page and the card."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ class Beaten:
     """A variant that a whole model beats.
 
     Attributes:
-        variant: The variant.
-        by: The whole model: one that was measured beside the variants, or a variant of ratio 0.
-        words: How they compare, in a sentence without an end.
         command: The command that makes the better file; "" if that is there.
     """
 

@@ -19,12 +19,7 @@ _LAST_CHARACTERS = 500
 
 
 class ChildEnded(Exception):
-    """The process has ended without an answer.
-
-    Args:
-        log: The end of what it wrote to its standard error.
-        status: Its exit status.
-    """
+    """The process has ended without an answer."""
 
     def __init__(self, log: str, status: int) -> None:
         super().__init__(f"{' '.join(log[-_LAST_CHARACTERS:].split())} (exit status {status})")
@@ -32,18 +27,7 @@ class ChildEnded(Exception):
 
 
 class ChildProcess:
-    """Runs a program until it is closed.
-
-    Args:
-        command: The program and its arguments.
-        environment: Variables that are set for it.
-
-    Attributes:
-        file: The file that the program writes tensors to.
-
-    Raises:
-        OSError: The program cannot be started.
-    """
+    """Runs a program until it is closed."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process

@@ -30,16 +30,10 @@ class ExecutorchRunner(RowByRow[list[int]]):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
-        folder: Contains the program.
         threads: Threads of ExecuTorch's pool, which all programs of this process share.
-        all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
 
     Attributes:
         context_length: The tokens that the cache holds; see `Bounded`.
-
-    Raises:
-        ArtifactError: ExecuTorch cannot load the program.
-        EnvironmentFailure: ExecuTorch is missing.
     """
 
     runtime: ClassVar[str] = "executorch"

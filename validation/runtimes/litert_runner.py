@@ -40,17 +40,10 @@ class LitertRunner(RowByRow["_Row"]):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
-        folder: Contains the bundle.
-        threads: Threads of XNNPACK.
         in_float: Whether int8 weights are dequantised first, so that activations are not rounded.
-        all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
 
     Attributes:
         context_length: The tokens that the cache holds; see `Bounded`.
-
-    Raises:
-        ArtifactError: The bundle is damaged, or LiteRT cannot load it.
-        EnvironmentFailure: A package of LiteRT is missing.
     """
 
     runtime: ClassVar[str] = "litert"

@@ -29,7 +29,6 @@ class MlxRunner(Runner):
     Not the copy of the model file in the folder is run, but ours, which is the same unless the folder is damaged.
 
     Args:
-        folder: As `converters.mlx` writes it.
         in_float32: Whether everything is computed in float32, quantised weights as they are: exact to about 1e-4.
             Otherwise in the dtype of the folder, as mlx-lm does.
 

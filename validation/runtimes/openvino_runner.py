@@ -29,11 +29,7 @@ _STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2|past\.(
 
 
 class OpenvinoRunner(Runner):
-    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
-
-    Attributes:
-        compiled: The `openvino.CompiledModel`.
-    """
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it."""
 
     runtime: ClassVar[str] = "openvino"
     extra: ClassVar[str | None] = EXTRA

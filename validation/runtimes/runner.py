@@ -160,13 +160,7 @@ class Bounded(Protocol):
 
 @dataclass(frozen=True)
 class Opening:
-    """How a folder is opened.
-
-    Attributes:
-        execution: Provider, threads and memory of the run.
-        purpose: Why it is opened.
-        calls: The size of the calls that it will run, where the runtime claims memory; empty: nothing is claimed.
-    """
+    """How a folder is opened."""
 
     execution: Execution = Execution()
     purpose: Purpose = "compared"

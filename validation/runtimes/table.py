@@ -147,15 +147,7 @@ def open_runtime(
     """Opens a written folder in a runtime.
 
     Args:
-        name: Name of the runtime.
-        folder: The written folder.
-        execution: Provider, threads and memory of the run.
-        purpose: Why it is opened.
         calls: The size of the calls that ONNX Runtime will run, for which it claims memory; empty: it claims none.
-
-    Raises:
-        UsageError, EnvironmentFailure: As for `require_runtime`, or memory or the provider is missing.
-        ArtifactError, ParityFailure: The folder cannot be loaded.
     """
     require_runtime(name)
     opener: Callable[[Path, Opening], Runner] = resolve_name(runtime_row(name).opener)
@@ -176,8 +168,6 @@ def claim_runtime(
     To be called before what takes long and needs no runtime.
 
     Args:
-        name: Name of the runtime.
-        folder: The written folder.
         calls: The size of the calls that it will run.
         execution: Provider, threads and memory of the run.
         say: Receives a line about the memory.
@@ -196,8 +186,6 @@ def memory_about(name: str, folder: Path, calls: Calls, provider: str) -> int | 
     """About how many bytes of memory a runtime takes at its peak, the program around it apart; None: not known.
 
     Args:
-        name: Name of the runtime.
-        folder: The written folder.
         calls: The size of the largest calls.
         provider: The execution provider that the folder was written for.
 
@@ -210,12 +198,7 @@ def memory_about(name: str, folder: Path, calls: Calls, provider: str) -> int | 
 
 
 def open_texts(name: str, folder: Path) -> RuntimeTexts | None:
-    """Opens the tokenizer of a written folder in a runtime; None: it is transformers'.
-
-    Raises:
-        UsageError, EnvironmentFailure: As for `require_runtime`.
-        ArtifactError, ParityFailure: The tokenizer cannot be loaded.
-    """
+    """Opens the tokenizer of a written folder in a runtime; None: it is transformers'."""
     require_runtime(name)
     texts = runtime_row(name).texts
     if texts is None:

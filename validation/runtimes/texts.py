@@ -14,9 +14,6 @@ class Conversation:
 
     Attributes:
         name: The case that it tests, such as "several turns".
-        messages: The turns.
-        prompts: Whether the text goes on to where the assistant's next turn begins.
-        tools: JSON schemas of functions that the model may call.
     """
 
     name: str
@@ -41,7 +38,6 @@ class RuntimeTexts(ABC):
         """The ids of a text, in which special tokens are recognised.
 
         Args:
-            text: The text.
             special: Whether with the tokens that the tokenizer puts around a text, such as BOS.
         """
 
@@ -58,4 +54,4 @@ class RuntimeTexts(ABC):
         return self.encode(text, special=False)
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Frees what it holds; nothing is asked after it."""
+        """Frees its resources; it cannot be used afterwards."""

@@ -28,8 +28,6 @@ def timed_loop(first: Callable[[], Tokens], following: Callable[[Tokens], Tokens
     """Times a generation.
 
     Args:
-        first: Runs the prompts and gives what follows them: a token, or one for each row.
-        following: Appends that and gives the next one.
         steps: How often `following` is called.
     """
     begin = time.perf_counter()

@@ -102,16 +102,7 @@ class _RunnerEngine:
 
 
 def pace_of(runner: Runner, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
-    """Times prompts of equal length and `steps` tokens after each, the most likely ones.
-
-    Args:
-        runner: Takes the time by its own clock if it has one; it then runs one prompt at a time.
-        prompts: Token ids.
-        steps: Number of tokens.
-
-    Raises:
-        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
-    """
+    """Times prompts of equal length and `steps` tokens after each, the most likely ones."""
     if isinstance(runner, TimesItself):
         (prompt,) = prompts
         return runner.timed(prompt, steps)
@@ -134,7 +125,6 @@ def open_engine(engine: EngineName, folder: Path, context_length: int, execution
     """Loads a model and frees its memory when the context ends.
 
     Args:
-        engine: The engine.
         folder: The `hf` folder for torch, which runs on the CPU, or one of a format that the runtime takes.
         context_length: Maximum number of positions.
         execution: Provider, threads and memory of the run; torch runs on the CPU.

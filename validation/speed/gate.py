@@ -56,11 +56,8 @@ class SpeedVerdict:
     """One figure of one variant, judged against its limit.
 
     Attributes:
-        variant: Name of the variant.
         figure: The judged figure: a speed-up, limited from below, or the ratio of bytes, limited from above.
         cell: The cell of a speed-up; None for the ratio of bytes.
-        limit: The limit.
-        measured: The value.
         low: Lower bound of the true value.
         high: Upper bound of the true value; with fewer than `FEWEST_RUNS` runs both bounds are `measured`.
         runs: Runs of each model; 0 for the ratio of bytes, which is known exactly.
@@ -105,7 +102,6 @@ def judge_speed(report: SpeedReport, limits: SpeedLimits) -> tuple[SpeedVerdict,
 
     Args:
         report: A speed run; with fewer than `FEWEST_RUNS` runs no speed-up can be judged.
-        limits: The limits.
 
     Returns:
         For each variant, the ratio of bytes and then the speed-ups of each cell, if they have limits.

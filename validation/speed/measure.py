@@ -93,7 +93,6 @@ def measure_speed(
 
     Args:
         openers: Functions that open an engine, by its name.
-        cells: The cells to time.
         vocab_size: Prompts are random token ids below this, the same for all engines.
         runs: Number of runs of each engine.
         steps: Decode steps of a run, each timed.

@@ -58,7 +58,6 @@ class SubjectFigures:
 
     Attributes:
         model: Name of the variant, or `dense`.
-        engine: Name of the engine that ran it.
         disk_bytes: Bytes of its folder, as it would be shipped.
         peak_bytes: Peak memory of a process that runs it; None where the system does not report it.
         timings: The times in each cell that the engine takes.

@@ -24,11 +24,8 @@ class TextFigures:
     """The result of comparing a runtime's tokenizer and chat template with the model's.
 
     Attributes:
-        strings: How many texts were tokenized.
         conversations: How many conversations the template rendered; 0: the runtime has no call for it, or the model
             no template.
-        reasons: What differs, in words.
-        remarks: What differs and is known to, in words.
     """
 
     strings: int
@@ -81,12 +78,7 @@ def compare_texts(model: ModelTexts, runtime: RuntimeTexts, prompts: Sequence[st
 
 
 def runtime_figures(model: ModelTexts, runtime: str, folder: Path, prompts: Sequence[str]) -> TextFigures | None:
-    """Compares a written folder's texts in a runtime; None: its tokenizer is the model's, in transformers.
-
-    Raises:
-        UsageError, EnvironmentFailure: The runtime is unknown or missing.
-        ArtifactError: A file of the folder is damaged.
-    """
+    """Compares a written folder's texts in a runtime; None: its tokenizer is the model's, in transformers."""
     title = runtime_title(runtime)
     try:
         texts = open_texts(runtime, folder)
@@ -111,7 +103,7 @@ def _of_string(model: ModelTexts, runtime: RuntimeTexts, text: str, title: str) 
 def _of_conversation(
     model: ModelTexts, runtime: RuntimeTexts, talk: Conversation, wanted: str, title: str
 ) -> tuple[bool, str | None]:
-    """Whether the runtime renders such a conversation, and what differs: its text, or how that is read."""
+    """Whether the runtime renders such a conversation, and the differences: of its text, or of its tokens."""
     try:
         text = runtime.render(talk)
     except ParityFailure as error:

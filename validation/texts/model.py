@@ -23,11 +23,7 @@ _ANSWER = "what the assistant says"
 
 
 class ModelTexts:
-    """The tokenizer and the chat template of a model folder, as the reference for those of runtimes.
-
-    Raises:
-        ArtifactError: A file of the folder is damaged.
-    """
+    """The tokenizer and the chat template of a model folder, as the reference for those of runtimes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._tokenizer = folder, load_tokenizer(folder)

@@ -15,7 +15,6 @@ class ZeroShotFigures:
             space; None for a harness task that does not report it.
         acc_stderr: Standard error of `acc`, sample standard deviation / sqrt(questions); None for a single question.
         acc_norm_stderr: Standard error of `acc_norm`.
-        questions: Number of questions.
         chance: Accuracy of a random choice: mean of 1 / number of choices.
         sha256: Digest of all prompts and choices in order; equal digests mean the same questions.
         right: Whether the correct choice of each question has the highest log-likelihood, in order.

@@ -23,7 +23,6 @@ class HarnessTask:
     """A multiple-choice task that can be run on any number of models.
 
     Attributes:
-        name: Name in results.
         origin: `file` for local questions, `hub` for a task of the harness.
         split: The evaluated split of the harness's data set; None for local questions.
         task: The harness's `Task`.

@@ -23,8 +23,6 @@ class Tokens:
 
     Attributes:
         texts: Text of each token; ids without a token are called `[PADn]`, as llama.cpp's converter does.
-        kinds: Kind of each token, as in `tokenizer.ggml.token_type`.
-        ids: Id of each text.
     """
 
     texts: list[str]
@@ -33,11 +31,7 @@ class Tokens:
 
     @classmethod
     def of(cls, tokenizer: Mapping[str, Any], count: int) -> Tokens:
-        """Reads the tokens of a parsed tokenizer.json for an embedding of `count` rows.
-
-        Raises:
-            InputError: The tokenizer is not a BPE, or has more tokens than the model.
-        """
+        """Reads the tokens of a parsed tokenizer.json for an embedding of `count` rows."""
         model = tokenizer.get("model") or {}
         if model.get("type") != "BPE":
             raise refuse(f"its model is {model.get('type')}, and only BPE can be written")

@@ -44,15 +44,7 @@ _PROBES = (
 
 
 def tokenizer_metadata(folder: Path, spec: ModelSpec) -> Metadata:
-    """The metadata of the tokenizer in a model folder: tokens, rule, special tokens and chat template.
-
-    Args:
-        folder: tokenizer.json, tokenizer_config.json, config.json and perhaps generation_config.json.
-        spec: The model.
-
-    Raises:
-        InputError: The tokenizer is missing or damaged, or of a kind that GGUF files cannot hold.
-    """
+    """The metadata of the tokenizer in a model folder: tokens, rule, special tokens and chat template."""
     path = folder / "tokenizer.json"
     given = read_json(path)
     loaded = _loaded(given)

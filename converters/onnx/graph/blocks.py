@@ -27,7 +27,6 @@ class QuantizedWeight:
 
     Attributes:
         shape: Rows and columns.
-        bits: 4 or 8.
         block_size: Number of columns that share a scale.
         packed: uint8 [rows, blocks, block_size * bits / 8].
         scales: [rows, blocks], in the dtype of activations.
@@ -54,13 +53,6 @@ class QuantizedWeight:
 
         What operators do not read as it is stored is made of it by nodes on constants, which ONNX Runtime computes
         once, when it opens the file.
-
-        Args:
-            g: The graph.
-            tensors: What is stored.
-            shape: The last two numbers are rows and columns.
-            how: The grid of the matrix.
-            dtype: Of the activations.
         """
         bits, scales = kernel_bits(how.bits), g.initializer(tensors.scales)
         if tensors.scales.dtype != dtype:

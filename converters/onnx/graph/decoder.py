@@ -179,7 +179,7 @@ class _Decoder:
         return None if norm is None else self._norm(norm, index, self._scaling.stream)
 
     def _norm(self, norm: str, index: int | None, exponent: int) -> op.Norm:
-        """A norm of what the graph has times 2^exponent in the model."""
+        """A norm of a value that is 2^exponent times as large in the model as in the graph."""
         spec, name = self._spec, norm if index is None else f"layers.{index}.{norm}"
         gain, bias, *_ = *(self._tensor(names.tensor(part, index)) for part in spec.norm_parts(norm)), None
         return op.Norm(name, gain, bias, scaled_epsilon(spec.norm.epsilon, exponent), spec.norm.is_centred)
@@ -237,7 +237,7 @@ class _Decoder:
     def _add_and_read(
         self, added: _Written, stream: ir.Value, norm: op.Norm | None, name: str
     ) -> tuple[ir.Value, ir.Value]:
-        """The input of what comes next, and the new stream; the sum and its norm are one node where there is one."""
+        """The input of the next sublayer, and the new stream; a norm and its sum are one node."""
         if norm is not None:
             return self._dialect.add_and_norm(added.output, stream, norm, added.bias)
         output = added.output

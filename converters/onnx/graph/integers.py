@@ -36,8 +36,6 @@ class IntegerProducts:
         Args:
             x: float32 [batch_size, sequence_length, in].
             tensors: The weight: its levels, and the scale or step of each of its rows, [out].
-            shape: Of the weight: out, in.
-            name: Name of the last node.
             bias: float32 [out].
         """
         g, label = self._g, f"{name}.unbiased" if bias is not None else name

@@ -38,7 +38,6 @@ class KindWriter(ABC):
         It is [batch_size, sequence_length, hidden_size].
 
         Args:
-            index: The layer.
             x: The input of the sublayer, [batch_size, sequence_length, hidden_size].
         """
 

@@ -58,11 +58,7 @@ class Linears:
 
         Args:
             x: [batch_size, sequence_length, in].
-            weights: Names of the weights in the model.
-            name: Name of the node.
-            stored_as: Name of the joined weights in the graph.
             bias: [out].
-            is_rounded: Whether a precision that quantises weights quantises these.
         """
         if self._quantization is not None and is_rounded:
             if self._weights.grid(weights).input_block == WHOLE_ROW:

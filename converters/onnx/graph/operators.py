@@ -33,11 +33,8 @@ class Norm:
     """A norm of the residual stream.
 
     Attributes:
-        name: Name of its node.
         gain: [hidden_size].
         bias: [hidden_size]; None: there is none.
-        epsilon: Number added to the mean square.
-        is_centred: Whether it is a LayerNorm; otherwise it is an RMS norm.
     """
 
     name: str
@@ -54,9 +51,6 @@ class Kernels:
     Attributes:
         weight: [channels, 1, size].
         bias: [channels]; None: there is none.
-        channels: Number of channels.
-        size: Tokens that each sees.
-        activates: Whether SiLU follows.
     """
 
     weight: ir.Value
@@ -82,7 +76,6 @@ class Recurrence:
         groups: Number of heads of queries and keys.
         heads: Number of states.
         key_dim: Channels of a query and of a key.
-        value_dim: Channels of a value.
         scale: Factor on the output.
     """
 
@@ -210,10 +203,7 @@ def rows_at(g: GraphBuilder, x: ir.Value, columns: ir.Value, name: str) -> ir.Va
     """Selects one position of each row of [batch_size, sequence_length, width]: [batch_size, 1, width].
 
     Args:
-        g: The graph.
-        x: The values to select from.
         columns: One for each row, int64 [batch_size].
-        name: Name of the node.
     """
     indices = g.node("Unsqueeze", [columns, g.ints(1, 2, name="axes_1_2")], f"{name}.indices")
     return g.node("GatherND", [x, indices], name, attributes={"batch_dims": 1})

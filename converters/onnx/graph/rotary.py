@@ -24,10 +24,6 @@ class RotaryTables:
 
     A row holds a position. Longrope has two tables in one: that of inputs up to `switches_at`, with as many rows,
     and behind it that of longer inputs.
-
-    Attributes:
-        positions: Positions of the model.
-        precision: Precision of the graph.
     """
 
     def __init__(self, g: GraphBuilder, spec: ModelSpec, precision: Precision) -> None:
@@ -61,11 +57,6 @@ class RotaryTables:
         As in transformers, all tokens of a call use the table that the length of the input after this call decides on.
         Not all runtimes check that RotaryEmbedding does not read past its tables. With a guard, a token beyond the
         model's positions fails in every runtime, because a number is reshaped to [0]; without, it gets the last row.
-
-        Args:
-            rope: The rotation.
-            tokens: Always the same.
-            is_guarded: Whether a token beyond the model's positions fails.
         """
         number = self._ropes.index(rope)
         if number not in self._rows:

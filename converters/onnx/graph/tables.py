@@ -19,7 +19,6 @@ class SplitTable:
     """Rows of one table in matrices, those of one kernel in each, one below the other.
 
     Attributes:
-        matrices: One or two, of the kernels of 8 and of 4 bits.
         places: Where the row of each token is, int32 [vocab_size].
     """
 

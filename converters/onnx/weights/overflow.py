@@ -61,14 +61,8 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
     Runs all tokens, alone and in texts behind the BOS token, if there is one.
 
     Args:
-        config: The model's config.json.
-        spec: The model's spec.
         reader: The model's weights in the plain form; one layer is in memory at a time, and is read again for every
             256 MiB of hidden states.
-        precision: Precision of the graph, with activations in fp16.
-
-    Raises:
-        InputError: A value is too large for fp16, and no scaling can prevent it.
     """
     # transformers' norms without weights have a fixed epsilon, which could not be scaled in the comparison
     most = most_exponent(precision) if spec.family.block.norm_weight else 0
@@ -82,17 +76,7 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
 
 
 def refuse_overflow(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReader, remedy: str) -> None:
-    """Refuses a model of which a value is too large for fp16 as it is.
-
-    Args:
-        config: The model's config.json.
-        spec: The model's spec.
-        reader: The model's weights in the plain form.
-        remedy: What the message tells the user to do.
-
-    Raises:
-        InputError: A value is too large.
-    """
+    """Refuses a model of which a value is too large for fp16 as it is."""
     try:
         _scaling(config, spec, reader, _UNSCALED_LIMIT)
     except _TooLarge as error:
@@ -238,7 +222,7 @@ class _Trial:
         self._see_channels(name, max(map(_peak, passed.channels)))
 
     def see_peaks(self, layer: int, sublayer: Sublayer, peaks: Mapping[str, float]) -> None:
-        """Refuses what cannot be scaled: heads are rotated, compared and cached as they are, and a gate is not linear.
+        """Refuses peaks that cannot be scaled: heads are rotated and cached as they are, and a gate is not linear.
 
         What can is scaled like the channels.
         """

@@ -57,7 +57,6 @@ def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
 
     Args:
         matrix: [N, K], finite, any float dtype.
-        how: Bits, block size and symmetry.
     """
     rows = max(1, _ELEMENTS // matrix.shape[1])
     made: tuple[torch.Tensor, ...] = ()

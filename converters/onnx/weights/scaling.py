@@ -47,7 +47,6 @@ class Scaling:
         """The scaling that a graph's metadata record; none if they record nothing.
 
         Args:
-            metadata: The metadata of a graph.
             model: The graph's file, for the error message.
 
         Raises:

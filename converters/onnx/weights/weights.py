@@ -58,9 +58,7 @@ class StackedLayout:
     """How the matrices of experts, or their biases, are made of weights in the plain form.
 
     Attributes:
-        shape: Experts, and the rows and columns of each one's matrix; of biases, no columns.
         matrix: Makes the matrices of all experts, one below the other: [experts * rows, columns].
-        parts: The way back.
     """
 
     shape: tuple[int, ...]
@@ -161,11 +159,7 @@ class LazyWeights:
         return QuantizedTensors(levels, scales, part("zero_points", uint8, points, _zero_points))
 
     def grid(self, names: Sequence[str]) -> BlockQuantization:
-        """The grid of weights that the graph joins, which have the same.
-
-        Raises:
-            ValueError: The precision does not quantise weights, or those of the weights differ.
-        """
+        """The grid of weights that the graph joins, which have the same."""
         if self.precision.quantization is None:
             raise ValueError("this precision does not quantise weights")
         first, *others = {self.precision.quantization.of(name) for name in names}
@@ -221,11 +215,7 @@ class LazyWeights:
 
 
 def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> LazyWeights:
-    """Opens the weights of a model folder, whose names and shapes must match `spec`.
-
-    Raises:
-        InputError: A file is missing or damaged, or config and weights disagree.
-    """
+    """Opens the weights of a model folder, whose names and shapes must match `spec`."""
     reader = SafetensorsReader(model_folder)
     check_weights(reader, StoredForm(spec).shapes, str(model_folder))
     return LazyWeights(PlainReader(reader, spec), precision)
@@ -254,12 +244,6 @@ def lazy_tensor(
     """A tensor whose values come from `read` when it is written.
 
     A tensor small enough to be stored in the graph itself is read at once.
-
-    Args:
-        name: Name of the tensor.
-        shape: Shape of the tensor.
-        read: Gives consecutive rows, some at a time, in `dtype`.
-        dtype: Type of the numbers.
     """
     if math.prod(shape) * dtype.itemsize <= INLINE_BYTES:
         return TorchTensor(_whole(read()), name=name)

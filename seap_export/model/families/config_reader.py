@@ -31,12 +31,7 @@ WRITTEN_KEYS = frozenset({
 
 
 class ConfigReader:
-    """The config.json of a language model of a known family.
-
-    Args:
-        family: The family.
-        config: The contents, of a dense model or a pruned one.
-    """
+    """The config.json of a language model of a known family."""
 
     def __init__(self, family: Family, config: Mapping[str, Any]) -> None:
         self.family = family
@@ -62,11 +57,7 @@ class ConfigReader:
         return self._given.get(name)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """The object at a key; empty if it is missing or null.
-
-        Raises:
-            InputError: It is something else.
-        """
+        """The object at a key; empty if it is missing or null."""
         value = self.get(name) or {}
         if not isinstance(value, Mapping):
             raise InputError(
@@ -75,37 +66,21 @@ class ConfigReader:
         return value
 
     def of_layer(self, index: int) -> Mapping[str, Any]:
-        """The entries of `per_layer_config` for a layer, by their usual names.
-
-        Raises:
-            InputError: It is no object.
-        """
+        """The entries of `per_layer_config` for a layer, by their usual names."""
         usual = {key: name for name, key in self.family.keys.items()}
         per_layer = {int(key): value for key, value in self.mapping("per_layer_config").items()}
         return {usual.get(key, key): value for key, value in per_layer.get(index, {}).items()}
 
     def positive(self, name: str, default: int | None = None) -> int:
-        """The value of a key that must be a positive whole number.
-
-        Raises:
-            InputError: It is missing, or something else.
-        """
+        """The value of a key that must be a positive whole number."""
         return positive(self.family.key(name), self.get(name, default))
 
     def number(self, name: str, default: float | None = None) -> float:
-        """The value of a key that must be a number.
-
-        Raises:
-            InputError: It is missing, or something else.
-        """
+        """The value of a key that must be a number."""
         return number(self.family.key(name), self.get(name, default))
 
     def formula(self, text: str | None) -> float | None:
-        """The value of a formula, `KEY` or `KEY ** EXPONENT`; None if there is none, or its key is missing or null.
-
-        Raises:
-            InputError: The key's value is not a positive number.
-        """
+        """The value of a formula, `KEY` or `KEY ** EXPONENT`; None if there is none, or its key is missing or null."""
         if text is None:
             return None
         match = _FORMULA.fullmatch(text)
@@ -118,11 +93,7 @@ class ConfigReader:
         return base if exponent is None else float(base ** float(exponent))
 
     def product(self, paths: Iterable[str]) -> float:
-        """The product of some values, 1 where one is missing or null: of keys, `KEY.N`, item N of a list, or formulas.
-
-        Raises:
-            InputError: A value is not a number, or a list is too short.
-        """
+        """The product of values, 1 where one is missing or null: of keys, `KEY.N` (item N of a list) or formulas."""
         factors = []
         for path in paths:
             if " ** " in path:
@@ -201,11 +172,7 @@ def _holds(requirement: Requirement, value: Any) -> bool:
 
 
 def positive(key: str, value: Any) -> int:
-    """`value` if it is a positive whole number.
-
-    Raises:
-        InputError: It is not.
-    """
+    """`value` if it is a positive whole number."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(
             f"config.json: '{key}' must be a positive whole number, not {value!r}; "
@@ -215,11 +182,7 @@ def positive(key: str, value: Any) -> int:
 
 
 def number(key: str, value: Any) -> float:
-    """`value` if it is a number.
-
-    Raises:
-        InputError: It is not.
-    """
+    """`value` if it is a number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InputError(
             f"config.json: '{key}' must be a number, not {value!r}; correct it, or download the model again"

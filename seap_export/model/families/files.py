@@ -63,7 +63,7 @@ def _parse(table: dict[str, Any]) -> Family:
 
 
 def _names(stored_names: Mapping[str, str], lacking: frozenset[Projection]) -> dict[str, str]:
-    """The given names, and the usual ones of what is stored by itself and has no other name."""
+    """The given names, and the usual ones of all other tensors that are stored by themselves."""
     parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
     absent = parts | lacking
     return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in absent}, **stored_names}
@@ -124,11 +124,7 @@ def family_in_wrapper(wrapper: parts.Wrapper, model_type: str) -> Family:
 
 
 def family_of_model_type(model_type: str | None) -> Family:
-    """The family of a `model_type`, of a dense model or of one pruned by seap-export.
-
-    Raises:
-        InputError: The family is not supported.
-    """
+    """The family of a `model_type`, of a dense model or of one pruned by seap-export."""
     plain = str(model_type or "").removeprefix(PRUNED_PREFIX)
     for family in families():
         if family.model_type == plain:
@@ -140,11 +136,7 @@ def family_of_model_type(model_type: str | None) -> Family:
 
 
 def family_of_gguf(architecture: str) -> Family:
-    """The family of a GGUF file's `general.architecture`.
-
-    Raises:
-        InputError: The architecture is not supported.
-    """
+    """The family of a GGUF file's `general.architecture`."""
     supported = {family.gguf.architecture: family for family in families() if family.gguf and family.gguf.is_read}
     supported |= {family.gguf.uneven: family for family in supported.values() if family.gguf and family.gguf.uneven}
     if architecture not in supported:

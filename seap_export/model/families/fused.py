@@ -25,8 +25,6 @@ def fused_rows(family: Family, layer: LayerSpec, widths: Mapping[Projection, int
     """Where the rows of each fused projection of a layer are in the stored one.
 
     Args:
-        family: The family.
-        layer: The layer.
         widths: The rows of the layer's projections.
     """
     rows: dict[Projection, Rows] = {}

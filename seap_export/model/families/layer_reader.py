@@ -48,16 +48,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 @dataclass(frozen=True)
 class LayerReader:
-    """Reads the sublayers of one layer.
-
-    Attributes:
-        config: The config.json, which notes what is read of it.
-        index: Index of the layer.
-        head_dim: Channels of an attention head.
-        window: Tokens that its attention sees; None: all.
-        rope: Its rotation; None: there is none.
-        lenders: For each layer that attends to the keys and values of another, which one that is.
-    """
+    """Reads the sublayers of one layer."""
 
     config: ConfigReader
     index: int
@@ -249,7 +240,7 @@ class LayerReader:
         return self._beside(routed, self._wired(shared))
 
     def _beside(self, routed: Sublayer, other: Sublayer) -> tuple[Sublayer, Sublayer]:
-        """Experts and what stands beside them; a norm after both is one of their sum."""
+        """Experts and the sublayer beside them; a norm after both is one of their sum."""
         before, after, after_other = (norm if norm in self._family.names else None for norm in _BRANCHES)
         if other.norm_after is None:
             return routed, replace(other, beside=True)

@@ -50,7 +50,7 @@ class LayerSpec:
         return following < len(self.sublayers) and self.sublayers[following].beside
 
     def is_held(self, output: Projection) -> bool:
-        """Whether what this sublayer writes waits for what the next one writes, since their sum is normalised."""
+        """Whether this sublayer's output waits for that of the next one, since their sum is normalised."""
         following = self.outputs.index(output) + 1
         return following < len(self.sublayers) and self.sublayers[following].norm_of_sum is not None
 

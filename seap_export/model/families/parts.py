@@ -71,7 +71,7 @@ class Block:
 
 @dataclass(frozen=True)
 class AdjustedSize:
-    """A rule that makes the number of neurons of what `intermediate_size` says: 2/3 of it, times a factor, rounded up.
+    """A rule for the number of neurons: 2/3 of `intermediate_size`, times a factor, rounded up.
 
     Attributes:
         switch: Key that asks for it.
@@ -191,7 +191,6 @@ class SharedCaches:
     """Which layers attend to keys and values of others: the last ones, to those of the last of the same kind before.
 
     Attributes:
-        number: Key of their number.
         doubled: Key that says that their MLPs have twice as many neurons.
     """
 

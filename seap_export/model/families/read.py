@@ -23,11 +23,7 @@ _SHARED_KEYS = (
 
 
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a language model, alone or in a multimodal wrapper, with all values in their usual keys.
-
-    Raises:
-        InputError: The family is not supported, or the wrapper does not hold a model of it.
-    """
+    """The config.json of a language model, alone or in a multimodal wrapper, with all values in their usual keys."""
     wrapper = wrapper_of_model_type(config.get("model_type"))
     if wrapper is None:
         return _in_usual_keys(config)

@@ -40,12 +40,8 @@ class RopeSpec:
     """Rotary position embedding.
 
     Attributes:
-        theta: The base.
-        rope_type: The variant.
-        parameters: Parameters of the variant.
         dim: How many channels of a head are rotated, from the first; some of the pairs of `proportional` by 0.
         interleaved: Whether the channels of a pair are neighbours; otherwise they are `dim` / 2 apart.
-        max_position_embeddings: Positions of the model.
     """
 
     theta: float
@@ -121,11 +117,7 @@ def _listed_thetas(config: ConfigReader, number_of_layers: int) -> list[float] |
 
 
 def query_scaling(config: ConfigReader) -> QueryScaling | None:
-    """The scaling of queries by position, if the family has it.
-
-    Raises:
-        InputError: A value is missing or of the wrong type.
-    """
+    """The scaling of queries by position, if the family has it."""
     parameters = {} if config.family.rotation.layers == "none" else _parameters(config)
     if _BETA not in parameters:
         return None

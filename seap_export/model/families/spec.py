@@ -22,7 +22,6 @@ class NormSpec:
     Attributes:
         epsilon: The number that is added to the variance, or to the mean square, in the norms of heads, too.
         is_centred: Whether the mean is subtracted, as in LayerNorm; otherwise it counts as 0, as in RMS norms.
-        has_bias: Whether each has a bias.
     """
 
     epsilon: float
@@ -88,7 +87,7 @@ class ModelSpec:
 
     @cached_property
     def held(self) -> slice:
-        """The columns of hidden states with what a sublayer has written that is held; see `LayerSpec.is_held`."""
+        """The columns of hidden states that hold a sublayer's output; see `LayerSpec.is_held`."""
         last = self.hidden_size + len(self.layers) * self.layer_inputs
         start = max((columns.stop for columns in self.cached_of.values()), default=last)
         is_needed = any(sublayer.norm_of_sum is not None for sublayer in self.sublayers)

@@ -23,7 +23,7 @@ _SIZE = re.compile(r"(\d{1,18}(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and what the work on it may take.
+    """A device and the limits of the work on it.
 
     Attributes:
         device: Where layers, batches, covariances and factorisations are.
@@ -53,7 +53,6 @@ def choose_compute(device: str = "auto", memory: str | None = None, batch_tokens
     Args:
         device: `auto` (the first GPU if torch can use one, else the CPU), `cpu`, `cuda` or `cuda:N`.
         memory: Such as `8GiB`; None: what is free now, less a margin.
-        batch_tokens: Positions in a batch.
 
     Raises:
         UsageError: The device or a size is not a valid one.

@@ -24,7 +24,6 @@ class SublayerOutput:
 
     Attributes:
         batch_index: Index of the batch.
-        product: The output of its output projection.
         held: The output of the sublayer before it, if both are normalised together; None: they are not.
         update: The update that was added to the stream, or is held.
         stream: The stream after that, before a number of the layer scales it, or what is held.
@@ -56,7 +55,6 @@ class HiddenStates:
     """The hidden states at the real tokens of each batch, float32 [tokens, width] each; see `ModelSpec`.
 
     Attributes:
-        batches: The batches.
         streams: Their hidden states, wherever these are kept.
     """
 
@@ -87,9 +85,6 @@ class HiddenStates:
         """The embeddings of the tokens and of their positions.
 
         Args:
-            spec: The model.
-            embedding: Its embedding.
-            batches: The tokens.
             streams: Where the hidden states are kept; None: in memory, wherever they are computed.
         """
         hidden = cls(batches, MemoryStreams(len(batches)) if streams is None else streams)

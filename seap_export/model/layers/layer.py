@@ -64,10 +64,8 @@ class DecoderLayer:
     """One decoder layer and its weights.
 
     Args:
-        spec: The model.
         index: Index of the layer.
         tensors: The tensors of the layer, by full name.
-        device: Where it computes.
         only: The sublayer that is run, whose tensors are all that is converted; None: all.
     """
 
@@ -143,7 +141,6 @@ class DecoderLayer:
         Args:
             output: Which projection, of a sublayer that has no parts.
             stream: The hidden states of the real tokens, [tokens, width].
-            batch: The batch that they come from.
         """
         sublayer = self._layer.named(output)
         return _CHANNELS[type(sublayer)](self, sublayer, stream, batch)
@@ -154,9 +151,7 @@ class DecoderLayer:
         """The input of an output projection, and its product.
 
         Args:
-            output: Which projection.
             stream: See `channels`.
-            batch: The batch that they come from.
 
         Returns:
             The `channels`, or those of each expert for the tokens that reach it, [tokens, neurons] each; and
@@ -217,7 +212,6 @@ class DecoderLayer:
         """The output of the sublayer before this one, if both are normalised together; None: they are not.
 
         Args:
-            output: Its output projection.
             hidden: The hidden states before it, [tokens, width].
         """
         return None if self._layer.named(output).norm_of_sum is None else hidden[:, self._spec.held]
@@ -226,8 +220,6 @@ class DecoderLayer:
         """The update by a sublayer, which is added to the stream or held, [tokens, hidden_size].
 
         Args:
-            output: Its output projection.
-            product: The product of that.
             held: See `held`.
         """
         written, norm = self._written(output, product), self._norm(self._layer.named(output).norm_of_sum)
@@ -243,7 +235,6 @@ class DecoderLayer:
         """The tensor that an update is added to, [tokens, hidden_size]: the stream, or zeros if the update is held.
 
         Args:
-            output: The output projection of the sublayer.
             hidden: The hidden states before it, [tokens, width].
         """
         stream = stream_of(hidden, self.hidden_size)
@@ -262,10 +253,8 @@ class DecoderLayer:
         """The hidden states behind a sublayer, [tokens, width].
 
         Args:
-            output: Its output projection.
             stream: The hidden states before it.
             total: See `total`.
-            batch: The batch that they come from.
         """
         sublayer, start = self._layer.named(output), self._spec.held.start if self._layer.is_held(output) else 0
         parts = {start: self.scaled(output, total)}
@@ -295,7 +284,7 @@ class DecoderLayer:
     def passed_on(
         self, output: Projection, product: torch.Tensor, held: torch.Tensor, change: torch.Tensor
     ) -> torch.Tensor:
-        """How a small change of what is held changes the update, but for its size, [tokens, hidden_size]."""
+        """How a small change of the held output changes the update, but for its size, [tokens, hidden_size]."""
         norm = self._norm(self._layer.named(output).norm_of_sum)
         assert norm is not None
         return norm.gain * self._rate(held + self._written(output, product)) * change

@@ -24,8 +24,6 @@ class Recording:
     """The recorded products of the output projections of all sublayers.
 
     Args:
-        spec: The model.
-        batches: The texts.
         storage: Where the products are kept.
     """
 
@@ -39,12 +37,7 @@ class Recording:
 
     @torch.no_grad()
     def record(self, embedding: Embedding, layer_of: Callable[[int], Mapping[str, torch.Tensor]]) -> Streams:
-        """Runs the model; returns its hidden states after the last layer.
-
-        Args:
-            embedding: Its embedding.
-            layer_of: Gives the tensors of a layer.
-        """
+        """Runs the model; returns its hidden states after the last layer."""
         hidden = HiddenStates.embedded(self._spec, embedding, self._batches)
         for index in range(len(self._spec.layers)):
             layer = DecoderLayer(self._spec, index, layer_of(index), self._batches[0].device)

@@ -40,7 +40,6 @@ class StockModel:
     """A transformers causal language model in evaluation mode, whose weights are on meta until they are loaded.
 
     Args:
-        config: transformers' config of the model.
         spec: The same model's description.
         attention: transformers' attention implementation; None: its default.
         device: Where weights and hidden states are.
@@ -183,7 +182,6 @@ class StockModel:
         """Adds a part to sequences; those before it have passed all layers, if any has.
 
         Args:
-            passage: The sequences.
             part: int64 [batch, tokens].
             cached: Whether there is a cache.
             mask: int64 [batch, tokens so far and new ones], 0 for padding on the left; None: there is none.

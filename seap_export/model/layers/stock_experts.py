@@ -14,12 +14,7 @@ from seap_export.model.families.stacked import Joint, Stacked, stacked_projectio
 
 @dataclass(frozen=True)
 class ExpertMatrices:
-    """A parameter of transformers' modules, [experts, out, in], of which one expert's is made at a time.
-
-    Attributes:
-        parts: For each expert, the stored tensors whose rows follow each other in its matrix.
-        dtype: The dtype of the matrices that are made.
-    """
+    """A parameter of transformers' modules, [experts, out, in], of which one expert's is made at a time."""
 
     parts: Sequence[tuple[torch.Tensor, ...]]
     dtype: torch.dtype
@@ -37,11 +32,7 @@ class ExpertMatrices:
 
 
 class ExpertModules:
-    """The parameters of a model's layers, by their names in modules and in checkpoints.
-
-    Attributes:
-        are_joint: Whether the modules hold all experts of a layer together, if there are any.
-    """
+    """The parameters of a model's layers, by their names in modules and in checkpoints."""
 
     def __init__(self, spec: ModelSpec, parameters: Collection[str]) -> None:
         self._family, self._layers = spec.family, len(spec.layers)

@@ -87,7 +87,7 @@ def new_cache(layers: Sequence[Any]) -> Any:
 
 
 def has_caches_for(spec: ModelSpec) -> bool:
-    """Whether transformers has a cache for what the layers keep: 4.57 has another one, for keys and values alone."""
+    """Whether transformers has a cache for the layers' states: that of 4.57 is for keys and values alone."""
     from transformers import cache_utils
 
     is_known = all("key" in sublayer.states for sublayer in spec.sublayers if sublayer.states)

@@ -40,11 +40,11 @@ class SavedStreams(Streams, Protocol):
     """Streams that can be saved before a layer, and loaded again by another process."""
 
     def save(self, layer: int) -> None:
-        """Saves all of them as they are before a layer; what was saved before others stays until `forget`."""
+        """Saves all streams as they are before a layer; those saved before other layers stay until `forget`."""
         ...
 
     def load(self, layer: int) -> None:
-        """Replaces all of them by what was saved before a layer."""
+        """Replaces all streams by those that were saved before a layer."""
         ...
 
     def saved(self) -> list[int]:
@@ -52,7 +52,7 @@ class SavedStreams(Streams, Protocol):
         ...
 
     def forget(self, layer: int) -> None:
-        """Removes what was saved before layers earlier than this one."""
+        """Removes the streams that were saved before earlier layers."""
         ...
 
 
@@ -60,7 +60,6 @@ class MemoryStreams:
     """Streams in memory.
 
     Args:
-        number: Number of batches.
         home: Where they are between batches; None: where they were computed.
     """
 
@@ -88,14 +87,7 @@ class MemoryStreams:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A file of the streams of all batches, one behind the other, without a header.
-
-    Attributes:
-        name: Name of the streams.
-        folder: Folder of their files.
-        lengths: Tokens of each batch.
-        width: Columns.
-    """
+    """A file of the streams of all batches, one behind the other, without a header."""
 
     name: str
     folder: Path
@@ -221,7 +213,6 @@ class StreamStorage:
         kind: The place: on the device, in the host's memory or in files.
         size: Bytes of all of them.
         folder: Where they are saved, or kept.
-        device: Where they are computed.
     """
 
     kind: Literal["device", "memory", "disk"]
@@ -253,7 +244,6 @@ def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path,
     """The fastest place where hidden states fit besides what the layers need.
 
     Args:
-        spec: The model.
         tokens: Real tokens of all batches.
         compute: The device and its limits.
         folder: Where files are written.

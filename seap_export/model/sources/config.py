@@ -60,10 +60,9 @@ def portable_generation(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_damages(folder: Path, dtypes: Collection[torch.dtype]) -> Iterator[str]:
-    """What the configs of a variant's model folder say that none is written with, each in a line with the remedy.
+    """Finds values in the configs of a variant's model folder that no export writes; a line each, with the remedy.
 
     Args:
-        folder: The model folder.
         dtypes: Those of its weights.
 
     Raises:

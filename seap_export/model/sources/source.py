@@ -34,7 +34,6 @@ class Source:
     Attributes:
         name: Folder, file or hub name, without the path.
         config: config.json of the language model, in the spelling of `portable_config`.
-        generation_config: generation_config.json, or None.
         spec: The shapes that the config describes, which the weights were checked against.
         reader: Reads the weights, in the plain form.
         files: All files that the model consists of.

@@ -24,15 +24,7 @@ _Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where a tensor of the plain form is stored: in rows of a stored tensor, whose numbers lack the offset.
-
-    Attributes:
-        stored: The name of the stored tensor.
-        rows: The rows of that tensor; None: all.
-        offset: The number that is added to each stored one.
-        is_transposed: Whether they are stored as columns.
-        is_row: Whether a vector is stored as a matrix with one row.
-    """
+    """Where a tensor of the plain form is stored: in rows of a stored tensor, whose numbers lack the offset."""
 
     stored: str
     rows: Rows | None = None

@@ -168,7 +168,7 @@ def _open(file: Path) -> safe_open:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raises `InputError` for a folder that holds what was trained beside a model, and not the model."""
+    """Raises `InputError` for a folder that holds an adapter of a model in place of the model."""
     if (folder / "adapter_config.json").is_file():
         raise InputError(
             f"{folder}: an adapter, not a whole model; merge it into its base model (merge_and_unload of peft), and "

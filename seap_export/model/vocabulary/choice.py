@@ -36,7 +36,6 @@ def required_tokens(tokenizer: Mapping[str, Any], pairs: BytePairs, used: frozen
 
     Args:
         tokenizer: The content of tokenizer.json.
-        pairs: Its merges.
         used: The tokens of the task's texts, and those that configs name.
     """
     kept = pairs.alphabet | fixed_tokens(tokenizer) | used
@@ -47,7 +46,6 @@ def check_size(size: int | Literal["auto"], least: int, vocab_size: int) -> None
     """Refuses a number of tokens.
 
     Args:
-        size: The number.
         least: How many tokens must be kept.
         vocab_size: Number of tokens of the dense model.
 
@@ -68,10 +66,9 @@ def check_size(size: int | Literal["auto"], least: int, vocab_size: int) -> None
 def choose_tokens(
     pairs: BytePairs, required: frozenset[int], size: int | Literal["auto"], vocab_size: int
 ) -> Vocabulary:
-    """The tokens to keep: the required ones, and further ones in the order of the merges with what makes them.
+    """The tokens to keep: the required ones, and further ones in the order of merges, each with its parts.
 
     Args:
-        pairs: The merges.
         required: The tokens that must be kept (`required_tokens`).
         size: How many tokens to keep; `auto`: the required ones, rounded up to a multiple of `MULTIPLE`.
         vocab_size: Number of tokens of the dense model.

@@ -31,8 +31,6 @@ class TokenUse:
         """Counts the tokens of a text; one that was there before counts once.
 
         Args:
-            text: The text.
-            ids: Its tokens.
             version_of: A text that it has its prompt from; both are one text then, with two answers.
         """
         if (key := hash(text)) in self._seen:

@@ -1,4 +1,4 @@
-"""What speeds are measured against: the format of the dense model, the length of prompts, and this machine's pace."""
+"""The baseline of speed-ups: the format of the dense model, the length of prompts, and this machine's pace."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def longest_prompt(spec: ModelSpec, request: ExportRequest) -> int:
 
 
 def prompts_of(request: ExportRequest) -> Prompts | None:
-    """What predicts the time to the first token, at this machine's rates; None: no target asks for it."""
+    """The predictor of the time to the first token, at this machine's rates; None: no target asks for it."""
     return next((Prompts(tokens, measure_rates().operations) for tokens in request.timed_prompts), None)

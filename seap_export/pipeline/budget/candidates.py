@@ -56,14 +56,9 @@ class Candidates:
     """Makes candidates as variants in a hidden folder, and measures them, if no earlier run has.
 
     Args:
-        request: The request of the export.
-        baseline: The format of the dense model that speed-ups are over.
         work: The model and the machine; statistics and rankings are in its folder.
         hidden: The folder, locked, of the candidates with each vocabulary: names tell only their ratios apart.
-        splits: The texts of each task.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        known: Figures of an earlier run by their keys.
-        stack: Closes what this opens.
     """
 
     def __init__(
@@ -109,7 +104,7 @@ class Candidates:
         return Point(candidate, figures, key, predicted, ideal)
 
     def guess(self, ranking: RankingStep) -> Guess:
-        """What rounding and pruning cost the model of a task or mixture, guessed before a candidate is made."""
+        """Guesses the costs of rounding and pruning for a task or mixture, before a candidate is made."""
         grids = [self._request.grid(format, self._work.source.spec) for format in self._request.formats]
         grid = next((grid for grid in grids if grid is not None and grid.average is not None), None)
         if grid is None:

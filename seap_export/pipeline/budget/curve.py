@@ -1,4 +1,4 @@
-"""The KL of candidates, from a guess of what pruning and rounding cost, and from what was measured."""
+"""The KL of candidates, from guessed costs of pruning and rounding and from measurements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNSURE = 1.35
 
 
 class KlCurve:
-    """KL = what rounding costs + what pruning costs, which add up roughly.
+    """KL is about the cost of rounding plus the cost of pruning.
 
     In a way with the same bits for all, the first was measured of the dense model, and the second is a power of the
     ratio through the evaluated points. With bits for each matrix, both are guessed, and corrected by the factor that
@@ -41,7 +41,7 @@ class KlCurve:
         return self.dense(candidate.way) + self._pruning(candidate.way, candidate.ratio)
 
     def least(self, candidate: Candidate) -> float:
-        """The lower end of what a candidate with bits for each matrix may have, as the guess may be wrong."""
+        """The least KL that a candidate with bits for each matrix may have, since the guess may be wrong."""
         return min(self._mixed(candidate, candidate.ratio, factor) for factor in (1 / _UNSURE, 1.0, _UNSURE))
 
     def ratio(self, way: Candidate, kl: float) -> float:
@@ -55,7 +55,7 @@ class KlCurve:
         return high
 
     def _mixed(self, candidate: Candidate, ratio: float, factor: float) -> float:
-        """The guess of a candidate, where pruning counts by a factor, corrected by what was measured around it."""
+        """The guess of a candidate, where pruning counts by a factor, corrected by measurements around it."""
         average = candidate.format.average
         assert average is not None
         known, lost = dict[float, float](), self._lost(candidate)
@@ -75,7 +75,7 @@ class KlCurve:
         return self._guess.of_rounding(average) + factor * self._guess.of_pruning(ratio)
 
     def _pruning(self, way: Candidate, ratio: float) -> float:
-        """What pruning costs at a ratio: a power of it through the two nearest points, or as the guess has it."""
+        """The cost of pruning at a ratio: a power law through the two nearest points, or the guess."""
         if not ratio:
             return 0.0
         points = self._costs(way) or [cost for other in self._ways for cost in self._costs(other)]
@@ -94,7 +94,7 @@ class KlCurve:
         return list(dict.fromkeys(point.candidate.way for point in self._points))
 
     def _costs(self, way: Candidate) -> list[tuple[float, float]]:
-        """The ratios of a way's pruned points, and what pruning costs there."""
+        """The ratios of a way's pruned points, and the cost of pruning at each."""
         points = [point for point in self._points if point.candidate.way == way and point.candidate.ratio]
         return [
             (point.candidate.ratio, max(point.figures.kl.mean - self.dense(point.candidate), _LEAST))

@@ -24,11 +24,7 @@ _TEXTS = "held-out texts"
 
 
 def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
-    """Refuses targets that no ratio reaches in any format, before any work.
-
-    Raises:
-        UsageError: A target is out of reach.
-    """
+    """Refuses targets that no ratio reaches in any format, before any work."""
     targets, plan = request.targets, request.plan
     assert targets is not None
     curve = plan.sparsity.curve(len(spec.layers))
@@ -78,7 +74,7 @@ def _cut(spec: ModelSpec, candidate: Candidate) -> ModelSpec:
 
 
 def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError | None:
-    """The error of the tasks for which nothing was chosen, with what comes nearest; None: each has a choice.
+    """The error about tasks without a choice, with the nearest candidates; None: each has a choice.
 
     It has the exit code of the first such task: 2 if nothing is small enough, 5 if all that is small enough is too
     slow, 4 if the rest is too far from the dense model.

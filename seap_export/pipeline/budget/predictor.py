@@ -30,10 +30,6 @@ class Predictor:
     """Predicts sizes and speed-ups of candidates, and corrects both by measurements of others.
 
     Args:
-        shrunk: The shapes of a candidate.
-        largest: The largest ratio.
-        baseline: The format of the dense model that speed-ups are over.
-        depth: Tokens before the decode step.
         beside: Bytes of a candidate's folder besides its weights, as long as none was written in the same way; None:
             only the weights count, so that no folder is smaller.
         prompts: Predicts the time to the first token; None: no target asks for it.
@@ -108,7 +104,7 @@ class Predictor:
         return min(self.bytes(replace(way.smallest, ratio=self.ratios[-1])) for way in ways)
 
     def learn_times(self, candidate: Candidate, times: Times) -> None:
-        """Records what was timed of a candidate, which corrects predictions for the same way."""
+        """Records the times of a candidate, which correct predictions for the same way."""
         self._shares[candidate.way] = times.speedup / self.ideal_speedup(candidate)
         if self._prompts is not None and times.prompt is not None:
             self._prompts.learn(candidate, self._shrunk(candidate), times.prompt.ms)

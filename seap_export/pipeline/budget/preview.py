@@ -33,15 +33,12 @@ _TYPICAL, _LEAST = 0.4, 0.01
 def first_candidates(
     spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], work: Workload
 ) -> tuple[dict[str, Any], ...]:
-    """The dense model in every way that is made, and what comes next if rounding and pruning cost as much as usual.
+    """The dense model in every way that is made, and the next candidates if rounding and pruning cost the usual.
 
     A rounded model that does not fit is tried as well: it tells what its rounding costs, and so what pruning does.
 
     Args:
-        spec: The dense model.
-        request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        work: The workload of the export.
     """
     predictors = _predictors(spec, request, vocabularies, work)
     return tuple(
@@ -73,10 +70,7 @@ def search_work(
     `--vocabulary auto`, all.
 
     Args:
-        spec: The dense model.
-        request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
-        work: The workload of the export.
     """
     predictors = _predictors(spec, request, vocabularies, work)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
@@ -129,7 +123,7 @@ def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
 
 
 def _first(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
-    """What is made first; an unquantised model that is too large is not, though the search counts with it."""
+    """The candidates made first; the search also counts unquantised models that are too large, which are not made."""
     targets = request.targets
     assert targets is not None
     tried = first_tried(ways(request.formats, request.vocabulary), targets, predictor)

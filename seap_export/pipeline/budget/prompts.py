@@ -1,4 +1,4 @@
-"""Predicts the time to the first token of a prompt: multiply-adds, at the pace of what was timed."""
+"""Predicts the time to the first token of a prompt: its multiply-adds at the pace of timed candidates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ class Prompts:
     """Predicts milliseconds; the pace of a way is that of its candidate which was timed last.
 
     Args:
-        tokens: Tokens of the prompt.
         operations: Multiply-adds of float32 matrices that the machine does in a second.
     """
 
@@ -29,7 +28,7 @@ class Prompts:
         return self._pace(candidate.way) * self._products(candidate, spec)
 
     def learn(self, candidate: Candidate, spec: ModelSpec, ms: float) -> None:
-        """Records what a candidate took."""
+        """Records a candidate's time."""
         self._paces[candidate.way] = ms / self._products(candidate, spec)
 
     def _pace(self, way: Candidate) -> float:
@@ -45,7 +44,7 @@ class Prompts:
 
 
 def _kind(way: Candidate) -> tuple[str, bool, bool]:
-    """What the pace of a way depends on most: the format, and whether products are of integers or weights rounded."""
+    """The main factors of a way's pace: its format, and whether weights are rounded and products of integers."""
     how = way.format.arithmetic.quantization
     return way.format.name, how is not None, how is not None and how.rows
 

@@ -1,4 +1,4 @@
-"""Exports variants that meet targets: chooses for every task, then makes and checks what was chosen."""
+"""Exports variants that meet targets: chooses one for every task, then makes and checks it."""
 
 from __future__ import annotations
 
@@ -41,12 +41,7 @@ from seap_export.pruning.plan.ranked import read_ranking
 
 @dataclass(frozen=True)
 class ExportedWithin:
-    """The result of an export with targets.
-
-    Attributes:
-        exported: The variants and their validation.
-        frontier: The content of frontier.json.
-    """
+    """The result of an export with targets."""
 
     exported: Exported
     frontier: Mapping[str, Any]

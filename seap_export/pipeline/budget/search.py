@@ -1,4 +1,4 @@
-"""Chooses a candidate: proposes one after the other, has each evaluated, and learns from what was measured."""
+"""Chooses a candidate: proposes one after the other, has each evaluated, and learns from the measurements."""
 
 from __future__ import annotations
 
@@ -41,12 +41,8 @@ class SearchResult:
     """The end of a search.
 
     Attributes:
-        chosen: The best candidate that meets all targets; None: none does.
-        points: All evaluated candidates.
         soonest_ms: Milliseconds to the first token that every candidate is predicted to take at least; None: no target
             asks for it, or the search goes on.
-        smallest_bytes: The size that the folder of every candidate is predicted to have at least; None: the search
-            goes on.
     """
 
     chosen: Point | None
@@ -70,12 +66,6 @@ def search(
     for the speed does the choice depend on a clock.
 
     Args:
-        ways: The formats and vocabularies to choose from, as candidates of ratio 0.
-        targets: The limits to meet.
-        predictor: Predicts sizes and speed-ups, and learns from what is measured.
-        evaluate: Makes and measures a candidate.
-        time: Measures a candidate's speed.
-        keep: Called with each best candidate so far.
         guess: Guesses what pruning and rounding cost; called once, before a candidate with bits for each matrix.
     """
     running = _Search(targets, predictor, evaluate, time, keep, guess)
@@ -96,7 +86,7 @@ def search(
 
 
 def first_tried(ways: Sequence[Candidate], targets: Targets, predictor: Predictor) -> list[Candidate]:
-    """What `search` tries first if all is as predicted: the whole models, and the first pruned or mixed one."""
+    """The first candidates of `search` if predictions hold: the whole models, and the first pruned or mixed one."""
 
     def evaluate(way: Candidate) -> Point:
         size, kl = predictor.bytes(way), USUAL.of_rounding(8.0 * way.format.arithmetic.weight_bytes)

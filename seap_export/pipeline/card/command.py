@@ -28,9 +28,7 @@ def whole_command(
         model: The dense model as `export` takes it.
         request: The export that the whole model was measured in.
         mixture: The task or mixture whose texts it is rounded with.
-        precision: The precision that it is rounded to.
         options: Options of graphs that are not the usual ones.
-        given: How each task is given.
         out: The output folder of the variants.
     """
     (mixed,) = (one for one in request.all_mixtures if one.name == mixture)

@@ -33,9 +33,6 @@ def recipe_files(
 
     Args:
         model: The dense model as `export` takes it; see `model_name`.
-        request: The export.
-        variant: Which of its variants.
-        formats: All formats that lie beside the model folder, those of earlier exports too.
     """
     values = {
         "model": model,
@@ -60,7 +57,6 @@ def model_name(source: Source, recorded: str) -> str:
     """The dense model as `export` takes it: a hub id, or the name of its folder or file.
 
     Args:
-        source: The model.
         recorded: The model's name when the export began; a folder that was renamed since is the same model.
     """
     return source.hub_id or (f"{recorded}.gguf" if source.files[0].suffix == ".gguf" else recorded)
@@ -148,7 +144,7 @@ def _mixture(request: ExportRequest, variant: VariantRequest) -> dict[str, Any]:
 
 
 def _toml(values: Mapping[str, Any]) -> str:
-    """A TOML file: first what is no table, then the tables."""
+    """A TOML file, with tables after all other values."""
     lines = [f"{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, Mapping)]
     for name, table in values.items():
         if isinstance(table, Mapping):

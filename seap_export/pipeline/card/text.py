@@ -34,7 +34,6 @@ class CalibrationText:
     """The texts of a task that a variant was fitted to.
 
     Attributes:
-        given_as: The name of the file, or of the data set.
         sha256: The digest of the sorted digests of the texts.
     """
 
@@ -47,18 +46,9 @@ class CardFacts:
     """The data that a card is made from; none of it, such as a time, differs from run to run.
 
     Attributes:
-        source: The dense model.
         model: The dense model's name, as `export` takes it.
         metadata: Metadata of the dense model, such as its licence.
-        variant: The variant's folder.
-        entry: The variant's entry in the manifest.
-        manifest: The manifest.
-        texts: The calibration texts of its tasks.
-        datasets: The calibration texts that are data sets of the hub.
-        needed: The files that make the variant again, by name: settings, and what lies beside them.
-        whole: The whole models that were measured on the same texts, as whole.json describes them.
         recommended: Which of these and of the variant's folders to ship, in words; "": nothing was measured.
-        dense_bytes: By folder, the size of the dense model written in the same way.
     """
 
     source: Source
@@ -96,12 +86,7 @@ def card_text(facts: CardFacts) -> str:
 
 
 def with_speed(card: str, speed: Mapping[str, Any]) -> str:
-    """A card with the speed-ups, which differ from run to run, in a section before the one on how to run the variant.
-
-    Args:
-        card: The text of a card.
-        speed: The figures, as a validation report has them.
-    """
+    """Adds the speed-ups, which differ from run to run, before the section on how to run the variant."""
     cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
     rows = [[title, f"{cell.main}×", "<br>".join(cell.details)] for title, cell in cells.items()]
     words = f"Speed-up of {measured_title(speed)} over that of the dense model, timed on the machine of the export:"

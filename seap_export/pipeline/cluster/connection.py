@@ -65,13 +65,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Share:
-    """The resources that each step gets. They are the same for all, because results depend on them to rounding.
-
-    Attributes:
-        threads: CPUs of a step, which are also torch's threads.
-        gpus: GPUs of a step: 0 or 1.
-        device: The device that torch computes on: `cpu` or `cuda`.
-    """
+    """The resources that each step gets. They are the same for all, because results depend on them to rounding."""
 
     threads: int
     gpus: int
@@ -90,11 +84,7 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
-    """Yields Ray, connected; a local cluster lives as long as the block.
-
-    Raises:
-        EnvironmentFailure: There is no cluster at the address, or the connection is lost.
-    """
+    """Yields Ray, connected; a local cluster lives as long as the block."""
     ray = import_ray()
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray prints there when a worker is lost
         try:

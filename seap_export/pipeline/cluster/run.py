@@ -1,4 +1,4 @@
-"""The driver: hands each step out when those that it needs are made, and records what comes back."""
+"""The driver: hands each step out when those that it needs are made, and records the results."""
 
 from __future__ import annotations
 
@@ -25,19 +25,9 @@ _LOOK, _HEARTBEAT = 0.5, 30.0
 
 
 def run_on_cluster(steps: Sequence[Step], made: Made, cluster: Cluster, timed: Timed) -> None:
-    """Makes what is not there yet: workers make each `PathStep`, this process the others, once all before are made.
+    """Makes the missing steps: workers make each `PathStep`, this process the others, once all before are made.
 
     What follows the last `PathStep` runs when the workers have stopped, so that it has the machine to itself.
-
-    Args:
-        steps: Each after the steps that it needs.
-        made: The model, the size of batches and the output folder.
-        cluster: Where the steps are made.
-        timed: Shows and records them.
-
-    Raises:
-        SeapError: As for `run_steps`.
-        EnvironmentFailure: The cluster cannot be used, or a step has lost its worker too often.
     """
     sent = [step for step in steps if isinstance(step, PathStep)]
     done = set()
@@ -56,7 +46,7 @@ def run_on_cluster(steps: Sequence[Step], made: Made, cluster: Cluster, timed: T
 
 
 def _make_here(left: deque[Step], done: Collection[str], made: Made) -> None:
-    """Takes off what is made, and makes what is for this process, up to the first step that is still to come."""
+    """Drops finished steps and makes those for this process, up to the first step that is not ready."""
     while left:
         step = left[0]
         if not isinstance(step, PathStep):
@@ -68,15 +58,7 @@ def _make_here(left: deque[Step], done: Collection[str], made: Made) -> None:
 
 @dataclass
 class _Running:
-    """A step that was handed out.
-
-    Attributes:
-        step: The step.
-        output: Closes its temporary folder, or records and moves it.
-        host: The machine that makes it; empty while it waits for one.
-        since: When it began there.
-        units: How many units are done.
-    """
+    """A step that was handed out."""
 
     step: PathStep
     output: ExitStack
@@ -109,7 +91,7 @@ class _Dispatch:
         self._told = time.monotonic()
 
     def go_on(self) -> None:
-        """Hands out what can be made now, waits a little, and records what has come back."""
+        """Hands out the steps that can be made now, waits a little, and records the results."""
         for step in [step for step in self._waiting if all(need.name in self._done for need in step.needs)]:
             self._waiting.remove(step)
             self._hand_out(step)
@@ -201,7 +183,7 @@ class _Dispatch:
         return self._timed.numbered(running.step.label, running.step.name)
 
     def close(self) -> None:
-        """Stops the workers; what they have finished of their steps stays for the next run."""
+        """Stops the workers; the finished parts of their steps stay for the next run."""
         if self._running:
             self._ray.shutdown()  # Ray may abort this process if a task is cancelled while its worker answers
         for running in self._running.values():

@@ -37,15 +37,7 @@ class Order:
     """One step to make.
 
     Attributes:
-        step: The step.
-        path: The path on the shared disk to make it at; its parent holds nothing else.
-        folder: The output folder, absolute.
-        model: An absolute path, or a hub id.
-        digest: The digest of the model.
-        share: The CPUs and the GPU that the step gets.
         memory: Memory that the step may take, such as `8GiB`; None: its share of what is free.
-        batch_tokens: Positions in a batch.
-        versions: Versions of the driver's packages, which the worker must have, too.
     """
 
     step: PathStep
@@ -179,7 +171,7 @@ def _refuse_what_differs(order: Order) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Removes what a lost worker left of a step that cannot go on with it."""
+    """Removes a lost worker's remains of a step that cannot resume."""
     if path.is_dir():
         shutil.rmtree(path)
         path.mkdir()

@@ -31,18 +31,7 @@ def claim_folder(
 def refuse_other_contents(
     workspace: Workspace, source: Source, keys: Mapping[str, str], replaced: Collection[str] = ()
 ) -> None:
-    """Refuses a folder whose contents would contradict what is to be made.
-
-    Args:
-        workspace: The folder.
-        source: The dense model.
-        keys: For each requested task, the key of its statistics.
-        replaced: The variants that this run makes.
-
-    Raises:
-        UsageError: The folder holds variants of another model, or --force would replace the statistics that
-            others of its variants were made from.
-    """
+    """Refuses a folder whose contents would contradict what is to be made."""
     manifest = workspace.manifest
     kept = [name for name in manifest.variants if name not in replaced]
     if _is_other(workspace, source) and (kept or not workspace.force):
@@ -92,11 +81,7 @@ def _describe(source: Source) -> dict[str, Any]:
 
 
 def refuse_missing_provider(provider: str) -> None:
-    """Fails early if the execution provider that the checks need does not work.
-
-    Raises:
-        EnvironmentFailure: No session runs on the provider on this machine.
-    """
+    """Fails early if the execution provider that the checks need does not work."""
     try:
         probe(provider)
     except EnvironmentFailure as error:
@@ -105,12 +90,7 @@ def refuse_missing_provider(provider: str) -> None:
 
 
 def refuse_full_disk(disk: Disk, out: Path) -> None:
-    """Fails early if the artifacts, or what is needed while they are made, cannot be written or will not fit.
-
-    Raises:
-        EnvironmentFailure: The output folder cannot be written to, or there is less free space than needed in it or in
-            the temporary folder.
-    """
+    """Fails early if the artifacts, or what is needed while they are made, cannot be written or will not fit."""
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     scratch = Path(tempfile.gettempdir())
     in_folder = disk.kept + max(disk.unfinished, disk.temporary)

@@ -79,7 +79,6 @@ class Cost:
         count_disk: Bytes on the disk.
         count_memory: Bytes of memory where hidden states are kept in memory; on disk they take none. None: not known.
         on_device: Whether a GPU does the work, if there is one.
-        reads: How often the dense checkpoint is read.
     """
 
     label: str
@@ -97,10 +96,7 @@ class Cost:
         """About how many seconds a step takes.
 
         Args:
-            tokens: Numbers of tokens that the step runs on.
             ratio: Fraction of the attention and MLP weights that the variant loses; 0 for the dense model's part.
-            work: The model and the settings, on which all steps depend.
-            rates: The rates of the machine.
         """
         counted = self.count_seconds(KeptPart(work, 1.0 - ratio), tokens, rates)
         factor = self.effort * self.format_factor(work.format)
@@ -122,7 +118,7 @@ class Cost:
 
 
 def total_disk(steps: Iterable[Disk]) -> Disk:
-    """The disk space of steps made one after the other: all that stays, and the most of what does not."""
+    """The disk space of steps made one after the other: the sum of what stays, and the peak of the rest."""
     disks = tuple(steps)
     return Disk(
         sum(disk.kept for disk in disks),

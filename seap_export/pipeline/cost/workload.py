@@ -36,11 +36,6 @@ class TokenCounts:
     """The tokens of a task, or of all tasks of a mixture.
 
     Attributes:
-        calibration_tokens: Tokens that it is calibrated on.
-        held_out_tokens: Tokens that its quality is measured on.
-        shared_tokens: Held-out tokens that the quality of all other variants is measured on, too.
-        tasks: Number of tasks that the tokens belong to.
-        asked_tokens: Tokens that a model reads to answer the held-out questions.
         written_tokens: Tokens of the answers that it writes.
     """
 
@@ -57,15 +52,6 @@ class Workload:
     """The model and the settings that the cost of every step depends on.
 
     Attributes:
-        spec: The dense model.
-        stored: Dtype of the safetensors files.
-        format: The format that is written and compared.
-        plan: How variants are chosen and made.
-        prompts: Held-out prompts that parity compares.
-        decode_steps: Decode steps after each of them.
-        long_tokens: Positions of parity's long prompt.
-        runs: Runs of each model in the speed step.
-        tokenizer_bytes: Size of the tokenizer's files.
         is_folder: Whether the dense model is a folder that transformers loads; if not, it is written as one.
     """
 

@@ -36,12 +36,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Asked:
-    """The held-out questions of some tasks.
-
-    Attributes:
-        choices: Questions with choices, by task.
-        open: Questions that are answered in a model's own words.
-    """
+    """The held-out questions of some tasks."""
 
     choices: Mapping[str, tuple[Question, ...]]
     open: tuple[OpenTask, ...]
@@ -58,11 +53,7 @@ class Asked:
     def answered(
         self, folder: Path, execution: Execution, *, runtime: str = REFERENCE, tokenizer_folder: Path | None = None
     ) -> Scores:
-        """Lets a model answer them; see `evaluate_zero_shot` and `evaluate_generation`.
-
-        Raises:
-            InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for these.
-        """
+        """Lets a model answer them; see `evaluate_zero_shot` and `evaluate_generation`."""
         options: Any = {"runtime": runtime, "execution": execution, "tokenizer_folder": tokenizer_folder}
         tasks = [local_task(name, questions) for name, questions in self.choices.items()]
         return Scores(

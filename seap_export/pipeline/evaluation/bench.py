@@ -42,13 +42,7 @@ _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-ex
 
 @dataclass(frozen=True)
 class Other:
-    """The dense model in another format than the variants, which is timed beside them.
-
-    Attributes:
-        name: Its name in the report.
-        folder: The written folder.
-        format: Its format.
-    """
+    """The dense model in another format than the variants, which is timed beside them."""
 
     name: str
     folder: Path
@@ -117,13 +111,6 @@ def time_variants(
     """Times variants and their dense model in turn, after all checks.
 
     A variant's folder that has the request's format is timed as it is; others are written to a temporary folder.
-
-    Args:
-        variants: The variants.
-        dense: The dense model, as a folder that transformers loads.
-        request: Prompt lengths, batch sizes, engines and formats.
-        progress: Reports what happens.
-        others: What else is timed in the same session, by the engines of the request.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         models = [_model(DENSE, dense, (), Path(scratch), request, progress)]

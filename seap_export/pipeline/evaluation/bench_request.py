@@ -90,11 +90,7 @@ def default_depths(spec: ModelSpec, steps: int) -> tuple[int, ...]:
 
 
 def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
-    """Checks that prompts and decode steps fit into the model's context.
-
-    Raises:
-        UsageError: They do not fit.
-    """
+    """Checks that prompts and decode steps fit into the model's context."""
     longest = max(request.depths) + request.steps
     if longest > spec.max_position_embeddings:
         raise UsageError(

@@ -18,15 +18,7 @@ from validation.zero_shot import Question, read_questions
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts for measuring divergence.
-
-    Attributes:
-        origin: `held-out` (texts of the variant's tasks) or `file`.
-        tasks: Names of the tasks.
-        texts: Prompt and completion of each text, without duplicates.
-        seeds: Seed of the split by task; empty for texts from files.
-        disjoint: True: no text was used in calibration; None: this could not be checked.
-    """
+    """The texts for measuring divergence."""
 
     origin: Literal["held-out", "file"]
     tasks: tuple[str, ...]

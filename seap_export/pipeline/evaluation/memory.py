@@ -13,11 +13,7 @@ _CALLS = Calls(1, 128, 144)
 
 
 def memory_of(folder: Path, format: Format | None) -> int | None:
-    """About how many bytes a folder takes at its peak, the program around the runtime apart; None: not known.
-
-    Raises:
-        ArtifactError: A file cannot be read.
-    """
+    """About how many bytes a folder takes at its peak, the program around the runtime apart; None: not known."""
     if format is None:
         return None
     return memory_about(format.runtimes[0], folder, _CALLS, format.provider or "cpu")

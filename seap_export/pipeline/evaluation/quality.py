@@ -58,11 +58,8 @@ class QualityRequest:
     """How the quality of variants is measured.
 
     Attributes:
-        measured: The folder of each variant that is measured, and its runtime.
-        provider: ONNX Runtime's execution provider.
         threads: Threads of torch and of the runtime; None: all cores.
         general_text: The corpus of the general text; None: the one that comes with the package.
-        max_length: Tokens after which a text is cut.
     """
 
     measured: Measured
@@ -91,14 +88,7 @@ def quality_request(measured: Measured, settings: ParitySettings, general_text: 
 
 @dataclass(frozen=True)
 class SamplePrompt:
-    """A held-out prompt that both models may answer.
-
-    Attributes:
-        dense: The prompt as token ids of the dense model.
-        variant: The prompt as token ids of the variant.
-        text: The text that reports show: the question of a conversation, without its chat template.
-        task: Its task.
-    """
+    """A held-out prompt that both models may answer."""
 
     dense: tuple[int, ...]
     variant: tuple[int, ...]
@@ -111,14 +101,7 @@ class QualityWork:
     """The texts and prompts on which one variant is compared with its dense model.
 
     Attributes:
-        subject: The variant and its dense model.
-        held_out_texts: The held-out texts of its tasks, as the tokens of both models.
-        elsewhere: Texts of every task, and the general text.
-        samples: Prompts of which one is answered.
         answer_tokens: The most tokens of an answer.
-        stops: The variant's tokens that end an answer.
-        dense: The dense model's tokenizer.
-        tokenizer: The variant's tokenizer.
     """
 
     subject: Subject
@@ -153,13 +136,9 @@ class QualityWork:
 
 
 def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[str]], asked: str = "") -> str:
-    """The key of a quality report: one part for what it belongs to, and one for the texts of other tasks.
+    """The key of a quality report: one part for its folder and settings, and one for the texts of other tasks.
 
     Args:
-        folder: The key of the folder that is measured, which stands for the variant's held-out texts and its dense
-            model, too, and for the runtime.
-        max_length: Tokens after which a text is cut.
-        elsewhere: The texts of all tasks and the general text.
         asked: The digest of the questions; "" if there are none.
     """
     further = {"asked": [asked]} if asked else {}
@@ -176,9 +155,6 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a quality report that the manifest repeats: divergence, folder, runtime and loss elsewhere.
 
     The divergence of each text is left out.
-
-    Raises:
-        ArtifactError: The report lacks one of them.
     """
     try:
         (figures,) = report["divergence"].values()
@@ -199,17 +175,7 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 def quality_work(
     source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], request: QualityRequest
 ) -> QualityWork:
-    """Collects the texts and prompts on which the variant in a folder is compared.
-
-    Args:
-        source: The dense model.
-        folder: The variant's folder.
-        elsewhere: The texts of every task, and the general text.
-        request: How to measure.
-
-    Raises:
-        ArtifactError: A file of the variant is damaged.
-    """
+    """Collects the texts and prompts on which the variant in a folder is compared."""
     variant, evaluation = Variant(folder), request.evaluation
     subject = variant_subject(variant, source)
     tokenizer = load_tokenizer(subject.artifact(evaluation.tokenizer_folder))
@@ -257,13 +223,9 @@ def quality_report(
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt.
 
     Args:
-        work: The texts and prompts.
-        answers: The dense model's answers to them.
-        request: How to measure.
         scores: How the dense model, as `dense`, and the folder, by its label, answered the questions; empty: there are
             none.
         rules: Where an answer ends, by task; without one, where the model ends it.
-        done: Called for each text.
     """
     measured, subject = request.measured, work.subject
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
@@ -319,16 +281,12 @@ def recorded_quality(variant: Variant) -> dict[str, Any] | None:
 
 
 def recorded_figures(variant: Variant) -> dict[str, Any] | None:
-    """What the manifest repeats of these reports: the figures of the first, and under `others` those of the others.
-
-    Raises:
-        ArtifactError: A report is damaged.
-    """
+    """The part of the reports that the manifest repeats: the first one's figures, with the rest under `others`."""
     return repeated_figures(_reports(variant))
 
 
 def repeated_figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the manifest repeats of the reports on a variant's folders; see `recorded_figures`."""
+    """The part of the reports on a variant's folders that the manifest repeats; see `recorded_figures`."""
     if not reports:
         return None
     first, *others = map(quality_figures, reports)

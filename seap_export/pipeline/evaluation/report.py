@@ -33,14 +33,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class TaskOrigin:
-    """The origin of a task's questions.
-
-    Attributes:
-        origin: `file`, or `hub` for a task of the lm-evaluation-harness.
-        split: The split of a hub task's data set; None for a file.
-        disjoint: True: no question was used in calibration; None: this could not be checked.
-        num_fewshot: How many examples come before each question.
-    """
+    """The origin of a task's questions."""
 
     origin: Literal["file", "hub"]
     split: str | None
@@ -54,10 +47,8 @@ class EvaluationReport:
 
     Attributes:
         subject: The evaluated model.
-        request: The request.
         texts: The texts of the divergence; None if it was not measured.
         divergence: Results by form; empty if divergence was not measured.
-        tasks: Origins by name of the task.
         zero_shot: Results by form or "dense", then by task; empty if there were no such tasks.
         threads: Threads of torch and ONNX Runtime.
         versions: Versions of the libraries used.

@@ -31,14 +31,7 @@ _SPEEDUPS = tuple(
 def speed_request(
     spec: ModelSpec, measured: Measured, settings: ParitySettings, prompts: tuple[int, ...] = ()
 ) -> BenchRequest:
-    """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps.
-
-    Args:
-        spec: The dense model.
-        measured: The folder, and its format.
-        settings: The execution provider and the threads.
-        prompts: The tokens of further prompts.
-    """
+    """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps."""
     steps = max(1, min(_STEPS, spec.max_position_embeddings // 2))
     return BenchRequest(
         depths=tuple(dict.fromkeys([max(1, min(_DEPTH, spec.max_position_embeddings - steps)), *prompts])),
@@ -101,11 +94,7 @@ def speed_json(
     """The speed of a variant as a validation report and performance.json record it.
 
     Args:
-        report: The figures.
-        name: The variant.
         limits: The requested limits; None: no limits, the figures are only reported.
-        verdicts: The verdict on each limit.
-        engine: The engine that ran the variant.
     """
     variant = next(subject for subject in report.subjects if (subject.model, subject.engine) == (name, engine))
     return {

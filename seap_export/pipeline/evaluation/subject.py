@@ -27,12 +27,7 @@ from validation.runtimes.table import REFERENCE, require_runtime, runtime_row
 
 @dataclass(frozen=True)
 class VariantRun:
-    """A folder of a variant, and the runtime that runs it.
-
-    Attributes:
-        runtime: The runtime.
-        folder: The folder.
-    """
+    """A folder of a variant, and the runtime that runs it."""
 
     runtime: str
     folder: Path
@@ -48,7 +43,6 @@ class Subject:
     """A variant and its dense model, or a dense model alone.
 
     Attributes:
-        name: Name of the variant's folder, or of the model.
         variant: The variant; None if a dense model is evaluated.
         records: The variant's calibration records; None if unknown.
         dense: The dense model; None if the variant is not compared with one.
@@ -87,12 +81,7 @@ class Subject:
         return chat_of_source(self.dense)
 
     def run_by(self, runtime: str) -> VariantRun:
-        """The folder of the variant that a runtime runs: the one in `RUN_FOLDERS`, or the first that it takes.
-
-        Raises:
-            UsageError: The variant has no such folder, or there is no variant.
-            EnvironmentFailure: The runtime is not installed.
-        """
+        """The folder of the variant that a runtime runs: the one in `RUN_FOLDERS`, or the first that it takes."""
         if runtime in RUN_FOLDERS:
             return VariantRun(runtime, self.artifact(RUN_FOLDERS[runtime]))
         runtime_row(runtime, REFERENCE)
@@ -104,11 +93,7 @@ class Subject:
         raise UsageError(f"{self.variant.path}: no folder here runs in {runtime}; export it with another --format")
 
     def runs(self, request: EvaluationRequest) -> tuple[VariantRun, ...]:
-        """The folders of the variant to run, each with its runtime; none for a dense model alone.
-
-        Raises:
-            UsageError, EnvironmentFailure: As for `run_by`.
-        """
+        """The folders of the variant to run, each with its runtime; none for a dense model alone."""
         if request.folders:
             for runtime in set(request.runtimes) - {REFERENCE}:
                 require_runtime(runtime)
@@ -134,7 +119,7 @@ class Subject:
 
 
 def usual_runtimes(path: str) -> tuple[str, ...]:
-    """What runs a variant unless a runtime is named: our own, whose format is shipped, or torch if it has none."""
+    """The default runtimes of a variant: our own if the variant has its format, or else torch."""
     variant = Variant(Path(os.path.expanduser(path)))
     is_shipped = variant.plan_file.is_file() and (variant.path / OWN_FORMAT).is_dir()
     return (OWN_RUNTIME if is_shipped else REFERENCE,)

@@ -43,15 +43,7 @@ def paired_texts(
     A text that both cut without a common place among these is left out.
 
     Args:
-        subject: The variant.
-        dense: The dense model of the variant.
-        folder: The folder of the variant's tokenizer.
-        texts: The texts.
         most: The most tokens of a text.
-
-    Raises:
-        ArtifactError: A tokenizer cannot be loaded.
-        InputError: A text has no tokens.
     """
     kept = subject.vocabulary
     size = dense.spec.vocab_size if kept is None else len(kept)

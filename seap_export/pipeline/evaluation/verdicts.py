@@ -18,9 +18,6 @@ def retained(share: float | None, stderr: float | None, report: Mapping[str, Any
 
     Args:
         share: The share.
-        stderr: Its standard error.
-        report: The report, which says how many questions there were.
-        task: The task.
     """
     if share is None:
         return None
@@ -39,7 +36,6 @@ class QualityVerdict:
         accuracy: The name of the accuracy, for messages; "" for the divergence.
         figure: The mean KL in nats per token, which is limited from above, or the share of the dense model's accuracy
             that is retained, from below; None: the dense model answers nothing rightly.
-        limit: The limit.
     """
 
     form: str
@@ -57,7 +53,7 @@ class QualityVerdict:
 
     @property
     def close(self) -> str:
-        """A remark if the true figure may be on the other side of the limit, and what would decide it; else ""."""
+        """A remark if the true figure may be on the other side of the limit, with a way to decide it; else ""."""
         noun = "texts" if self.task is None else "questions"
         return "" if self.figure is None else self.figure.close_words(self.limit, noun)
 

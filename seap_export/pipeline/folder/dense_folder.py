@@ -15,11 +15,7 @@ from seap_export.pruning.shrink.write import write_weights
 
 @contextmanager
 def dense_folder(source: Source) -> Iterator[Path]:
-    """The folder of a model's files; for a GGUF file or a multimodal model, a temporary one of the language model.
-
-    Raises:
-        InputError: A weight is NaN or infinite.
-    """
+    """The folder of a model's files; for a GGUF file or a multimodal model, a temporary one of the language model."""
     config = source.files[0]
     if config.name == "config.json" and read_json(config).get("model_type") == source.config["model_type"]:
         yield config.parent

@@ -1,4 +1,4 @@
-"""The keys of steps: hashes of what a step was made from, which can also say what differs."""
+"""The keys of steps: hashes of a step's inputs, which also tell which input differs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ RELEASE = "release of seap-export"
 
 
 def step_key(inputs: Mapping[str, Any]) -> str:
-    """The key of a step: the hash of all inputs, and a short hash of each by its name.
-
-    Args:
-        inputs: JSON values, each by what a user calls it.
-    """
+    """The key of a step: the hash of all inputs, and a short hash of each by its name."""
     return ",".join([sha256_json(inputs), *(f"{name}={sha256_json(value)[:8]}" for name, value in inputs.items())])
 
 

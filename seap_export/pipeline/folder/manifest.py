@@ -188,15 +188,7 @@ def _installed_versions() -> Mapping[str, str]:
 
 
 def read_manifest(folder: Path, *, force: bool = False) -> Manifest:
-    """The manifest of a folder; an empty one if it has none.
-
-    Args:
-        folder: The output folder.
-        force: Whether a damaged manifest counts as none, so that all steps are made anew.
-
-    Raises:
-        ArtifactError: The manifest is damaged, or of another release.
-    """
+    """The manifest of a folder; an empty one if it has none."""
     path = folder / MANIFEST
     if not path.exists():
         return Manifest()

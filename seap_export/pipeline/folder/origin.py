@@ -8,16 +8,7 @@ from seap_export.pruning.plan.plan import Plan
 
 
 def refuse_another_model(source: Source, plan: Plan, variant: str) -> None:
-    """Compares the hashes of the two models; hashing reads all files of the dense model once.
-
-    Args:
-        source: The dense model given by the user.
-        plan: The variant's plan.
-        variant: How the error message refers to the variant.
-
-    Raises:
-        InputError: The variant was made from another model.
-    """
+    """Compares the hashes of the two models; hashing reads all files of the dense model once."""
     if source.digest != plan.source_sha256:
         raise InputError(
             f"'{source.name}' is not the model that {variant} was made from ('{plan.source_name}'): the SHA-256 "

@@ -37,12 +37,8 @@ def write_whole(target: Path, *, marker: str | None = None, force: bool = False)
     On an error nothing is left behind, and `target` stays as it was. A symbolic link is followed.
 
     Args:
-        target: The file or folder to write.
         marker: None for a file. For a folder, which is created empty, the name of a file that every such folder has.
         force: Replace an existing file, or a folder that contains the marker.
-
-    Raises:
-        UsageError: `target` exists and must not be replaced.
     """
     _refuse_existing(target, marker, force)
     real = Path(os.path.realpath(target))
@@ -71,9 +67,6 @@ def refuse_part_of_export(target: Path) -> None:
     """Refuses a file within an export, or within a variant that was copied alone, but for reports beside variants.
 
     What lies there is replaced by nothing, and a further file would not be in the list of those that were checked.
-
-    Raises:
-        UsageError: The path leads to one.
     """
     real = Path(os.path.realpath(target))
     for folder in real.parents:
@@ -174,9 +167,6 @@ def alone(path: Path) -> Iterator[None]:
 
     Args:
         path: A path in a folder of `scratch_folder` or `unfinished_folder`.
-
-    Raises:
-        EnvironmentFailure: Another process did not end within a minute.
     """
     try:
         lock = FileLock(path.with_name(_WRITER_LOCK)).acquire(timeout=_PATIENCE)

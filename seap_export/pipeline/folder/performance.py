@@ -43,7 +43,6 @@ class Performance:
     """The figures of an output folder.
 
     Attributes:
-        steps: The latest figures of each step, by name.
         speed: The latest speed figures of each variant, by name; see `pipeline.speed`.
     """
 
@@ -78,7 +77,6 @@ class Timed:
 
     Attributes:
         planned: The names of the steps, in order; steps that are reused are skipped.
-        steps: Time and memory of each named step of this run.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -120,10 +118,6 @@ def recorded(folder: Path, timed: Timed) -> Iterator[Performance]:
     """Yields the figures of an output folder, and writes them with what the run's steps cost, also if the block fails.
 
     Nothing is written while the folder has no manifest, nor where the disk is full.
-
-    Args:
-        folder: The output folder, locked.
-        timed: Has run the steps when the block ends.
     """
     performance = read_performance(folder)
     try:

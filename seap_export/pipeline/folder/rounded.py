@@ -36,11 +36,6 @@ def differences(written: Path) -> Iterator[str]:
 
     Those of a folder that was written from a rounded model are compared with that, `hf` with what was rounded, and the
     two with each other.
-
-    Raises:
-        ArtifactError: The folder or the rounded model is damaged.
-        InputError: The model folder is damaged.
-        ParityFailure: See `opened_model`.
     """
     hf = written.parent / HF
     with opened_model(written) as model:
@@ -51,11 +46,7 @@ def differences(written: Path) -> Iterator[str]:
 
 
 def checked_note(written: Path) -> RoundingNote | None:
-    """The note in a variant's folder; None: it was not written from a rounded model.
-
-    Raises:
-        ArtifactError: It is damaged or names another grid than the folder's other files, or the model is damaged.
-    """
+    """The note in a variant's folder; None: it was not written from a rounded model."""
     if (note := read_note(written)) is None:
         return None
     format = read_format(written)
@@ -75,10 +66,6 @@ def opened_model(written: Path) -> Iterator[Path]:
     """The model folder that a variant's folder was written from: `hf` beside it, or the rounded model.
 
     Where the rounded model is missing, it is made again in a temporary folder, from the written folder's weights.
-
-    Raises:
-        ArtifactError: The folder or the note in it is damaged, or the model folder where it is needed.
-        ParityFailure: The rounded model is missing, and the weights are not proven to be its.
     """
     hf, note = written.parent / HF, checked_note(written)
     if note is None:

@@ -31,7 +31,7 @@ _OF_A_MODEL = {
 
 
 def read_whole(folder: Path) -> dict[str, dict[str, Any]]:
-    """What is known of each model, by its name; none if the file is missing, or of another version.
+    """The entries of whole.json by model; none if the file is missing, or of another version.
 
     The file has no hash, so one that is not as `write_whole` leaves it counts as missing.
     """

@@ -31,7 +31,6 @@ class Workspace:
 
     Args:
         folder: The folder; it need not exist.
-        force: Replace steps that were made from other inputs, or whose files are damaged.
     """
 
     def __init__(self, folder: Path, force: bool) -> None:
@@ -67,11 +66,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Creates the folder and locks it; a folder in which nothing was made is removed again.
-
-        Raises:
-            UsageError: Another run is writing to the folder.
-        """
+        """Creates the folder and locks it; a folder in which nothing was made is removed again."""
         with make_folders(self.folder), self._lock():
             self.manifest = read_manifest(self.folder, force=self.force)
             remove_leftovers(self.folder)
@@ -94,12 +89,7 @@ class Workspace:
             lock.release()
 
     def is_done(self, step: str, key: str) -> bool:
-        """Whether the step was finished from these inputs and its files are unchanged.
-
-        Raises:
-            UsageError: The step was already made from other inputs, and there is no --force.
-            ArtifactError: The step's files have changed since, and there is no --force.
-        """
+        """Whether the step was finished from these inputs and its files are unchanged."""
         target = self.folder / step
         if not target.exists():
             return False
@@ -124,9 +114,6 @@ class Workspace:
         recorded but missing, which the next run makes again.
 
         Args:
-            step: The path within the folder.
-            key: The key of its inputs.
-            folder: Whether the step is a folder, which is created.
             resumes: Whether the temporary folder is kept if the run is interrupted or the machine fails, so that the
                 next one with the same key goes on with what it holds.
         """
@@ -152,7 +139,7 @@ class Workspace:
             move_into_place(path, target)
 
     def remove(self, step: str) -> None:
-        """Drops a step and what it made, if it was made."""
+        """Drops a step and its files, if it was made."""
         path = self.folder / step
         if path.is_dir():
             shutil.rmtree(path)

@@ -32,13 +32,7 @@ def pairs_of(variant: Variant, runtimes: Sequence[str]) -> list[tuple[FormatFold
 
 
 class Comparison:
-    """Compares the folders of one variant.
-
-    Attributes:
-        pairs: The folders, each with a runtime.
-        reports: The parity reports so far, by folder.
-        bisection: Where a failure was followed to, as JSON values; None: none was.
-    """
+    """Compares the folders of one variant."""
 
     def __init__(
         self, variant: Variant, request: ValidationRequest, progress: Progress, known: Mapping[str, Mapping[str, Any]]
@@ -50,7 +44,7 @@ class Comparison:
         self.bisection: dict[str, Any] | None = None
 
     def check(self, folder: FormatFolder, runtime: str) -> Check:
-        """Compares one of the pairs; what fails is told at once, and followed if the request asks for it."""
+        """Compares one of the pairs; a failure is reported at once, and traced if the request asks for it."""
         reasons, notes, code = [], (), ParityFailure.exit_code
         stages: Sequence[StageResult] = ()
         weights: Sequence[str] = ()
@@ -78,7 +72,7 @@ class Comparison:
         return check
 
     def _logits(self, folder: FormatFolder, runtime: str) -> tuple[Mapping[str, Any], Sequence[StageResult]]:
-        """The report, and what it was made from if it is not known from before."""
+        """The report, and its inputs unless the report is an earlier one."""
         stages: Sequence[StageResult] = ()
         report = self._known.get(folder.name)
         if report is None or report["runtime"] != runtime:

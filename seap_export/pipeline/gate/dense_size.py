@@ -1,4 +1,4 @@
-"""The size of the whole model, written as a folder of a variant is: what shares of its size are shares of."""
+"""The size of the whole model written like a variant's folder, of which reports give shares."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ def unusual_options(format: Format) -> dict[str, Any]:
 
 
 def dense_bytes(variant: Variant, folder: FormatFolder) -> int:
-    """The size of the whole model as it was written beside a variant in the same way, or else about what it would be.
-
-    Raises:
-        SeapError: A file of the variant, or the manifest, is missing or damaged.
-    """
+    """The size of the whole model that was written beside a variant in the same way, or else an estimate."""
     return next(_written(variant, folder), None) or _estimated(variant, folder)
 
 

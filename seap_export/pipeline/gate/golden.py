@@ -38,7 +38,6 @@ def save_golden(
     Another machine adds in another order, as torch does, so the limits are those of parity with torch.
 
     Args:
-        variant: The variant.
         target: The .npz file to write.
         settings: Prompts, steps, provider and limits.
         prompt_file: A corpus of prompts; None: the held-out texts of the export.

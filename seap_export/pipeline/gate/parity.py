@@ -25,19 +25,13 @@ def held_out_prompts(held_out: Sequence[Sequence[tuple[str, str]]], number: int)
     Args:
         held_out: For each task its held-out texts, each as prompt and completion; a text without a prompt gives its
             completion.
-        number: How many.
     """
     samples = [sample for turn in zip_longest(*held_out) for sample in turn if sample is not None]
     return [prompt or completion for prompt, completion in samples[:number]]
 
 
 def prompts_of(variant: Variant, corpus: Path | None, number: int) -> list[str]:
-    """The first prompts of a corpus, or the held-out prompts of the variant's task.
-
-    Raises:
-        ArtifactError: The folder is not a variant, or the statistics of its task are missing.
-        InputError: The corpus cannot be read.
-    """
+    """The first prompts of a corpus, or the held-out prompts of the variant's task."""
     if corpus is not None:
         paths = (folder.path for folder in variant.folders.values())
         chat = next((chat_of_folder(path) for path in paths if (path / "tokenizer.json").is_file()), None)
@@ -57,22 +51,7 @@ def check_parity(
     compute: Compute | None = None,
     on_memory: Callable[[str], None] | None = None,
 ) -> ParityReport:
-    """Runs the comparison for a variant.
-
-    Args:
-        variant: The variant.
-        folder: The folder in it that a format wrote.
-        runtime: The runtime that runs the folder.
-        prompts: The prompts.
-        settings: Sizes, limits, provider and threads of the comparison.
-        on_progress: Receives a line about each case.
-        compute: Where torch runs.
-        on_memory: Receives a line about memory.
-
-    Raises:
-        UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
-            `validation.parity.run.run_parity`; a failed comparison is in the report.
-    """
+    """Runs the comparison for a variant."""
     variant.require(HF, folder)
     note = checked_note(variant.path / folder)
     with opened_model(variant.path / folder) as model:

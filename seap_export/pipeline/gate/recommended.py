@@ -1,4 +1,4 @@
-"""Which file to ship for each task: one rule, from what was measured of the variants and of the whole model, rounded.
+"""Recommends a file for each task, by one rule from measurements of the variants and of the rounded whole model.
 
 Size and quality decide, which are the same on every machine; speeds are told, and held against a target alone. Of the
 files within the limits:
@@ -35,14 +35,11 @@ _YARDSTICK = "int4"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file must meet to be recommended; None: no such limit.
+    """The limits that a recommended file must meet; None: no such limit.
 
     Attributes:
-        bytes: The largest size of its folder.
         max_kl: The largest mean KL divergence from the dense model, nats per token.
         min_accuracy_retained: The smallest share of the dense model's accuracy, on every task that says what is right.
-        decode_speedup: The smallest speed-up of a decode step over the dense model in the usual precision.
-        first_token: How soon the first token of an answer must be there.
     """
 
     bytes: int | None = None
@@ -91,10 +88,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Slowest:
-    """What a file of this session must reach to be within limits of speed; None: no file of a search was timed.
+    """The slowest that a file of this session may be within limits of speed; None: no file of a search was timed.
 
     Attributes:
-        rate: The fewest tokens a second.
         first_token_ms: The most milliseconds to the first token of the prompt that the limit is about.
     """
 
@@ -109,13 +105,10 @@ def recommended(
     failed: Iterable[tuple[str, str]] = (),
     frontier: Row | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """What to ship for each task and mixture of which a file was measured, as reports have it, with the sentences.
+    """The recommendation for each task and mixture of which a file was measured, in the form of reports.
 
     Args:
-        variants: The variants as a report describes them, by name.
         whole: The whole models that were measured beside them; see `whole_rows`.
-        limits: The limits.
-        failed: The variants and their folders that a check failed for, which nobody should ship.
         frontier: The candidates of a search for targets, of which the chosen ones were timed beside the dense model in
             the usual precision; None: there was none.
     """
@@ -129,7 +122,7 @@ def recommended(
 
 
 def _slowest(files: Iterable[Row], limits: Limits, timed: Mapping[str, Row]) -> Slowest:
-    """What is as fast as a target asks, in the times of this session.
+    """The slowest times of this session that still meet a target for speed.
 
     The dense model was not timed in the usual precision beside these files, but a variant that a search has chosen
     was, so its own times stand for what it reached there: others may be as much slower as it was better than asked. It

@@ -40,8 +40,6 @@ class Check:
 
     Attributes:
         variant: Name of the variant; None: the folder as a whole.
-        check: The name of the check.
-        verdict: The outcome of the check.
         exit_code: Exit code of the command if this were the only such check; 0 if it passed or was skipped.
         reasons: Reasons why the check failed or could not judge.
         notes: Further remarks, or the reason why the check was skipped.
@@ -91,7 +89,6 @@ class ValidationReport:
     """All checks of a folder.
 
     Attributes:
-        name: Name of the folder.
         checks: Checks in the order they were made.
         variants: Description of each variant; see `describe_variant`.
         manifest: Manifest of the output folder; None: there is none.
@@ -180,7 +177,6 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
     """Describes a variant for a report, as far as its files can be read.
 
     Args:
-        variant: The variant.
         manifest: Manifest of the output folder, for the dense model's size.
         results: The reports of its checks: `parity` by folder, `bisect`, `quality`, `speed`. Quality and speed that
             were not checked are those that the export recorded.

@@ -54,7 +54,6 @@ def validate(
     A variant whose files are damaged is not run. One model is in memory at a time.
 
     Args:
-        path: The folder.
         request: The checks and their settings.
         progress: Reports what happens.
         known_parity: The parity reports of variants that were just compared, by name and folder.

@@ -49,15 +49,10 @@ def _sound_quality(quality: Any) -> Any:
 
 
 def beaten_by(name: str, variants: Mapping[str, Row], rows: Mapping[str, Row]) -> str | None:
-    """The whole model that is smaller and faster than a variant and nearer to the dense model, in what was measured.
+    """The whole model that measures smaller and faster than a variant and nearer to the dense model.
 
     A tie does not beat. Speeds are compared by the speed-ups over the dense model, which was timed in every session.
     Of several such models it is the nearest one. None: there is none.
-
-    Args:
-        name: The variant.
-        variants: All variants as a report describes them; one of ratio 0 is a whole model, too.
-        rows: The whole models that were measured beside them; see `whole_rows`.
     """
     variant = variants[name]
     if (folder := _measured_folder(variant)) is None:

@@ -17,13 +17,7 @@ Matrix = tuple[tuple[float | None, ...], ...]
 
 @dataclass(frozen=True)
 class DrawnVariant:
-    """A plan and the model that it prunes.
-
-    Attributes:
-        name: The variant's name, which becomes part of file names.
-        plan: The plan.
-        dense: The shapes of the model before pruning.
-    """
+    """A plan and the model that it prunes."""
 
     name: str
     plan: Plan
@@ -57,13 +51,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of the kept units, such as heads, each pair of variants shares; matrices in the order of `names`.
-
-    Attributes:
-        names: The variants.
-        jaccard: Jaccard index; None if neither variant cuts a layer.
-        chance: Expected index if both chose at random, keeping the same numbers in each layer.
-    """
+    """How much of the kept units, such as heads, each pair of variants shares; matrices in the order of `names`."""
 
     names: tuple[str, ...]
     jaccard: Matrix

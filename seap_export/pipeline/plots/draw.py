@@ -167,10 +167,8 @@ def write_plots(
     """Draws everything that the inputs allow into a new folder, with the numbers in plots.json.
 
     Args:
-        variants: Variants of one model.
         points: Results of evaluations.
         out: Folder to create.
-        picture_format: Format of the figures.
         force: Replace a folder written by an earlier call.
 
     Returns:

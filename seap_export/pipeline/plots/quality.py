@@ -21,16 +21,8 @@ class QualityPoint:
     """The results of one evaluation of a variant: a point in the figures.
 
     Attributes:
-        variant: The variant's name.
-        task: The variant's task.
-        settings: How the plan was made, in words: method, score, sparsity and compensation.
-        form: The evaluated form, `hf`, `onnx` or FOLDER in RUNTIME; None if only benchmarks were run.
         achieved_ratio: Fraction of the budget removed, at least 0 and below 1.
         mean_kl_nats: Mean KL divergence from the dense model, nats per token.
-        perplexity: Perplexity of the variant on the task's held-out texts.
-        dense_perplexity: Perplexity of the dense model on the same texts.
-        accuracy: Accuracy of the variant in each benchmark, 0 to 1.
-        dense_accuracy: Accuracy of the dense model in each benchmark that it was run on.
         digests: SHA-256 of the texts and of each benchmark's questions, if the report has them.
         stderr: Standard errors, as far as the report has them: `mean_kl_nats`, and the accuracy in each benchmark.
     """

@@ -31,10 +31,7 @@ class VariantRequest:
     """The settings of one requested variant.
 
     Attributes:
-        mixture: The tasks that it is made for, and their weights.
         ratio: Fraction of the weights to remove.
-        formats: Formats to write beside the model folder.
-        vocabulary: How many tokens it keeps.
     """
 
     mixture: MixtureSpec

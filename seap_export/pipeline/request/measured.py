@@ -14,12 +14,7 @@ from validation.runtimes.table import RUNTIMES, runtime_title, with_providers
 
 @dataclass(frozen=True)
 class Measured:
-    """A folder that is measured in the first runtime of its format.
-
-    Attributes:
-        folder: The folder's name within a variant.
-        format: The format that wrote it.
-    """
+    """A folder that is measured in the first runtime of its format."""
 
     folder: str
     format: Format

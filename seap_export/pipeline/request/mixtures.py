@@ -41,7 +41,6 @@ class Support:
     """General text that every variant is made from as well.
 
     Attributes:
-        task: The text. None of it is held out, so that nothing is measured on it.
         share: The fraction of each mixture, between 0 and 1.
     """
 
@@ -99,7 +98,6 @@ def parse_mixtures(
     """The mixtures of a run, in addition to its single tasks.
 
     Args:
-        tasks: Names of the tasks.
         general: Whether to make a variant for all of them.
         weights: `TASK=WEIGHT` for the general variant; the default weight is 1.
         mixes: `NAME=TASK:WEIGHT,TASK:WEIGHT...`; the default weight is 1.
@@ -144,13 +142,7 @@ def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> TaskMixture
 
 
 def open_mixture_of(plan: Plan, folders: Sequence[Path]) -> TaskMixture:
-    """Opens the statistics that a plan was made from.
-
-    Raises:
-        UsageError: They belong to other tasks than the plan.
-        ArtifactError: A folder has no statistics.
-        InputError: The statistics belong to different models.
-    """
+    """Opens the statistics that a plan was made from."""
     calibrations = _open(folders)
     if set(calibrations) != set(plan.weights):
         raise UsageError(

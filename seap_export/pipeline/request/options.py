@@ -15,7 +15,7 @@ CALIBRATION_TOKENS = 65_536
 
 @options
 class CalibrationSettings:
-    """How texts are sampled and run. None of what is held out is calibrated on; see `split_samples`."""
+    """How texts are sampled and run. No held-out text is calibrated on; see `split_samples`."""
 
     samples: int | None = option(
         "Calibration texts of each task.", default=None, unset="as many as the tokens allow", least=1

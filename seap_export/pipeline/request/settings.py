@@ -18,7 +18,6 @@ class ParitySettings(ParityOptions):
 
     Attributes:
         provider: Execution provider of ONNX Runtime, `cpu` or `cuda`.
-        limits: The limits of the comparison.
         threads: Threads of torch and of the runtime; None: all cores.
     """
 

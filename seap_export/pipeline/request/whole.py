@@ -27,9 +27,6 @@ class WholeModel:
     """The whole model in one precision, beside the variants of a task or mixture.
 
     Attributes:
-        mixture: The task or mixture, on whose held-out texts it is measured.
-        precision: The precision.
-        measured: What is measured of the variants.
         format: The format to write; None: there is none.
         refusal: Why there is none; "" if there is one.
     """

@@ -63,9 +63,6 @@ def mean_embeddings(embedding: torch.Tensor, token_ids: Sequence[Sequence[int]])
 
     Returns:
         float64 [texts, hidden].
-
-    Raises:
-        InputError: A token id is outside the vocabulary.
     """
     rows, width = embedding.shape
     features = np.empty((len(token_ids), width), np.float64)
@@ -112,9 +109,7 @@ def evaluate(classifier: LinearClassifier, features: Mapping[str, Floats], thres
     """Measures how often the most likely class is correct and how often its probability is below the threshold.
 
     Args:
-        classifier: The classifier.
         features: float64 [texts, features] for each class; a class may have no texts.
-        threshold: The confidence threshold.
 
     Returns:
         JSON values: `prompts`, `accuracy` and `below_threshold` (shares; null without prompts), the same for each

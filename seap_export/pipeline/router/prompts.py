@@ -16,7 +16,6 @@ class RouterPrompts:
     """The token ids of each task's prompts; no prompt is empty.
 
     Attributes:
-        calibration: Prompts to fit the router on.
         held_out: Prompts to measure it on; none of them is among the calibration prompts of any task.
         num_seen: Held-out prompts left out because they also occur in calibration (two texts may differ only in
             their completion).
@@ -37,15 +36,7 @@ class RouterPrompts:
 
 
 def router_prompts(splits: Mapping[str, Split], token_ids: Callable[[str], list[int]]) -> RouterPrompts:
-    """Collects the questions of every task, without a chat template, which would tell tasks apart by their form.
-
-    Args:
-        splits: The texts of each task.
-        token_ids: Returns a prompt's token ids, truncated to the length that the router reads.
-
-    Raises:
-        InputError: There are fewer than two tasks, or none of a task's prompts has a token.
-    """
+    """Collects the questions of every task, without a chat template, which would tell tasks apart by their form."""
 
     def tokenized(samples: tuple[Sample, ...]) -> TokenIds:
         return [ids for ids in (token_ids(sample.question) for sample in samples) if ids]

@@ -35,17 +35,12 @@ class ExportSteps:
     """The steps of an export.
 
     Attributes:
-        calibrations: The step that computes the statistics of each task, by its name.
-        rankings: The step that ranks channels for each task or mixture, by its name.
-        variants: The steps of each variant, by its name.
         router: The step that makes the router; None: none is made.
         whole: The step that makes the whole models that variants are measured beside; None: there are none.
         quality: The step that measures quality; None: it is not measured.
         speed: The step that measures speed; None: it is not measured.
         kept: The step that keeps the whole models that are recommended; None: there are none.
-        cards: The step that writes the model cards.
         checksums: The step that writes the lists of checksums.
-        validation: The last step, which validates the variants.
         targets: The targets that variants were chosen to meet; None: their ratios were given.
     """
 
@@ -80,7 +75,7 @@ class ExportSteps:
 
     @property
     def all(self) -> tuple[Step, ...]:
-        """All steps in order: a ranking before the first variant that needs it, and what is over all variants last."""
+        """All steps in order: a ranking before the first variant that needs it, and steps over all variants last."""
         before = self.router, self.whole, self.quality, self.speed, self.kept
         joint = *before, self.cards, self.checksums, self.validation
         return *self._up_to_variants(), *(step for step in joint if step is not None)
@@ -101,7 +96,6 @@ class ExportSteps:
 
         Args:
             missing: The steps of `paths` that are not made yet.
-            folder: The output folder.
         """
         parts = [step.planned_work for step in missing]
         measured = [step for step in (self.quality, self.speed) if step is not None]
@@ -130,9 +124,6 @@ def export_steps(
     """The steps of a request.
 
     Args:
-        source: The dense model.
-        request: The request: the variants to make, and how.
-        splits: The texts of each task.
         vocabularies: The tokens that the variants of a mixture keep, by its name; of others, all are kept.
     """
     calibrations = calibration_steps(source, splits, request.calibration)

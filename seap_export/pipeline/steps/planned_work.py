@@ -22,14 +22,10 @@ class PlannedWork:
     """A part of the work that remains: the kind of step, and what it works on.
 
     Attributes:
-        cost: The cost of this kind of step.
-        tasks: The tasks whose texts it works on.
         ratio: The variant's ratio; 0 for work on the dense model.
         format: The format that it works on; None: the model folder, or no format at all.
         vocabulary: The tokens that the variant keeps; None: all.
-        others: Further tasks, and the general text, on a few texts of which quality is measured.
         most_tokens: The most calibration tokens that are used; None: all.
-        passes: Whether what it writes is removed at the end of the export.
     """
 
     cost: Cost
@@ -47,7 +43,7 @@ class PlannedWork:
         return self.cost.label or ("" if self.format is None else self.format.name)
 
     def seconds(self, counts: Mapping[str, TokenCounts], work: Workload, rates: Rates) -> float:
-        """About how many seconds it takes, given the tokens of all tasks and what all parts depend on."""
+        """About how many seconds it takes, given the tokens of all tasks and the workload."""
         return self.cost.seconds(self.tokens(counts), self.ratio, self._workload(work), rates)
 
     def disk(self, counts: Mapping[str, TokenCounts], work: Workload) -> Disk:
@@ -82,10 +78,7 @@ def token_counts(
     """The tokens of each task, and of the general text.
 
     Args:
-        splits: The texts of the tasks.
         general: The general text; empty: none is measured on.
-        max_length: Tokens after which a calibration text is cut.
-        count: Counts tokens.
     """
 
     def counted(texts: Mapping[str, Sequence[Sample]], length: int) -> Mapping[str, int]:

@@ -29,10 +29,6 @@ class StepContext:
     """The model, folders and machine with which steps are made.
 
     Attributes:
-        source: The dense model.
-        folder: The output folder, where the steps before are.
-        compute: The device that torch computes on, and limits of its memory.
-        progress: Reports what happens.
         shared: The output folder that statistics and rankings are in; None: `folder` itself.
     """
 
@@ -53,18 +49,11 @@ def _no_folder() -> Path:
 
 @dataclass
 class Made:
-    """An output folder, and what a run has made in it so far.
+    """An output folder, and the results of a run so far.
 
     Attributes:
-        work: The model, the output folder and the machine.
-        workspace: The output folder, locked.
-        performance: The speeds of variants, which the speed step adds.
         dense: The dense model as a folder that transformers loads. The first call takes time and disk space if the
             model is of another form.
-        variants: Each finished variant as the manifest describes it, which later steps complete.
-        whole: The folders of whole models that are to be measured beside the variants, by name.
-        asked: The held-out questions of the tasks of variants, by the names of the tasks.
-        report: The report of the validation, once it has run.
     """
 
     work: StepContext
@@ -92,13 +81,7 @@ class Made:
         """Writes a file, unless it is there; one of other content that an export wrote is replaced.
 
         Args:
-            step: The path within the output folder.
-            content: The content of the file.
             key: Changes whenever the content does.
-
-        Raises:
-            ArtifactError: The file was changed since, and there is no --force.
-            UsageError: There is a file of that name that no export wrote, and there is no --force.
         """
         workspace = self.workspace
         if workspace.manifest.steps.get(step, key) != key:
@@ -126,15 +109,7 @@ class Step(ABC):
 
 
 def run_steps(steps: Iterable[Step], made: Made) -> None:
-    """Makes steps one after the other, in this process.
-
-    Args:
-        steps: Each after the steps that it needs.
-        made: The model, the machine and the output folder.
-
-    Raises:
-        SeapError: A step cannot be made, or one in the folder must not be replaced; see `Workspace.is_done`.
-    """
+    """Makes steps one after the other, in this process."""
     for step in steps:
         step.run(made)
 
@@ -146,8 +121,6 @@ class PathStep(Step):
     sent to another process.
 
     Attributes:
-        cost: The cost of steps of this kind in time, disk and memory.
-        is_folder: Whether it makes a folder or a file.
         unit: The name of the units that `units` counts, in the plural.
         resumes: Whether `make` goes on with what an interrupted call left in its folder.
     """
@@ -213,7 +186,7 @@ class PathStep(Step):
         """Makes the step at `path`: an empty folder, what an earlier call left in it, or a file that is not there."""
 
     def make_or_continue(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Makes it at a path that is held `alone`, from what can be used of an interrupted call's if it resumes."""
+        """Makes it at a path that is held `alone`, on top of an interrupted call's usable files if it resumes."""
         if self.resumes and (line := go_on(path, made_with(work.compute))):
             work.progress.warn(f"{self.label}: {line}")
         self.make(work, path, advance)

@@ -1,4 +1,4 @@
-"""The steps that make one variant, in order, and the choice of what is measured of it."""
+"""The steps that make one variant, in order, and the choice of its folders to measure."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep, Shrin
 
 @dataclass(frozen=True)
 class VariantSteps:
-    """The steps of one variant, without those that all variants share.
-
-    Attributes:
-        plan: The step that decides what the variant keeps.
-        hf: The step that writes the model folder.
-        rounded: The steps that round the model to the grids of the formats.
-        formats: The steps that write the other formats, by folder.
-        parity: The steps that compare these formats with torch, by folder.
-    """
+    """The steps of one variant, without those that all variants share."""
 
     plan: PlanStep
     hf: ShrinkStep
@@ -57,8 +49,6 @@ class VariantSteps:
         """A part of the work on a folder that is measured.
 
         Args:
-            cost: The cost of this kind of work.
-            others: Further tasks of which a few texts are used.
             measured: The folder; None: the one that stands for the variant.
         """
         measured = measured or self.measured
@@ -77,11 +67,7 @@ def variant_steps(
     """The steps of one variant.
 
     Args:
-        dense: The dense model.
-        request: How formats are rounded and compared.
-        ranking: The ranking of the variant's task or mixture.
         ratio: Fraction to remove.
-        folders: The formats to write beside the model folder, by the names of their folders.
         vocabulary: The tokens that are kept; None: all.
     """
     plan = PlanStep(ranking, ratio, vocabulary)
@@ -101,11 +87,6 @@ def sound(
     """The keys of the folders to measure, by what is measured and the variant's name; none that failed parity.
 
     Their figures would mean nothing.
-
-    Args:
-        variants: The variants, by name.
-        entries: The manifest's entry of each variant.
-        every: Whether every folder is measured, or the one that stands for the variant.
     """
     keys: dict[Measured, dict[str, str]] = {}
     for name, steps in variants.items():

@@ -20,12 +20,10 @@ RATIO_DIGITS = 3
 
 @dataclass(frozen=True)
 class Candidate:
-    """Everything that is chosen for a variant. At ratio 0 it is a *way*: what stays the same at every ratio.
+    """All choices for a variant. At ratio 0 it is a *way*: the choices that hold at every ratio.
 
     Attributes:
         ratio: Fraction of the weights to remove.
-        format: The format, with its precision, that is written.
-        vocabulary: How many tokens are kept.
     """
 
     ratio: float
@@ -56,10 +54,9 @@ class Candidate:
 
 
 def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candidate, ...]:
-    """All combinations of what is chosen besides the ratio; a further choice is a further list of this product.
+    """All combinations of the choices besides the ratio; a further choice is a further list of this product.
 
     Args:
-        formats: The formats to choose from.
         vocabulary: `auto` is tried beside the whole vocabulary; others are as asked for.
     """
     vocabularies: tuple[VocabularySize, ...] = ("all", "auto") if vocabulary == "auto" else (vocabulary,)
@@ -71,10 +68,8 @@ class CandidateFigures:
     """The size and the divergence of a candidate, as an evaluation measured them.
 
     Attributes:
-        bytes: Size of the format's folder: weights, graph, tokenizer and settings.
         kl: KL divergence from the dense model on the held-out texts, nats per token, with what dropped tokens lose.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
-        perplexity: Perplexity of the variant on the held-out texts.
         top1_stderr: The standard error of the agreement; None: there is only one text.
         lost_kl: The part of the KL that stands for dropped tokens; 0: all are kept.
     """
@@ -111,10 +106,9 @@ class CandidateFigures:
 
 @dataclass(frozen=True)
 class Times:
-    """What was timed of a candidate beside the dense model in the usual precision.
+    """The times of a candidate, measured beside the dense model in the usual precision.
 
     Attributes:
-        speedup: The speed-up of a decode step.
         interval: Its confidence interval; None: there were too few runs.
         prompt: The time to the first token; None: no target asks for it.
     """
@@ -129,10 +123,7 @@ class Point:
     """A candidate that was evaluated.
 
     Attributes:
-        candidate: The candidate.
-        figures: The measured size and divergence.
         key: Hash of everything that the figures depend on; None: they follow from the dense model and a prediction.
-        predicted_bytes: The size that was predicted.
         ideal_speedup: The speed-up of a decode step if time were proportional to the bytes that it reads.
         speedup: The measured speed-up of a decode step; None: it was not measured.
         interval: Confidence interval of the measured speed-up; None: there were too few runs.

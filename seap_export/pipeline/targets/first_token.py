@@ -19,9 +19,7 @@ class PromptTime:
 
     Attributes:
         ms: Milliseconds.
-        speedup: The speed-up over the dense model.
         ms_interval: Confidence interval of the milliseconds; None: there were too few runs.
-        speedup_interval: That of the speed-up.
     """
 
     ms: float
@@ -82,7 +80,7 @@ class FirstToken:
         return prompt.speedup / self.speedup if self.speedup is not None else (self.ms or 0.0) / prompt.ms
 
     def surely(self, prompt: PromptTime) -> bool:
-        """Whether the whole interval of what was measured meets it; without one, what was measured decides."""
+        """Whether the whole interval of a measurement meets it; without an interval, the measurement itself."""
         of_ms, of_speedup = prompt.ms_interval, prompt.speedup_interval
         ms, speedup = of_ms.high if of_ms else prompt.ms, of_speedup.low if of_speedup else prompt.speedup
         return self.margin(PromptTime(ms, speedup)) >= 1.0

@@ -81,13 +81,7 @@ class Frontier:
 
 
 def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]) -> dict[str, Any]:
-    """The content of frontier.json.
-
-    Args:
-        targets: The targets of the export.
-        baseline: How the dense model is written that speed-ups are over.
-        tasks: The candidates of each task or mixture, by its name.
-    """
+    """The content of frontier.json."""
     return {
         "schema": FRONTIER_SCHEMA,
         "targets": targets.to_json(),
@@ -130,7 +124,7 @@ def known_figures(folder: Path) -> dict[str, CandidateFigures]:
 
 
 def known_guesses(folder: Path) -> dict[str, Guess]:
-    """What an earlier search guessed, by the keys of its inputs."""
+    """The guesses of an earlier search, by the keys of its inputs."""
     guesses = {}
     for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
         with suppress(KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What rounding and pruning cost, guessed before a candidate was made."""
+"""The costs of rounding and pruning, guessed before a candidate was made."""
 
 from __future__ import annotations
 

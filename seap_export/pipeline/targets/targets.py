@@ -41,11 +41,7 @@ class Targets:
                 raise UsageError(f"--{option} {value:g} is out of range; give a positive number")
 
     def refuse_beside(self, ratios: Sequence[float], formats: Sequence[Format], quality: bool, speed: bool) -> None:
-        """Refuses what contradicts targets.
-
-        Raises:
-            UsageError: A ratio is given too, nothing can be measured, or what must be measured is turned off.
-        """
+        """Refuses what contradicts targets."""
         if ratios:
             raise UsageError(
                 "--ratio and a target contradict each other, since targets choose the ratio; give one kind"
@@ -78,7 +74,7 @@ class Targets:
         return margins
 
     def allow(self, size: int, kl: float) -> bool:
-        """Whether a variant of so many bytes and this KL meets what does not depend on a machine."""
+        """Whether this size and KL meet the targets that do not depend on a machine."""
         return (self.size is None or size <= self.size) and (self.max_kl is None or kl <= self.max_kl)
 
     @classmethod

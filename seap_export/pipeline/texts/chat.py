@@ -21,12 +21,7 @@ _DATE = datetime(2024, 7, 26)
 
 
 class ModelChat:
-    """Renders conversations with a model's chat template, which is read when the first one is rendered.
-
-    Args:
-        name: The model, for messages.
-        folder: Opens the folder of its tokenizer.
-    """
+    """Renders conversations with a model's chat template, which is read when the first one is rendered."""
 
     def __init__(self, name: str, folder: Callable[[], AbstractContextManager[Path]]) -> None:
         self._name, self._folder = name, folder
@@ -34,11 +29,7 @@ class ModelChat:
     def render(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = False, tools: Sequence[Any] = ()
     ) -> str:
-        """The text of a conversation.
-
-        Raises:
-            InputError: The template refuses the messages or is damaged, or the tokenizer is damaged.
-        """
+        """The text of a conversation."""
         return self._chat.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
 
     @property

@@ -33,13 +33,7 @@ _SHIPPED = Path(seap_export.corpus.__file__).with_name("general.jsonl")
 
 @dataclass(frozen=True)
 class TextSet:
-    """Texts of a task, or the general text, and their tokens.
-
-    Attributes:
-        texts: The texts.
-        is_of_task: Whether they belong to a task of the variant.
-        pairs: The texts as the tokens of the dense model and of the variant.
-    """
+    """Texts of a task, or the general text, and their tokens."""
 
     texts: tuple[str, ...]
     is_of_task: bool
@@ -78,12 +72,7 @@ class ElsewhereFigures:
 
 
 def refuse_damaged_cell(cell: Mapping[str, Any]) -> None:
-    """Refuses what `ElsewhereFigures.to_json` cannot have written.
-
-    Raises:
-        KeyError: A key is missing.
-        TypeError: A value has the wrong type.
-    """
+    """Refuses what `ElsewhereFigures.to_json` cannot have written."""
     for key, kind in _KINDS.items():
         if not isinstance(cell[key], kind):
             raise TypeError(f"a valid {key}")
@@ -97,15 +86,11 @@ def elsewhere_texts(
     """The first held-out texts of each task and the general text, without what any of the tasks was calibrated on.
 
     Args:
-        records: The calibration records of the tasks.
         general: The corpus of the general text; None: the one that comes with the package.
         chat: Renders conversations; None: the model has no chat template.
 
     Returns:
         The texts by the task's name or `GENERAL_TEXT`; a task of which no text is left is missing.
-
-    Raises:
-        InputError: See `general_samples`.
     """
     by_task = {record.task: record for record in sorted(records, key=lambda record: record.task)}
     calibrated = {digest for record in by_task.values() for digest in record.calibration_texts}
@@ -121,11 +106,7 @@ def general_samples(given: Path | None, calibrated: Container[str], chat: Chat |
 
     Args:
         given: The corpus, or a task file; None: the one that comes with the package.
-        calibrated: The digests of texts to leave out.
         chat: Renders conversations; None: the model has no chat template.
-
-    Raises:
-        InputError: The corpus cannot be read, or none of its texts is left.
     """
     task = parse_task(f"general={given or _SHIPPED}")
     samples = _first(task.texts(chat), calibrated)

@@ -34,15 +34,7 @@ def split_tasks(
     If the dense model answers the prompts itself, those of tasks are the prompts alone.
 
     Args:
-        source: The dense model.
-        tasks: The tasks to split.
-        settings: How texts are sampled.
-        support: Text that every variant is made from as well, without what is held out of a task.
         chat: Renders conversations; None: the model's chat template does.
-
-    Raises:
-        UsageError, InputError: See `split_samples`.
-        InputError: The tokenizer is damaged.
     """
     chat = chat or chat_of_source(source)
     splits = {
@@ -63,11 +55,7 @@ def split_tasks(
 
 
 def refuse_shared_texts(mixtures: Iterable[MixtureSpec], splits: Mapping[str, Split]) -> None:
-    """Refuses a variant that would be measured on texts that it is made from.
-
-    Raises:
-        InputError: A text that is held out of one of its tasks is calibrated on in another.
-    """
+    """Refuses a variant that would be measured on texts that it is made from."""
     digests = {task: split.digests() for task, split in splits.items()}
     for mixture in mixtures:
         for one, other in permutations(mixture.weights, 2):
@@ -80,11 +68,7 @@ def refuse_shared_texts(mixtures: Iterable[MixtureSpec], splits: Mapping[str, Sp
 
 
 def cut_to_tokens(source: Source, splits: Mapping[str, Split], settings: CalibrationSettings) -> dict[str, Split]:
-    """The texts that have no more than the tokens to calibrate on, which are counted; the first one always stays.
-
-    Raises:
-        InputError: The tokenizer is damaged.
-    """
+    """The texts that have no more than the tokens to calibrate on, which are counted; the first one always stays."""
     most, longest = settings.most_tokens, _longest(source, settings.max_length)
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
@@ -97,9 +81,6 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
     A refit solves for as many unknowns as a projection has inputs; with fewer tokens, its ridge decides.
 
     Args:
-        splits: The texts of each task, with their tokens counted.
-        spec: The dense model.
-        progress: Receives the remarks.
         refits: Whether weights are fitted to the texts; if not, few are enough.
     """
     inputs = max(spec.channels)
@@ -177,11 +158,7 @@ def _longest(source: Source, max_length: int) -> int:
 
 
 def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:
-    """Token ids of each task's texts, as many as the model has positions for; a text without a token is left out.
-
-    Raises:
-        InputError: The tokenizer is damaged or belongs to another model, or no text of a task has a token.
-    """
+    """Token ids of each task's texts, as many as the model has positions for; a text without a token is left out."""
     by_task = {}
     with quiet_transformers():
         tokenizer = load_tokenizer(source)

@@ -1,4 +1,4 @@
-"""The vocabulary of each variant: the tokens that the texts of its tasks use, and what belongs to them."""
+"""The vocabulary of each variant: the tokens that the texts of its tasks use, and all tokens that these need."""
 
 from __future__ import annotations
 
@@ -49,17 +49,9 @@ def choose_vocabularies(
     by themselves as well, and the words of the chat template.
 
     Args:
-        source: The dense model.
-        tasks: Tasks, whose corpora are read once.
         mixtures: Names of the tasks of each mixture; others than these tasks, such as the support, do not count.
-        size: How many tokens to keep.
-        progress: Reports what happens.
         chat: Renders conversations; None: the model's chat template does.
         splits: Texts of the tasks that count as well, such as answers of the dense model.
-
-    Raises:
-        InputError: The vocabulary of such a tokenizer cannot be cut, or a corpus or the tokenizer cannot be read.
-        UsageError: The number is too small, or not below that of the model.
     """
     if size == "all":
         return {}
@@ -82,11 +74,7 @@ def choose_vocabularies(
 
 
 def refuse_uncuttable(source: Source, size: VocabularySize) -> None:
-    """Refuses what `choose_vocabularies` would refuse whatever the texts are.
-
-    Raises:
-        UsageError, InputError: See `choose_vocabularies`.
-    """
+    """Refuses what `choose_vocabularies` would refuse whatever the texts are."""
     if size == "all":
         return
     with quiet_transformers():

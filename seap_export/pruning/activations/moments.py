@@ -15,7 +15,6 @@ class Moments:
     """Statistics of one projection's input over all real calibration tokens.
 
     Attributes:
-        count: Tokens seen.
         mean: Mean of each channel, float64 [channels].
         variance: Population variance of each channel, float64 [channels].
     """
@@ -62,11 +61,7 @@ class MomentAccumulator:
             self._sum_of_squares = self._sum_of_squares + shifted.mul_(shifted).sum(0)
 
     def result(self) -> Moments:
-        """The moments of all tokens seen, on the CPU.
-
-        Raises:
-            ValueError: No token was seen.
-        """
+        """The moments of all tokens seen, on the CPU."""
         offset = self._sum / self._count
         variance = (self._sum_of_squares / self._count - offset.square()).clamp_(min=0.0)
         return Moments(self._count, (self._shift + offset).cpu(), variance.cpu())

@@ -72,13 +72,7 @@ class Backward:
         self._keep(_INPUTS, index, streams, {})
 
     def begin(self, norm: Norm, head: Head, outputs: Sequence[torch.Tensor]) -> None:
-        """Keeps the gradients behind the last layer.
-
-        Args:
-            norm: The last norm.
-            head: The LM head.
-            outputs: The hidden states after the last layer.
-        """
+        """Keeps the gradients behind the last layer."""
         layers = len(self._source.spec.layers)
         most = max(len(layer.sublayers) for layer in self._source.spec.layers)
         squares = torch.zeros(layers, most, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Calibration statistics on disk: safetensors files for each task, and a record of what they were made from."""
+"""Calibration statistics on disk: safetensors files for each task, and a record of their inputs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,10 @@ LayerMoments: TypeAlias = Mapping[Projection, Moments]
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """The record of what a task's statistics were made from.
+    """The record of the inputs of a task's statistics.
 
     Attributes:
-        task: Name of the task.
-        source_name: Name of the model.
         source_sha256: Digest of the model's files.
-        seed: Seed of the split.
         max_length: Tokens after which a text was cut.
         num_tokens: Number of real tokens.
         calibration_texts: SHA-256 of every calibration text, sorted.
@@ -77,12 +74,7 @@ def covariance_bytes(spec: ModelSpec, tokens: int = 0) -> int:
 
 @dataclass(frozen=True)
 class SublayerStatistics:
-    """The input of a sublayer's output projection over all real tokens.
-
-    Attributes:
-        moments: Its moments.
-        further: The tensors that the kind's observer keeps: its covariance, or what mixtures of experts have instead.
-    """
+    """The input of a sublayer's output projection over all real tokens."""
 
     moments: Moments
     further: Mapping[str, torch.Tensor]
@@ -146,7 +138,7 @@ def has_sensitivity(folder: Path) -> bool:
 
 
 def write_record(folder: Path, record: CalibrationRecord) -> None:
-    """Writes what the statistics were made from, which makes a calibration of them."""
+    """Writes the record of the statistics' inputs, which completes a calibration."""
     values = {name: value for name, value in asdict(record).items() if value or name != "calibration_prompts"}
     write_json(folder / _RECORD, {"schema": CALIBRATION_SCHEMA, **values})
 

@@ -27,7 +27,6 @@ class ExpertStatistics:
     """Statistics of a layer's mixture of experts.
 
     Attributes:
-        sample: A sample of tokens.
         weights: The probability of each token of the sample, float64 [tokens].
         moment: The mean of c cᵀ over all tokens, float64 [neurons, neurons], with c the channels of an expert.
     """
@@ -46,9 +45,6 @@ class TaskMixture:
     """A distribution of tokens: each task's tokens together have the probability of its weight.
 
     Attributes:
-        name: Name of the task or the mixture.
-        weights: Weight of each task, as given.
-        calibrations: Calibration of each task.
         fresh: Token ids of further texts of each task, which no statistics were collected from.
         most: The most tokens of `token_ids`, of all tasks together; None: all.
     """

@@ -88,15 +88,7 @@ class WalkCheck:
         self._passage.hidden[0], self._model.in_tuples = state["stock"], bool(state["in_tuples"])
 
     def layer(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Passes one layer and compares what comes out of it.
-
-        Args:
-            index: Index of the layer.
-            tensors: Its tensors in the plain form.
-
-        Raises:
-            InputError: The two differ by more than rounding, or routers decide nothing.
-        """
+        """Passes one layer and compares its outputs."""
         layer = DecoderLayer(self._spec, index, tensors)
         sublayers = self._spec.layers[index].sublayers
         is_decided = torch.ones(len(self._walk.streams[0]), dtype=torch.bool)
@@ -121,11 +113,7 @@ class WalkCheck:
             self._walk.streams[0] = torch.cat((stock, self._walk.streams[0][:, self._spec.hidden_size :]), 1)
 
     def logits(self, norm: Norm, head: Head) -> None:
-        """Compares the logits of the text's tokens. Call it after the last layer.
-
-        Raises:
-            InputError: The two differ by more than rounding.
-        """
+        """Compares the logits of the text's tokens. Call it after the last layer."""
         spec, rows = self._source.spec, head.rows(self._vocabulary)
         walked = logits(spec, rows, output_stream(spec, norm, self._walked()))
         self._load_outer("norm", norm.gain)

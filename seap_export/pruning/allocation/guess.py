@@ -1,4 +1,4 @@
-"""Guesses what pruning costs a model, in a fraction of the time that one variant takes."""
+"""Guesses the cost of pruning a model, in a fraction of the time that one variant takes."""
 
 from __future__ import annotations
 
@@ -41,10 +41,7 @@ def guess_pruning(
         source: The dense model.
         statistics: The calibration texts.
         ranking: The ranking for the same statistics and settings.
-        settings: How plans are made.
-        ratios: The ratios.
         folder: An existing folder for temporary files.
-        compute: Where layers are computed.
         on_trial: Called after each ratio.
     """
     texts = draw_texts(statistics)

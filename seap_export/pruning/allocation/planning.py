@@ -41,14 +41,11 @@ def choose_plan(
 
     Args:
         source: The dense model.
-        statistics: Statistics of one task or of a mixture.
         ranking: `rank` of the same statistics and settings.
-        settings: How plans are made.
         ratio: Fraction to remove.
         folder: An existing folder for what is needed to go on after an interruption.
         on_trial: Called after each trial.
         vocabulary: The tokens that are kept; None: all.
-        compute: Where plans are tried.
         say: Called with a line about the result.
     """
 

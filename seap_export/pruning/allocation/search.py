@@ -38,14 +38,7 @@ def multipliers(layers: int, steps: Mapping[str, float]) -> npt.NDArray[np.float
 
 @dataclass(frozen=True)
 class BestSteps:
-    """The best steps that were tried.
-
-    Attributes:
-        steps: Size of the step in each direction.
-        before: The divergence without any step.
-        after: The divergence with these steps.
-        trials: Number of measurements.
-    """
+    """The best steps that were tried."""
 
     steps: Mapping[str, float]
     before: float
@@ -79,12 +72,6 @@ def search(
     """Takes a step in each direction, or the opposite one, and keeps what lowers the divergence.
 
     When no step does, steps are halved. The way that helped last is tried first.
-
-    Args:
-        names: The directions.
-        propose: Gives what would be measured at some steps; the same is not measured twice.
-        measure: The divergence there.
-        trials: Number of measurements at most, at least 1.
     """
     divergences: dict[Hashable, float] = {}
 

@@ -22,12 +22,7 @@ _Weighted = tuple[tuple[tuple[int, ...], float], ...]
 
 @dataclass(frozen=True)
 class TrialTexts:
-    """Calibration texts in two parts. In each, a task's tokens have the probability of its weight together.
-
-    Attributes:
-        fitted: The texts that plans are refitted on.
-        judged: The texts that their divergence is measured on.
-    """
+    """Calibration texts in two parts. In each, a task's tokens have the probability of its weight together."""
 
     fitted: _Weighted
     judged: _Weighted

@@ -24,8 +24,6 @@ def learning_rate(step: int, steps: int, loss: float) -> float:
     proportional to the root of KL.
 
     Args:
-        step: Counted from 0.
-        steps: How many there are.
         loss: The mean KL before the step, in nats per token.
     """
     warm_up = max(1, round(_WARM_UP * steps))
@@ -38,10 +36,6 @@ class Adam:
 
     Rates are relative to the root mean square of a matrix, as in Adafactor (Shazeer and Stern 2018, arXiv 1804.04235),
     so that one rate suits models whose weights are of other sizes.
-
-    Args:
-        step: The training step, counted from 0.
-        steps: How many there are.
     """
 
     def __init__(self, step: int, steps: int) -> None:
@@ -52,8 +46,6 @@ class Adam:
         """Changes weights and running means in place; all float32.
 
         Args:
-            tensors: Each weight by its name, and its running means, which are made where they are missing.
-            gradients: By the weight's name, of the same shapes and on the same device.
             loss: The mean KL before the step, in nats per token.
         """
         rate = learning_rate(self._step, self._steps, loss)

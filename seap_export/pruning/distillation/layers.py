@@ -18,10 +18,6 @@ class TrainedLayers:
 
     What was saved before is removed only when all layers are saved again, so that training goes on after an
     interruption.
-
-    Attributes:
-        number: How many layers there are.
-        step: The training step that they are before; None: there are no layers yet.
     """
 
     def __init__(self, folder: Path, number: int, in_memory: bool) -> None:

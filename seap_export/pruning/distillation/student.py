@@ -25,14 +25,7 @@ from seap_export.pruning.distillation.texts import TrainingStep
 
 @dataclass(frozen=True)
 class OuterTensors:
-    """The tensors outside the layers, which the dense and the shrunk model share.
-
-    Attributes:
-        embedding: The embedding.
-        norm: The last norm.
-        head: The LM head of the tokens that are kept. Both models' predictions are
-            distributions over these tokens.
-    """
+    """The tensors outside the layers, which the dense and the shrunk model share."""
 
     embedding: Embedding
     norm: Norm
@@ -53,13 +46,7 @@ class Student:
         self._spec, self._outer, self._layers, self._folder, self._device = spec, outer, layers, folder, device
 
     def train(self, step: TrainingStep, targets: Streams, adam: Adam) -> float:
-        """Changes all layers, and returns the mean KL before, in nats per token; if it is not finite, none changes.
-
-        Args:
-            step: The texts.
-            targets: The dense model's stream after its last layer, for each batch of all steps.
-            adam: How weights are changed.
-        """
+        """Changes all layers, and returns the mean KL before, in nats per token; if it is not finite, none changes."""
         with torch.no_grad():
             outputs = self._forwards(step)
         loss, gradients = 0.0, []

@@ -25,8 +25,6 @@ class TrainingStep:
     """The batches whose gradients are added up before the weights change.
 
     Attributes:
-        batch_indices: Their indices among all batches.
-        batches: Their texts.
         weights: The weight of each real token, float32 [tokens] for each batch; they sum to 1 over the step.
     """
 

@@ -56,7 +56,6 @@ def write_variant(
 
     Args:
         source: The dense model.
-        plan: The plan of the variant.
         statistics: The texts, and the weights of their tasks.
         folder: An existing folder: empty, or with what was left there.
         on_unit: Called `variant_units` times.

@@ -16,12 +16,7 @@ _KEY = "key"
 
 
 class SettingError(UsageError):
-    """A setting of a recipe that is out of range or contradicts another one.
-
-    Attributes:
-        key: The setting, as a recipe file names it, such as `sparsity.k`.
-        problem: What is wrong with it, and how to fix it.
-    """
+    """A setting of a recipe that is out of range or contradicts another one."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}")
@@ -31,11 +26,10 @@ class SettingError(UsageError):
 
 @dataclass(frozen=True)
 class Key:
-    """What holds of a key beside its type and default.
+    """The rules for a key, apart from its type and default.
 
     Attributes:
         least: Its least value; None: any finite one.
-        is_positive: Whether it must exceed 0.
         idle: Why the key has no effect with some settings, of which this is a function; False or empty: it has one.
         is_free: Whether a recipe keeps its name with any value.
         is_effort: Whether it says how much work is done, in which shipped recipes differ.
@@ -66,15 +60,7 @@ def kinds_of(settings: type) -> Mapping[str, Any]:
 
 
 def check(settings: object, prefix: str = "") -> None:
-    """Checks each setting that has choices or a range.
-
-    Args:
-        settings: An instance whose class has keys.
-        prefix: What stands before its keys in a recipe file, such as `sparsity.`.
-
-    Raises:
-        SettingError: A setting is none of its choices, or out of range.
-    """
+    """Checks each setting that has choices or a range."""
     cls: type = type(settings)
     keys = keys_of(cls)
     for name, kind in kinds_of(cls).items():

@@ -44,12 +44,9 @@ def options_from_elimination(
     Removing an input that never varies costs nothing; its channels then keep their order.
 
     Args:
-        spec: The dense model.
-        layer: Which layer.
         weights: The output projections of the sublayers, [hidden_size, channels].
         statistics: The statistics that their kinds' `Options.statistics` give; covariances are overwritten.
         ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
-        device: Where this is computed.
     """
     if not 0.0 < ridge < math.inf:
         raise UsageError(f"ridge {ridge} is out of range; give a positive number")

@@ -57,7 +57,6 @@ def rank_layers(
 
     Args:
         source: The dense model.
-        statistics: Statistics of one task or of a mixture.
         settings: The score and what it depends on.
         folder: Where the ranking is kept, for `read_ranking`. It is empty, or has what an interrupted call with the
             same arguments left.

@@ -26,7 +26,6 @@ class Ranking:
     """The ways to shrink every layer and the resulting losses, for plans of any ratio.
 
     Attributes:
-        options: One for each layer.
         scores: Scores of each layer; None where the options come from elimination.
         sensitivity: Sensitivity after each sublayer of each layer, float64 [layers, sublayers].
     """

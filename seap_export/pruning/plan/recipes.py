@@ -29,10 +29,9 @@ _SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
 
 @dataclass(frozen=True)
 class Target:
-    """What a variant is made for, which decides what a recipe leaves open.
+    """The target of a variant, which settles the choices that a recipe leaves open.
 
     Attributes:
-        provider: Execution provider.
         block_size: Neurons that share a scale where the kernels of the provider take whole blocks only; else 1.
         groups_heads: Whether the graph has an attention operator for which the number of heads in a group matters.
     """
@@ -57,14 +56,7 @@ _CPU = Target()
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe file.
-
-    Attributes:
-        summary: What it does, in one line.
-        source: Where the method comes from.
-        settings: The settings in it, in the layout `per-layer`.
-        text: The whole file.
-    """
+    """A recipe file."""
 
     summary: str
     source: str

@@ -51,7 +51,6 @@ class PlanSettings:
     A recipe file holds these fields, except `layout`.
 
     Attributes:
-        score: Importance score.
         sparsity: How the ratio is spread over the layers.
         align: Neuron counts are multiples of this, where a layer is cut.
         balance: How heads and neurons of a layer are weighed against each other.

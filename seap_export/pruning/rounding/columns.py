@@ -54,7 +54,6 @@ def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantiza
     Args:
         weight: W, any float dtype [out, in].
         moment: M up to a factor, float64 [in, in], symmetric, which is overwritten.
-        how: The grid.
     """
     if how.bits == _EXACT_BITS:
         return _nearest(weight.to(moment.device), how)

@@ -45,10 +45,8 @@ def folded_norm(
     """The tensors that differ once factors are moved from a norm to its readers, float32.
 
     Args:
-        spec: The model.
         index: Index of the layer.
         sublayer: One that the norm is in front of.
-        tensors: The tensors of the layer, by full name.
         largest: The largest absolute value of each channel that the norm gives, [hidden_size].
     """
     readers = norm_readers(spec, index, sublayer)
@@ -69,8 +67,6 @@ def folded_channels(
 
     Args:
         index: Index of the layer.
-        sublayer: The sublayer.
-        tensors: The tensors of the layer, by full name.
         largest: The largest absolute value of each channel, [channels].
     """
     if sublayer.channel_rows is None or sublayer.blocks > 1:

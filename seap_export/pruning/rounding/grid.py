@@ -35,9 +35,7 @@ class Way:
     """How a matrix may be rounded where matrices have bits of their own.
 
     Attributes:
-        bits: Bits of a weight.
         block_size: Number of weights that share a scale.
-        levels: Which levels there are.
         beside: Bits of a block besides those of its weights: a scale, and what else is stored of it.
         of_experts: Whether it is for matrices of experts, or for all others; None: for both.
     """
@@ -50,7 +48,7 @@ class Way:
 
     @property
     def average(self) -> float:
-        """Bits of a weight with its share of what is stored of a block."""
+        """Bits of a weight, with its share of a block's scale and zero point."""
         return self.bits + self.beside / self.block_size
 
     def takes(self, columns: int) -> bool:

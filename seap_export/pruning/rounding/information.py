@@ -1,4 +1,4 @@
-"""What each matrix of a model means to its predictions: how far errors of its outputs move them, and what it reads.
+"""The importance of each matrix to a model's predictions: how far errors of its outputs move them, and its inputs.
 
 An error E of a matrix adds E x to its output y, which changes the predictions by about KL = 1/2 (E x)ᵀ G (E x), with
 G = E[g gᵀ] the Fisher information of the prediction with respect to y: g is the gradient of log p(t) for a token t
@@ -32,7 +32,7 @@ _MOST_NEW = 0.5
 
 @dataclass(frozen=True)
 class Information:
-    """What a matrix [out, in] means.
+    """The importance of a matrix [out, in] to predictions.
 
     Attributes:
         rows: The diagonal of G, float64 [out]; of an embedding, E[|g|²] at each row times how often it is read.
@@ -95,10 +95,7 @@ def information(
     table that is both comes twice, and what it means is the sum.
 
     Args:
-        source: The model.
-        texts: Token ids of calibration texts. Gradients are taken of the first ones, with `INFORMATION_TOKENS` tokens.
         folder: An existing folder for the hidden states before each layer.
-        device: Where layers are computed.
     """
     batches, spec = length_buckets(_some(texts), _BATCH_TOKENS, device), source.spec
     tokens = sum(batch.num_tokens for batch in batches)
@@ -123,7 +120,7 @@ def information(
 def _of_embedding(
     source: Source, batches: Sequence[Batch], gradients: Sequence[torch.Tensor], frequencies: torch.Tensor
 ) -> Information:
-    """What an embedding means, whose rows are added to the stream and not multiplied with anything.
+    """The importance of an embedding, whose rows are added to the stream and not multiplied with anything.
 
     Rare tokens have the larger gradients. So a token's own are averaged with one that is as large as those of tokens
     that come up once.
@@ -151,7 +148,6 @@ def _frequencies(texts: Sequence[Sequence[int]], predicted: torch.Tensor) -> tor
     what texts have of them (docs/research/method.md).
 
     Args:
-        texts: Token ids.
         predicted: The probabilities up to a factor, float64 [vocab_size].
     """
     counts, alone = torch.zeros_like(predicted), torch.full_like(predicted, -1.0)
@@ -189,7 +185,7 @@ def _forwards(source: Source, batches: Sequence[Batch], folder: Path, device: to
 
 
 class _AtHead:
-    """The gradients at the LM head and before it, and what the head means."""
+    """The gradients at the LM head and before it, and the head's importance."""
 
     def __init__(self, source: Source, device: torch.device) -> None:
         self._spec, self._norm, self._head, self._device = source.spec, source.read_norm(), source.read_head(), device

@@ -36,7 +36,6 @@ def unlike_tensors(model_folder: Path, rounded: Path, how: BlockQuantization) ->
     Args:
         model_folder: The model that was rounded: config.json and safetensors files.
         rounded: The rounded one, in the same form.
-        how: The grid.
 
     Raises:
         InputError: One of the folders is damaged.
@@ -55,7 +54,7 @@ def unlike_tensors(model_folder: Path, rounded: Path, how: BlockQuantization) ->
 
 
 def _unlike(name: str, before: torch.Tensor, after: torch.Tensor, how: BlockQuantization) -> str | None:
-    """What rounding cannot have made of a tensor, in words."""
+    """Describes a change of a tensor that rounding cannot explain; None: there is none."""
     if before.dim() == 1:
         is_alike = name.endswith(".bias") or torch.allclose(before.float(), after.float(), rtol=1e-5)
         return None if is_alike else "is another than that which was rounded, though vectors are not rounded"

@@ -32,7 +32,6 @@ class RoundingNote:
     """The content of `rounding.json`.
 
     Attributes:
-        grid: The grid that matrices are on.
         dtype: Dtype of the model that was rounded: float32, float16 or bfloat16.
         config: Its config.json, without the dtype.
         origin: The SHA-256 of each of its tensors, by its stored name.
@@ -53,7 +52,6 @@ class RoundingNote:
         Args:
             model_folder: The model that was rounded: config.json and safetensors files.
             rounded: The safetensors files of the rounded model.
-            grid: The grid.
         """
         before, after = SafetensorsReader(model_folder), SafetensorsReader(rounded)
         changed = {}

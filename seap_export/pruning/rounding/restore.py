@@ -29,7 +29,6 @@ def restore_rounded_model(
     Args:
         model_folder: The model that was rounded: config.json, safetensors files and tokenizer.
         read: Gives tensors that a format stores, in float32, by the names and in the form of the model folder.
-        note: The rounded model's.
         folder: Where to; it exists and is empty.
 
     Returns:

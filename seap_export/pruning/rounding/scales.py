@@ -57,7 +57,6 @@ def best_scales(
 
     Args:
         blocks: Weights, float32 [N, blocks, block_size].
-        how: The grid.
         importance: The weight of the squared error in each column, float32 [block_size] or [blocks, block_size]; None:
             all count alike.
         steps: `row_steps` of a grid whose rows have one step; None: those of these blocks, which are whole rows.
@@ -90,8 +89,6 @@ def row_steps(blocks: torch.Tensor, how: BlockQuantization, importance: torch.Te
 
     Args:
         blocks: Whole rows, float32 [N, blocks, block_size].
-        how: The grid.
-        importance: As in `best_scales`.
     """
     alone, _ = best_scales(blocks, replace(how, rows=False), importance)
     steps = short_scales(alone.abs().amax(1, keepdim=True) / MOST_STEPS)

@@ -33,8 +33,6 @@ class Group:
     """The full names of weights that have one grid together, and the ways that there are for them.
 
     Attributes:
-        names: The names.
-        ways: The ways.
         is_table: Whether it is an embedding or an LM head.
         rows: The rows that are meant, if not all.
     """
@@ -88,7 +86,6 @@ def guess_rounding(
     """Average bits of a weight, and about the KL of the model with so many, nats per token; nothing is rounded.
 
     Args:
-        source: The model.
         texts: Token ids of calibration texts.
         how: The grid, with any average and the ways that there are.
         folder: An existing folder for temporary files.
@@ -191,7 +188,7 @@ def _ways(sublayer: Sublayer, group: Sequence[Projection], hidden_size: int, how
 def _options(
     weight: torch.Tensor, what: Information, how: BlockQuantization, ways: Sequence[Way]
 ) -> Iterator[_Option]:
-    """What each of the ways costs: the errors that are left where later columns make up for earlier ones."""
+    """The cost of each way: the errors that remain where later columns make up for earlier ones."""
     left = inverse_factor(what.moment.to(weight.device)).diagonal().reciprocal().square().float()
     left = left.repeat(weight.shape[1] // len(left))
     rows = _some_rows(weight)
@@ -213,7 +210,7 @@ def _losses_of_rows(
     *,
     is_embedding: bool,
 ) -> torch.Tensor:
-    """What each of the ways costs in each row of a table, float64 [ways, rows] on the CPU.
+    """The cost of each way in each row of a table, float64 [ways, rows] on the CPU.
 
     Some rows are rounded. What they lose of their squares, in the metric of each use, all rows are taken to lose.
     """

@@ -13,8 +13,6 @@ class TablePart:
     """The rows of a table that have the same bits.
 
     Attributes:
-        name: What files call it: the full name of the table's weight, and the bits.
-        bits: Bits of a weight.
         rows: Which rows of the table, ascending, int64.
     """
 

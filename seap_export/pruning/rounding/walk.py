@@ -1,4 +1,4 @@
-"""Rounds a model layer by layer, each fitted to what the rounded layers before it really give it.
+"""Rounds a model layer by layer, each fitted to the real outputs of the rounded layers before it.
 
 Two streams of hidden states go through the layers side by side: that of the model in floats, and that of the rounded
 model so far. A projection first gets new weights by least squares, with a ridge towards its own (`shrink.refit`): with
@@ -87,12 +87,7 @@ class RoundedLayers(SideBySide):
         return rounded
 
     def layers(self, first: int, embedding: Embedding) -> Iterator[dict[str, torch.Tensor]]:
-        """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
-
-        Args:
-            first: Index of a layer; see `SideBySide`.
-            embedding: The rounded model's.
-        """
+        """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32."""
         return self._walk(first, lambda: [self._source.read_embedding(), embedding], self._layer)
 
     def _last_moment(self) -> torch.Tensor:

@@ -54,7 +54,6 @@ def write_rounded_model(
         model_folder: config.json, safetensors files and tokenizer, dense or pruned.
         statistics: The calibration texts.
         how: The grid; one with an average gets the bits of each matrix.
-        folder: Where to.
         on_layer: Called with a layer's index once it is written.
         compute: Where layers are computed; None: on the CPU.
         vocabulary: The tokens that the model folder keeps of those that were calibrated on; None: all.

@@ -35,9 +35,6 @@ class ExpertFit:
     """The fit of one mixture: what its product lacks of the target, float32 [tokens, hidden_size] for each batch.
 
     Args:
-        experts: The changed model's mixture.
-        layer: Its layer.
-        changed: Its hidden states, which stay where they are.
         weights: The weight of each token, float32 [tokens] for each batch.
     """
 
@@ -49,12 +46,7 @@ class ExpertFit:
         self._routing = [router_weights(layer, experts, stream) for stream in changed.streams]
 
     def add(self, exact: DecoderLayer, passed: SublayerOutput) -> None:
-        """Takes account of a batch.
-
-        Args:
-            exact: The layer of the model that is returned to.
-            passed: The output of its mixture, for a batch.
-        """
+        """Takes account of a batch."""
         number, output = passed.batch_index, self._experts.output
         stream, batch = self._changed.streams[number], self._changed.batches[number]
         target, factors = refit_target(exact, output, passed, stream)
@@ -66,8 +58,6 @@ class ExpertFit:
 
         Args:
             weight: The weight before, [hidden_size, channels].
-            ridge: Strength of the ridge.
-            store: Makes what is stored, which is what the other experts and later layers correct.
         """
         fitted = weight.clone()
         for expert in range(self._experts.num_experts):

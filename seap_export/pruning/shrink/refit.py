@@ -70,7 +70,6 @@ def refit_from_dense(
         mean: E[x], float64 [channels].
         covariance: Covariance of all channels, float64 [channels, channels].
         kept: Indices of the kept channels.
-        ridge: Strength of the ridge.
         tokens: Number of tokens that the covariance was computed from.
         intercept: Whether the fit may have a bias; it may where the dense layer has one.
     """
@@ -127,11 +126,7 @@ def refit(
 
 
 def solved(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """R M⁻¹ with M symmetric [n, n] and R [rows, n], float64 and contiguous, in their memory.
-
-    Raises:
-        UsageError: The matrix is not positive definite.
-    """
+    """R M⁻¹ with M symmetric [n, n] and R [rows, n], float64 and contiguous, in their memory."""
     factor, transposed = factorise(matrix), right.T
     for side, upper in ((factor, False), (factor.mT, True)):  # `cholesky_solve` would copy both matrices
         torch.linalg.solve_triangular(side, transposed, upper=upper, out=transposed)

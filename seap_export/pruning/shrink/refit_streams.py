@@ -38,14 +38,8 @@ class RefitStreams:
     """Shrinks layers one after another, and advances both streams through them.
 
     Args:
-        source: The dense model.
-        plan: The plan of the shrunk model.
-        dense: The dense model's hidden states.
-        shrunk: The shrunk model's, in the same batches.
         weights: The weight of each token in the fits, float32 [tokens] for each batch.
-        tokens: The number of tokens that the ridge goes by.
         room: Bytes that the inputs of one projection may take.
-        device: Where it is computed.
     """
 
     def __init__(
@@ -154,8 +148,6 @@ class Inputs:
         """Advances the unchanged model, and sums the inputs and what they are fitted to.
 
         Args:
-            dense: Its hidden states.
-            exact: Its layer.
             weights: The weight of each token, float32 [tokens] for each batch.
         """
         sums = CovarianceAccumulator()

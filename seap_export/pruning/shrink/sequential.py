@@ -28,12 +28,8 @@ class SideBySide:
     besides, the input of one projection for each.
 
     Args:
-        source: The model that the other one is made from.
-        names: The names under which the streams of both are saved.
-        statistics: How many tokens there are.
         texts: Token ids of the calibration texts, and the probability of each of their tokens; see `TaskMixture`.
         folder: An existing folder for what is needed to go on after an interruption.
-        compute: Where layers are computed, and with how much memory.
     """
 
     def __init__(

@@ -41,9 +41,6 @@ def refit_target(
     """The product that the shrunk sublayer should give for each token, and the token's weight.
 
     Args:
-        dense: The dense layer.
-        output: Its output projection.
-        passed: The dense model's output of the sublayer, for a batch.
         shrunk: The shrunk hidden states before it, float32 [tokens, width].
 
     Returns:

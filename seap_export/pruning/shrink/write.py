@@ -44,17 +44,10 @@ def write_shrunk_model(
     continues what an interrupted call with the same arguments left in the folder; at most one layer is made again.
 
     Args:
-        source: The dense model.
-        plan: The plan of the shrunk model.
-        statistics: The statistics that the plan was made from.
-        folder: Where to.
         on_layer: Called with a layer's index once it is written.
         compute: Where layers are computed; None: on the CPU.
         streams: An existing folder where the sequential refit leaves the hidden states after the last layer; None:
             they are removed.
-
-    Raises:
-        InputError: The plan or the statistics were made from another model, or a weight is not finite.
     """
     for what, digest in (("plan", plan.source_sha256), ("calibration", statistics.source_sha256)):
         if digest != source.digest:
@@ -104,7 +97,6 @@ def write_weights(
 
     Args:
         source: Gives the tensors outside the layers, and the dtypes.
-        spec: The model to write.
         layers: Gives the tensors of its layers from an index on, in the plain form.
         folder: Where to; an unfinished file of the same tensors there is continued.
         on_layer: Called with a layer's index once it is written.

@@ -20,14 +20,7 @@ _MOST_GRAPHS = 8
 
 
 class DecodingBuffers:
-    """The buffers of one decoding at a time, and the CUDA graph that is captured with them.
-
-    Attributes:
-        rows: Number of rows.
-        capacity: Positions of the cache.
-        graph: Number of the CUDA graph; `NO_GRAPH` before the first step, or if there are too many graphs.
-        logits: The logits of the latest call.
-    """
+    """The buffers of one decoding at a time, and the CUDA graph that is captured with them."""
 
     def __init__(
         self, model: OnnxModel, layouts: Sequence[CacheLayout], rows: int, capacity: int, graphs: Iterator[int]
@@ -73,11 +66,7 @@ class BufferPool:
         self._graphs = iter(range(1, _MOST_GRAPHS + 1))
 
     def take(self, rows: int, capacity: int) -> DecodingBuffers:
-        """Buffers of that size; to be called in the model's `turn`.
-
-        Raises:
-            EnvironmentFailure: There is not enough memory.
-        """
+        """Buffers of that size; to be called in the model's `turn`."""
         free = self._free[rows, capacity]
         if free:
             buffers = free.pop()

@@ -27,7 +27,6 @@ class CacheLayout:
     Attributes:
         past: Name of the input, such as `past_key_values.0.key` or `past.0.conv`.
         dims: Its dimensions after the rows: -1 for the positions, which grow; none is -1 in a state of a fixed size.
-        element: Element type.
     """
 
     past: str

@@ -31,11 +31,11 @@ _BLOCK = 64
 
 
 class Cancelled(Exception):
-    """What was being computed is not wanted any more."""
+    """The caller no longer wants the result."""
 
 
 def never() -> bool:
-    """Whether what nobody can cancel is cancelled."""
+    """Never cancels."""
     return False
 
 
@@ -43,7 +43,6 @@ class OnnxDecoder:
     """An opened graph with a KV cache. It holds no state, so any number of decodings may run side by side.
 
     Attributes:
-        path: The .onnx file.
         context_length: Maximum number of positions.
     """
 
@@ -64,7 +63,6 @@ class OnnxDecoder:
             context_length: Maximum number of positions.
             provider: A key of `PROVIDERS`.
             threads: Threads of the session; None: all cores available to this process.
-            provider_options: Options of the execution provider.
 
         Raises:
             UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
@@ -195,12 +193,7 @@ class OnnxDecoder:
 
 @dataclass(frozen=True)
 class _Split:
-    """How tokens are split into calls.
-
-    Attributes:
-        longest: Tokens of a single row in one call, at most; None: all. GroupQueryAttention refuses several rows.
-        up_to: A row that becomes longer is not split.
-    """
+    """How tokens are split into calls."""
 
     longest: int | None
     up_to: int

@@ -1,4 +1,4 @@
-"""Keeps what was computed for one text, for the next one that begins with the same tokens."""
+"""Keeps the cache of one text for the next one that begins with the same tokens."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ class Steps(Protocol):
 
         Args:
             tokens: int64 [rows, 1].
-            mask: The attention mask.
 
         Returns:
             The next logits, [rows, vocabulary] as the graph stores them; the next step may overwrite them.
@@ -64,15 +63,7 @@ class CapturedSteps:
     def __init__(
         self, model: OnnxModel, graph: int, cache: SharedCache, element: Element, shape: Sequence[int]
     ) -> None:
-        """Allocates what a step needs besides the caches.
-
-        Args:
-            model: The graph.
-            graph: Number of the CUDA graph, or `NO_GRAPH`.
-            cache: Caches that never move.
-            element: Element type of the logits.
-            shape: Rows, positions of the cache, size of the vocabulary.
-        """
+        """Allocates what a step needs besides the caches."""
         self._model, self._graph, self._binding, self._cache = model, graph, model.binding(), cache
         rows, capacity, vocabulary = shape
         # The mask and the tokens in one piece, since each copy makes the host wait.

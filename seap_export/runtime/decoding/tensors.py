@@ -21,7 +21,6 @@ class Element:
     """A floating-point element type.
 
     Attributes:
-        onnx: Its number in ONNX.
         storage: The numpy type that holds its bits.
     """
 
@@ -38,11 +37,7 @@ ELEMENTS = {
 
 
 def empty(shape: Sequence[int], storage: type[np.generic], device: TensorDevice) -> ort.OrtValue:
-    """A tensor on a device, with any content.
-
-    Raises:
-        EnvironmentFailure: The device has no tensors of that size.
-    """
+    """A tensor on a device, with any content."""
     size = math.prod(shape) * np.dtype(storage).itemsize
     if device.largest is not None and size > device.largest:
         raise EnvironmentFailure(
@@ -67,12 +62,7 @@ def bind(
     """Binds a tensor of a device to an input, or to an output, or both.
 
     Args:
-        binding: Inputs and outputs of a session.
-        value: The tensor.
         element: The element type that the graph has; not every device can make a bfloat16 tensor from numpy.
-        device: Where it lies.
-        given: Name of the input; "": none.
-        taken: Name of the output; "": none.
     """
     if not device.has_addresses:
         for name, method in ((given, binding.bind_ortvalue_input), (taken, binding.bind_ortvalue_output)):

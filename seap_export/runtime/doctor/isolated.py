@@ -14,25 +14,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class IsolatedResult:
-    """The result of a check.
-
-    Attributes:
-        value: The JSON object; empty if there was none.
-        failure: Why there was none; "" if there was one.
-    """
+    """The result of a check."""
 
     value: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
 
 
 def ask(module: str, arguments: Sequence[str], timeout: float) -> IsolatedResult:
-    """Runs `python -m module arguments`, which prints a JSON object as its last line.
-
-    Args:
-        module: Name of a module that this process can import.
-        arguments: Its command-line arguments.
-        timeout: Seconds after which the process is killed.
-    """
+    """Runs `python -m module arguments`, which prints a JSON object as its last line."""
     # -P and the same path: the current folder is searched only if this process searches it.
     command = [sys.executable, "-P", "-m", module, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

@@ -25,13 +25,7 @@ _END, _NEEDED, _STRING_TABLE = 0, 1, 5
 
 @dataclass(frozen=True)
 class Library:
-    """One library.
-
-    Attributes:
-        name: The name that the dynamic loader looks for.
-        found: Whether it can be loaded.
-        needed: Whether the provider cannot start without it; if not, only some variants need it.
-    """
+    """One library."""
 
     name: str
     found: bool

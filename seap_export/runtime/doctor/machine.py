@@ -17,19 +17,7 @@ _KIB = 1024
 
 @dataclass(frozen=True)
 class HostMachine:
-    """The machine this process runs on; sizes are in bytes, None if the system does not report them.
-
-    Attributes:
-        system: Name and release of the operating system.
-        processor: Name of the processor.
-        cores: Cores available to this process.
-        all_cores: Cores of the machine.
-        memory_bytes: Memory of the machine, or of the container if that is less.
-        free_memory_bytes: Memory available without swapping.
-        python: Python version.
-        temp_folder: Folder for temporary files.
-        free_disk_bytes: Free space in that folder.
-    """
+    """The machine this process runs on; sizes are in bytes, None if the system does not report them."""
 
     system: str
     processor: str

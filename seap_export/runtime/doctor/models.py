@@ -34,9 +34,6 @@ class ProbeModel:
     """A model of one node, run on one provider.
 
     Attributes:
-        name: Name in reports.
-        node: Operator of the node.
-        model: The serialized model; its first output is compared.
         feeds: Its inputs, float16.
         expected: Its first output, computed in float64 with numpy.
     """

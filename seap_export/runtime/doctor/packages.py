@@ -28,13 +28,7 @@ GPU_DISTRIBUTION = "onnxruntime-gpu"
 
 @dataclass(frozen=True)
 class Packages:
-    """Installed versions.
-
-    Attributes:
-        versions: Version of each package of `RUNTIME` and `EXPORT`; None if it is not installed.
-        onnxruntime: Version of each distribution that provides the package `onnxruntime`; there should be only one.
-        cuda_version: The CUDA version that ONNX Runtime was built for, such as "13.0"; None without CUDA.
-    """
+    """Installed versions."""
 
     versions: Mapping[str, str | None]
     onnxruntime: Mapping[str, str]

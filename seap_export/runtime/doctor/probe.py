@@ -32,15 +32,7 @@ _FAILURES: tuple[type[Exception], ...] = (SeapError, OSError, *ORT_ERRORS)
 
 
 def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
-    """Runs one check.
-
-    Args:
-        what: "driver", "device", "libraries" or a key of `TRIALS`.
-        provider: The provider to check; ignored for "driver".
-
-    Raises:
-        ValueError: There is no check of that name.
-    """
+    """Runs one check."""
     if what == "driver":
         return asdict(read_driver())
     if what == "device":

@@ -23,7 +23,7 @@ class Budget:
     """The work that one rendering may still do."""
 
     def __init__(self, inputs: object) -> None:
-        """Starts with what a rendering of these messages and tools may take."""
+        """Starts with the units that a rendering of these messages and tools may take."""
         self._left = _BASE
         self._left += _PER_INPUT * weight(inputs)
 
@@ -44,13 +44,7 @@ def spend(units: int) -> None:
 
 
 def weight(value: object, budget: Budget | None = None) -> int:
-    """Characters in a value, and some for each item, as often as it would be written.
-
-    Args:
-        value: Anything that a template can make.
-        budget: Pays for the count, which takes longer than there is time for a list that holds another one twice, and
-            so on.
-    """
+    """Characters in a value, and some for each item, as often as it would be written."""
     total, stack = 0, [value]
     while stack:
         value = stack.pop()

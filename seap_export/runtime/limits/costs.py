@@ -65,12 +65,7 @@ def compared(left: Any, right: Any) -> int:
 
 
 def called(name: str, values: Sequence[Any]) -> int:
-    """Units of a filter or a method.
-
-    Args:
-        name: Its name.
-        values: The object whose method it is, or the filter's value, and all arguments.
-    """
+    """Units of a filter or a method."""
     first, *rest = values
     if name in _OF_TEXTS and isinstance(first, str) and all(isinstance(value, str | int) for value in rest):
         return _OF_TEXTS[name](first, *rest)

@@ -105,7 +105,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Metered(NodeTransformer):
-    """Puts what pays between the nodes of a template: jinja2 has no hook in loops, texts and comparisons."""
+    """Puts paying nodes between the nodes of a template: jinja2 has no hook in loops, texts and comparisons."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         self.generic_visit(node)

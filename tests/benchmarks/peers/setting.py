@@ -9,14 +9,7 @@ from pathlib import Path
 
 from benchmarks.peers.artifacts import Environments
 
-_PACKAGES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-genai",
-    "torch",
-    "transformers",
-    "seap-export",
-)
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-genai", "torch", "transformers", "seap-export")
 _PROGRAM = """
 import json, platform, sys
 from importlib import metadata

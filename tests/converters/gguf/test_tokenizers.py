@@ -69,18 +69,6 @@ def test_special_tokens_and_the_template(folder: Path) -> None:
     assert written["tokenizer.ggml.unknown_token_id"] == 0
 
 
-def test_a_token_that_ends_each_text_is_written(folder: Path) -> None:
-    end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
-    framing = {
-        "type": "TemplateProcessing",
-        "single": [{"Sequence": {"id": "A", "type_id": 0}}, end],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}, end],
-        "special_tokens": {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}},
-    }
-    set_json(folder / "tokenizer.json", post_processor=framing)
-    assert tokenizer_metadata(folder, SPEC)["tokenizer.ggml.add_eos_token"] is True
-
-
 def test_a_template_in_a_file_of_its_own_counts(folder: Path) -> None:
     (folder / "chat_template.json").write_text('{"chat_template": "{{ old }}"}', "utf-8")
     assert tokenizer_metadata(folder, SPEC)["tokenizer.chat_template"] == "{{ old }}"

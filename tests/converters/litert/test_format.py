@@ -9,17 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from support.formats.written import assert_read_back, greedy_answer
+from support.formats.written import assert_read_back, damages_by_byte, greedy_answer
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
-from support.tokenizers import add_chat_template, name_all_tokens
+from support.tokenizers import name_all_tokens
 from tokenizers import Tokenizer, processors
 
-from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, Bundle
+from converters.litert.bundle import BUNDLE, PROGRAM, Bundle
 from converters.litert.format import LitertFormat
-from converters.litert.program import Weight
-from converters.litert.weights import stored_numbers
 from validation.runtimes.litert_runner import LitertRunner
 
 PRECISIONS = LitertFormat.precisions
@@ -38,30 +35,14 @@ def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str],
     assert_read_back(form, qwen3, folder, {"fp32": 0.0, "int8": 0.5 / 127}[precision])
 
 
-def test_levels_are_symmetric_and_a_row_of_zeros_stays() -> None:
-    rows = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]])
-    stored = stored_numbers(Weight("w", (2, 3), True), rows)
-    assert stored.numbers.tolist() == [[64, -127, 32], [0, 0, 0]]
-    assert stored.scales is not None
-    assert np.allclose(stored.scales, [2 / 127, 1])
-    assert np.abs(stored.rows() - rows.numpy()).max() <= 1 / 127
-
-
 @pytest.mark.needs("litert")
-def test_litert_lm_is_told_the_template_and_what_ends_a_text(qwen3: Path, tmp_path: Path) -> None:
-    from litert_lm_builder.runtime.proto import llm_metadata_pb2
-
-    model = add_chat_template(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"))
-    folder = tmp_path / "litert"
-    folder.mkdir()
-    LitertFormat("int8").write(model, folder, lambda layer: None)
-    told = llm_metadata_pb2.LlmMetadata.FromString(Bundle(folder).section(METADATA))
-    assert "dict(message, content=" in told.jinja_prompt_template
-    assert "{{ message.content }} home" in told.jinja_prompt_template
-    assert [list(token.token_ids.ids) for token in told.stop_tokens] == [[2]]
-    assert not told.start_token.token_ids.ids
-    assert told.max_num_tokens == read_spec(model).max_position_embeddings
-    assert [*LitertFormat("int8").damages(qwen3, folder)] != []
+def test_random_bytes_are_refused_in_one_line(qwen3: Path, copied: Callable[[str], Path]) -> None:
+    """Wherever a byte of the header or of the flatbuffer is another one, nothing else is raised."""
+    folder, chance = copied("int8"), np.random.default_rng(0)
+    start = Bundle(folder).span(PROGRAM).start
+    positions = [*chance.integers(8, 400, 4), *chance.integers(start, start + 400, 4)]
+    for lines in damages_by_byte(LitertFormat("int8"), qwen3, folder / BUNDLE, positions):
+        assert all("\n" not in line for line in lines)
 
 
 BOS = "<s>"

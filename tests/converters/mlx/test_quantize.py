@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from support.models import matrix_on_grid
+from support.product import BlockQuantization
 
 from converters.mlx import quantize as module
 from converters.mlx.layout import WAYS
 from converters.mlx.quantize import GRID, dequantize, kept, quantize
-from seap_export.pruning.rounding.grid import Way
 
 
 def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
@@ -23,11 +23,16 @@ def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("shift", [0.0, 0.5, -0.7, 3.0])
-@pytest.mark.parametrize("scale", [1e-9, 1e-4, 0.02, 1.0, 30.0])
-@pytest.mark.parametrize("group", [32, 64])
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "bits", "group", "scale", "shift"),
+    [
+        (dtype, bits, (32, 64)[(number + bits // 4) % 2], *size)
+        for number, dtype in enumerate((torch.float32, torch.float16, torch.bfloat16))
+        for bits in (4, 8)
+        for size in ((1e-9, 0.0), (1e-4, 0.5), (0.02, 0.0), (1.0, -0.7), (30.0, 3.0))
+    ],
+    ids=str,
+)
 def test_bits_are_those_of_mlx(dtype: torch.dtype, bits: int, group: int, scale: float, shift: float) -> None:
     import mlx.core as mx
 
@@ -66,50 +71,22 @@ def test_rows_are_quantised_some_at_a_time(bits: int, monkeypatch: pytest.Monkey
         assert torch.equal(getattr(parts, name).view(torch.int32), getattr(whole, name).view(torch.int32))
 
 
-@pytest.mark.parametrize(("bits", "most"), [(4, 1.0), (8, 1.0)])
-def test_no_number_is_further_off_than_a_step(bits: int, most: float) -> None:
-    given = matrix(1.0, 0.3, torch.float32)
-    quantized = quantize(given, bits, 64)
-    steps = quantized.scales.abs().repeat_interleave(64, 1)
-    assert ((dequantize(quantized, bits) - given).abs() <= most * steps + 1e-6).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_matrix_on_the_grid_is_kept(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
-    levels = kept(given, dtype, GRID)
+@pytest.mark.parametrize(
+    ("how", "dtype"),
+    [(GRID, torch.float32), (GRID, torch.bfloat16), *((GRID.rounded(way), torch.float16) for way in WAYS)],
+)
+def test_a_matrix_on_the_grid_is_kept(
+    how: BlockQuantization, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
+    levels = kept(given, dtype, how)
     assert levels is not None
     assert (levels.scales.dtype, levels.biases.dtype) == (dtype, dtype)
-    assert torch.equal(dequantize(levels, 4), given)
+    assert torch.equal(dequantize(levels, how.bits), given)
     monkeypatch.setattr(module, "_FEWER", 3 * given.shape[1])
-    again = kept(given, dtype, GRID)
+    again = kept(given, dtype, how)
     assert again is not None
     assert torch.equal(again.weight.view(torch.int32), levels.weight.view(torch.int32))
-
-
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
-def test_a_matrix_on_the_grid_of_any_way_is_kept(way: Way) -> None:
-    how = GRID.rounded(way)
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
-    levels = kept(given, torch.float16, how)
-    assert levels is not None
-    assert torch.equal(dequantize(levels, way.bits), given)
-
-
-@pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.bits}-{way.block_size}")
-def test_mlx_reads_the_levels_that_are_kept(way: Way) -> None:
-    import mlx.core as mx
-
-    how = GRID.rounded(way)
-    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), how)
-    levels = kept(given, torch.float16, how)
-    assert levels is not None
-    weight, *others = (
-        mx.array(part.numpy()) for part in (levels.weight, levels.scales.float(), levels.biases.float())
-    )
-    stored = mx.dequantize(weight, *others, group_size=way.block_size, bits=way.bits)
-    assert np.array_equal(np.array(stored), given.numpy())
 
 
 def test_a_matrix_with_one_number_off_the_grid_is_not_kept() -> None:

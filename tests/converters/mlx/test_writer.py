@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.chosen import VARIED_FOR_MLX
+from support.chosen import FOR_MLX, in_turn
 from support.editing import edit_weights
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
@@ -18,28 +17,20 @@ from support.product import read_spec
 from support.variations import VARIATIONS
 
 from converters.mlx import MlxFormat
-from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
-
-PRECISIONS = MlxFormat.precisions
 
 
 def spec_of(folder: Path) -> ModelSpec:
     return read_spec(folder)
 
 
-@pytest.mark.parametrize("variation", VARIED_FOR_MLX)
-def test_weights_are_read_back_as_the_model_s(tmp_path: Path, variation: str) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", variation)
-    for precision in PRECISIONS:
-        assert_read_back(model, tmp_path / precision, precision)
-
-
-def assert_read_back(model: Path, folder: Path, precision: str) -> None:
-    form, layers = MlxFormat(precision), []
+@pytest.mark.parametrize(("variation", "precision"), in_turn(FOR_MLX, MlxFormat.precisions))
+def test_weights_are_read_back_as_the_model_s(tmp_path: Path, variation: str, precision: str) -> None:
+    model, folder = write_pruned_micro_model(tmp_path / "hf", variation), tmp_path / "mlx"
+    form, layers = MlxFormat(precision), list[int]()
     folder.mkdir()
     form.write(model, folder, layers.append)
     assert layers == [0, 1, 2]
@@ -92,36 +83,12 @@ def test_what_no_group_divides_is_left_as_it_is_and_named(qwen3: Path, made: Cal
     assert MlxFormat("fp16").remark(spec_of(qwen3)) is None
 
 
-def test_groups_of_64_need_no_mention(tmp_path: Path) -> None:
-    model = write_micro_model(tmp_path / "hf", model_type="llama", hidden_size=128, intermediate_size=192)
-    said = Layout(spec_of(model), "8bit").quantization()
-    assert said is not None
-    assert said.keys() == {
-        "group_size",
-        "bits",
-        "mode",
-        *(f"model.layers.{index}.self_attn.o_proj" for index in range(3)),
-    }
-
-
-def test_a_folder_that_does_not_say_it_is_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
-    config = read_json(made("4bit") / "config.json")
-    for change in ({"quantization": {"bits": 3}}, {"dtype": None}):
-        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(ArtifactError, match="not known; export again"):
-            MlxFormat.read(tmp_path)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ArtifactError, match="no such file"):
-        MlxFormat.read(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
         ({"model_type": "arcee"}, "no MLP without a gate"),
         ({"model_type": "llama", "hidden_act": "relu"}, "no relu gate"),
         (VARIATIONS["falcon_h1"], "no layer with Mamba-2; use another format"),
-        (VARIATIONS["gpt_oss"], "no layer with attention sinks; use another format"),
         (VARIATIONS["gemma4-experts"], "no layer with a norm of its router; use another format"),
     ],
 )
@@ -130,39 +97,6 @@ def test_what_the_model_file_lacks_is_refused(tmp_path: Path, values: dict[str, 
     (tmp_path / "mlx").mkdir()
     with pytest.raises(InputError, match=reason):
         MlxFormat("fp16").write(model, tmp_path / "mlx", lambda layer: None)
-
-
-@pytest.mark.parametrize("precision", ["8bit", "4bit"])
-def test_a_model_of_which_nothing_can_be_quantised_is_refused(tmp_path: Path, precision: str) -> None:
-    model = write_micro_model(
-        tmp_path / "hf", model_type="llama", hidden_size=72, head_dim=8, num_attention_heads=9, intermediate_size=40
-    )
-    spec = spec_of(model)
-    assert MlxFormat("fp16").refusal(spec, model) is None
-    (tmp_path / "mlx").mkdir()
-    with pytest.raises(InputError, match="no width is a multiple of 32; use align = 32 in a recipe, or fp16"):
-        MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)
-    assert list((tmp_path / "mlx").iterdir()) == []
-
-
-def test_a_precision_that_is_not_known_is_refused() -> None:
-    with pytest.raises(UsageError, match="mlx has no precision 'q4_0'; use one of fp16, bf16, fp32, 8bit, 4bit"):
-        MlxFormat("q4_0")
-
-
-def test_settings_tell_precisions_apart() -> None:
-    settings = [json.dumps(MlxFormat(precision).settings()) for precision in PRECISIONS]
-    assert len(set(settings)) == len(PRECISIONS)
-
-
-def test_one_tensor_is_read_at_a_time(qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from support.product import PlainReader
-
-    read, calls = PlainReader.read, []
-    monkeypatch.setattr(PlainReader, "read", lambda self, names: calls.append(list(names)) or read(self, calls[-1]))
-    MlxFormat("bf16").write(qwen3, tmp_path, lambda layer: None)  # fp16 is tried, layer by layer
-    assert all(len(names) == 1 for names in calls)
-    assert len(calls) == len(Layout(spec_of(qwen3), "bf16").shapes)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "bfloat16"), ("float32", "float16")])
@@ -202,3 +136,30 @@ def test_a_model_that_overflows_in_float16_is_refused(tmp_path: Path) -> None:
             assert list(folder.iterdir()) == []
         else:
             MlxFormat(name).write(model, folder, lambda layer: None)
+
+
+Tensors = dict[str, torch.Tensor]
+Copied = Callable[[str], Path]
+
+
+def test_rounding_of_another_machine_is_none(qwen3: Path, copied: Copied) -> None:
+    folder = copied("4bit")
+
+    exact = load_file(qwen3 / "model.safetensors")["model.norm.weight"]
+
+    def cut_off(tensors: Tensors) -> None:
+        """Towards 0 instead of to the nearest."""
+        nearest = exact.half()
+        lower = (nearest.view(torch.int16) - 1).view(torch.float16)
+        tensors["model.norm.weight"] = torch.where(nearest.float().abs() > exact.abs(), lower, nearest)
+
+    change(folder, cut_off)
+    assert not torch.equal(load_file(folder / "model.safetensors")["model.norm.weight"], exact.half())
+    assert list(MlxFormat("4bit").differences(qwen3, folder)) == []
+
+
+def change(folder: Path, fault: Callable[[Tensors], object]) -> None:
+    """Changes the stored tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    fault(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "mlx"})

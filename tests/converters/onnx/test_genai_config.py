@@ -13,19 +13,10 @@ from seap_export.errors import InputError
 from seap_export.model.families import model_spec
 
 CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 96,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 3,
-}
+    "model_type": "llama", "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 96,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3,
+}  # fmt: skip
 
 
 def made(generation: dict[str, Any] | None = None, **extra: Any) -> dict[str, Any]:
@@ -36,60 +27,29 @@ def made(generation: dict[str, Any] | None = None, **extra: Any) -> dict[str, An
 def test_whole_config() -> None:
     assert made() == {
         "model": {
-            "bos_token_id": 1,
-            "context_length": 96,
+            "bos_token_id": 1, "context_length": 96, "eos_token_id": 2, "pad_token_id": 3, "type": "llama",
+            "vocab_size": 128,
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-                "filename": "model.onnx",
-                "head_size": 16,
-                "hidden_size": 64,
+                "filename": "model.onnx", "head_size": 16, "hidden_size": 64, "num_attention_heads": 4,
+                "num_hidden_layers": 3, "num_key_value_heads": 2,
                 "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
+                    "input_ids": "input_ids", "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value",
                 },
                 "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
+                    "logits": "logits", "present_key_names": "present.%d.key",
                     "present_value_names": "present.%d.value",
                 },
-                "num_attention_heads": 4,
-                "num_hidden_layers": 3,
-                "num_key_value_heads": 2,
             },
-            "eos_token_id": 2,
-            "pad_token_id": 3,
-            "type": "llama",
-            "vocab_size": 128,
         },
         "search": {
-            "diversity_penalty": 0.0,
-            "do_sample": False,
-            "early_stopping": True,
-            "length_penalty": 1.0,
-            "max_length": 96,
-            "min_length": 0,
-            "no_repeat_ngram_size": 0,
-            "num_beams": 1,
-            "num_return_sequences": 1,
-            "past_present_share_buffer": True,
-            "repetition_penalty": 1.0,
-            "temperature": 1.0,
-            "top_k": 50,
+            "diversity_penalty": 0.0, "do_sample": False, "early_stopping": True, "length_penalty": 1.0,
+            "max_length": 96, "min_length": 0, "no_repeat_ngram_size": 0, "num_beams": 1, "num_return_sequences": 1,
+            "past_present_share_buffer": True, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 50,
             "top_p": 1.0,
         },
-    }
-
-
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-@pytest.mark.parametrize("prefix", ["", "seap_"])
-def test_type_is_the_family(family: str, prefix: str) -> None:
-    assert made(model_type=prefix + family)["model"]["type"] == family
-
-
-def test_a_family_that_genai_calls_otherwise() -> None:
-    assert made(model_type="hunyuan_v1_dense")["model"]["type"] == "hunyuandensev1"
+    }  # fmt: skip
 
 
 def test_head_counts_are_the_largest_of_any_layer() -> None:
@@ -107,23 +67,20 @@ def test_generation_config_wins() -> None:
     assert config["search"]["do_sample"] is True
     assert config["search"]["temperature"] == 0.6
     assert config["search"]["top_k"] == 50
-
-
-def test_bos_falls_back_on_eos() -> None:
     assert made(bos_token_id=None)["model"]["bos_token_id"] == 2
+    assert made(model_type="seap_hunyuan_v1_dense")["model"]["type"] == "hunyuandensev1"
+
+
+def test_what_the_form_of_the_graph_adds() -> None:
+    spec = model_spec(CONFIG)
+    assert (
+        genai_config(spec, CONFIG, None, OnnxForm(dialect="standard"))["search"]["past_present_share_buffer"] is False
+    )
+    decoder = genai_config(spec, CONFIG, None, OnnxForm(choose_precision("w8a8")))["model"]["decoder"]
+    assert decoder["session_options"]["session.x64quantprecision"] == "1"
 
 
 @pytest.mark.parametrize("eos", [None, []])
 def test_refuses_a_model_that_never_ends(eos: list[int] | None) -> None:
     with pytest.raises(InputError, match="eos_token_id"):
         made(eos_token_id=eos)
-
-
-def test_caches_of_the_standard_dialect_are_not_shared() -> None:
-    written = genai_config(model_spec(CONFIG), CONFIG, None, OnnxForm(dialect="standard"))
-    assert written["search"]["past_present_share_buffer"] is False
-
-
-def test_products_of_integers_are_exact_on_any_processor() -> None:
-    config = genai_config(model_spec(CONFIG), CONFIG, None, OnnxForm(choose_precision("w8a8")))
-    assert config["model"]["decoder"]["session_options"]["session.x64quantprecision"] == "1"

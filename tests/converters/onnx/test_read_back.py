@@ -8,11 +8,9 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.chosen import VARIED
 from support.models import write_micro_model
 from support.product import BlockQuantization, TableRows, read_spec, round_weights
 from support.uneven import PRUNED_LAYERS
-from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm
@@ -48,18 +46,9 @@ def wanted(model: Path, form: OnnxForm) -> dict[str, torch.Tensor]:
     return rounded if change is None else change(rounded)
 
 
-@pytest.mark.parametrize("variation", VARIED)
-def test_every_family(tmp_path: Path, variation: str) -> None:
-    model = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
-    tensors = read_back(model, tmp_path / "onnx", OnnxForm())
-    for name, tensor in load_file(model / "model.safetensors").items():
-        assert torch.equal(tensors[name], tensor.float()), name
-
-
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
-def test_every_form(tmp_path: Path, model_type: str, form: OnnxForm) -> None:
-    model = write_micro_model(tmp_path / "m", model_type=model_type, hidden_size=64, **PRUNED_LAYERS)
+def test_every_form(tmp_path: Path, form: OnnxForm) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="qwen2", hidden_size=64, **PRUNED_LAYERS)
     tensors = read_back(model, tmp_path / "onnx", form)
     for name, tensor in wanted(model, form).items():
         allowed = 0.0 if form.precision.dtype == "fp32" else 2e-2 * float(tensor.abs().max())
@@ -82,20 +71,6 @@ def test_a_file_with_several_hard_links_is_read(tmp_path: Path) -> None:
     weights = OnnxFormat("fp32").weights(tmp_path / "onnx", read_spec(model))
     for name, tensor in wanted(model, OnnxForm()).items():
         assert torch.equal(weights.read([name])[name], tensor), name
-
-
-def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
-    model = write_micro_model(tmp_path / "m", model_type="llama")
-    read_back(model, tmp_path / "onnx", OnnxForm())
-    graph = tmp_path / "onnx" / "model.onnx"
-    proto = onnx.load(graph, load_external_data=False)
-    kept = [item for item in proto.graph.initializer if item.name != "model.norm.weight"]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    graph.write_bytes(proto.SerializeToString())
-    weights = OnnxFormat("fp32").weights(graph.parent, read_spec(model))
-    with pytest.raises(ArtifactError, match=r"model\.norm\.weight"):
-        weights.read(["model.norm.weight"])
 
 
 def test_rows_without_a_place_are_damage(tmp_path: Path) -> None:

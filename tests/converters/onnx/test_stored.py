@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +26,7 @@ def differences(written: Any, form: OnnxForm) -> list[str]:
     return list(weight_differences(written.source, written.folder, form))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.precision.name}-{form.dialect}")
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(("family", "form"), zip(("qwen2", "qwen3", "llama", "qwen3", "qwen2"), FORMS, strict=True))
 def test_what_was_written_does_not_differ(written: Callable[..., Any], family: str, form: OnnxForm) -> None:
     graph = written(family, precision=form.precision, dialect=form.dialect, logits=form.logits)
     assert differences(graph, form) == []
@@ -40,17 +39,6 @@ def test_one_number_that_differs_is_named(written: Callable[..., Any]) -> None:
     assert line.startswith(f"'{name}' differs from the model's in 1 numbers")
     edit_tensor(graph.folder / "model.onnx", name, lambda values: values.__setitem__((3, 5), np.nan))
     assert differences(graph, OnnxForm()) == [f"'{name}' holds NaN or infinite values"]
-
-
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_a_row_of_the_embedding_that_is_one_percent_larger_is_named(
-    written: Callable[..., Any], precision: Literal["fp16", "bf16"]
-) -> None:
-    form = OnnxForm(Precision(precision))
-    graph, name = written("llama", precision=form.precision), "model.embed_tokens.weight"
-    edit_tensor(graph.folder / "model.onnx", name, lambda values: values.__setitem__(77, values[77] * 1.01))
-    (line,) = differences(graph, form)
-    assert line.startswith(f"'{name}' differs")
 
 
 @pytest.mark.parametrize("part", ["packed", "scales", "zero_points"])

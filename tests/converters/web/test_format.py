@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from support.chosen import JOINT, in_turn
 from support.formats.web import WebModel
+from support.formats.web_faults import FAULTS, QUANTISED, Edit
 from support.models import write_source
 from support.product import read_spec, round_weights
 from support.variations import VARIATIONS, micro_config
@@ -23,7 +23,7 @@ from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
 from converters.web.precisions import file_name, precision_of
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import ArtifactError
 from seap_export.model.families import model_spec
 from seap_export.runtime.session import open_session
 
@@ -48,8 +48,16 @@ def test_what_is_read_back_is_the_model(webbed: Callable[..., Any], variation: s
         torch.testing.assert_close(tensor, stored[name], rtol=0, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("precision", ["q8", "q4", "fp16", "q4f16"])
-@pytest.mark.parametrize("variation", ["llama-biases", "gemma3-all", "phi3-all"])
+@pytest.mark.parametrize(
+    ("variation", "precision"),
+    [
+        ("llama-biases", "q8"),
+        ("gemma3-all", "q4"),
+        ("phi3-all", "fp16"),
+        ("llama-biases", "q4f16"),
+        ("phi3-all", "q4"),
+    ],
+)
 def test_what_is_read_back_is_rounded(webbed: Callable[..., Any], variation: str, precision: str) -> None:
     model = webbed(variation, precision)
     assert faults(model) == []
@@ -60,47 +68,6 @@ def test_what_is_read_back_is_rounded(webbed: Callable[..., Any], variation: str
         torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=1e-3, msg=name)
     matrix = model.spec.family.stored("embed_tokens")
     assert not torch.equal(read_back(model)[matrix], stored[matrix])
-
-
-@pytest.mark.parametrize("precision", WebFormat.precisions)
-def test_files_are_where_transformers_js_looks(webbed: Callable[..., Any], precision: str) -> None:
-    model = webbed(precision=precision)
-    names = {"q8": "_quantized", "q4": "_q4", "q4f16": "_q4f16", "fp16": "_fp16", "fp32": ""}
-    graph = f"model{names[precision]}.onnx"
-    files = {path.relative_to(model.folder).as_posix() for path in model.folder.rglob("*") if path.is_file()}
-    assert files == {
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        f"onnx/{graph}",
-        f"onnx/{graph}_data",
-    }
-    config = read_json(model.folder / "config.json")
-    assert config["model_type"] == "llama"
-    assert config["transformers.js_config"] == {"dtype": precision, "use_external_data_format": {graph: 1}}
-    proto = onnx.load(model.graph, load_external_data=False)
-    locations = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
-    assert locations == {f"{graph}_data"}
-    assert model.format.size(model.spec) == pytest.approx(model.data.stat().st_size, rel=0.03)
-
-
-def test_inputs_are_those_that_transformers_js_fills(webbed: Callable[..., Any]) -> None:
-    model = webbed(pruned=True)
-    graph = onnx.load(model.graph, load_external_data=False).graph
-    shapes = {
-        item.name: [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in graph.input
-    }
-    for layer, heads in enumerate((3, 1, 3)):
-        for part in ("key", "value"):
-            past = f"past_key_values.{layer}.{part}"
-            assert shapes.pop(past) == ["batch_size", heads, "past_sequence_length", 16]
-    assert shapes == {
-        "input_ids": ["batch_size", "sequence_length"],
-        "attention_mask": ["batch_size", "total_sequence_length"],
-        KEPT: [],
-    }
-    onnx.checker.check_model(str(model.graph))
 
 
 def test_the_logits_of_as_many_last_tokens_are_given_as_are_asked_for(webbed: Callable[..., Any]) -> None:
@@ -144,15 +111,6 @@ def test_rows_of_no_whole_blocks_stay_as_they_are(tmp_path: Path) -> None:
     assert not torch.equal(read["model.layers.0.mlp.up_proj.weight"], stored["model.layers.0.mlp.up_proj.weight"])
 
 
-def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "m", "llama-gqa", pruned=False, head_dim=20)
-    assert "head_dim 20" in str(WebFormat().refusal(read_spec(source), source))
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="head_dim 20"):
-        WebFormat().write(source, tmp_path / "out", lambda _: None)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
 def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -> None:
     model = webbed("llama-tied", pruned=False)
     spec = replace(model.spec, vocab_size=30_000_000)
@@ -163,21 +121,6 @@ def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -
     assert WebFormat("q4").refusal(spec, model.source) is None
     assert "use another format" in str(WebFormat("fp32").refusal(replace(spec, vocab_size=300_000_000), model.source))
     assert WebFormat("fp32").refusal(model.spec, model.source) is None
-
-
-@pytest.mark.parametrize("precision", ["q8", "fp16"])
-def test_folder_says_its_precision(webbed: Callable[..., Any], precision: str) -> None:
-    model = webbed(precision=precision)
-    assert WebFormat.read(model.folder) == model.format
-    (model.folder / "config.json").write_text('{"transformers.js_config": {"dtype": "int3"}}', "utf-8")
-    with pytest.raises(ArtifactError, match="no known dtype"):
-        WebFormat.read(model.folder)
-
-
-def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., Any]) -> None:
-    model = webbed("llama-tied", pruned=False)
-    assert model.format.remark(model.spec) is None
-    assert "WebGPU" in str(model.format.remark(replace(model.spec, vocab_size=10_000_000)))
 
 
 @pytest.mark.parametrize(
@@ -199,8 +142,7 @@ def test_models_that_webgpu_does_not_compute_are_remarked_on(
     assert remark is None if words is None else words in str(remark)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "q8", "q4"])
-@pytest.mark.parametrize("variation", ["olmoe", "gpt_oss-all"])
+@pytest.mark.parametrize(("variation", "precision"), [("olmoe", "fp32"), ("gpt_oss-all", "q8"), ("olmoe", "q4")])
 def test_mixtures_are_written(webbed: Callable[..., Any], variation: str, precision: str) -> None:
     """Without attributes of QMoE that ONNX Runtime 1.30, which transformers.js has in Node, does not know."""
     model = webbed(variation, precision, pruned=False)
@@ -237,7 +179,40 @@ def test_no_attention_is_without_sinks_where_webgpu_would_compute_wrongly(webbed
         assert (sinks[node.input[11]] < -1e4).all()
 
 
-def test_settings_are_json() -> None:
-    assert {json.dumps(WebFormat(name).settings()) for name in WebFormat.precisions} == {
-        json.dumps({"precision": name, "version": 6}) for name in WebFormat.precisions
-    }
+def said(model: Any, check: str) -> list[str]:
+    try:
+        return list(getattr(model.format, check)(model.source, model.folder))
+    except ArtifactError as error:
+        return [str(error)]
+
+
+@pytest.mark.planted("web")
+@pytest.mark.parametrize(("edit", "check", "word"), [fault[1:] for fault in FAULTS], ids=[name for name, *_ in FAULTS])
+def test_fault_is_found(webbed: Callable[..., Any], edit: Edit, check: str, word: str) -> None:
+    model = webbed()
+    edit(model)
+    lines = said(model, check)
+    assert any(word in line for line in lines), lines
+    assert all("\n" not in line for line in lines)
+
+
+@pytest.mark.planted("web")
+@pytest.mark.parametrize(
+    ("edit", "check", "word", "precision"),
+    [(*fault[1:], precision) for fault, precision in zip(QUANTISED, ("q8", "q4", "q4", "q8"), strict=True)],
+    ids=[name for name, *_ in QUANTISED],
+)
+def test_fault_in_blocks_is_found(
+    webbed: Callable[..., Any], edit: Edit, check: str, word: str, precision: str
+) -> None:
+    model = webbed(precision=precision)
+    edit(model)
+    assert any(word in line for line in said(model, check))
+
+
+def test_folder_of_another_precision_is_found(webbed: Callable[..., Any]) -> None:
+    model = webbed(precision="q8")
+    model.graph.rename(model.graph.with_name("model_q4.onnx"))
+    lines = list(type(model.format)("q4").damages(model.source, model.folder))
+    assert any("it was written as int8 and not as q4" in line for line in lines)
+    assert any("transformers.js_config" in line for line in lines)

@@ -11,7 +11,6 @@ import onnx
 from numpy.typing import NDArray
 
 from support.editing import edit_json, edit_tensor
-from support.formats.graph_faults import STRUCTURE
 
 Edit = Callable[[Any], None]
 _LAYER = "model.layers.0"
@@ -180,7 +179,6 @@ FAULTS: list[tuple[str, Edit, str, str]] = [
         "padding",
     ),
     *((name, edit, "damages", "node '") for name, edit in WIRING),
-    *((name, _proto(edit), "damages", word) for name, edit, word in STRUCTURE),
 ]
 
 QUANTISED: list[tuple[str, Edit, str, str]] = [

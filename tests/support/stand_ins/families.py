@@ -156,11 +156,6 @@ COPIED: dict[str, dict[str, Any]] = {
         **_GEMMA_2, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8, "num_hidden_layers": 26,
         "num_key_value_heads": 4, "query_pre_attn_scalar": 256,
     },
-    "google/gemma-2-27b": {
-        **_GEMMA_2, "_attn_implementation": "eager", "head_dim": 128, "hidden_size": 4608, "intermediate_size": 36864,
-        "num_attention_heads": 32, "num_hidden_layers": 46, "num_key_value_heads": 16, "query_pre_attn_scalar": 144,
-        "sliding_window_size": 4096,
-    },
     "google/gemma-3-270m": _GEMMA_3_270M,
     "google/gemma-3-1b-it": {
         **_GEMMA_3, "cache_implementation": "hybrid", "eos_token_id": [1, 106], "hidden_size": 1152,
@@ -185,10 +180,6 @@ COPIED: dict[str, dict[str, Any]] = {
     "HuggingFaceTB/SmolLM2-135M": {
         **_SMOLLM2, "hidden_size": 576, "intermediate_size": 1536, "is_llama_config": True, "num_attention_heads": 9,
         "num_hidden_layers": 30, "num_key_value_heads": 3, "rope_interleaved": False, "rope_theta": 100000,
-    },
-    "HuggingFaceTB/SmolLM2-1.7B-Instruct": {
-        **_SMOLLM2, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
-        "num_hidden_layers": 24, "num_key_value_heads": 32, "rope_theta": 130000,
     },
     "HuggingFaceTB/SmolLM3-3B": {
         "architectures": ["SmolLM3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
@@ -326,10 +317,6 @@ REMEMBERED: dict[str, dict[str, Any]] = {
     "google/gemma-3-4b-it": {
         **_GEMMA_3_WRAPPER, "text_config": {**_GEMMA_3_4B, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
     },
-    "unsloth/gemma-3-270m-it": {
-        **_GEMMA_3_270M, "unsloth_fixed": True, "unsloth_version": "2025.8.6", "use_bidirectional_attention": False,
-    },
-    "unsloth/Llama-3.2-1B": {**_LLAMA_3_2_1B, "pad_token_id": 128004, "unsloth_fixed": True},
     "Qwen/Qwen2.5-0.5B": {
         **_QWEN, "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864,
         "max_position_embeddings": 32768, "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
@@ -345,12 +332,6 @@ REMEMBERED: dict[str, dict[str, Any]] = {
     },
     "microsoft/Phi-3-mini-4k-instruct": {
         **_PHI_3_MINI, "max_position_embeddings": 4096, "rope_scaling": None, "sliding_window": 2047,
-    },
-    "microsoft/phi-4": {
-        **_PHI_3, "bos_token_id": 100257, "eos_token_id": 100265, "hidden_size": 5120, "intermediate_size": 17920,
-        "max_position_embeddings": 16384, "num_attention_heads": 40, "num_hidden_layers": 40,
-        "num_key_value_heads": 10, "original_max_position_embeddings": 16384, "pad_token_id": 100349,
-        "rope_scaling": None, "rope_theta": 250000, "sliding_window": None, "vocab_size": 100352,
     },
     "ibm-granite/granite-3.3-2b-instruct": {
         **_GRANITE, "architectures": ["GraniteForCausalLM"], "attention_multiplier": 0.015625, "bos_token_id": 0,
@@ -368,26 +349,6 @@ REMEMBERED: dict[str, dict[str, Any]] = {
         **_GRANITE_4, "attention_multiplier": 0.015625, "hidden_size": 2560, "intermediate_size": 8192,
         "layer_types": ["attention"] * 40, "logits_scaling": 10, "num_attention_heads": 40, "num_hidden_layers": 40,
         "num_key_value_heads": 8, "shared_intermediate_size": 8192,
-    },
-    "ibm-granite/granite-4.0-350m": {
-        **_GRANITE_4, "attention_multiplier": 0.015625, "hidden_size": 1024, "intermediate_size": 2048,
-        "layer_types": ["attention"] * 28, "logits_scaling": 4, "num_attention_heads": 16, "num_hidden_layers": 28,
-        "num_key_value_heads": 4, "residual_multiplier": 0.263, "shared_intermediate_size": 2048,
-    },
-    "ibm-granite/granite-4.0-1b": {
-        **_GRANITE_4, "attention_multiplier": 0.0078125, "hidden_size": 2048, "intermediate_size": 4096,
-        "layer_types": ["attention"] * 40, "logits_scaling": 8, "num_attention_heads": 16, "num_hidden_layers": 40,
-        "num_key_value_heads": 4, "shared_intermediate_size": 4096,
-    },
-    "LGAI-EXAONE/EXAONE-4.0-1.2B": {
-        **_EXAONE_4, "head_dim": 64, "hidden_size": 2048, "intermediate_size": 4096,
-        "layer_types": ["full_attention"] * 30, "max_position_embeddings": 65536, "num_attention_heads": 32,
-        "num_hidden_layers": 30, "sliding_window": None, "sliding_window_pattern": None, "tie_word_embeddings": True,
-    },
-    "tencent/Hunyuan-0.5B-Instruct": {
-        **_HUNYUAN, "bos_token_id": 120000, "eod_token_id": 120020, "eos_token_id": 120020, "hidden_size": 1024,
-        "intermediate_size": 3584, "num_attention_heads": 16, "num_hidden_layers": 24, "pad_token_id": -1,
-        "sep_token_id": 120007, "vocab_size": 120818,
     },
     "THUDM/GLM-4-9B-0414": {
         "architectures": ["Glm4ForCausalLM"], "attention_bias": True, "attention_dropout": 0.0,

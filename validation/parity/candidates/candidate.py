@@ -32,14 +32,7 @@ References = Mapping[TokenSequence, Reference]
 
 @dataclass(frozen=True)
 class ParityInput:
-    """The written folder that is compared with torch, and where both run.
-
-    Attributes:
-        folder: The written folder.
-        spec: The model's shapes.
-        execution: Provider, threads and memory of both sides.
-        say: Receives a line about each case.
-    """
+    """The written folder that is compared with torch, and where both run."""
 
     folder: Path
     spec: ModelSpec
@@ -49,12 +42,7 @@ class ParityInput:
 
 @dataclass(frozen=True)
 class Reads:
-    """The weights that torch computes with: those of the model, changed, or those that were written.
-
-    Attributes:
-        change: The change that is made to the weights; None: none.
-        stored: The weights that are read in their place; None: the model's.
-    """
+    """The weights that torch computes with: those of the model, changed, or those that were written."""
 
     change: Change | None = None
     stored: StoredWeights | None = None
@@ -67,13 +55,8 @@ class RuntimeCandidate:
     subclass.
 
     Attributes:
-        runtime: Name of the runtime.
-        format: The folder's format.
-        arithmetic: The precision whose limits hold, and whose rounding is measured in torch.
-        scaling: Powers of two that the written model has been scaled by.
         rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks, as
             XNNPACK does for rounded weights. Then it also runs in float32.
-        fills: Whether its runner can begin behind a cache that is filled; see `Fills`.
     """
 
     rounds_rows: ClassVar[bool] = False
@@ -99,11 +82,7 @@ class RuntimeCandidate:
         return self.format.settings()
 
     def claim(self, cases: Sequence[Case], say: Say) -> None:
-        """Refuses cases for which there is not enough memory, before the references run, which take long.
-
-        Raises:
-            EnvironmentFailure: Memory is missing.
-        """
+        """Refuses cases for which there is not enough memory, before the references run, which take long."""
 
     def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
         """Lets `generate` answer the prompts of a case; without logits where users do not decode with it."""
@@ -156,12 +135,7 @@ class RuntimeCandidate:
 
 
 def open_candidate(name: str, parity_input: ParityInput) -> RuntimeCandidate:
-    """Opens a written folder for parity, in the runtime of this name.
-
-    Raises:
-        UsageError, EnvironmentFailure: As for `require_runtime`.
-        ArtifactError: The folder does not say its format.
-    """
+    """Opens a written folder for parity, in the runtime of this name."""
     require_runtime(name)
     row = runtime_row(name)
     kind: type[RuntimeCandidate] = resolve_name(row.candidate)

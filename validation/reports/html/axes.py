@@ -20,12 +20,7 @@ class Chart:
     """A chart, as `shared.html.jinja` frames it.
 
     Attributes:
-        title: The text above the chart.
-        description: The chart in words, for people who cannot see it.
         height: Pixels.
-        marks: Elements of the SVG, from back to front.
-        legend: Classes that set colours, and their words.
-        inset: Whether it has a vertical axis, which needs room on the left.
     """
 
     title: str

@@ -33,7 +33,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Chart:
 
 
 def _chart(heading: str, points: Sequence[Json], targets: Json, ringed: str) -> Chart:
-    """Size on a logarithmic scale against KL; a line joins what nothing beats, dashed lines are the targets."""
+    """Size on a logarithmic scale against KL; a line joins unbeaten points, dashed lines are the targets."""
     sizes = [point["bytes"] for point in points]
     limits = [size for size in (targets["size"],) if size is not None and min(sizes) / 2 < size < 2 * max(sizes)]
     low, high = min([*sizes, *limits]) / 1.08, max([*sizes, *limits]) * 1.08

@@ -36,14 +36,7 @@ _BYTE_LEVEL = 2
 
 @dataclass(frozen=True)
 class LlamaOptions:
-    """Options with which llama.cpp loads and runs a model.
-
-    Attributes:
-        threads: Threads of each computation.
-        cache: Type of keys and values.
-        repack: Whether quantised weights are reordered for the CPU, which is faster and adds in another order.
-        vocabulary_only: Whether the tokenizer alone is loaded; then only `tokenize` and `ends` work.
-    """
+    """Options with which llama.cpp loads and runs a model."""
 
     threads: int
     cache: Literal["f32", "f16"] = "f32"
@@ -52,11 +45,7 @@ class LlamaOptions:
 
 
 class LlamaSession:
-    """A GGUF file that llama.cpp has loaded.
-
-    Attributes:
-        vocab_size: Number of tokens.
-    """
+    """A GGUF file that llama.cpp has loaded."""
 
     def __init__(self, path: Path, options: LlamaOptions) -> None:
         self._library: LlamaLibrary = llama_library()

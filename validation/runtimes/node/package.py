@@ -22,13 +22,7 @@ _INSTALL = f"npm install {PACKAGE}@4.3 --ignore-scripts"
 
 @dataclass(frozen=True)
 class NodePackage:
-    """An installation of Node and of transformers.js.
-
-    Attributes:
-        node: Path of the program `node`.
-        folder: The package's folder.
-        version: The package's version.
-    """
+    """An installation of Node and of transformers.js."""
 
     node: str
     folder: Path
@@ -36,11 +30,7 @@ class NodePackage:
 
 
 def find_transformers_js() -> NodePackage:
-    """Looks in the folder that `SEAP_NODE_MODULES` names, or else in the working directory's and npm's global folder.
-
-    Raises:
-        EnvironmentFailure: Node or the package is missing or too old; the message says what to run.
-    """
+    """Looks in the folder named by `SEAP_NODE_MODULES`, or else in the working directory's and npm's global one."""
     node = shutil.which("node")
     if node is None:
         raise EnvironmentFailure(

@@ -38,13 +38,8 @@ class TransformersJsRunner(Runner):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
-        folder: The folder that the format web has written.
         backend: What runs the ONNX graph; None: WebAssembly if the weights fit there, or else Node. With int8 and int4
             weights, WebAssembly computes in float32, whereas Node's kernels round activations to 8 bits.
-        threads: The number of threads of a session.
-
-    Attributes:
-        versions: The versions of transformers.js and of ONNX Runtime ("node" or "web").
     """
 
     runtime: ClassVar[str] = "transformers.js"

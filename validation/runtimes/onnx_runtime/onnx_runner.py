@@ -46,16 +46,7 @@ class OnnxRunner(Runner):
     runtime: ClassVar[str] = "onnxruntime"
 
     def __init__(self, session: ort.InferenceSession, taps: Sequence[str] = ()) -> None:
-        """Reads each layer's KV heads from the session's inputs.
-
-        Args:
-            session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value or other
-                states, and the outputs logits and present.{i}.key/.value.
-            taps: Further outputs to compute in each call.
-
-        Raises:
-            ArtifactError: The graph has other inputs or outputs, or does not fix a layer's KV heads and head size.
-        """
+        """Reads each layer's KV heads from the session's inputs."""
         self._session = session
         inputs = {item.name: item for item in session.get_inputs()}
         caches = {name: item for name, item in inputs.items() if is_state(name)}
@@ -107,9 +98,6 @@ class OnnxRunner(Runner):
 
         The signs are an error, or logits that are not finite at any position of that row, while the other row keeps
         its own. Earlier tokens are forgotten.
-
-        Raises:
-            EnvironmentFailure: As for `prefill`.
         """
         ids = np.tile(np.arange(3, dtype=np.int64), (2, 1))
         whole = self.prefill(ids, [3, 3])[0]
@@ -185,12 +173,7 @@ class OnnxRunner(Runner):
 
 
 def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
-    """Opens the graph of a folder; to score texts, one with the logits of last tokens alone is changed to give all.
-
-    Raises:
-        ArtifactError: The graph cannot be loaded.
-        EnvironmentFailure: ONNX Runtime cannot run it on this machine.
-    """
+    """Opens the graph of a folder; to score texts, one with the logits of last tokens alone is changed to give all."""
     model, execution = folder / "model.onnx", opening.execution
     mapped = bool(opening.calls) and claim_memory(model, opening.calls, execution)
     graph = with_all_logits(model) if opening.purpose == "scored" else None

@@ -13,11 +13,7 @@ from validation.runtimes.texts import Conversation, RuntimeTexts
 
 
 class OnnxTexts(RuntimeTexts):
-    """The tokenizer and chat template of our own API; decodes token by token, as it streams. See `RuntimeTexts`.
-
-    Raises:
-        ArtifactError: A file of the folder is damaged.
-    """
+    """The tokenizer and chat template of our own API; decodes token by token, as it streams. See `RuntimeTexts`."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = load_tokenizer(folder)

@@ -24,11 +24,7 @@ _WORTH_A_PASS = 8
 
 
 class TorchBatch(Runner):
-    """Runs one generation after another; see `Runner`. Only the logits of each row's last token are computed.
-
-    Args:
-        runner: The opened model.
-    """
+    """Runs one generation after another; see `Runner`. Only the logits of each row's last token are computed."""
 
     runtime: ClassVar[str] = "torch"
 
@@ -38,11 +34,7 @@ class TorchBatch(Runner):
         self._is_real = torch.zeros((0, 0), dtype=torch.int64)
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs prompts from an empty cache, which grows; returns [B, 1, V].
-
-        Raises:
-            ArtifactError: The weights cannot be read.
-        """
+        """Runs prompts from an empty cache, which grows; returns [B, 1, V]."""
         self._runner.use_attention("eager")
         rows, width = len(lengths), max(lengths)
         shifted = torch.zeros((rows, width), dtype=torch.int64)

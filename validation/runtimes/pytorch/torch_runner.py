@@ -42,7 +42,6 @@ class Run:
         parts: Token ids, which run one part after the other with a cache. Eager attention materialises [heads, tokens
             of the part, tokens so far], so long sequences take less memory and time in several parts.
         kept: How many tokens at the end to give logits for, at least 1.
-        filled: How many tokens a cache holds before them, which were not computed.
         fill: Gives the keys and values of these tokens in the layer of an index.
     """
 
@@ -56,17 +55,10 @@ class TorchRunner:
     """A torch model that runs sequences without holding more of its weights than there is room for.
 
     Args:
-        folder: config.json and safetensors files, of a dense model or one pruned by this package.
-        compute: The device, and the memory that may be taken there and on the host.
         attention: transformers' attention implementation; None: the fastest that computes the model.
 
     Attributes:
-        checkpoint: Where the weights come from.
         model: A transformers causal language model without weights; hooks on its modules see every sequence.
-
-    Raises:
-        ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
-        EnvironmentFailure: The installed transformers has no class of the family.
     """
 
     def __init__(self, folder: Path, compute: Compute = _DEFAULT, attention: str | None = "eager") -> None:
@@ -87,10 +79,6 @@ class TorchRunner:
 
         A layer's states are shown and released before the next layer is read: in each layer the first sequence's, the
         second's and so on. Sequences whose hidden states do not fit together take several passes.
-
-        Args:
-            runs: The sequences.
-            take_cache: Receives the states of each sequence and layer, none of a layer that keeps nothing.
         """
         for block in self.blocks([self.passing_bytes(sum(map(len, run.parts))) for run in runs]):
             parts = [[torch.tensor([list(part)]) for part in runs[number].parts] for number in block]
@@ -121,7 +109,7 @@ class TorchRunner:
         cached: bool = True,
         empty: Sequence[BatchPass] | None = None,
     ) -> list[BatchPass]:
-        """Embeds sequences, whose parts are int64 [batch, tokens] each, behind what is there before; None: nothing."""
+        """Embeds sequences, whose parts are int64 [batch, tokens] each, behind a cache; None: there is none."""
         passages = [self._stock.empty() for _ in batches] if empty is None else list(empty)
         self._append(passages, batches, cached)
         return passages
@@ -132,9 +120,7 @@ class TorchRunner:
         """Passes sequences through all layers.
 
         Args:
-            passages: The sequences.
             show: Called with the place of a sequence and the index of a layer that it has passed.
-            keep: Whether layers stay loaded for another pass, as far as there is room.
         """
         for index in range(self._number):
             if index not in self._loaded:
@@ -192,7 +178,6 @@ class TorchRunner:
         Layers stay loaded as far as there is room; `head` must be open for the logits.
 
         Args:
-            passage: The sequences so far.
             input_ids: int64 [batch, tokens].
             mask: int64 [batch, tokens so far and new ones], 0 for padding on the left; None: there is none.
 
@@ -215,11 +200,7 @@ class TorchRunner:
         self.checkpoint.change(change)
 
     def whole_model(self) -> Any:
-        """The model with all of its weights, to be timed.
-
-        Raises:
-            EnvironmentFailure: It does not fit in memory.
-        """
+        """The model with all of its weights, to be timed."""
         needed = 4 * self.spec.num_parameters()
         if needed > self._limit:
             raise EnvironmentFailure(
@@ -304,15 +285,9 @@ def open_torch_runner(
     """Opens a model folder; frees what is in memory when the context ends.
 
     Args:
-        folder: config.json and safetensors files, of a dense model or one pruned by this package.
-        execution: Where the model runs, and torch's threads while the context lasts.
         change: The change that is made to the weights; None: none.
         stored: The weights of a written file, which are read in place of the folder's; None: the folder's.
         attention: transformers' attention implementation; None: the fastest that computes the model.
-
-    Raises:
-        ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
-        EnvironmentFailure: The installed transformers has no class of the family.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(execution.thread_count)

@@ -91,9 +91,6 @@ class VllmRunner(Runner):
         Returns:
             The tokens, and of each prompt the log-probabilities after each of its tokens and of those that follow but
             the last, [tokens of the prompt - 1 + steps, V].
-
-        Raises:
-            ParityFailure: vLLM does not run the model.
         """
         return self._score(prompts, steps)
 

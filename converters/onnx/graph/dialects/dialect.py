@@ -49,11 +49,8 @@ class Dialect(Protocol):
         """The output of a mixture of experts, [batch_size, sequence_length, hidden_size].
 
         Args:
-            experts: The mixture.
             x: The input of the experts, [batch_size, sequence_length, hidden_size].
             routed: The router's products.
-            weights: The weights of all experts.
-            name: Name of the node.
         """
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
@@ -96,7 +93,6 @@ class Dialect(Protocol):
             qkv: Queries, keys and values, [batch_size, sequence_length, ...]; packed into one value, or three values.
             past: The cache of the previous tokens.
             attention: Gives heads, sliding window and rotation, and the scale and the soft cap of the scores.
-            name: Name of the node.
             sinks: The sink of each head, [heads], if it has them.
         """
 
@@ -107,7 +103,6 @@ class Dialect(Protocol):
             query: Rotated, [batch_size, sequence_length, heads * head_dim].
             cache: The other layer's, after this call.
             attention: Gives heads, sliding window and scale.
-            name: Name of the node.
         """
 
     def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
@@ -116,8 +111,6 @@ class Dialect(Protocol):
         Args:
             x: [batch_size, sequence_length, channels].
             past: The values that the kernels see before those of this call, [batch_size, channels, size - 1].
-            kernels: The kernels.
-            name: Name of the node.
         """
 
     def recurrence(self, parts: Recurrence, past: ir.Value, name: str) -> Recurred:
@@ -126,7 +119,6 @@ class Dialect(Protocol):
         Args:
             parts: Inputs of the recurrence. At padding, decay and rate are 0, so that it leaves the state as it is.
             past: The state, [batch_size, heads, key_dim, value_dim].
-            name: Name of the node.
         """
 
     def decays(
@@ -139,7 +131,6 @@ class Dialect(Protocol):
             bias: float32 [heads].
             factor: float32 [heads].
             rate: [batch_size, sequence_length, heads].
-            name: Name of the node.
         """
 
     def gated_norm(

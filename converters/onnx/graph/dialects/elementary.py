@@ -26,12 +26,8 @@ def elementary_attention(
     """Attention; the R = H / G query heads of each of the G KV heads are so many more queries of that head.
 
     Args:
-        g: The graph.
         qkv: Queries, keys and values, [batch_size, sequence_length, heads * head_dim] each.
-        past: The cache of the previous tokens.
         visible: Which keys each query sees, bool [batch_size, 1, sequence_length, total_sequence_length].
-        attention: Gives the heads, and the scale and the soft cap of the scores.
-        name: Name of the node that gives the output.
         sinks: The sink of each head, [heads], in the dtype of the graph; None: there are none.
     """
     query, key, value = qkv

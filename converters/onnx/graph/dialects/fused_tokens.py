@@ -20,7 +20,6 @@ class FusedTokens:
     Attributes:
         mask: int64 [batch_size, total_sequence_length], 1 for real tokens, cached and new.
         last: Each row's last position, int64 [batch_size].
-        lengths: `last`, and the length of the cache after this call, as GroupQueryAttention takes them.
     """
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value) -> None:

@@ -48,16 +48,11 @@ def _body(
     weights: ExpertWeights,
     name: str,
 ) -> ir.Graph:
-    """Adds what one expert writes to the total, float32 [tokens, hidden_size].
+    """Adds one expert's output to the total, float32 [tokens, hidden_size].
 
     Args:
-        outer: The graph of the loop, which has all constants.
-        experts: The mixture.
         given: The input of the experts [tokens, hidden_size], their weights for each token [tokens, experts], and
             which experts there are.
-        dtype: Dtype of the first two.
-        weights: The weights of all experts.
-        name: The beginning of the nodes' names.
     """
     g, (tokens, routing, needed), width = GraphBuilder(name), given, experts.moe_intermediate_size
     step = g.input(f"{name}.step", ir.DataType.INT64, [])

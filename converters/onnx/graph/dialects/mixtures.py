@@ -29,8 +29,6 @@ class ExpertWeights:
     """The weights of all experts; a bias that is None is missing.
 
     Attributes:
-        gate_up: The weights of gate and up, whose rows take turns.
-        output: The weights of the output projections.
         gate_up_bias: The biases of gate and up, in the order of their rows, [experts, out].
         output_bias: The biases of the output projections, [experts, hidden_size].
     """
@@ -47,7 +45,6 @@ class Routed:
 
     Attributes:
         logits: The products, [tokens, experts].
-        dtype: Dtype of the logits.
         selection_bias: Bias on the scores by which experts are chosen, float32 [experts]; None: there is none.
         expert_scale: Factor on the neurons of each expert, float32 [experts]; None: there is none.
     """
@@ -196,16 +193,10 @@ def standard_experts(
     activated: Callable[[ir.Value, str], ir.Value],
     name: str,
 ) -> ir.Value:
-    """Every expert computes every token, and what it should not have computed counts 0; see `Dialect.experts`.
+    """Every expert computes every token, and tokens not routed to it count 0; see `Dialect.experts`.
 
     Args:
-        g: The graph.
-        experts: The mixture.
         x: [batch_size, sequence_length, hidden_size].
-        routed: The router's products.
-        weights: The weights of all experts.
-        activated: Emits the activation.
-        name: Name of the node that gives the output.
     """
     gate_up, output = weights.gate_up, weights.output
     assert isinstance(gate_up, ir.Value)

@@ -14,11 +14,7 @@ def scanned(g: GraphBuilder, parts: Recurrence, past: ir.Value, dtype: ir.DataTy
     """The recurrence as a Scan. The heads of a group are an axis, along which its query and key are the same.
 
     Args:
-        g: The graph.
         parts: The inputs of the recurrence, in `dtype`, the decay in float32.
-        past: The state of the tokens before.
-        dtype: Dtype of the output.
-        name: Name of the node.
     """
     each = parts.heads // parts.groups
     key, value = parts.key_dim, parts.value_dim

@@ -67,7 +67,7 @@ class AttentionWriter(KindWriter):
         return output
 
     def _gated(self, attention: Attention, gate: ir.Value, x: ir.Value, name: str) -> ir.Value:
-        """What the heads attend to, each channel times the sigmoid of its gate, or of the gate of its head."""
+        """Multiplies each channel of the heads by the sigmoid of its gate, or of the gate of its head."""
         if attention.gate == "channels":
             return self._dialect.gated("sigmoid", gate, x, attention.channels, name)
         heads = op.split_heads(self._g, x, (0, 0, -1, attention.head_dim), f"{name}.split")

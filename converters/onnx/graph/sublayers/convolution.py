@@ -19,7 +19,7 @@ class ConvolutionWriter(KindWriter):
     _states: dict[int, ir.Value] = field(default_factory=dict, init=False)
 
     def open(self, index: int) -> None:
-        """Declares what a layer's kernels still see of earlier tokens, by ONNX Runtime GenAI's name for it."""
+        """Declares the values of earlier tokens that a layer's kernels still see, by ONNX Runtime GenAI's name."""
         self._states[index] = self._g.input(f"past.{index}.conv", self._dtype, self._dims(index))
 
     def close(self, index: int) -> None:

@@ -46,11 +46,7 @@ class DeltaNetWriter(RecurrentStates):
         """The output of the recurrence, [batch_size, sequence_length, value heads * value_head_dim].
 
         Args:
-            index: Index of the layer.
-            net: The layer's delta net.
-            qkv: Queries, keys and values.
             numbers: What update rate and decay are made of, [batch_size, sequence_length, 2 * value heads].
-            name: The beginning of the nodes' names.
         """
         g, heads = self._g, net.linear_num_value_heads
         widths, labels = [net.keys, net.keys, net.channels], ["query", "key", "value"]

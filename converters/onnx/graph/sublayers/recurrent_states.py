@@ -16,12 +16,7 @@ CLOSED = -1e4
 
 @dataclass(eq=False)
 class RecurrentStates(KindWriter):
-    """Declares the states, by ONNX Runtime GenAI's names for them.
-
-    Attributes:
-        conv: The values of earlier tokens that kernels still see, by layer; the new state once it is there.
-        recurrent: The states of recurrences, likewise.
-    """
+    """Declares the states, by ONNX Runtime GenAI's names for them."""
 
     conv: dict[int, ir.Value] = field(default_factory=dict, init=False)
     recurrent: dict[int, ir.Value] = field(default_factory=dict, init=False)

@@ -24,7 +24,6 @@ class Attention(Grouped):
     Attributes:
         num_attention_heads: Number of query heads.
         num_key_value_heads: Number of key/value heads (KV groups).
-        head_dim: Size of a head.
         scale: Factor on scores.
         softcap: c in c tanh(score / c); None: none.
         qk_norm: How queries and keys are normalised; None: not at all.

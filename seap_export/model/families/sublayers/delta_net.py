@@ -23,10 +23,8 @@ class DeltaNet(Grouped):
     and S^T q / sqrt(key_head_dim), through an RMS norm of each head and times SiLU of the gate z, are its channels.
 
     Attributes:
-        linear_num_value_heads: Number of value heads.
         linear_num_key_heads: Number of heads of queries and keys, each of which some value heads share.
         key_head_dim: Channels of a query and of a key.
-        value_head_dim: Channels of a value head.
         kernel_size: Tokens that the convolution sees, the token itself and those before it.
     """
 

@@ -36,8 +36,6 @@ class Experts(Sublayer):
     So gate and up have the rows of one expert after the other, and the output projection their columns.
 
     Attributes:
-        num_experts: Number of experts.
-        moe_intermediate_size: Neurons of an expert.
         experts_per_token: How many experts compute a token.
         scores: Whether the scores are probabilities, the softmax of the products, or the sigmoid of each, or those of
             `sparsemixer`: for the best expert, its probability among those whose products s are no further below its
@@ -50,7 +48,6 @@ class Experts(Sublayer):
         output_bias: The width of what each expert adds to what it writes, before it is weighted; 0: nothing.
         router_norm: The width of the norm through which the router reads the stream; 0: it reads what experts read.
         has_expert_scale: Whether the neurons of each expert are multiplied by a number.
-        activation: Activation of the gates.
         gates: Further parameters of SiLU.
     """
 

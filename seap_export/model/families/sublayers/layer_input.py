@@ -18,8 +18,6 @@ class LayerInput(Sublayer):
 
     Attributes:
         layer: The index of the layer.
-        hidden_size_per_layer_input: Number of inputs.
-        activation: Activation of the gate.
     """
 
     output: ClassVar[Projection] = "layer_input_proj"

@@ -23,9 +23,7 @@ class Mamba(Grouped):
     and its channels are those of S^T C + d x, times SiLU of the gate z, and normalised in groups if there is a norm.
 
     Attributes:
-        mamba_n_heads: Number of heads.
         mamba_n_groups: Number of groups, whose heads share B and C.
-        head_dim: Channels of a head.
         state_size: Channels of B and of C.
         kernel_size: Tokens that the convolution sees, the token itself and those before it.
         has_kernel_bias: Whether the convolution has a bias.

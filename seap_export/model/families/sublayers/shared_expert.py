@@ -20,8 +20,6 @@ class SharedExpert(Sublayer):
 
     Attributes:
         shared_expert_intermediate_size: Number of neurons.
-        has_scale: Whether it is scaled.
-        activation: Activation of the gate.
     """
 
     output: ClassVar[Projection] = "shared_down_proj"

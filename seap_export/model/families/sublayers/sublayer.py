@@ -22,10 +22,8 @@ class Sublayer(ABC):
 
     Attributes:
         biases: Its projections that have a bias.
-        multiplier: m.
         factors: The factors on the products of some of `readers`, their biases included.
         norm_before: N1; None: it reads the stream as it is.
-        norm_after: N2.
         beside: Whether it reads the stream that the sublayer before it read, without what that one adds.
         norm_of_sum: The norm of the sum of what it and the sublayer before it write, which stand side by side; None:
             each is added as it is.

@@ -60,10 +60,7 @@ def delta_rule(
 
     Args:
         query: Queries, keys and values, [batch, heads, chunks, tokens of a chunk, channels] each.
-        key: The keys.
-        value: The values.
         rates: Update rates, and decays in log space, [batch, heads, chunks, tokens of a chunk].
-        decay: The decays.
     """
     since_start, between = pairwise_decay(decay)
     strength = rates.unsqueeze(-1)

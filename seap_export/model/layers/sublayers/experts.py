@@ -17,7 +17,6 @@ def chosen_experts(
 
     Args:
         logits: The router's product, [tokens, experts].
-        experts: The mixture.
         selection_bias: The bias that the choice goes by, [experts]; None: there is none.
     """
     indices = preferences(logits, experts, selection_bias).topk(experts.experts_per_token, -1).indices
@@ -68,7 +67,6 @@ def routing_weights(
 
     Args:
         logits: The router's product, float32 [tokens, experts].
-        experts: The mixture.
         selection_bias: See `chosen_experts`.
     """
     weights, indices = chosen_experts(logits, experts, selection_bias)

@@ -54,7 +54,6 @@ def written_and_read(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 
     Args:
         query: Queries, keys and values, [batch, heads, chunks, tokens of a chunk, channels] each.
-        key: The keys.
         value: The values, which are written to the states with each key.
         decay: Decays in log space, [batch, heads, chunks, tokens of a chunk].
     """

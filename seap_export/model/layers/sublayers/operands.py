@@ -53,4 +53,4 @@ class Operands(Protocol):
         """A tensor by its name in the plain form, such as `q_norm`; None: the layer has none."""
 
     def see(self, what: str, values: Callable[[], torch.Tensor]) -> None:
-        """Shows intermediate values to whoever observes the pass: what they are, and how to compute them."""
+        """Shows intermediate values to an observer of the pass: their names, and how to compute them."""

@@ -12,12 +12,7 @@ _CHUNK = 64
 
 
 def in_chunks(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Values [batch, tokens, heads * ...] as [batch, heads, chunks, tokens of a chunk, ...], filled up with zeros.
-
-    Args:
-        values: The values of all tokens; zeros at padding, which is behind the last token.
-        shape: The shape of one token's values: heads, and the size of each.
-    """
+    """Values [batch, tokens, heads * ...] as [batch, heads, chunks, tokens of a chunk, ...], filled up with zeros."""
     chunk = min(_CHUNK, values.shape[1])
     filled = functional.pad(values, (0, 0, 0, -values.shape[1] % chunk))
     return filled.unflatten(1, (-1, chunk)).unflatten(3, tuple(shape)).movedim(3, 1)

@@ -71,7 +71,6 @@ def pair_swap(rope: RopeSpec, size: int) -> torch.Tensor:
     """The matrix that brings -x2 to the place of x1 and x1 to that of x2, for each pair (x1, x2) that rotates.
 
     Args:
-        rope: Which channels are pairs.
         size: Channels of a head.
 
     Returns:

@@ -28,11 +28,7 @@ _HARMLESS = (
 
 
 def gguf_config(file: GgufFile) -> dict[str, Any]:
-    """Builds the config.json of a GGUF file, in the spelling that transformers 4.57 and 5 share.
-
-    Raises:
-        InputError: Metadata are missing, unknown, differ between layers, or describe an unsupported model.
-    """
+    """Builds the config.json of a GGUF file, in the spelling that transformers 4.57 and 5 share."""
     family = file.family
     for key, (value, part) in _REQUIRED.items():
         if file.get(key, value) != value:

@@ -21,16 +21,7 @@ MODEL_TYPE_KEY = "seap.model_type"
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The header of a GGUF file; does not keep the file mapped.
-
-    Attributes:
-        path: The file.
-        metadata: Its key/value pairs, with arrays as lists.
-        tensors: Its tensors by their names in the file.
-        family: The family of its architecture, or the one that it names.
-        form: How it holds a model of this family.
-        read_keys: The metadata of the architecture that were read.
-    """
+    """The header of a GGUF file; does not keep the file mapped."""
 
     path: Path
     metadata: Mapping[str, Any]
@@ -41,12 +32,7 @@ class GgufFile:
 
     @classmethod
     def open(cls, path: Path) -> GgufFile:
-        """Reads and checks the header.
-
-        Raises:
-            InputError: The file is missing, truncated, not a GGUF file, one of several shards, or of an unsupported
-                architecture.
-        """
+        """Reads and checks the header."""
         metadata, tensors = _read_header(path)
         if metadata.get("split.count", 0) not in (0, 1):
             raise InputError(
@@ -60,11 +46,7 @@ class GgufFile:
         return self.metadata.get(f"{self.form.architecture}.{key}", default)
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """Like `get`, for a positive whole number, which may be given for each layer.
-
-        Raises:
-            InputError: It is missing and has no default, or differs between layers.
-        """
+        """Like `get`, for a positive whole number, which may be given for each layer."""
         value = self.get(key, default)
         if isinstance(value, list) and len(set(value)) == 1:
             value = value[0]
@@ -85,11 +67,7 @@ class GgufFile:
 
     @property
     def layers(self) -> int:
-        """The number of layers.
-
-        Raises:
-            InputError: It is missing, or more than the file can hold.
-        """
+        """The number of layers."""
         number = self.whole("block_count")
         if number > len(self.tensors):
             raise InputError(
@@ -110,11 +88,7 @@ class GgufFile:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """Like `get`, for a number, as the shortest decimal of its float32 value: 1e-05 for 9.999999747378752e-06.
-
-        Raises:
-            InputError: It is something else.
-        """
+        """Like `get`, for a number, as the shortest decimal of its float32 value: 1e-05 for 9.999999747378752e-06."""
         value = self.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise InputError(f"{self.path}: metadata '{key}' must be a number, not {value!r}; download it again")
@@ -130,11 +104,7 @@ class GgufFile:
         ]
 
     def read(self, name: str) -> np.ndarray:
-        """Reads a tensor by its name in the file, dequantised to float32.
-
-        Raises:
-            InputError: The encoding is not supported, or the file has changed since it was opened.
-        """
+        """Reads a tensor by its name in the file, dequantised to float32."""
         tensor = self.tensors[name]
         try:
             raw = np.fromfile(self.path, np.uint8, tensor.size, offset=tensor.offset)

@@ -79,11 +79,7 @@ class GgufReader:
         return {name: self._shape(part) for name, part in self._parts.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads and dequantises the named tensors.
-
-        Raises:
-            InputError: An encoding is not supported, or the file has changed since it was opened.
-        """
+        """Reads and dequantises the named tensors."""
         parts = {name: self._parts[name] for name in names}
         stored = {source: self._file.read(source) for source in dict.fromkeys(part.source for part in parts.values())}
         return {name: self._plain(torch.from_numpy(stored[part.source]), part) for name, part in parts.items()}

@@ -27,23 +27,13 @@ from seap_export.pipeline.steps.variant_steps import VariantSteps
 
 @dataclass(frozen=True)
 class CardStep(Step):
-    """Writes what is said of each variant into its model folder, once its figures are known.
-
-    Attributes:
-        variants: The variants' own steps, by name.
-        request: The export.
-    """
+    """Writes what is said of each variant into its model folder, once its figures are known."""
 
     variants: Mapping[str, VariantSteps]
     request: ExportRequest
 
     def run(self, made: Made) -> None:
-        """Writes the files that are missing or that show other figures.
-
-        Raises:
-            ArtifactError: One was changed since, and there is no --force.
-            UsageError: There is a file of that name that no export wrote, and there is no --force.
-        """
+        """Writes the files that are missing or that show other figures."""
         workspace = made.workspace
         for name, entry in made.variants.items():
             files = {f"{name}/{HF}/{file}": content for file, content in self._files(made, name).items()}
@@ -81,7 +71,7 @@ class CardStep(Step):
         return {CARD: card_text(facts).encode(), **recipe, **metadata.licence_files}
 
     def _recommended(self, name: str, described: Mapping[str, Any], whole: Mapping[str, Mapping[str, Any]]) -> str:
-        """What to ship of a variant and the whole models.
+        """The recommendation among the files of a variant and the whole models.
 
         Without speeds, which differ from run to run, and without targets, so that its ratio makes the same card again.
         """

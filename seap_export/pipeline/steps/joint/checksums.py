@@ -18,11 +18,7 @@ class ChecksumStep(Step):
     """Writes the hashes of the manifest into the folders themselves, once all their other files are made."""
 
     def run(self, made: Made) -> None:
-        """Writes the lists that are missing or outdated.
-
-        Raises:
-            ArtifactError: One was changed since, and there is no --force.
-        """
+        """Writes the lists that are missing or outdated."""
         workspace = made.workspace
         steps = workspace.manifest.steps
         for step in [step for step in steps if step.endswith(f"/{SUMS}")]:

@@ -28,11 +28,7 @@ _PARITY = ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats", "r
 
 @dataclass(frozen=True)
 class TaskEntry(Step):
-    """Describes a task whose statistics are made.
-
-    Attributes:
-        calibration: The step that made the statistics.
-    """
+    """Describes a task whose statistics are made."""
 
     calibration: CalibrationStep
 
@@ -51,11 +47,7 @@ class TaskEntry(Step):
 
 @dataclass(frozen=True)
 class PlanRemarks(Step):
-    """Warns of shapes in a plan that cost speed or size in a format, before they are made.
-
-    Attributes:
-        variant: The variant's own steps.
-    """
+    """Warns of shapes in a plan that cost speed or size in a format, before they are made."""
 
     variant: VariantSteps
 
@@ -69,12 +61,7 @@ class PlanRemarks(Step):
 
 @dataclass(frozen=True)
 class VariantEntry(Step):
-    """Describes a variant whose own steps are all made.
-
-    Attributes:
-        variant: The variant's own steps.
-        targets: The targets that the variant was chosen to meet; None: its ratio was given.
-    """
+    """Describes a variant whose own steps are all made."""
 
     variant: VariantSteps
     targets: Targets | None
@@ -126,7 +113,7 @@ def _earlier(steps: VariantSteps, work: StepContext) -> Iterator[tuple[str, Form
 
 
 def _drop_outdated(steps: VariantSteps, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:
-    """Removes what --force outdates: folders of another model, and roundings from which no folder is written."""
+    """Removes files that --force outdates: folders of another model, and roundings that no folder is written from."""
     name, recorded = steps.plan.variant, dict(workspace.manifest.steps)
     origins = {step.before.name for step in steps.formats.values()}
     for folder, step in earlier.items():

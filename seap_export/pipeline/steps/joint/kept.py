@@ -1,4 +1,4 @@
-"""Keeps the whole model, merely rounded, where it is what is recommended."""
+"""Keeps the rounded whole model where it is recommended."""
 
 from __future__ import annotations
 
@@ -23,13 +23,7 @@ from seap_export.pipeline.targets.frontier import read_frontier
 
 @dataclass(frozen=True)
 class KeptStep(Step):
-    """Moves the recommended whole models out of the hidden folder, each into a folder of its name.
-
-    Attributes:
-        variants: The variants' own steps, by name.
-        whole: What made and measured the whole models.
-        min_accuracy_retained: The limit of accuracy that counts for a recommendation; None: there is none.
-    """
+    """Moves the recommended whole models out of the hidden folder, each into a folder of its name."""
 
     variants: Mapping[str, VariantSteps]
     whole: WholeStep

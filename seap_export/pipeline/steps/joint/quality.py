@@ -65,15 +65,7 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 @dataclass(frozen=True)
 class _Missing:
-    """A folder that is to be compared with the dense model.
-
-    Attributes:
-        step: The path of its report within the output folder.
-        key: The key of the report.
-        work: Its texts and prompts.
-        request: How it is measured.
-        asked: The questions that it answers.
-    """
+    """A folder that is to be compared with the dense model."""
 
     step: str
     key: str
@@ -93,12 +85,9 @@ class QualityStep(Step):
     """Writes a quality report for each folder of a variant that passed parity.
 
     Attributes:
-        variants: The variants' own steps, by name.
-        tasks: All tasks.
         settings: The execution provider and the threads; the rest concerns parity.
         general_text: The corpus of the general text; None: the one that comes with the package.
         whole: The whole models that are compared with the dense model, too; None: there are none.
-        questions: The tasks that say what is right.
     """
 
     cost = Cost("quality", _seconds, effort=3.0, always=2.0, format_factor=prompt_factor, count_disk=_disk)
@@ -125,13 +114,7 @@ class QualityStep(Step):
         ]
 
     def run(self, made: Made) -> None:
-        """Runs the dense model once, if anything is missing, and then each folder.
-
-        Raises:
-            ArtifactError: A variant's logits are NaN or infinite.
-            InputError: The general text cannot be used.
-            EnvironmentFailure: The temporary folder is full.
-        """
+        """Runs the dense model once, if anything is missing, and then each folder."""
         folders = sound(self.variants, made.variants, every=True)
         requests = {of: quality_request(of, self.settings, self.general_text) for of in folders}
         missing = [one for of, keys in folders.items() for one in self._missing(made, requests[of], keys)]
@@ -143,7 +126,7 @@ class QualityStep(Step):
             made.enter(name)
 
     def _missing(self, made: Made, request: QualityRequest, keys: Mapping[str, str]) -> list[_Missing]:
-        """What is not measured yet of a folder of the variants, whose keys are given by name."""
+        """The measurements of a folder that are missing; `keys` holds the folder's key in each variant."""
         workspace, source, missing = made.workspace, made.work.source, []
         elsewhere = elsewhere_texts(_records(workspace), request.general_text, chat_of_source(source))
         for name, folder_key in keys.items():

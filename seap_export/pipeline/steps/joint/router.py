@@ -48,12 +48,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class RouterTargets:
-    """The variants that a router selects.
-
-    Attributes:
-        variants: The variant of each task at each ratio; ratios are written as in folder names.
-        fallback: The variant for uncertain prompts at each of these ratios, or None.
-    """
+    """The variants that a router selects."""
 
     variants: Mapping[str, Mapping[str, str]]
     fallback: Mapping[str, str | None]
@@ -61,13 +56,7 @@ class RouterTargets:
 
 @dataclass(frozen=True)
 class RouterStep(Step):
-    """Makes the router of the folder.
-
-    Attributes:
-        splits: The texts of each task, for at least two tasks.
-        settings: The settings of the router.
-        chosen: The variant of each task and mixture that meets the export's targets; empty: there are none.
-    """
+    """Makes the router of the folder."""
 
     splits: Mapping[str, Split]
     settings: RouterSettings
@@ -131,12 +120,7 @@ def make_router(
 
 
 def refuse_lost_tasks(workspace: Workspace, tasks: Collection[str]) -> None:
-    """Rejects, before any work, an export of several tasks whose router would drop others.
-
-    Raises:
-        UsageError: The existing router has tasks that are not in `tasks`, and --force is not given.
-        ArtifactError: The existing router is damaged, and --force is not given.
-    """
+    """Rejects, before any work, an export of several tasks whose router would drop others."""
     folder = workspace.folder / ROUTER_FOLDER
     if workspace.force or len(tasks) < 2 or ROUTER_FOLDER not in workspace.manifest.steps or not folder.exists():
         return

@@ -35,10 +35,8 @@ class SpeedStep(Step):
     """Adds the speed of each variant that passed parity to performance.json, once for a machine.
 
     Attributes:
-        variants: The variants' own steps, by name.
         settings: The execution provider and the threads; the rest concerns parity.
         whole: The whole models that are timed in the same session; None: there are none.
-        prompts: The tokens of prompts that a target asks to be timed, besides the usual one.
     """
 
     cost = Cost("speed", _seconds, effort=2.5, always=0.8, format_factor=prompt_factor, count_disk=_disk)
@@ -56,12 +54,7 @@ class SpeedStep(Step):
         return [] if variant.plan.variant in read_performance(folder).speed else [variant.planned_work(self.cost)]
 
     def run(self, made: Made) -> None:
-        """Times what was not timed on this machine yet, alternating with the dense model.
-
-        Raises:
-            EnvironmentFailure: The provider or the runtime is not available.
-            ArtifactError: A variant cannot be loaded.
-        """
+        """Times the variants that were not timed on this machine yet, alternating with the dense model."""
         speed, export = made.performance.speed, Export(made.work.folder)
         for measured, keys in sound(self.variants, made.variants, every=False).items():
             request = speed_request(made.work.source.spec, measured, self.settings, self.prompts)

@@ -24,8 +24,6 @@ class ValidationStep(Step):
     """Completes the export, validates its variants and writes the report next to them.
 
     Attributes:
-        variants: The variants' own steps, by name.
-        settings: How written folders were compared.
         min_accuracy_retained: Least share of the dense model's accuracy; None: no gate.
     """
 

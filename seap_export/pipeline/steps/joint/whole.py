@@ -51,14 +51,7 @@ REFUSALS = (ArtifactError, InputError, ParityFailure, UsageError)
 
 @dataclass(frozen=True)
 class WholeSteps:
-    """The steps that make one whole model.
-
-    Attributes:
-        model: What is made.
-        ranking: The ranking of its task or mixture, which knows the texts.
-        written: The step that writes it; None: it cannot be written.
-        questions: The tasks of the export that say what is right.
-    """
+    """The steps that make one whole model."""
 
     model: WholeModel
     ranking: RankingStep
@@ -102,12 +95,7 @@ class WholeSteps:
 
 @dataclass(frozen=True)
 class WholeStep(Step):
-    """Makes the models of which a figure is missing, for the steps that measure quality and speed.
-
-    Attributes:
-        models: The steps of each model, by its name.
-        request: The export.
-    """
+    """Makes the models of which a figure is missing, for the steps that measure quality and speed."""
 
     models: Mapping[str, WholeSteps]
     request: ExportRequest
@@ -122,12 +110,7 @@ class WholeStep(Step):
         return tuple(f"{name}/{QUALITY}" for name, steps in self.models.items() if steps.written is not None)
 
     def planned_work(self, folder: Path, measured: Sequence[Cost]) -> list[PlannedWork]:
-        """The work of making the models that were never measured, and of measuring them.
-
-        Args:
-            folder: The output folder.
-            measured: The costs of the measurements that are asked for.
-        """
+        """The work of making the models that were never measured, and of measuring them."""
         known = read_whole(folder)
         missing = [one for name, one in self.models.items() if one.written is not None and name not in known]
         made = {step.name: replace(step.planned_work, passes=True) for steps in missing for step in steps.all}
@@ -137,11 +120,7 @@ class WholeStep(Step):
         return [*made.values(), *figures]
 
     def run(self, made: Made) -> None:
-        """Makes what is missing; why a model cannot be made is written down in the place of its figures.
-
-        Raises:
-            EnvironmentFailure: The disk is full.
-        """
+        """Makes the missing models; for one that cannot be made, the reason takes the place of its figures."""
         known, source = read_whole(made.work.folder), made.work.source
         before = {name: dict(row) for name, row in known.items()}
         for name, steps in self.models.items():
@@ -178,7 +157,7 @@ class WholeStep(Step):
         return (entry.get("whole"), entry.get("setting")) == (steps.key, speed_setting(request))
 
     def _described(self, made: Made, steps: WholeSteps) -> dict[str, Any]:
-        """What whole.json says of a model before it is measured."""
+        """The entry of a model in whole.json before it is measured."""
         model, request = steps.model, self.request
         unusual = {} if model.format is None else unusual_options(model.format)
         dense = model_name(made.work.source, made.workspace.manifest.source["name"])
@@ -198,11 +177,7 @@ class WholeStep(Step):
         }
 
     def make(self, made: Made, name: str) -> Path:
-        """Makes what is missing of a model's steps, and returns its folder.
-
-        Raises:
-            InputError, UsageError: It cannot be written.
-        """
+        """Makes what is missing of a model's steps, and returns its folder."""
         steps = self.models[name]
         if steps.model.format is None or steps.written is None:
             raise UsageError(steps.model.refusal)
@@ -271,16 +246,7 @@ class WholeStep(Step):
         request: QualityRequest,
         scores: Mapping[str, Scores],
     ) -> None:
-        """Compares a model with the dense model, and writes the figures down.
-
-        Args:
-            made: What the run has made.
-            name: The model.
-            pairs: The held-out texts.
-            answers: The dense model's answers to these.
-            request: How it is measured.
-            scores: The dense model's answers to questions, by their digest.
-        """
+        """Compares a model with the dense model, and writes the figures down."""
         known, measured, folder = read_whole(made.work.folder), request.measured, made.whole[name]
         label = f"{name}: comparing with the dense model"
         with made.work.progress.step(label, len(pairs), "texts", name=f"{name}/{QUALITY}") as done:
@@ -313,13 +279,7 @@ class WholeStep(Step):
 
 
 def whole_step(source: Source, request: ExportRequest, rankings: Mapping[str, RankingStep]) -> WholeStep | None:
-    """The step for a request; None if no whole model is measured beside its variants.
-
-    Args:
-        source: The dense model.
-        request: The request.
-        rankings: The ranking of each task and mixture, by its name.
-    """
+    """The step for a request; None if no whole model is measured beside its variants."""
     models = whole_models(request.variants.values()) if request.quality or request.speed else ()
     if not models:
         return None

@@ -53,11 +53,7 @@ class AnswersStep(PathStep):
     """Lets the dense model answer the prompts that calibration and checks can use, by greedy decoding.
 
     Attributes:
-        task: Name of the task.
         prompts: The task's prompts; those to hold out are all answered, the others until there are tokens enough.
-        rule: The texts before which an answer ends.
-        settings: How texts are sampled, and how long an answer is.
-        model: Digest of the dense model.
     """
 
     cost = Cost(
@@ -140,13 +136,7 @@ class AnswersStep(PathStep):
         }
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes a line for each answer, and goes on after those that an interrupted call wrote.
-
-        Raises:
-            InputError: A prompt is too long for the model.
-            ArtifactError: The model's logits are NaN or infinite.
-            EnvironmentFailure: There is not enough memory.
-        """
+        """Writes a line for each answer, and goes on after those that an interrupted call wrote."""
         file = path / _FILE
         lines, rows = _read(file), self._rows(work.source.spec)
         lines = lines[: len(lines) // rows * rows]
@@ -194,11 +184,7 @@ class AnswersStep(PathStep):
         return number
 
     def answered(self, folder: Path) -> Split:
-        """The texts of the task, once the answers are in an output folder.
-
-        Raises:
-            ArtifactError: The answers are damaged.
-        """
+        """The texts of the task, once the answers are in an output folder."""
         file = folder / self.name / _FILE
         lines, samples, held_out = _read(file), self._samples, len(self.prompts.held_out)
         if not held_out < len(lines) <= len(samples):

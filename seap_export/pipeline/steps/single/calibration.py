@@ -45,16 +45,7 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 @dataclass(frozen=True)
 class CalibrationStep(PathStep):
-    """Runs a task's texts through the dense model.
-
-    Attributes:
-        task: Name of the task.
-        split: The texts of the task.
-        settings: How texts are sampled and run.
-        model: Digest of the dense model.
-        layers: Number of layers of the dense model.
-        checks: Whether the walk is compared with transformers, which is done once for a model.
-    """
+    """Runs a task's texts through the dense model."""
 
     cost = Cost(
         "calibration",
@@ -109,11 +100,7 @@ class CalibrationStep(PathStep):
         }
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the statistics.
-
-        Raises:
-            InputError: The tokenizer, a text or a weight of the model cannot be used.
-        """
+        """Writes the statistics."""
         from seap_export.pruning.activations.calibrate import collect_statistics, storage_for
 
         source = work.source

@@ -36,13 +36,7 @@ _PARITY_TOKENS, _DECODE_STEPS = 1000, 150
 
 @dataclass(frozen=True)
 class FormatStep(OfVariant):
-    """Writes the files of a format.
-
-    Attributes:
-        before: The step that made the model to write, as it is or rounded.
-        folder: The folder within the variant.
-        format: The format to write.
-    """
+    """Writes the files of a format."""
 
     cost = Cost(
         "",
@@ -86,14 +80,7 @@ class FormatStep(OfVariant):
 
 
 def format_step(hf: ShrinkStep, folder: str, format: Format, grid: BlockQuantization | None) -> FormatStep:
-    """The step that writes a format.
-
-    Args:
-        hf: The step that writes the model folder.
-        folder: The folder within the variant.
-        format: The format to write.
-        grid: The grid that the model is rounded to first, with calibration texts; None: the format rounds, if needed.
-    """
+    """The step that writes a format."""
     return FormatStep(hf if grid is None else RoundingStep(hf, grid), folder, format)
 
 
@@ -129,12 +116,7 @@ def _parity_memory(model: KeptPart, tokens: TokenCounts) -> float:
 
 @dataclass(frozen=True)
 class ParityStep(OfVariant):
-    """Compares the files of a format, in the first of its runtimes, with torch.
-
-    Attributes:
-        before: The step that wrote the files.
-        settings: Sizes, limits, provider and threads of the comparison.
-    """
+    """Compares the files of a format, in the first of its runtimes, with torch."""
 
     cost = Cost(
         "parity",

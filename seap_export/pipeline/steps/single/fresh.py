@@ -37,12 +37,7 @@ def _seconds(number: int, model: KeptPart, tokens: TokenCounts, rates: Rates) ->
 
 @dataclass(frozen=True)
 class FreshStep(PathStep):
-    """Lets the dense model continue the beginnings of a task's calibration texts.
-
-    Attributes:
-        calibration: The statistics of the task, with its texts.
-        number: Tokens to write.
-    """
+    """Lets the dense model continue the beginnings of a task's calibration texts."""
 
     cost = Cost(
         "fresh texts",
@@ -90,12 +85,7 @@ class FreshStep(PathStep):
         return {self.calibration.name: self.calibration.key, "fresh_tokens": self.number, RELEASE: _VERSION}
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the token ids of the texts.
-
-        Raises:
-            ArtifactError: The model's logits are NaN or infinite.
-            EnvironmentFailure: There is not enough memory.
-        """
+        """Writes the token ids of the texts."""
         unfinished = path / UNFINISHED
         unfinished.mkdir(exist_ok=True)
         statistics = Calibration(work.of_task(self.calibration))
@@ -108,9 +98,5 @@ class FreshStep(PathStep):
         work.progress.say(f"{self.calibration.task}: {fresh.summary}")
 
     def token_ids(self, work: StepContext) -> list[list[int]]:
-        """The token ids of the texts, once they are made.
-
-        Raises:
-            ArtifactError: The texts are damaged.
-        """
+        """The token ids of the texts, once they are made."""
         return read_tokens(work.of_task(self) / TOKENS)

@@ -1,4 +1,4 @@
-"""The step of a search that guesses what rounding and pruning cost, so that few candidates have to be made."""
+"""The step of a search that guesses the costs of rounding and pruning, so that few candidates have to be made."""
 
 from __future__ import annotations
 
@@ -60,12 +60,7 @@ def _tried(tokens: TokenCounts) -> TokenCounts:
 
 @dataclass(frozen=True)
 class GuessStep(PathStep):
-    """Guesses what rounding costs by what each matrix means, and pruning by a few plans that are refitted quickly.
-
-    Attributes:
-        ranking: The ranking of the task or mixture.
-        grid: A grid with bits for each matrix.
-    """
+    """Guesses the cost of rounding by the importance of each matrix, and that of pruning by a few quick refits."""
 
     cost = Cost(
         "guesses",

@@ -52,13 +52,7 @@ def _memory(model: KeptPart, tokens: TokenCounts) -> float:
 
 @dataclass(frozen=True)
 class RankingStep(PathStep):
-    """Ranks the channels of every sublayer.
-
-    Attributes:
-        mixture: The tasks, and their weights.
-        settings: How plans are made, of which the ranking depends on a part.
-        calibrations: The step of each task of the mixture.
-    """
+    """Ranks the channels of every sublayer."""
 
     cost = Cost(
         "ranking",

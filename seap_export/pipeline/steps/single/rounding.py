@@ -59,11 +59,7 @@ def _memory(model: KeptPart, tokens: TokenCounts) -> float:
 
 @dataclass(frozen=True)
 class RoundingStep(OfVariant):
-    """Rounds the weights of the model folder; it serves all formats with this grid.
-
-    Attributes:
-        grid: The grid that weights are rounded to: bits and block size.
-    """
+    """Rounds the weights of the model folder; it serves all formats with this grid."""
 
     cost = Cost(
         "rounding",

@@ -60,7 +60,6 @@ class PlanStep(PathStep):
     """Decides what a variant keeps.
 
     Attributes:
-        ranking: The ranking of its task or mixture.
         ratio: Fraction to remove.
         vocabulary: The tokens that are kept; None: all.
     """
@@ -136,11 +135,7 @@ class PlanStep(PathStep):
 
 @dataclass(frozen=True)
 class OfVariant(PathStep):
-    """A step of a variant after its plan.
-
-    Attributes:
-        before: The step that it is made from.
-    """
+    """A step of a variant after its plan."""
 
     before: PlanStep | OfVariant
 

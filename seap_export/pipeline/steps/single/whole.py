@@ -21,11 +21,7 @@ _WHOLE = "whole"
 
 @dataclass(frozen=True)
 class WholeRoundingStep(RoundingStep):
-    """Rounds the whole model for all tasks together, since it is compared with variants and not shipped.
-
-    Attributes:
-        calibrations: The step of each task.
-    """
+    """Rounds the whole model for all tasks together, since it is compared with variants and not shipped."""
 
     calibrations: tuple[CalibrationStep, ...]
 

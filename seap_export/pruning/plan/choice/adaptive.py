@@ -39,12 +39,10 @@ def spend(
     budget is then spent change by change, each time on the one that saves the most loss for its cost.
 
     Args:
-        choices: The options of each layer.
         free: Layers that may be cut; the others stay whole.
         budget: Cost of all layers at most; where even the smallest forms cost more, they are the answer.
         sensitivity: Importance of a unit of loss in each sublayer, float64 [layers, sublayers]; a layer with fewer
             sublayers than others has the first values of its row.
-        cost: How costs are counted.
 
     Raises:
         ValueError: The sensitivity has another shape, or is not finite, or negative.

@@ -40,12 +40,6 @@ def rank(
     keeps, and its options decide which: attention keeps the option whose weights are nearest to those of the heads
     that ranked high enough (queries and output of each, keys and values of each KV group that has one of them),
     with the least loss among equal ones. The MLP keeps the nearest allowed number of neurons.
-
-    Args:
-        choices: The options of each layer.
-        scores: The scores of each layer, not standardised.
-        free: Layers that may be cut; the others stay whole.
-        budget: Prunable weights of all layers.
     """
     ranking = _Ranking(choices, scores, free)
     low, high = 0, ranking.size

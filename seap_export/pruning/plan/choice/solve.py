@@ -41,19 +41,12 @@ def solve_layers(
     The ratio is a fraction of the cost (`sparsity.budget`) of the sublayers of *all* layers, protected ones included.
 
     Args:
-        spec: The dense model.
-        options: The ways to shrink each layer.
         ratio: Fraction of the cost to remove.
-        sparsity: How it is spread over the layers.
         align: Numbers of single channels, such as neurons, are multiples of this.
         balance: How the sublayers of a layer share its budget, on a curve.
         scores: Scores of each layer, for `global`.
         sensitivity: Importance of a unit of loss in each sublayer, float64 [layers, sublayers], for `adaptive`; e.g.
             the mean square of the gradient where they write into the residual stream.
-
-    Raises:
-        UsageError: The ratio is out of range or cannot be reached with this protection and alignment, or an input
-            that the kind of sparsity needs is missing.
     """
     check_ratio(spec, ratio, sparsity, align)
     if balance == "alike" and sparsity.kind in ("adaptive", "global"):

@@ -33,10 +33,8 @@ class _Shape:
     """A shape that all layers could have.
 
     Attributes:
-        sizes: Sizes of the sublayers of each kind, by their output projections.
         achieved: Fraction of the weights that is removed.
         removed: Fraction of the weights that is removed of each kind of sublayer but the last.
-        loss: Sum of the losses of all sublayers of all layers, each times its sensitivity.
     """
 
     sizes: Mapping[Projection, _Sizes]
@@ -62,16 +60,10 @@ def solve_uniform(
     as of everything. Each layer chooses which heads and neurons it keeps.
 
     Args:
-        spec: The dense model.
-        options: The ways to shrink each layer.
         ratio: Fraction of the weights of all projections to remove; 0 keeps everything.
         align: Numbers of single channels, such as neurons, are multiples of this where they are cut.
         balance: How the sublayers share the budget.
         sensitivity: Importance of a unit of loss in each sublayer, float64 [layers, sublayers].
-
-    Raises:
-        UsageError: The ratio is out of range or out of reach, or the dense layers are not alike.
-        ValueError: The sensitivity has another shape, or is not finite, or negative; or there is no such balance.
     """
     check_sensitivity(sensitivity, [len(layer) for layer in options])
     if balance not in BALANCES:
@@ -105,12 +97,9 @@ class _Kind:
     """The sublayers of one kind, which get the same sizes.
 
     Attributes:
-        output: Their output projection.
-        sizes: The sizes that all of them can have, and the class of the family loads.
         losses: The loss of all together at each of `sizes`, float64.
         weights: The weights of all together at each of `sizes`, over what the numbers of all kinds have in common,
             float64.
-        whole: The weights of all together in the dense model, counted alike.
     """
 
     output: Projection

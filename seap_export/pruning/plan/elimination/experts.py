@@ -24,8 +24,6 @@ def eliminate_experts(
     """The order in which experts are worth keeping, and what is lost without the others.
 
     Args:
-        experts: The mixture.
-        sample: Some tokens.
         weights: The weight of each token, float64 [tokens], which sum to 1.
 
     Returns:
@@ -81,7 +79,6 @@ def eliminate_neurons(
     An expert is refitted by itself, without a bias, so that its neurons' moments take the place of their covariance.
 
     Args:
-        experts: The mixture.
         weight: The output projection, [hidden_size, channels].
         moment: The mean of c cᵀ over all tokens, float64 [neurons, neurons], with c the channels of an expert.
         ridge: Ridge of a refit by all tokens, as a fraction of the moment's trace.

@@ -22,13 +22,7 @@ HeadSets = dict[tuple[int, int], tuple[tuple[int, ...], float]]
 
 @dataclass(frozen=True)
 class HeadGroups:
-    """Heads in groups; every kept group keeps as many of its heads as the others.
-
-    Attributes:
-        groups: Number of groups.
-        size: Heads in each.
-        width: Channels of a head.
-    """
+    """Heads in groups; every kept group keeps as many of its heads as the others."""
 
     groups: int
     size: int
@@ -72,7 +66,6 @@ def best_sets(groups: HeadGroups, worth: npt.NDArray[np.float64]) -> HeadSets:
     A group is worth the heads that it would keep, so that there is one best set of each size.
 
     Args:
-        groups: The heads.
         worth: Loss when a head is removed, float64 [heads]; losses of several heads add up.
     """
     by_group = worth.reshape(groups.groups, groups.size)
@@ -92,7 +85,6 @@ def eliminate_heads(groups: HeadGroups, weight: torch.Tensor, covariance: torch.
     """The set of every size whose channels make up best for the others: of all sets if they are few, else greedily.
 
     Args:
-        groups: The heads.
         weight: The output projection, [out, channels], on the covariance's device.
         covariance: Centred covariance of its input, float64 [channels, channels]; it is overwritten.
         ridge: Ridge of the refit, as a fraction of the sum of the variances.

@@ -26,7 +26,6 @@ class KeptHeads(KeptGrouped):
     """The kept query heads and KV groups.
 
     Attributes:
-        num_heads_per_group: Query heads of a KV group in the dense layer.
         kv_groups: Kept key/value heads, sorted.
         heads: Kept query heads, sorted; every kept group keeps the same number.
     """

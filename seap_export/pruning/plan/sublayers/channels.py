@@ -51,7 +51,6 @@ class ChannelOptions(Options[S]):
         order: All channels, most important first, int64 [channels].
         loss_of: Loss when the n most important channels are kept, float64 [channels + 1]; never rises with n, and ends
             in 0.
-        align: Numbers of channels that are cut are multiples of this.
     """
 
     kept_type: ClassVar[type[KeptChannels]]

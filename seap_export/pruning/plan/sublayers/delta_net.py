@@ -20,7 +20,6 @@ class KeptDeltaNet(KeptGrouped):
     """The kept value heads and key heads.
 
     Attributes:
-        value_heads_per_key: Value heads of a key head in the dense layer.
         key_heads: Kept key heads, sorted.
         value_heads: Kept value heads, sorted; every kept key head keeps the same number.
     """

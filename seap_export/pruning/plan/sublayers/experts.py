@@ -32,7 +32,6 @@ class KeptExperts(Kept):
 
     Attributes:
         experts: The kept experts, sorted.
-        expert_width: Neurons that each keeps.
         expert_neurons: The kept neurons of each kept expert, sorted; empty: all.
     """
 
@@ -99,7 +98,6 @@ class ExpertOptions(Options[Experts]):
             in 0.
         neuron_order: The neurons of each expert, most important first, int64 [experts, neurons].
         neuron_loss: Loss when n neurons of each expert are kept, float64 [neurons + 1]; as `loss_of`.
-        step: Numbers of neurons that are cut are multiples of this.
         all_stay: All experts are the only option.
     """
 
@@ -237,9 +235,7 @@ class ExpertOptions(Options[Experts]):
         return KeptExperts(tuple(experts.tolist()), width, tuple(map(tuple, neurons.tolist())))
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """The options that lose least among those whose weights come about as near as any to some numbers of
-        weights.
-        """
+        """For each number of weights, the option with the least loss among those of about the nearest size."""
         costs = self._weights
         distances = np.abs(costs[:, None] - np.asarray(weights))
         is_near = distances <= distances.min(0) + (_NEAR * costs[-1] if len(set(self._counts[:, 1])) > 1 else 0.0)

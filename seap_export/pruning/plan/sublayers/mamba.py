@@ -20,7 +20,6 @@ class KeptMamba(KeptGrouped):
     """The kept heads and groups.
 
     Attributes:
-        mamba_heads_per_group: Heads of a group in the dense layer.
         mamba_groups: Kept groups, sorted.
         mamba_heads: Kept heads, sorted; every kept group keeps the same number.
     """

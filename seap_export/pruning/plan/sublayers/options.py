@@ -25,10 +25,6 @@ class Options(ABC, Generic[S]):
 
     A loss is the squared error of the residual stream, mean over tokens, so that all sublayers are comparable. An
     option is given by its index.
-
-    Attributes:
-        dense: The sublayer before it is shrunk.
-        hidden_size: Width of the residual stream.
     """
 
     #: The class of the kind's plans.
@@ -50,8 +46,6 @@ class Options(ABC, Generic[S]):
         """The options where each channel is scored by itself: a loss is the sum of the scores removed.
 
         Args:
-            dense: The sublayer.
-            hidden_size: Width of the residual stream.
             scores: Scores of its channels, float64 [units, channels of a unit], or [units] if each unit is a channel.
         """
 
@@ -66,15 +60,10 @@ class Options(ABC, Generic[S]):
         """The options where what is left is refitted; the losses are those of `Refit`.
 
         Args:
-            dense: The sublayer.
-            hidden_size: Width of the residual stream.
             weight: The output projection, [hidden_size, channels], where this is computed.
             statistics: As `statistics` gives it: the centred covariance of its input, float64 [channels, channels],
                 contiguous; it is overwritten.
             ridge: Ridge of the refit, as a fraction of the sum of the variances.
-
-        Raises:
-            ValueError: The covariance is not finite, or has the wrong shape.
         """
 
     @classmethod

@@ -14,7 +14,6 @@ import torch
 from support.editing import edit_weights
 from support.models import write_micro_model
 from support.product import (
-    BlockQuantization,
     PlainReader,
     Precision,
     SafetensorsReader,
@@ -33,12 +32,6 @@ from seap_export.model.layers.sublayers.operands import PRODUCT
 
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
 FP16 = Precision("fp16")
-PRUNED: dict[str, Any] = {
-    "per_layer_config": {
-        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
-        1: {"intermediate_size": 40, "down_proj_bias": True},
-    }
-}
 
 
 def scale(**factors: float) -> Callable[[torch.nn.Module], None]:
@@ -91,8 +84,9 @@ def relative_error(made: Any) -> float:
     return float(np.sqrt((difference**2).mean() / (expected**2).mean()))
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("case", OVERFLOWS)
+@pytest.mark.parametrize(
+    ("case", "dialect"), zip(OVERFLOWS, ("fused", "standard", "fused", "standard", "fused"), strict=True)
+)
 def test_what_overflows_is_scaled(case: str, dialect: str, written: Callable[..., Any]) -> None:
     factors, expected = OVERFLOWS[case]
     made = written("llama", precision=FP16, dialect=dialect, change=scale(**factors))
@@ -101,8 +95,7 @@ def test_what_overflows_is_scaled(case: str, dialect: str, written: Callable[...
     assert relative_error(made) < 0.02
 
 
-@pytest.mark.parametrize("length", [96, 7])
-@pytest.mark.parametrize("bos", [1, None])
+@pytest.mark.parametrize(("bos", "length"), [(1, 96), (None, 7), (1, 7)])
 def test_every_token_is_tried_alone_and_in_a_text_behind_bos(
     bos: int | None, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +117,7 @@ def test_every_token_is_tried_alone_and_in_a_text_behind_bos(
     assert (scaling_in(folder, bos_token_id=bos), len(texts)) == (whole, 2 * len(alone + others))
 
 
-@pytest.mark.parametrize("token", [5, 2222, 4095])
+@pytest.mark.parametrize("token", [5, 4095])
 def test_a_single_token_that_overflows_is_found(token: int, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", model_type="llama", vocab_size=4096)
     assert scaling_in(folder) == Scaling()
@@ -173,13 +166,6 @@ def test_experts_are_looked_at_before_the_router_weights_them(tmp_path: Path) ->
     assert peak == pytest.approx(outputs[reached].abs().max().item(), rel=0.01)
 
 
-@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
-def test_pruned_models_of_every_family(family: str, written: Callable[..., Any]) -> None:
-    made = written(family, precision=FP16, change=scale(mlp__down_proj=2e5), **PRUNED)
-    assert scaling_of(made).stream > 3
-    assert relative_error(made) < 0.02
-
-
 @pytest.mark.parametrize("family", ["gemma3_text", "exaone4"])
 def test_a_norm_after_a_sublayer_scales_the_product_alone(family: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", model_type=family)
@@ -194,23 +180,6 @@ def test_neurons_that_no_product_scales_are_refused_where_they_overflow(tmp_path
     edit_weights(folder, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].mul_(100))
     with pytest.raises(InputError, match=r"the input of model\.layers\.1\.mlp\.down_proj reaches"):
         scaling_in(folder)
-
-
-def test_without_it_the_graph_overflows(written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: Scaling())
-    made = written("llama", precision=FP16, change=scale(mlp__down_proj=1e5))
-    assert not np.isfinite(run(made.session)).all() or relative_error(made) > 0.1
-
-
-def test_quantised_weights(written: Callable[..., Any]) -> None:
-    """As far from the model as those of a graph that needs no scaling."""
-    precision = Precision("fp16", BlockQuantization(8))
-    errors = {}
-    for factor in (1.0, 2e4):
-        made = written("llama", precision=precision, change=scale(mlp__down_proj=factor), folder=str(factor))
-        assert (scaling_of(made, precision) != Scaling()) == (factor != 1.0)
-        errors[factor] = relative_error(made)
-    assert errors[2e4] < 1.1 * errors[1.0]
 
 
 @pytest.mark.parametrize(
@@ -243,11 +212,3 @@ def test_a_tied_head_whose_input_overflows_is_refused(written: Callable[..., Any
     with pytest.raises(InputError, match="the last norm reaches"):
         written("llama", precision=FP16, change=change, tie_word_embeddings=True)
     written("llama", precision=FP16, change=change, folder="untied")
-
-
-def test_activations_in_float32_and_bfloat16_ask_for_nothing(
-    written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: pytest.fail("asked"))
-    written("llama")
-    written("llama", precision=Precision("bf16"), folder="bf16")

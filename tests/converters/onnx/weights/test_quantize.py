@@ -46,18 +46,6 @@ def test_the_layout_is_that_of_matmul_nbits(how: BlockQuantization) -> None:
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
-def test_the_error_is_that_of_the_nearest_level(how: BlockQuantization) -> None:
-    weights = matrix(40, 256)
-    made = quantize(weights, how)
-    error = (dequantize(made, how, 256) - weights).abs().view(40, -1, how.block_size)
-    half_a_step = made.scales.abs().unsqueeze(-1) / 2 * 1.0001
-    is_clipped = error > half_a_step
-    assert is_clipped.float().mean() < 0.06
-    if how.bits == 8:  # the top level is missing above zero: a step, at most
-        assert (error <= 2 * half_a_step).all()
-
-
-@pytest.mark.parametrize("how", WAYS, ids=str)
 def test_weights_on_the_levels_come_back_exactly(how: BlockQuantization) -> None:
     low, high = -(1 << (how.bits - 1)), (1 << (how.bits - 1)) - 1
     generator = torch.Generator().manual_seed(1)

@@ -22,17 +22,22 @@ def stored_bytes(folder: Path) -> int:
     return sum(len(item.raw_data) for item in graph.initializer)
 
 
+TIED: dict[str, Any] = {"model_type": "llama", "tie_word_embeddings": True}
+UNTIED: dict[str, Any] = {"model_type": "llama", "tie_word_embeddings": False}
+MIXTURE: dict[str, Any] = {"model_type": "qwen3_moe", "moe_intermediate_size": 20}  # no whole blocks
+
+
 @pytest.mark.parametrize(
-    "values",
+    ("values", "name", "options"),
     [
-        {"model_type": "llama", "tie_word_embeddings": True},
-        {"model_type": "llama", "tie_word_embeddings": False},
-        {"model_type": "qwen3_moe", "moe_intermediate_size": 20},  # experts of no whole blocks stay as they are
+        (UNTIED, "fp32", {}),
+        (TIED, "fp16", {}),
+        (TIED, "int8", {}),
+        (TIED, "w8a8", {}),
+        (UNTIED, "int4", {"symmetric": False}),
+        (MIXTURE, "int8", {}),
+        (MIXTURE, "int4", {"embeddings": False}),
     ],
-)
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("fp32", {}), ("fp16", {}), ("int8", {}), ("int4", {"symmetric": False}), ("int4", {"embeddings": False})],
 )
 def test_weights_take_as_many_bytes(
     tmp_path: Path, values: dict[str, Any], name: Any, options: dict[str, Any]

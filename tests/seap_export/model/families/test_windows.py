@@ -27,28 +27,10 @@ def test_an_absent_window_of_mistral_means_what_transformers_takes_it_for() -> N
     [
         ({"model_type": "llama", "sliding_window": 5}, [None, None, None]),
         ({"model_type": "mistral", "sliding_window": 5}, [5, 5, 5]),
-        ({"model_type": "mistral", "sliding_window": None}, [None, None, None]),
         ({"model_type": "qwen2", "sliding_window": 5}, [None, None, None]),
-        ({"model_type": "qwen2", "sliding_window": 5, "use_sliding_window": True}, [None, None, None]),
-        ({"model_type": "qwen2", "sliding_window": 5, "max_window_layers": 0}, [None, None, None]),
         (VARIATIONS["qwen2-window"], [None, 5, 5]),
-        (
-            {
-                "model_type": "qwen3",
-                "sliding_window": 5,
-                "use_sliding_window": True,
-                "max_window_layers": 0,
-                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-            },
-            [5, None, 5],
-        ),
         ({"model_type": "gemma2", "layer_types": None}, [5, None, 5]),
         ({"model_type": "gemma3_text", "sliding_window_pattern": 3}, [5, 5, None]),
-        ({"model_type": "gemma3_text", "sliding_window_pattern": None}, [5, 5, 5]),
-        (
-            {"model_type": "exaone4", "sliding_window": 5, "layer_types": None, "sliding_window_pattern": 2},
-            [5, None, 5],
-        ),
         (
             {"model_type": "exaone4", "sliding_window": 5, "layer_types": None, "sliding_window_pattern": "LG"},
             [5, None, 5],
@@ -70,7 +52,6 @@ def test_layer_types_take_precedence_over_a_pattern() -> None:
 @pytest.mark.parametrize(
     ("model_type", "values", "says"),
     [
-        ("gemma3_text", {"layer_types": ["sliding_attention"]}, "every layer"),
         ("gemma3_text", {"layer_types": "sliding_attention"}, "every layer"),
         (
             "gemma3_text",

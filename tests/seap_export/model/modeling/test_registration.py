@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.models import write_micro_model
@@ -37,8 +36,18 @@ print(json.dumps({
     "made": [type(AutoConfig.for_model(f"seap_{name}")).__name__ for name in ("qwen2", "gemma3_text", "smollm3")],
 }))
 """
+#: vLLM's workers are given a config, and do not read config.json.
+WORKER = """
+from seap_export.model.modeling.configuration_seap import SeapLlamaConfig
+from seap_export.model.modeling.registration import register_models
+from transformers import AutoModel
+sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 8)
+heads = dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_hidden_layers"), 1)
+register_models('SeapLlamaForCausalLM')
+assert type(AutoModel.from_config(SeapLlamaConfig(**sizes, **heads, head_dim=8))).__name__ == 'SeapLlamaModel'
+"""
 ORDERS = {
-    "the package first": "import seap_export\n" + LOADING,
+    "the package first": "import seap_export\n" + WORKER + LOADING,
     "transformers first": (
         "from transformers import AutoConfig, AutoModelForCausalLM\nimport seap_export\n"
         "from seap_export.model.modeling.registration import register_pruned_families\n"
@@ -56,33 +65,19 @@ def python(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(
-    scope="module", params=["the package first", pytest.param("transformers first", marks=pytest.mark.release)]
-)
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("models")
-    write_micro_model(folder / "pruned", model_type="seap_llama", per_layer_config=PER_LAYER)
-    write_micro_model(folder / "dense", model_type="llama")
-    return json.loads(python(ORDERS[request.param], str(folder / "pruned"), str(folder / "dense")).splitlines()[-1])
-
-
 def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:
     code = "import sys, seap_export; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
     assert python(code).strip() == "[]"
 
 
-def test_a_pruned_model_s_config_is_of_its_own_class(loaded: dict[str, Any]) -> None:
+@pytest.mark.parametrize("order", ["the package first", pytest.param("transformers first", marks=pytest.mark.full)])
+def test_transformers_loads_pruned_models_and_others_as_ever(order: str, tmp_path: Path) -> None:
+    write_micro_model(tmp_path / "pruned", model_type="seap_llama", per_layer_config=PER_LAYER)
+    write_micro_model(tmp_path / "dense", model_type="llama")
+    loaded = json.loads(python(ORDERS[order], str(tmp_path / "pruned"), str(tmp_path / "dense")).splitlines()[-1])
     assert loaded["config"] == loaded["model config"] == "SeapLlamaConfig"
     assert loaded["made"] == ["SeapQwen2Config", "SeapGemma3Config", "SeapSmolLM3Config"]
-
-
-def test_a_pruned_model_is_loaded_with_layers_of_its_own_shape(loaded: dict[str, Any]) -> None:
     assert (loaded["model"], loaded["module"]) == ("SeapLlamaForCausalLM", "seap_export.model.modeling.modeling_seap")
-    assert loaded["q_proj"] == [32, 96]
-    assert loaded["up_proj"] == [11, 96]
+    assert (loaded["q_proj"], loaded["up_proj"]) == ([32, 96], [11, 96])
     assert (loaded["base"], loaded["same weights"]) == ("SeapLlamaModel", True)
-
-
-def test_an_ordinary_model_is_loaded_as_ever(loaded: dict[str, Any]) -> None:
-    assert loaded["dense"] == "LlamaForCausalLM"
-    assert loaded["dense is stock"]
+    assert (loaded["dense"], loaded["dense is stock"]) == ("LlamaForCausalLM", True)

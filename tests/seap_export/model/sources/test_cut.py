@@ -17,7 +17,7 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.model.sources.open import open_source
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "qwen2", "gemma3-all"])
+@pytest.mark.parametrize("variation", ["llama-gqa", "gemma3-all"])
 def test_tables_configs_and_tokenizer_are_those_of_the_kept_tokens(tmp_path: Path, variation: str) -> None:
     model = write_micro_model(tmp_path / "m", vocab_size=130, **VARIATIONS[variation])
     write_byte_level(model, added_tokens_decoder={"63": {"content": "x"}})

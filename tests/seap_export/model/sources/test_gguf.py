@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import struct
 from pathlib import Path
 
 import gguf
@@ -23,6 +22,7 @@ from seap_export.model.sources.gguf.reader import GgufReader
 from seap_export.model.sources.weights import check_weights
 
 F32, F16, BF16, Q8_0 = (gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0"))
+DTYPES = {F16: torch.float16, BF16: torch.bfloat16}
 #: Rows of whole blocks of Q8_0.
 LLAMA = {"model_type": "llama", "intermediate_size": 96}
 
@@ -42,17 +42,10 @@ def test_tensors_come_back_as_they_are_encoded(tmp_path: Path, kind: gguf.GGMLQu
         wanted = rounded(expected[name], kind if tensor.ndim > 1 else F32)
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, wanted), name
-
-
-@pytest.mark.parametrize(("kind", "dtype"), [(F16, torch.float16), (BF16, torch.bfloat16)])
-def test_a_file_of_one_narrow_dtype_keeps_it(
-    tmp_path: Path, kind: gguf.GGMLQuantizationType, dtype: torch.dtype
-) -> None:
-    file = GgufFile.open(write_micro_gguf(tmp_path, kind, norms=kind, **LLAMA))
-    expected = load_file(tmp_path / "model.safetensors")
-    assert gguf_config(file)["dtype"] == str(dtype).removeprefix("torch.")
-    for name, tensor in GgufReader(file).read(expected).items():
-        assert torch.equal(tensor, expected[name].to(dtype))
+    if kind in (F16, BF16):  # a file of one narrow dtype keeps it
+        file, dtype = GgufFile.open(write_micro_gguf(tmp_path / "all", kind, norms=kind, **LLAMA)), DTYPES[kind]
+        assert gguf_config(file)["dtype"] == str(dtype).removeprefix("torch.")
+        assert all(torch.equal(one, expected[name].to(dtype)) for name, one in GgufReader(file).read(expected).items())
 
 
 def test_weights_agree_with_the_reader_of_transformers(tmp_path: Path) -> None:
@@ -64,28 +57,11 @@ def test_weights_agree_with_the_reader_of_transformers(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.read(theirs).items())
 
 
-def test_unknown_tensors_stay_visible(tmp_path: Path) -> None:
-    tensors = {"blk.0.attn_sinks.weight": np.zeros(4, np.float32)}
-    file = GgufFile.open(write_micro_gguf(tmp_path, tensors=tensors, **LLAMA))
-    with pytest.raises(InputError, match=r"'blk\.0\.attn_sinks\.weight' is not part of the family"):
-        check_weights(GgufReader(file), model_spec(gguf_config(file)).tensors(), "here")
-
-
 def test_an_encoding_without_dequantisation_is_refused(tmp_path: Path) -> None:
     tensors = {"output.bias": np.zeros(4, np.int32)}
     file = GgufFile.open(write_micro_gguf(tmp_path, tensors=tensors, **LLAMA))
     with pytest.raises(InputError, match=r"'output\.bias' is encoded as I32, which is not supported"):
         GgufReader(file).read(["output.bias"])
-
-
-def test_unsupported_architecture_is_refused(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(InputError, match="GGUF architecture 'mamba' is not supported"):
-        GgufFile.open(tmp_path / "model.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -97,58 +73,6 @@ def assert_refused(path: Path, message: str = "truncated or not a GGUF file") ->
     with pytest.raises(InputError, match=message) as caught:
         GgufFile.open(path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kept", [0, 3, 4, 8, 23, 24, 40, 200, 900, 2000, 0.5, 0.99])
-def test_truncated_file_is_refused(tmp_path: Path, sound: bytes, kept: float) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(sound[: kept if isinstance(kept, int) else int(kept * len(sound))])
-    assert_refused(path)
-
-
-def test_file_without_its_last_byte_is_refused(tmp_path: Path, sound: bytes) -> None:
-    ends = [tensor.offset + tensor.size for tensor in _open(tmp_path / "sound.gguf", sound).tensors.values()]
-    path = tmp_path / "model.gguf"
-    path.write_bytes(sound[: max(ends) - 1])
-    assert_refused(path)
-
-
-def _open(path: Path, data: bytes) -> GgufFile:
-    path.write_bytes(data)
-    return GgufFile.open(path)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"GGML" + struct.pack("<IQQ", 3, 0, 0),
-        b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
-        b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
-        b"GGUF" + struct.pack("<IQQ", 3, 2**62, 0),
-        b"GGUF" + struct.pack("<IQQ", 3, 0, 2**62),
-        b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**63),  # a key of 2**63 characters
-        b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 8, 2**60),  # an array of 2**60 strings
-        b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 0, 2**60),  # of 2**60 bytes
-        b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 9, 2**20),  # of arrays
-        b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"a", 77),  # of a type that does not exist
-        b"GGUF" + struct.pack("<IQQQ1sIQ", 3, 1, 0, 1, b"a", 2**31, 1),  # a tensor of 2**31 dimensions
-        b"GGUF" + struct.pack("<IQQQ1sIQQIQ", 3, 1, 0, 1, b"a", 2, 2**40, 2**40, 0, 0),  # of 2**80 numbers
-    ],
-)
-def test_absurd_header_is_refused_at_once(tmp_path: Path, header: bytes) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(header + bytes(4096))
-    assert_refused(path)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_random_bytes_are_refused(tmp_path: Path, seed: int) -> None:
-    path = tmp_path / "model.gguf"
-    noise = random.Random(seed).randbytes(5000)
-    path.write_bytes(noise)
-    assert_refused(path)
-    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 4, 4) + noise)
-    assert_refused(path)
 
 
 def test_a_damaged_header_raises_nothing_but_input_errors(tmp_path: Path, sound: bytes) -> None:
@@ -168,15 +92,22 @@ def test_a_damaged_header_raises_nothing_but_input_errors(tmp_path: Path, sound:
     assert not any("\n" in message for message in messages)
 
 
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.gguf", tmp_path):
-        assert_refused(path, "cannot be read")
+@pytest.mark.parametrize("kept", [0, 4, 23, 40, 900, 0.5, "all but one"])
+def test_a_truncated_file_is_refused(tmp_path: Path, sound: bytes, kept: float | str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(sound)
+    last = max(tensor.offset + tensor.size for tensor in GgufFile.open(path).tensors.values()) - 1
+    sizes = {"all but one": last, 0.5: len(sound) // 2}
+    path.write_bytes(sound[: sizes.get(kept, kept)])  # type: ignore[call-overload,misc]
+    assert_refused(path)
 
 
-def test_file_that_shrinks_after_it_was_opened_is_refused(tmp_path: Path, sound: bytes) -> None:
-    file = _open(tmp_path / "model.gguf", sound)
-    file.path.write_bytes(sound[: len(sound) // 2])
-    reader = GgufReader(file)
+def test_a_file_that_is_gone_or_shrinks_after_it_was_opened_is_refused(tmp_path: Path, sound: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    assert_refused(path, "cannot be read")
+    path.write_bytes(sound)
+    reader = GgufReader(GgufFile.open(path))
+    path.write_bytes(sound[: len(sound) // 2])
     with pytest.raises(InputError, match="cannot be read"):
         reader.read(reader.shapes())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from support.models import write_micro_model
 from support.variations import VARIATIONS
 
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.model.families import Attention
 from seap_export.model.sources.open import open_source
 
 
@@ -39,11 +37,6 @@ def test_a_folder_gives_its_weights_under_their_full_names(folder: Path) -> None
     assert torch.equal(source.read_outer("lm_head"), stored["lm_head.weight"])
 
 
-def test_a_source_is_named_by_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    assert open_source(".").name == open_source(f"{folder}/").name == "micro"
-
-
 def test_generation_config_is_read_where_there_is_one(folder: Path) -> None:
     set_json(folder / "generation_config.json", temperature=0.6, max_length=8, suppress_tokens=[2])
     kept = {"eos_token_id": 2, "pad_token_id": 0, "temperature": 0.6}
@@ -58,9 +51,8 @@ def test_generation_config_is_read_where_there_is_one(folder: Path) -> None:
         ({"num_hidden_layers": 4}, r"disagree: tensor 'model\.layers\.3\..*' is missing"),
         ({"intermediate_size": 64}, r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"),
         ({"per_layer_config": {"0": {"intermediate_size": 80}}}, "did not write it"),
-        ({"model_type": "xglm"}, "'xglm' is not supported"),
     ],
-    ids=["another depth", "another shape", "of several shapes", "an unknown family"],
+    ids=["another depth", "another shape", "of several shapes"],
 )
 def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, Any], message: str) -> None:
     change_config(folder, **values)
@@ -68,52 +60,19 @@ def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, A
         open_source(str(folder))
 
 
-@pytest.mark.parametrize(
-    ("file", "message"), [("tokenizer.json", r"no tokenizer\.json"), ("config.json", r"no config\.json")]
-)
-def test_a_folder_without_a_file_is_refused(folder: Path, file: str, message: str) -> None:
-    (folder / file).unlink()
-    with pytest.raises(InputError, match=message):
-        open_source(str(folder))
-
-
-def test_weights_that_the_family_has_not_disagree(folder: Path) -> None:
-    edit_weights(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}))
-    with pytest.raises(InputError, match=r"q_norm\.weight' is not part of the family"):
-        open_source(str(folder))
-
-
-def test_a_file_that_is_no_model_is_refused(folder: Path) -> None:
+def test_what_is_no_model_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="not a model"):
         open_source(str(folder / "model.safetensors"))
+    for file in ("tokenizer.json", "config.json"):
+        (folder / file).unlink()
+        with pytest.raises(InputError, match=f"no {file}"):
+            open_source(str(folder))
 
 
-_ROUTER = "model.layers.1.block_sparse_moe.gate.weight"
-_EXPERT = "model.layers.1.block_sparse_moe.experts.2.w1.weight"
-
-
-@pytest.mark.parametrize(
-    ("change", "values", "message"),
-    [
-        (
-            lambda tensors: tensors.update({_ROUTER: tensors[_ROUTER][:-1].clone()}),
-            {},
-            r"gate.*\[3, 96\], not \[4, 96\]",
-        ),
-        (lambda tensors: tensors.pop(_ROUTER), {}, "gate.weight' is missing"),
-        (lambda tensors: tensors.pop(_EXPERT), {}, r"experts\.2\.w1\.weight' is missing"),
-        (lambda tensors: tensors.update({_EXPERT: torch.zeros(63, 96)}), {}, r"experts\.2\.w1.*\[63, 96\], not"),
-        (lambda tensors: None, {"num_experts_per_tok": 5}, "5 experts compute a token, but there are 4"),
-        (lambda tensors: None, {"num_local_experts": 5}, r"gate.*\[4, 96\], not \[5, 96\]"),
-    ],
-)
-def test_a_router_and_experts_that_do_not_fit_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], values: dict[str, Any], message: str
-) -> None:
+def test_experts_that_cannot_compute_a_token_are_refused(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "mixture", model_type="mixtral")
-    edit_weights(folder, change)
-    change_config(folder, **values)
-    with pytest.raises(InputError, match=message):
+    change_config(folder, num_experts_per_tok=5)
+    with pytest.raises(InputError, match="5 experts compute a token, but there are 4"):
         open_source(str(folder))
 
 
@@ -131,7 +90,7 @@ def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_refused(tmp_pat
         open_source(str(folder))
 
 
-@pytest.mark.parametrize("model_type", ["phi3", "gemma2", "granitemoehybrid"])
+@pytest.mark.parametrize("model_type", ["phi3", "mixtral"])
 def test_weights_of_a_family_with_names_of_its_own_must_be_all_there_and_no_more(
     tmp_path: Path, model_type: str
 ) -> None:
@@ -152,17 +111,13 @@ def test_weights_of_a_family_with_names_of_its_own_must_be_all_there_and_no_more
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_refused_by_tensor(folder: Path, value: float) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
-    edit_weights(folder, lambda tensors: tensors[name][3].fill_(value))
+    edit_weights(folder, lambda tensors: [tensors[one][3].fill_(value) for one in (name, "lm_head.weight")])
     source = open_source(str(folder))
     source.read_layer(0)
     with pytest.raises(InputError, match=name):
         source.read_layer(1)
-
-
-def test_an_embedding_that_is_not_finite_is_refused_by_tensor(folder: Path) -> None:
-    edit_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][0].fill_(float("nan")))
-    with pytest.raises(InputError, match=r"embed_tokens\.weight"):
-        open_source(str(folder)).read_outer("embed_tokens")
+    with pytest.raises(InputError, match=r"lm_head\.weight"):
+        source.read_outer("lm_head")
 
 
 @pytest.fixture
@@ -186,7 +141,7 @@ def test_a_hub_model_that_cannot_be_had_is_a_failure_of_the_environment(hub: lis
 
 @pytest.mark.parametrize(
     "model",
-    ["./no/where", "a/b@", "a/b@../c", "a/b@-c", "no/where/at/all", "../x", "/no/where", "~/x", "name", "a/b.gguf"],
+    ["./no/where", "a/b@", "a/b@../c", "/no/where", "~/x", "name", "a/b.gguf", "a/b\n", "a\0/b"],
 )
 def test_a_path_that_is_not_there_is_never_asked_of_the_hub(hub: list[str], model: str) -> None:
     with pytest.raises(InputError, match="no such folder or file"):
@@ -222,31 +177,15 @@ def test_a_hub_model_is_read_from_its_snapshot(folder: Path, monkeypatch: pytest
 
 def test_the_digest_is_that_of_the_contents_not_of_the_place(tmp_path: Path) -> None:
     first, second = (write_micro_model(tmp_path / name, model_type="llama") for name in ("a", "b"))
-    assert open_source(str(first)).digest == open_source(str(second)).digest
-
-
-@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
-def test_the_digest_changes_with_every_json_file(folder: Path, file: str) -> None:
-    before = open_source(str(folder)).digest
-    with (folder / file).open("a") as stream:
-        stream.write("\n")
-    assert open_source(str(folder)).digest != before
-
-
-def test_the_digest_changes_with_one_weight(folder: Path) -> None:
-    before = open_source(str(folder)).digest
-    edit_weights(folder, lambda tensors: tensors["model.norm.weight"][0].add_(0.01))
-    assert open_source(str(folder)).digest != before
-
-
-def test_the_config_is_in_the_portable_spelling(folder: Path) -> None:
-    rope = {"rope_theta": 5000.0, "rope_type": "default"}
-    change_config(folder, rope_theta=None, rope_parameters=rope, transformers_version="5.0.0")
-    source = open_source(str(folder))
-    stored_rope = source.spec.first(Attention).rope
-    assert stored_rope is not None
-    assert source.config["rope_theta"] == stored_rope.theta == 5000.0
-    assert not source.config.keys() & {"rope_parameters", "transformers_version"}
+    digests = [open_source(str(first)).digest]
+    assert open_source(str(second)).digest == digests[0]
+    for file in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        with (first / file).open("a") as stream:
+            stream.write("\n")
+        digests.append(open_source(str(first)).digest)
+    edit_weights(first, lambda tensors: tensors["model.norm.weight"][0].add_(0.01))
+    digests.append(open_source(str(first)).digest)
+    assert len(set(digests)) == len(digests)
 
 
 def test_names_may_lack_the_first_part_and_buffers_hold_no_weights(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from seap_export.errors import InputError
 from seap_export.model.families import family_of_model_type
 from seap_export.model.sources.open import open_source
-from seap_export.model.sources.tokenizer import copy_tokenizer, tokenizer_files
+from seap_export.model.sources.tokenizer import copy_tokenizer
 from seap_export.model.sources.tokenizer_check import check_tokenizer
 
 
@@ -35,26 +35,6 @@ def test_every_known_file_is_copied_byte_for_byte_and_no_other(tmp_path: Path) -
     copy_tokenizer(source, target)
     (source / "config.json").unlink()
     assert tree(target) == tree(source)
-
-
-def test_a_folder_without_tokenizer_json_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / "vocab.json").write_text("{}")
-    with pytest.raises(InputError, match=r"no tokenizer\.json.*save_pretrained"):
-        tokenizer_files(tmp_path)
-
-
-def test_a_damaged_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text('{"version": ')
-    with pytest.raises(InputError, match=r"tokenizer\.json: not a readable JSON"):
-        tokenizer_files(tmp_path)
-
-
-def test_a_source_writes_the_tokenizer_it_came_with(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    folder = write_micro_model(tmp_path / "micro", model_type="llama")
-    open_source(str(folder)).write_tokenizer(target)
-    assert (target / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("config", [None, {}, {"unk_token": "<unk>", "tokenizer_class": None}])

@@ -15,12 +15,9 @@ from seap_export.model.vocabulary.pairs import BytePairs
 
 def test_sizes_are_read() -> None:
     assert [parse_size(text) for text in ("all", "auto", "16384")] == ["all", "auto", 16384]
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1e4", "half", "", "٣", "9" * 20])
-def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="a number, auto or all"):
-        parse_size(text)
+    for text in ("0", "-1", "1e4", "", "٣", "9" * 20):
+        with pytest.raises(UsageError, match="a number, auto or all"):
+            parse_size(text)
 
 
 def test_bytes_added_tokens_and_used_ones_are_kept() -> None:
@@ -95,9 +92,7 @@ def test_too_few_and_too_many_are_refused_with_what_works() -> None:
     [
         ({"type": "Unigram", "vocab": [["a", -1.0]]}, "scores of all tokens"),
         ({"type": "WordPiece", "vocab": {"a": 0}}, "'unknown'"),
-        ({"type": "WordLevel", "vocab": {"a": 0}}, "'unknown'"),
         ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}, "dropout"),
-        ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>"}, "end_of_word_suffix"),
         (
             {"type": "BPE", "vocab": {"a": 0, "u": 1, "au": 2}, "merges": ["a u"], "unk_token": "u"},
             "merges byte tokens",

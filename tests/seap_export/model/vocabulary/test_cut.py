@@ -21,7 +21,7 @@ def _vocabulary(content: dict, used: frozenset[int], more: int = 0) -> Vocabular
 @pytest.mark.parametrize("kind", BPE_KINDS)
 def test_a_text_of_kept_tokens_is_cut_alike_and_any_other_decodes_to_itself(kind: str) -> None:
     alike = other = 0
-    for seed in range(40):
+    for seed in range(20):
         content = random_bpe(seed, kind)
         dense = Tokenizer.from_str(tokenizer_json(content))
         texts = random_bpe_texts(seed, 40)
@@ -37,7 +37,7 @@ def test_a_text_of_kept_tokens_is_cut_alike_and_any_other_decodes_to_itself(kind
             else:
                 other += 1
             assert cut.decode(after) == dense.decode(before) == text
-    assert min(alike, other) > 1000
+    assert min(alike, other) > 500
 
 
 def test_what_makes_a_token_is_what_makes_it_alone_and_not_its_first_merge() -> None:

@@ -7,7 +7,7 @@ import pytest
 from seap_export.model.vocabulary.table import Vocabulary
 
 
-@pytest.mark.parametrize(("kept", "of"), [((0,), 1), ((0, 2, 8, 15), 16), ((1, 3, 16), 17), (tuple(range(300)), 999)])
+@pytest.mark.parametrize(("kept", "of"), [((0,), 1), ((0, 2, 8, 15), 16), ((1, 3, 16), 17)])
 def test_a_vocabulary_is_read_as_it_was_written(kept: tuple[int, ...], of: int) -> None:
     vocabulary = Vocabulary(kept, of)
     assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary

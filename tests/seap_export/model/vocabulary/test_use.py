@@ -25,7 +25,7 @@ def _left_out(texts: list[list[int]], kept: set[int]) -> float:
     return missing / sum(map(len, texts))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_missing_is_what_each_text_has_alone(seed: int) -> None:
     drawn = random.Random(seed)
     texts = [[number, *drawn.choices(range(30, 90), k=drawn.randint(1, 8))] for number in range(25)]

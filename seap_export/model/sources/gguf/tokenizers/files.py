@@ -23,11 +23,7 @@ _ENDS = ("eos", "eot", "eom")
 
 
 def gguf_tokenizer_files(file: GgufFile) -> dict[str, str]:
-    """The text of `tokenizer.json` and of `tokenizer_config.json` (with the chat template), by name.
-
-    Raises:
-        InputError: The file has no tokenizer, or one whose token ids cannot be guaranteed.
-    """
+    """The text of `tokenizer.json` and of `tokenizer_config.json` (with the chat template), by name."""
     tokenizer = _whole(file).to_str(pretty=True)
     return {"tokenizer.json": tokenizer, "tokenizer_config.json": json_text(_tokenizer_config(file), indent=2)}
 

@@ -13,11 +13,7 @@ _SPACE = "\u2581"  # sentencepiece's symbol for a space
 
 
 def sentencepiece(file: GgufFile) -> Tokenizer:
-    """The tokenizer without special tokens.
-
-    Raises:
-        InputError: It has no unknown token, byte tokens or scores, or the family has byte-level tokenizers only.
-    """
+    """The tokenizer without special tokens."""
     if file.form.tokenizers:
         raise InputError(
             f"{file.path}: a sentencepiece tokenizer is not supported for a {file.form.architecture} file; "

@@ -16,11 +16,7 @@ from seap_export.model.sources.gguf.tokenizers.vocabulary import (
 
 
 def add_special_tokens(file: GgufFile, tokenizer: Tokenizer) -> None:
-    """Keeps special and user-defined tokens whole wherever they occur in a text.
-
-    Raises:
-        InputError: The token types do not match the tokens, or a special token is not one of them.
-    """
+    """Keeps special and user-defined tokens whole wherever they occur in a text."""
     tokens = token_list(file, "tokens", str)
     kinds = token_list(file, "token_type", int) if "tokenizer.ggml.token_type" in file.metadata else []
     if kinds and len(kinds) != len(tokens):
@@ -43,11 +39,7 @@ def _added(file: GgufFile, token: str, *, special: bool) -> AddedToken:
 
 
 def frame(file: GgufFile, tokenizer: Tokenizer, adds_bos: bool) -> None:
-    """Makes the tokenizer add BOS and EOS as the file specifies; BOS by default if `adds_bos`.
-
-    Raises:
-        InputError: A token is to be added, but there is none.
-    """
+    """Makes the tokenizer add BOS and EOS as the file specifies; BOS by default if `adds_bos`."""
     first = _frame_token(file, "bos", adds_bos)
     last = _frame_token(file, "eos", False)
     used = {token for token in (first, last) if token is not None}

@@ -13,11 +13,7 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 
 def vocabulary(file: GgufFile) -> dict[str, int]:
-    """The id of each token.
-
-    Raises:
-        InputError: There are no tokens, a token occurs twice, or there are more tokens than embeddings.
-    """
+    """The id of each token."""
     tokens = token_list(file, "tokens", str)
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) != len(tokens):
