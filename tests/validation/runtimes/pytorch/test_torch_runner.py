@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,10 @@ def test_every_family(variation: str, attention: str, tmp_path: Path) -> None:
     expected = _whole(folder, attention)
     for compute in (Compute(), TIGHT):
         _assert_same(_streamed(folder, attention, compute), expected)
+
+
+def test_layers_of_different_shapes(micro_hf: Callable[[str], Path]) -> None:
+    _assert_same(_streamed(micro_hf("Qwen2"), "eager", TIGHT), _whole(micro_hf("Qwen2"), "eager"))
 
 
 @pytest.mark.parametrize("variation", ["gemma3-all", "phi3-all", "llama-gqa"])

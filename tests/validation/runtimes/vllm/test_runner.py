@@ -17,14 +17,14 @@ from support.chosen import ATTENDING, RICHEST
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
-from support.variations import VARIATIONS, micro_config
+from support.variations import VARIATIONS
 
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.model.families import family_of_model_type, model_spec
 from seap_export.model.families.names import LAYER
 from validation.runtimes.vllm import runner as vllm_runner
-from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
+from validation.runtimes.vllm.runner import PYTHON, VllmRunner, vllm_refusal
 from validation.runtimes.vllm.worker import _Server
 
 Logits = Callable[..., list[np.ndarray]]
@@ -62,7 +62,7 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.needs("vllm")
 @pytest.mark.parametrize(
-    "variation", [name if name == "gemma2-all" else pytest.param(name, marks=pytest.mark.release) for name in SERVED]
+    "variation", [name if name == "gemma2-all" else pytest.param(name, marks=pytest.mark.full) for name in SERVED]
 )
 def test_equals_torch(
     tmp_path: Path,
@@ -105,7 +105,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.release
+@pytest.mark.full
 @pytest.mark.needs("vllm")
 @pytest.mark.parametrize("is_trusted", [False, True], ids=["with the package", "with the code in the folder"])
 def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trusted: bool) -> None:
@@ -159,14 +159,6 @@ def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tm
         assert arrays["0"].tolist() == [[-4.0, -6.0, -5.0], [-3.0, -2.0, -1.0]]
 
 
-def test_a_missing_vllm_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PYTHON, sys.executable)
-    with pytest.raises(EnvironmentFailure, match=rf'pip install "vllm\S+", or set {PYTHON}'):
-        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"))
-    with pytest.raises(EnvironmentFailure, match=rf'pip install "vllm\S+", or set {PYTHON}'):
-        require_vllm()
-
-
 def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\necho 'out of\nluck' >&2\nexit 3\n")
@@ -184,13 +176,6 @@ def test_longrope_is_refused_beyond_its_switch(tmp_path: Path) -> None:
     assert vllm_refusal(model_spec(config), config, 16) is None
     with pytest.raises(ArtifactError, match="--max-model-len 16"):
         VllmRunner(model)
-
-
-def test_what_vllm_cannot_keep_or_was_not_tried_with_is_refused() -> None:
-    config = micro_config(**VARIATIONS["gpt2-tied"])
-    assert "not been tried with gpt2" in str(vllm_refusal(model_spec(config), config, 64))
-    config = micro_config(**VARIATIONS["lfm2-all"])
-    assert "a short convolution" in str(vllm_refusal(model_spec(config), config, 64))
 
 
 def test_a_pruned_model_of_an_earlier_release_whose_logits_are_scaled_is_refused(tmp_path: Path) -> None:
