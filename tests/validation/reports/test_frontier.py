@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from validation.reports.frontier import frontier_cells, frontier_head
+from validation.reports.frontier import frontier_cells
 
 POINT = {
     "mean_kl_nats": 0.25,
@@ -39,11 +39,3 @@ POINT = {
 def test_what_is_shown_of_a_candidate(values: dict[str, Any], words: list[str]) -> None:
     lines = [cell.line for cell in frontier_cells({**POINT, **values}, {})]
     assert [word for word in words if word not in lines] == []
-
-
-def test_the_time_to_the_first_token_has_a_column_if_it_was_asked_for() -> None:
-    targets, timed = {"first_token": {"tokens": 512}}, {"first_token_ms": 250.0, "first_token_speedup": 2.125}
-    assert frontier_head(targets)[-1] == "first of 512"
-    assert frontier_cells({**POINT, **timed}, targets)[-1].line == "250 ms (2.12x)"
-    assert frontier_cells(POINT, targets)[-1].line == "-"
-    assert len(frontier_cells(POINT, targets)) == len(frontier_head(targets)) == 1 + len(frontier_head({}))

@@ -59,31 +59,16 @@ def _variant(report: Report) -> dict[str, Any]:
 
 WRONG: dict[str, Callable[[Report], object]] = {
     "key too many": lambda r: r.update(extra=1),
-    "key missing": lambda r: r.pop("machine"),
-    "other schema": lambda r: r.update(schema="seap-export/validation/1"),
     "no verdict": lambda r: r.update(verdict="skipped"),
-    "unknown exit code": lambda r: r.update(exit_code=8),
-    "passed with an exit code": lambda r: r.update(exit_code=3),
-    "passed with a failure": lambda r: r.update(failure="something"),
     "passed with a failed check": lambda r: r["checks"][0].update(verdict="failed", exit_code=7, reasons=["broken"]),
     "failed without a failure": lambda r: r.update(verdict="failed", exit_code=3, failure=""),
     "failed with exit code 0": lambda r: r.update(verdict="failed", exit_code=0, failure="something"),
-    "check with a key too many": lambda r: r["checks"][0].update(extra=1),
-    "check without notes": lambda r: r["checks"][0].pop("notes"),
-    "unknown check": lambda r: r["checks"][0].update(check="beauty"),
     "passed check with a reason": lambda r: r["checks"][0].update(reasons=["why"]),
     "skipped check without a note": lambda r: r["checks"][-1].update(notes=[]),
-    "variant with a key too many": lambda r: _variant(r).update(extra=1),
     "variant without speed": lambda r: _variant(r).pop("speed"),
-    "ratio as text": lambda r: _variant(r).update(achieved_ratio="0.2"),
-    "negative size": lambda r: _variant(r)["bytes"].update(onnx=-1),
     "more kept than there was": lambda r: _variant(r)["layers"][0].update(kept=1.5),
-    "parity of another schema": lambda r: _variant(r)["parity"]["onnx"].update(schema="seap-export/parity/1"),
     "case without a stage": lambda r: _variant(r)["parity"]["onnx"]["cases"][0].pop("stage"),
-    "unknown speed verdict": lambda r: _variant(r)["speed"]["verdicts"][0].update(verdict="maybe"),
     "short digest": lambda r: r["source"].update(sha256="5f"),
-    "file without a digest": lambda r: r["files"].update(x={"bytes": 1}),
-    "task without a seed": lambda r: r["tasks"]["arithmetic"].pop("seed"),
 }
 
 
@@ -94,10 +79,3 @@ def test_wrong_reports_are_refused(
     assert validator.is_valid(passing)
     spoil(passing)
     assert not validator.is_valid(passing)
-
-
-def test_failed_check_needs_a_reason_and_a_code(failing: Report, validator: jsonschema.Draft202012Validator) -> None:
-    failing["checks"][0]["reasons"] = []
-    assert not validator.is_valid(failing)
-    failing["checks"][0] |= {"reasons": ["why"], "exit_code": 0}
-    assert not validator.is_valid(failing)

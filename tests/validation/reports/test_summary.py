@@ -22,23 +22,6 @@ def test_verdict_comes_first(passing: Report, failing: Report) -> None:
     assert "10 checks: 7 failed, 2 passed, 1 skipped. Exit code 7: an artifact is damaged" in job_summary(failing)
 
 
-def test_what_to_ship_stands_below_the_title(shipped: Report) -> None:
-    text = job_summary(shipped)
-    assert "\n\n**everyday**: Ship the whole model in int4 (86.4 MB, " in text
-    (first,) = [row for row in _table(text) if row[0] == "the whole model in int4"]
-    assert first[1:3] == ["ship", "–"]
-    assert first[3] == "86.4 MB (memory about 210 MB)"
-
-
-def test_what_was_too_noisy_to_tell_asks_for_a_quiet_machine(failing: Report) -> None:
-    (speed,) = (check for check in failing["checks"] if check["check"] == "speed" and check["verdict"] == "failed")
-    assert "close other programs" not in job_summary(failing)
-    speed |= {"exit_code": 6, "verdict": "not judged"}
-    assert "close other programs" in job_summary(failing)
-    assert "10 checks: 6 failed, 1 not judged, 2 passed, 1 skipped." in job_summary(failing)
-    assert "speed: not judged." in job_summary(failing)
-
-
 def test_nothing_in_a_name_is_markup(failing: Report) -> None:
     text = job_summary(failing)
     assert "<script" not in text

@@ -78,11 +78,11 @@ def test_other_runtimes_are_opened_as_they_are_served(
     ("format_name", "takes_batches"),
     [
         pytest.param("gguf", False, marks=pytest.mark.needs("llama.cpp")),
-        pytest.param("openvino", True, marks=pytest.mark.needs("openvino")),
+        pytest.param("openvino", True, marks=[pytest.mark.full, pytest.mark.needs("openvino")]),
         pytest.param("litert", False, marks=pytest.mark.needs("litert")),
-        pytest.param("executorch", False, marks=pytest.mark.needs("executorch")),
-        pytest.param("web", False, marks=pytest.mark.needs("transformers.js")),
-        pytest.param("mlx", False, marks=pytest.mark.needs("mlx-lm")),
+        pytest.param("executorch", False, marks=[pytest.mark.full, pytest.mark.needs("executorch")]),
+        pytest.param("web", False, marks=[pytest.mark.full, pytest.mark.needs("transformers.js")]),
+        pytest.param("mlx", False, marks=[pytest.mark.full, pytest.mark.needs("mlx-lm")]),
     ],
 )
 def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name: str, takes_batches: bool) -> None:

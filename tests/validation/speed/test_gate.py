@@ -88,13 +88,6 @@ def test_a_machine_that_is_too_busy_judges_nothing(limit: float) -> None:
     assert re.search(r"too noisy .* 2\.00x .* 26%, more than 25%; .*--runs", verdict.result)
 
 
-@pytest.mark.parametrize("runs", [1, 4])
-def test_few_runs_judge_nothing(runs: int) -> None:
-    verdict = decode(report(subject("a-0.5", [0.5] * runs), dense=[1.0] * runs), 1.5)
-    assert (verdict.measured, verdict.low, verdict.high, verdict.verdict) == (2.0, 2.0, 2.0, "too noisy")
-    assert re.search(rf"too noisy .* 2\.00x in {runs} runs.*; give --runs 5", verdict.result)
-
-
 def test_bytes_have_no_noise() -> None:
     noisy = subject("a-0.5", [1.0, 9.0], size=60)
     variants = report(noisy, dense=[1.0, 9.0])
@@ -148,8 +141,7 @@ def test_nothing_to_judge_is_no_pass() -> None:
             judge_speed(report(*others), limits)
 
 
-@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio"])
-def test_illegal_limits(name: str, limit: float) -> None:
-    with pytest.raises(UsageError, match=f"{name} must be a number above 0"):
-        SpeedLimits(**{name: limit})
+@pytest.mark.parametrize("limit", [0.0, float("nan"), float("inf")])
+def test_illegal_limits(limit: float) -> None:
+    with pytest.raises(UsageError, match="max_bytes_ratio must be a number above 0"):
+        SpeedLimits(max_bytes_ratio=limit)

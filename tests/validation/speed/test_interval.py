@@ -29,12 +29,3 @@ def test_it_holds_the_true_median_as_often_as_it_says(count: int) -> None:
 def test_the_spread_is_a_share_of_the_middle() -> None:
     assert spread([8.0, 9.0, 10.0, 11.0, 12.0]) == pytest.approx(0.4)
     assert spread([3.0] * 5) == 0
-
-
-def test_an_interval_can_be_widened_but_not_turned() -> None:
-    interval = Interval(1.0, 2.0)
-    assert interval.including(1.5) == interval
-    assert (interval.including(0.5), interval.including(3.0)) == (Interval(0.5, 2.0), Interval(1.0, 3.0))
-    for ends in ((2.0, 1.0), (float("nan"), 1.0)):
-        with pytest.raises(ValueError, match="must not be above"):
-            Interval(*ends)

@@ -8,7 +8,7 @@ from typing import Any
 
 from support.product import Pace
 
-from validation.speed.measure import SpeedCell, Timing, measure_speed
+from validation.speed.measure import SpeedCell, measure_speed
 
 
 class Recorder:
@@ -58,8 +58,3 @@ def test_what_takes_no_batches_and_no_long_texts_is_timed_without_them() -> None
     timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
     assert {name: list(timing) for name, timing in timings.items()} == {"both": cells[:2], "single": cells[:1]}
     assert [what for name, what in log if name == "single"] == ["opened", "1x4 and 1", "1x4 and 2", "closed"]
-
-
-def test_the_steps_of_each_run() -> None:
-    timing = Timing([1.0, 1.0], [1.0, 2.0, 9.0, 4.0, 5.0, 6.0])
-    assert timing.run_steps == [2.0, 5.0]

@@ -81,20 +81,3 @@ def test_what_may_be_noise_is_no_complaint() -> None:
         assert Speedup(0.9, 1.2, Interval(0.8, high)).is_slower == is_slower
     assert not Speedup(0.9, 1.2, None).is_slower
     assert not Speedup(1.1, 1.2, Interval(0.9, 1.2)).is_slower
-
-
-def test_an_engine_without_some_cells(report: SpeedReport) -> None:
-    """It is judged by the others, and what it lacks is said."""
-    assert report.left_out == report.to_json()["left_out"] == []
-    larger = SpeedCell(4, 8)
-    for subject in report.subjects:
-        if subject.engine == "torch":
-            subject.timings[larger], subject.works[larger] = subject.timings[CELL], subject.works[CELL]  # type: ignore[index]
-    both = SpeedReport(report.subjects, [CELL, SpeedCell(1, 99), larger], {})
-    assert both.left_out == [
-        "torch takes shorter texts only; left out: prompts of 99 tokens",
-        "onnxruntime takes shorter texts only; left out: prompts of 99 tokens",
-        "onnxruntime was timed with one prompt at a time; left out: batches of 4",
-    ]
-    assert [len(subject["cells"]) for subject in both.to_json()["subjects"]] == [2, 1, 2, 1]
-    assert sum("decode" in line for line in both.complaints) == 2

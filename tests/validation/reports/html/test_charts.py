@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from validation.reports.html.axes import Chart, circle, round_ticks
-from validation.reports.html.charts import Bar, bars, columns, error_chart, interval_chart
+from validation.reports.html.axes import Chart, round_ticks
+from validation.reports.html.charts import Bar, bars, error_chart, interval_chart
 from validation.reports.html.page import templates
 
 SHARED: Any = templates().get_template("shared.html.jinja").module
@@ -46,19 +46,6 @@ def test_round_ticks(top: float, ticks: list[float]) -> None:
     assert round_ticks(top) == pytest.approx(ticks, abs=1e-30)
 
 
-def test_places_have_few_digits_and_words_are_told() -> None:
-    chart = Chart("a <b>", 'says "c" & d', 9, [circle(1 / 3, 100 / 3, 200.0, '"x" <y>', "e < f")], [("a", "g & h")])
-    figure = _parsed(chart)
-    assert [figure.findtext(path) for path in (".//b", ".//desc", ".//span", ".//circle/title")] == [
-        "a <b>",
-        'says "c" & d',
-        "",
-        "e < f",
-    ]
-    (drawn,) = figure.iter("circle")
-    assert drawn.attrib == {"cx": "33.33%", "cy": "33.3333", "r": "200", "class": '"x" <y>'}
-
-
 def test_bars_are_as_long_as_their_values() -> None:
     figure = _parsed(bars("KL", "nats", [Bar("one <b>", 0.1, "a"), Bar("two", 0.3, "b", 0.2)], [("a", "hf")]))
     one, two = figure.iter("rect")
@@ -68,20 +55,6 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert _percent(limit, "x1") == pytest.approx(2 * _percent(one, "width"), rel=1e-3)
     assert _texts(figure)[:2] == ["one <b>: 0.1 nats", "two: 0.3 nats"]
     assert figure.findtext(".//desc") == "Bars in nats: one <b> 0.1; two 0.3."
-
-
-def test_columns_are_as_high_as_their_values() -> None:
-    series = [("a", "query heads", [9.0, 6.0, 3.0]), ("b", "KV heads", [3.0, 2.0, 1.0])]
-    figure = _parsed(columns("Heads", "heads", series, 0.0))
-    heights = [float(rect.attrib["height"]) for rect in figure.iter("rect")]
-    assert [height / heights[2] for height in heights] == pytest.approx([3, 2, 1, 1, 2 / 3, 1 / 3], rel=1e-3)
-    bottoms = {round(float(rect.attrib["y"]) + float(rect.attrib["height"]), 1) for rect in figure.iter("rect")}
-    ticks = _ticks(figure)
-    assert bottoms == {ticks["0"]}
-    assert [tick for tick in ticks if tick != "0"] == ["5", "10"]
-    assert {"0", "1", "2", "layer", "heads"} <= set(_texts(figure))
-    said = "3 layers: query heads from 3 to 9; KV heads from 1 to 3 (heads)."
-    assert figure.findtext(".//desc") == said
 
 
 def _tap(name: str, layer: int | None, error: float | None) -> dict[str, Any]:

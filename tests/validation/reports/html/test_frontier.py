@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import re
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from validation.reports import html_page
 from validation.reports.html.frontier import frontier_chart
 from validation.reports.html.page import templates
 
@@ -67,17 +65,3 @@ def test_a_line_joins_what_nothing_beats_and_dashes_are_the_targets() -> None:
     far = {"size": 1_000, "decode_speedup": 2.0, "max_kl": 7.0}
     assert "limit" not in [line.attrib["class"] for line in chart(far).iter("line")]
     assert "limit" not in [line.attrib["class"] for line in chart(dict.fromkeys(TARGETS)).iter("line")]
-
-
-def test_the_section_has_a_row_for_each_point_and_none_without_targets(passing: dict[str, Any]) -> None:
-    assert 'id="frontier"' not in html_page(passing)
-    tasks = {"a": {"points": POINTS}, "b": {"points": []}}
-    frontier = {"targets": TARGETS, "speedups_over": "onnx fp32", "tasks": tasks}
-    section = re.search(
-        r'<section id="frontier">.*?</section>', html_page({**passing, "frontier": frontier}), re.DOTALL
-    )
-    assert section is not None
-    rows = list(ElementTree.fromstring(section[0]).iter("tr"))
-    assert len(rows) == 1 + len(POINTS)
-    assert "1.75×" in section[0]
-    assert [row[2].findtext(".") or row[2][0].text for row in rows[1:]] == ["chosen", "–", "beaten", "not made"]

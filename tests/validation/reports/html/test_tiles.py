@@ -64,20 +64,3 @@ def test_numbers_are_those_of_the_report(passing: Report, name: str) -> None:
     )
     sign, words = ("−" if divergence["loss_difference_nats"] < 0 else "+"), "nats per token, on the same texts"
     assert re.fullmatch(rf"\{sign}0\.0\d+ ± 0\.0\d+ {words}", loss)
-
-
-def test_what_was_not_measured_says_why(passing: Report) -> None:
-    tiles = _tiles(passing, "general-0.5")
-    assert tiles["Faster"] == tiles["Worse"] == ["not measured", "no dense model was given"]
-    assert tiles["Smaller"][0] == "58.2 MB on disk"  # the dense model's size is not known
-
-
-def test_other_formats_are_read_where_there_is_no_onnx(passing: Report) -> None:
-    variant = passing["variants"]["arithmetic-0.2"]
-    variant["formats"] = {"gguf": {**variant["formats"]["onnx"], "title": "GGUF", "format": "gguf"}}
-    for sizes in (variant["bytes"], variant["dense_bytes"]):
-        sizes["gguf"] = sizes.pop("onnx")
-    variant["quality"]["divergence"] = {"gguf in llama.cpp": variant["quality"]["divergence"]["hf"]}
-    tiles = _tiles(passing, "arithmetic-0.2")
-    assert tiles["Smaller"][1] == "GGUF in fp32: 454 MB instead of the whole model's 539 MB"
-    assert tiles["Worse"][0] == "0.024 ± 0.004 nats of KL per token"
