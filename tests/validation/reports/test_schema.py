@@ -41,6 +41,7 @@ def test_samples_are_reports(
     validator.validate(request.getfixturevalue(sample))
 
 
+@pytest.mark.full
 def test_samples_have_no_key_that_a_real_report_lacks(passing: Report, inputs: Path, tmp_path: Path) -> None:
     """The schema allows any further key in what is embedded, which the samples could keep for ever."""
     words = ("--task", f"a={inputs / 'a.jsonl'}", "--ratio", 0.2, "--quality", "--speed", "--out", tmp_path / "out")
