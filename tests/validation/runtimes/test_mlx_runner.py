@@ -99,25 +99,3 @@ def test_the_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
     folder = written(tmp_path, "llama-gqa").folder
     (folder / "modeling_mlx.py").write_text("raise SystemExit('run')")
     MlxRunner(folder).close()
-
-
-@pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize(
-    ("variation", "precision", "dtype"),
-    [
-        ("llama-gqa", "4bit", "float32"),
-        pytest.param("llama-gqa", "fp16", "float16", marks=pytest.mark.full),
-        pytest.param("qwen3_moe", "fp16", "float32", marks=pytest.mark.full),
-    ],
-)
-def test_on_the_cpu_quantised_weights_and_experts_meet_float32(
-    tmp_path: Path, variation: str, precision: str, dtype: str
-) -> None:
-    import mlx.core as mx
-
-    folder = written(tmp_path, variation, precision).folder
-    runner = open_mlx(folder, Opening(ONE_THREAD))
-    if mx.default_device() != mx.cpu:
-        pytest.skip("MLX computes on a GPU")
-    runner.prefill(np.array([[3, 4, 5]]), [3])
-    assert runner._cache[0].keys.dtype == getattr(mx, dtype)

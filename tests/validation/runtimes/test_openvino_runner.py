@@ -9,10 +9,8 @@ import pytest
 from support.chosen import JOINT
 from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
-from support.product import OPENVINO_MODEL as MODEL_FILE
 from support.product import States
 
-from seap_export.errors import ArtifactError
 from validation.runtimes.openvino_runner import OpenvinoRunner
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
@@ -116,29 +114,3 @@ def test_integers_stay_compressed(precision: str, tied: bool, tmp_path: Path) ->
     names = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     products = ["logits", *(f"layers.{layer}.{name}" for layer in range(3) for name in names)]
     assert product_types(OpenvinoRunner(made.folder)) == dict.fromkeys(products, precision.replace("int", "i"))
-
-
-@pytest.mark.full
-def test_attention_is_one_kernel_with_its_cache(tmp_path: Path) -> None:
-    made = write_ir_model(tmp_path, "llama-gqa", "fp32", pruned=True)
-    runner = OpenvinoRunner(made.folder)
-    kinds = [
-        str(node.get_rt_info()["layerType"].astype(str)) for node in runner.compiled.get_runtime_model().get_ops()
-    ]
-    assert kinds.count("ScaledDotProductAttention") == 3
-    assert kinds.count("Softmax") == 0
-    assert kinds.count("RoPE") == 6
-    assert kinds.count("RMS") == 7
-
-
-def test_what_is_missing_or_no_decoder(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="cannot load it"):
-        OpenvinoRunner(tmp_path)
-    made = write_ir_model(tmp_path, "llama-gqa", "fp32")
-    other = tmp_path / "other"
-    other.mkdir()
-    for end in ("xml", "bin"):
-        (other / f"openvino_model.{end}").write_bytes((made.folder / f"openvino_detokenizer.{end}").read_bytes())
-    assert (other / MODEL_FILE).is_file()
-    with pytest.raises(ArtifactError):
-        OpenvinoRunner(other)

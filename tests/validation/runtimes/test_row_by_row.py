@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.chosen import RICHEST
-from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.plans import write_pruned_micro_model
-from support.product import EXECUTORCH_PROGRAM as PROGRAM
-from support.product import LITERT_BUNDLE as BUNDLE
-from support.product import Run, States, open_torch_runner, run_parity
+from support.product import run_parity
 from support.variations import VARIATIONS, micro_config
 
 from converters.formats import format_class
-from seap_export.errors import ArtifactError, UsageError
+from seap_export.errors import UsageError
 from seap_export.model.families import model_spec
 from validation.runtimes.executorch_runner import ExecutorchRunner
 from validation.runtimes.litert_runner import LitertRunner
@@ -79,20 +76,6 @@ def test_levels_of_executorch_are_exact_but_for_activations_that_are_rounded_as_
     assert np.abs(given - rounded).mean() < 0.3 * np.abs(given - exact).mean()
 
 
-@pytest.mark.needs("litert")
-def test_keys_and_values_of_litert_are_those_of_torch(tmp_path: Path, prompts: list[list[int]]) -> None:
-    made = written(tmp_path, "litert", "llama-biases")
-    runner, prompt = LitertRunner(made.folder), prompts[-1]
-    runner.prefill(np.array([prompt]), [len(prompt)])
-    wanted: list[States] = []
-    with open_torch_runner(made.source, ONE_THREAD) as reference:
-        list(reference.run([Run([prompt], 1)], lambda index, states: wanted.append(states)))
-    for layer, truth in zip(runner.cache(0), wanted, strict=True):
-        for state, whole in truth.items():
-            assert layer[state].shape == whole.shape
-            assert np.abs(layer[state] - whole).max() <= 1e-3
-
-
 @pytest.mark.parametrize(("runtime", "precision"), of_each(*((name, "int8") for name in RUNNERS)))
 def test_parity_tells_rounding_from_errors(tmp_path: Path, runtime: str, precision: str) -> None:
     made = written(tmp_path, runtime, "qwen3-biases", precision)
@@ -114,24 +97,3 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(
         runner.step([3])
     assert isinstance(runner, Bounded)
     assert runner.context_length == length
-
-
-@pytest.mark.parametrize(
-    ("runtime", "file", "identifier", "says"),
-    of_each(
-        ("litert", BUNDLE, b"TFL3", "LiteRT cannot load it"),
-        ("executorch", PROGRAM, b"ET12", "ExecuTorch cannot load it"),
-    ),
-)
-def test_what_cannot_be_loaded_is_refused(
-    tmp_path: Path, runtime: str, file: str, identifier: bytes, says: str
-) -> None:
-    path = written(tmp_path, runtime, "llama-gqa").folder / file
-    whole = path.read_bytes()
-    assert identifier in whole
-    path.write_bytes(whole.replace(identifier, b"XXXX", 1))
-    with pytest.raises(ArtifactError, match=says):
-        RUNNERS[runtime](path.parent)
-    path.unlink()
-    with pytest.raises(ArtifactError, match="missing"):
-        RUNNERS[runtime](path.parent)

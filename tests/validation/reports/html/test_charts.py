@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from validation.reports.html.axes import Chart, round_ticks
+from validation.reports.html.axes import Chart
 from validation.reports.html.charts import Bar, bars, error_chart, interval_chart
 from validation.reports.html.page import templates
 
@@ -29,21 +29,6 @@ def _ticks(figure: ElementTree.Element) -> dict[str, float]:
     lines = [float(line.attrib["y1"]) for line in figure.iter("line") if line.attrib["class"] == "grid"]
     labels = [text.text or "" for text in figure.iter("text") if text.attrib["x"] == "-6"]
     return dict(zip(labels, lines, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("top", "ticks"),
-    [
-        (1.0, [0, 0.5, 1.0]),
-        (0.316, [0, 0.1, 0.2, 0.3, 0.4]),
-        (100.0, [0, 50, 100]),
-        (1536.0, [0, 500, 1000, 1500, 2000]),
-        (3e-7, [0, 1e-7, 2e-7, 3e-7]),
-        (2e-17, [0, 5e-18, 1e-17, 1.5e-17, 2e-17]),
-    ],
-)
-def test_round_ticks(top: float, ticks: list[float]) -> None:
-    assert round_ticks(top) == pytest.approx(ticks, abs=1e-30)
 
 
 def test_bars_are_as_long_as_their_values() -> None:
@@ -87,17 +72,6 @@ def test_errors_are_on_a_logarithmic_scale() -> None:
     assert len([line for line in figure.iter("line") if line.attrib["class"] == "path"]) == 4
     assert [text for text in _texts(figure) if text.isdigit()] == ["0", "1", "2", "3"]
     assert "None diverges by itself." in (figure.findtext(".//desc") or "")
-
-
-def test_first_to_diverge_is_marked_and_named() -> None:
-    figure = _errors(TAPS, 3)
-    (first,) = (circle for circle in figure.iter("circle") if circle.attrib["class"] == "first")
-    assert first.findtext("title") == "layers.2: 1e-4"
-    (pointer,) = (line for line in figure.iter("line") if line.attrib["class"] == "pointer")
-    assert (pointer.attrib["x2"], pointer.attrib["y2"]) == (first.attrib["cx"], first.attrib["cy"])
-    (name,) = (text for text in figure.iter("text") if text.attrib.get("class") == "first")
-    assert (name.text, name.attrib["x"], name.attrib["text-anchor"]) == ("layer 2, mlp", first.attrib["cx"], "end")
-    assert "The first to diverge: layer 2, mlp." in (figure.findtext(".//desc") or "")
 
 
 def test_intervals_stand_beside_their_limits() -> None:

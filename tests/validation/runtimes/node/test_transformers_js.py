@@ -17,9 +17,8 @@ from support.models import write_source
 from support.product import Run, TorchRunner, round_activations
 from tokenizers import Tokenizer, processors
 
-from converters.web import WebFormat, data_files
+from converters.web import WebFormat
 from converters.web.precisions import precision_of
-from seap_export.errors import ParityFailure
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
 from validation.runtimes.runner import States
 
@@ -122,13 +121,6 @@ def test_precision(
     assert largest(computed(runner), model.truth(rounds=backend == "node")) < most
 
 
-def test_divided_data(subject: Callable[..., Subject], opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_files, "CHUNK_BYTES", 60_000)
-    model = subject()
-    assert len(list(model.graph.parent.glob("*_data*"))) > 3
-    assert largest(computed(opened(model.folder, "wasm")), model.truth()) < 3e-5
-
-
 def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> str:
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     (following,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], tokens, stops)
@@ -177,10 +169,3 @@ def test_pipeline_stops_at_the_end_of_text(tmp_path: Path, opened: Any) -> None:
     source, folder = _talker(tmp_path / "two", eos=eos)
     (text,) = opened(folder).generate(["the cat sat on"], 10)
     assert text.split() == words[: words.index(end) + 1]  # the pipeline shows it, as it is no special token
-
-
-def test_damaged_graph_is_said(subject: Callable[..., Subject]) -> None:
-    model = subject()
-    model.graph.write_bytes(b"nothing")
-    with pytest.raises(ParityFailure, match="does not open"):
-        TransformersJsRunner(model.folder)

@@ -17,7 +17,6 @@ from support.models import write_micro_model
 from support.product import Compute, States
 from support.variations import VARIATIONS
 
-from seap_export.errors import EnvironmentFailure
 from validation.checkpoint import Checkpoint
 from validation.execution import Execution
 from validation.quiet import quiet_transformers
@@ -174,12 +173,3 @@ def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([_TOKENS[3:30]])).logits[0, -5:].numpy()
         assert np.array_equal(logits, _whole(folder, "eager")[1][0])
-
-
-def test_a_whole_model_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
-    folder = write_micro_model(tmp_path / "large", model_type="llama")
-    with (
-        open_torch_runner(folder, Execution(threads=1, compute=Compute(memory=100_000))) as runner,
-        pytest.raises(EnvironmentFailure, match=r"large: torch needs .* GB for the whole model"),
-    ):
-        runner.whole_model()

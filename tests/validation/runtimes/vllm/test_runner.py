@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +12,14 @@ import numpy as np
 import pytest
 from support import needs
 from support.chosen import ATTENDING, RICHEST
-from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.variations import VARIATIONS
 
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.errors import ArtifactError
 from seap_export.model.families import family_of_model_type, model_spec
 from seap_export.model.families.names import LAYER
-from validation.runtimes.vllm import runner as vllm_runner
 from validation.runtimes.vllm.runner import PYTHON, VllmRunner, vllm_refusal
 from validation.runtimes.vllm.worker import _Server
 
@@ -94,48 +90,6 @@ def test_equals_torch(
         assert np.abs(rows - continuations[index]).max() <= 1e-4
 
 
-_SERVE = """
-import sys
-from vllm import LLM, SamplingParams
-if __name__ == "__main__":
-    llm = LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=64, skip_tokenizer_init=True,
-              trust_remote_code=sys.argv[2] == "trusted")
-    how = SamplingParams(temperature=0.0, max_tokens=6, detokenize=False, ignore_eos=True)
-    print(list(llm.generate([{"prompt_token_ids": [3, 4, 5]}], how)[0].outputs[0].token_ids))
-"""
-
-
-@pytest.mark.full
-@pytest.mark.needs("vllm")
-@pytest.mark.parametrize("is_trusted", [False, True], ids=["with the package", "with the code in the folder"])
-def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trusted: bool) -> None:
-    """With several processes of vLLM's, as it is served."""
-    from support.product import open_torch_runner
-
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-biases", head_dim=HEAD_DIM)
-    environment = {
-        **os.environ,
-        **vllm_runner._SETTINGS,
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    if is_trusted:
-        environment["VLLM_PLUGINS"] = "none"
-    (tmp_path / "serve.py").write_text(_SERVE)
-    command = [os.environ[PYTHON], tmp_path / "serve.py", model, "trusted" if is_trusted else "not"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with open_torch_runner(model, ONE_THREAD) as runner:
-        assert done.stdout.splitlines()[-1] == str(list(runner.continuations([[3, 4, 5]], 6)[0]))
-
-
-@pytest.mark.needs("vllm")
-def test_what_vllm_cannot_run_is_said_in_one_line(tmp_path: Path, vllm: Callable[..., VllmRunner]) -> None:
-    with pytest.raises((ArtifactError, ParityFailure), match=r"vLLM does not .*head_dim") as caught:
-        vllm(write_micro_model(tmp_path / "hf", **VARIATIONS["llama-gqa"])).prefill(np.array([[3, 4]]), [2])
-    assert "\n" not in str(caught.value)
-
-
 def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tmp_path: Path) -> None:
     """vLLM gives those of a token beside the token itself, so nothing for the first one, and sorts them."""
 
@@ -157,14 +111,6 @@ def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tm
     assert server.score([[1, 2]], 1, str(path)) == [[0]]
     with np.load(path) as arrays:
         assert arrays["0"].tolist() == [[-4.0, -6.0, -5.0], [-3.0, -2.0, -1.0]]
-
-
-def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    fake = tmp_path / "python"
-    fake.write_text("#!/bin/sh\necho 'out of\nluck' >&2\nexit 3\n")
-    fake.chmod(0o755)
-    with pytest.raises(ArtifactError, match=r"vLLM does not load it: it ended: out of luck \(exit status 3\)"):
-        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"), python=str(fake))
 
 
 def test_longrope_is_refused_beyond_its_switch(tmp_path: Path) -> None:
