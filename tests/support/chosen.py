@@ -155,6 +155,5 @@ FOR_MLX = tuple(
     and _family(name).block.is_gated
     and _family(name).block.norm == "rms"
 )
-VARIED_FOR_MLX = varied(FOR_MLX)
 #: The richest whose norms have weights, so that their epsilon can be changed in transformers' class, too.
 SCALABLE = tuple(name for name in RICHEST if _family(name).block.norm_weight)

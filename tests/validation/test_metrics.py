@@ -27,13 +27,6 @@ def _max_kl(figures: LogitFigures) -> float:
     return figures.kl.max
 
 
-def test_equal_logits() -> None:
-    figures = _compare(_logits(), _logits())
-    assert (figures.tokens, figures.max_abs, figures.mean_abs, figures.mean_kl, _max_kl(figures)) == (5, 0, 0, 0, 0)
-    assert figures.top1_agreement == 1
-    assert figures.defects == ()
-
-
 def test_the_worst_logit_is_found_by_row_position_and_token() -> None:
     reference, candidate = _logits(), _logits()
     candidate[3, 2] += 0.5
@@ -107,17 +100,6 @@ def test_a_value_that_is_not_finite_is_a_defect_with_its_place(value: float, kin
     assert (figures.tokens, figures.max_abs) == (5, 0)
 
 
-def test_only_nan_leaves_no_figures_but_a_defect() -> None:
-    figures = _compare(_logits(), np.full((5, 7), np.nan))
-    assert figures.max_abs is figures.mean_kl is figures.top1_agreement is figures.worst is None
-    assert figures.defects[0].tokens == 5
-
-
-def test_another_shape_is_a_defect() -> None:
-    figures = _compare(_logits(5, 7), _logits(5, 8))
-    assert figures.defects[0].detail == "logits of shape [5, 8], expected [5, 7]"
-
-
 def test_nothing_compared_is_an_error() -> None:
     with pytest.raises(ParityFailure, match="nothing was compared"):
         LogitComparison().figures()
@@ -158,11 +140,6 @@ def test_the_perplexity_ratio_is_that_of_the_tokens_that_follow() -> None:
     comparison = LogitComparison()
     comparison.update(reference, candidate, following=[0, 2])
     assert comparison.figures().perplexity_ratio == pytest.approx(0.25 / 0.5)
-
-
-def test_figures_of_nothing_cannot_be_made() -> None:
-    with pytest.raises(ValueError, match="no tokens"):
-        LogitFigures(0, None, None, None, None, None)
 
 
 def test_a_row_is_a_text_that_may_come_in_parts() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.execution import ONE_THREAD
 from support.product import Compute, OnnxForm, choose_precision, open_session, write_onnx
 
-from seap_export.common.providers import OWN_RUNTIME
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from validation import session_memory
-from validation.divergence.measure import claim_texts
 from validation.execution import Execution
 from validation.parity.run import run_parity
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.session_memory import Calls, calls_of, claim_memory
 from validation.session_memory import session_memory as estimate
-from validation.zero_shot.models import open_model
 
 ONE = (Calls(1, 8, 16),)
 
@@ -58,15 +52,6 @@ def test_every_matrix_is_copied(model: Path) -> None:
     assert small.can_map
 
 
-def test_a_tied_table_is_copied_and_mapped(model: Path, micro_hf: Callable[..., Path], tmp_path: Path) -> None:
-    hf = shutil.copytree(micro_hf("Llama"), tmp_path / "hf")
-    config = json.loads((hf / "config.json").read_text())
-    (hf / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    tied, memory = estimate(written(hf, tmp_path / "tied"), ONE), estimate(model, ONE)
-    assert tied.copies == memory.copies
-    assert (tied.mapped, memory.mapped) == (4 * config["vocab_size"] * config["hidden_size"], 0)
-
-
 def test_fp16_is_multiplied_in_float32_on_the_cpu(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
     hf = micro_hf("Llama")
     wide = estimate(written(hf, tmp_path / "fp32"), ONE)
@@ -74,14 +59,6 @@ def test_fp16_is_multiplied_in_float32_on_the_cpu(micro_hf: Callable[..., Path],
     assert estimate(half, ONE).largest == wide.largest
     assert not estimate(half, ONE).can_map
     assert estimate(half, ONE, "cuda").total < estimate(half, ONE).total
-
-
-def test_int4_is_copied_with_its_scales(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
-    hf = micro_hf("Llama")
-    fp32 = estimate(written(hf, tmp_path / "fp32"), ONE)
-    int4 = estimate(written(hf, tmp_path / "int4", precision=choose_precision("int4")), ONE)
-    assert 1 / 8 < int4.copies / fp32.copies < 3 / 4
-    assert not int4.can_map
 
 
 def test_what_unpacking_holds_at_once_counts(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
@@ -104,22 +81,9 @@ def test_each_size_of_a_call_counts(model: Path, name: str) -> None:
     assert estimate(model, [less, more]).run == estimate(model, [more]).run
 
 
-def test_logits_of_the_last_token_take_less(micro_hf: Callable[..., Path], tmp_path: Path, model: Path) -> None:
-    last = written(micro_hf("Llama"), tmp_path / "last", logits="last")
-    assert estimate(last, ONE).run < estimate(model, ONE).run
-
-
 def test_the_calls_of_a_case() -> None:
     assert calls_of(Case("batch", ((1, 2, 3), (1,)), ((4, 5), (6, 7)))) == Calls(2, 3, 5)
     assert calls_of(Case("long", ((1, 2, 3, 4, 5),), ((6,),), call_tokens=2, kept=1)) == Calls(1, 2, 6)
-
-
-def test_what_fits_is_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
-    need = estimate(model, ONE).total
-    free(monkeypatch, need)
-    assert claim_memory(model, ONE, say=lines.append) is False
-    assert lines == [f"ONNX Runtime will take about {need / 1e6:.1f} MB"]
 
 
 def test_float32_that_does_not_fit_twice_stays_in_its_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,29 +141,3 @@ def test_parity_refuses_before_torch_runs(
     monkeypatch.setattr("validation.parity.run.open_torch_runner", lambda *_: pytest.fail("torch was opened"))
     with pytest.raises(EnvironmentFailure, match="of what is free"):
         run_parity(micro_hf("Llama"), model.parent, ["the cat", "a dog sat", "one"])
-
-
-def test_texts_and_questions_are_refused(
-    model: Path, micro_hf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free(monkeypatch, 1000)
-    with pytest.raises(EnvironmentFailure, match="of what is free"):
-        claim_texts(OWN_RUNTIME, model.parent, [(1, 2), (3, 4, 5)])
-    (model.parent / "genai_config.json").write_text('{"model": {"context_length": 64}}')
-    monkeypatch.setattr("validation.zero_shot.models._tokenizer", lambda _: None)
-    options: Any = {
-        "tokenizer_folder": micro_hf("Llama"),
-        "batch_size": 2,
-        "execution": ONE_THREAD,
-        "on_sequences": print,
-    }
-    with (
-        pytest.raises(EnvironmentFailure, match="of what is free"),
-        open_model(model.parent, "onnxruntime", **options),
-    ):
-        pytest.fail("it was opened")
-
-
-def test_a_run_has_the_threads_that_it_was_given() -> None:
-    assert Execution(threads=3).thread_count == 3
-    assert Execution().thread_count >= 1

@@ -8,7 +8,7 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from validation.divergence.paired import Bytes, PairedText, cut_figures, pair_cuts, per_byte, same_cut
+from validation.divergence.paired import Bytes, PairedText, cut_figures, pair_cuts, per_byte
 
 #: Bytes of the tokens 0 to 5 of both models.
 SIZES = np.asarray([1, 2, 3, 4, 5, 6])
@@ -37,11 +37,6 @@ def test_cuts_that_cross_are_not_shared() -> None:
     assert pair is not None
     assert (pair.positions.tolist(), pair.split) == ([[1, 2]], 1.0)
     assert pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 2) is None
-
-
-def test_the_same_cut() -> None:
-    pair = same_cut((7, 9))
-    assert (pair.dense, pair.variant, pair.split, pair.positions.tolist()) == ((7, 9), (7, 9), 0.0, [[0, 0], [1, 1]])
 
 
 def _text(dense: int, size: int, split: float, lengths: Bytes | None) -> PairedText:

@@ -88,15 +88,6 @@ def written(dense: tuple[Path, Calibration], folder: Path, number: int = 400) ->
     return write_fresh_texts(*dense, number, folder, compute=Compute())
 
 
-def test_there_are_as_many_tokens_as_were_asked_for(dense: tuple[Path, Calibration], tmp_path: Path) -> None:
-    texts = written(dense, tmp_path)
-    assert texts.num_tokens >= 400 > texts.num_tokens - 64
-    known = [list(ids) for ids in dense[1].token_ids()]
-    for ids in texts.texts:
-        assert any(ids[0] == text[0] and ids[1:] != text[1:] for text in known)
-    assert texts.summary.startswith(f"{texts.num_tokens:,} tokens in {len(texts.texts)} fresh texts; ")
-
-
 def test_they_do_not_depend_on_what_is_written_together(
     dense: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,9 +142,3 @@ def test_a_text_ends_with_a_turn_or_where_it_must(tmp_path: Path) -> None:
     assert {len(ids) for ids in texts if ids[-1] not in author.ends} <= {40}
     assert ends
     assert all(token not in author.ends for ids in texts for token in ids[2:-1])
-
-
-@pytest.mark.parametrize("tokens", [(), (1, 2, 3)])
-def test_a_beginning_is_shorter_than_the_text(tokens: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="is shorter than the text"):
-        Beginning(tokens, 3, 0)

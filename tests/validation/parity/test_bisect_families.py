@@ -111,21 +111,10 @@ def _operator(name: str, operator: str, domain: str) -> Edit:
 _FIRST, _SECOND, _THIRD = (f"layers.{index}.self_attn.attention" for index in range(3))
 #: The model, the fault, and the place where it shows first.
 FAULTS: dict[str, tuple[str, Edit, str]] = {
-    "embedding multiplier": ("gemma3-all", _number(f"float_{96**0.5!r}", 1.1), "embed_tokens"),
     "norm after attention": (
         "gemma3-all",
         _number("model.layers.1.post_self_attn_layernorm.weight", 1.1),
         "layers.1.post_self_attn_layernorm",
-    ),
-    "norm after the MLP": (
-        "glm4",
-        _number("model.layers.1.post_mlp_layernorm.weight", 1.1),
-        "layers.1.post_mlp_layernorm",
-    ),
-    "norm left out": (
-        "exaone4-window",
-        _input("layers.1.self_attn.residual", 1, "layers.1.self_attn.o_proj.output"),
-        "layers.1.self_attn.residual",
     ),
     "residual left out": (
         "exaone4-window",
@@ -138,11 +127,6 @@ FAULTS: dict[str, tuple[str, Edit, str]] = {
         _input("layers.2.input_layernorm", 0, "layers.1.mlp.down_proj.output"),
         "layers.1.mlp.residual",
     ),
-    "bias left out": (
-        "granite-all",
-        _input("layers.1.mlp.multiplied", 0, "layers.1.mlp.down_proj.output"),
-        "layers.1.mlp.multiplied",
-    ),
     "norm of queries after the rotation": (
         "hunyuan-all",
         _number("model.layers.1.self_attn.q_norm.weight", 1.1),
@@ -153,13 +137,7 @@ FAULTS: dict[str, tuple[str, Edit, str]] = {
         _input("layers.1.self_attn.key.rotated", 1, "first"),
         "layers.1.self_attn.k_norm",
     ),
-    "norm of keys": (
-        "gemma3-all",
-        _number("model.layers.1.self_attn.k_norm.weight", 1.1),
-        "layers.1.self_attn.k_norm",
-    ),
     "soft cap of scores": ("gemma2-all", _attribute(_SECOND, "softcap", 0.0), _SECOND),
-    "scale of scores": ("gemma2-all", _attribute(_SECOND, "scale", 0.25), _SECOND),
     "window": ("gemma3-all", _attribute(_SECOND, "local_window_size", 6), _SECOND),
     "global rotation in a local layer": ("gemma3-all", _input(_SECOND, 7, "cos_cache"), _SECOND),
     "rotation": ("smollm3-all", _attribute(_THIRD, "do_rotary", 0), _THIRD),
@@ -171,11 +149,6 @@ FAULTS: dict[str, tuple[str, Edit, str]] = {
     ),
     "query scaling": ("ministral3-all", _number("query_scaling.beta", 1.1), _FIRST),
     "activation": ("gemma2-all", _operator("layers.1.mlp.gelu_tanh", "Gelu", ""), "layers.1.mlp.gated"),
-    "gate for up": (
-        "phi3-all",
-        _input("layers.1.mlp.up_proj", 1, "model.layers.1.mlp.gate_proj.weight.transposed"),
-        "layers.1.mlp.up_proj",
-    ),
     "logits multiplier": ("granite-all", _number("float_0.5", 1.1), "lm_head"),
     "soft cap of logits": ("gemma2-all", _number("float_8.0", 0.1), "lm_head"),
 }

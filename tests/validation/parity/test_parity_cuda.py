@@ -74,19 +74,8 @@ def test_steps_are_also_run_as_they_are_served(ran: Ran) -> None:
             assert served.lost == 0
 
 
-@pytest.mark.parametrize(
-    ("machine", "words"),
-    [
-        pytest.param({"memory": 200_000}, "memory", id="no memory"),
-        pytest.param({"gpus": 0}, "CUDA", id="no GPU", marks=pytest.mark.release),
-        pytest.param({"without": ("libcublas.so.13",)}, "libcublas", id="no cuBLAS", marks=pytest.mark.release),
-    ],
-)
-def test_what_the_machine_lacks_is_said(
-    fake_cuda: type[Machine], model: Path, tmp_path: Path, machine: dict[str, object], words: str
-) -> None:
-    ran = compared(fake_cuda(**machine), model, tmp_path, "fused")
+def test_what_the_machine_lacks_is_said(fake_cuda: type[Machine], model: Path, tmp_path: Path) -> None:
+    ran = compared(fake_cuda(memory=200_000), model, tmp_path, "fused")
     kind, message = json.loads(ran.stdout)
     assert kind == "EnvironmentFailure"
-    assert words in message
-    assert not [section for section in ran.sections if section.startswith("fused, torch")] or "memory" in machine
+    assert "memory" in message

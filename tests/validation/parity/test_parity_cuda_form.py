@@ -51,17 +51,13 @@ def reasons(hf: Path, folder: Path) -> list[str]:
     return [*failed, *weight_differences(hf, folder, read_form(folder / "model.onnx"))]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "int4"])
 def test_it_passes(written: Written, precision: PrecisionName) -> None:
     assert reasons(*written(precision)) == []
 
 
 def node(graph: Graph, name: str) -> onnx.NodeProto:
     return next(each for each in graph.node if each.name == name)
-
-
-def attribute(graph: Graph, name: str, key: str) -> onnx.AttributeProto:
-    return next(item for item in node(graph, name).attribute if item.name == key)
 
 
 def _without_poison(graph: Graph) -> None:
@@ -76,17 +72,9 @@ def _poison_of_the_second_column(graph: Graph) -> None:
             tensor.CopyFrom(numpy_helper.from_array(1 + numpy_helper.to_array(tensor), tensor.name))
 
 
-def _norm_instead_of_a_product(graph: Graph) -> None:
-    attribute(graph, "layers.1.mlp.gated", "epsilon").f = 1e-5
-
-
 def _gate_and_up_swapped(graph: Graph) -> None:
     gated = node(graph, "layers.1.mlp.gated")
     gated.input[0], gated.input[2] = gated.input[2], gated.input[0]
-
-
-def _sigmoid_alone(graph: Graph) -> None:
-    attribute(graph, "layers.0.mlp.gated", "activation").s = b"sigmoid"
 
 
 def _first_token_instead_of_the_last(graph: Graph) -> None:
@@ -112,9 +100,7 @@ def _padding_counted(graph: Graph) -> None:
 FAULTS = (
     _without_poison,
     _poison_of_the_second_column,
-    _norm_instead_of_a_product,
     _gate_and_up_swapped,
-    _sigmoid_alone,
     _first_token_instead_of_the_last,
     _tokens_of_the_whole_row,
     _padding_counted,

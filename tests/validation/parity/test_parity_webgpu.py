@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from support.chosen import JOINT, of_each_kind
+from support.chosen import JOINT, RICHEST
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_micro_model, write_source
 from support.product import SOFTWARE, OnnxForm, PrecisionName, choose_precision, convert_folder, device_name
@@ -33,10 +33,6 @@ ON_WEBGPU = Execution("webgpu", 1)
 QUICK = ("smollm3-all", "qwen3_5-all")
 #: What float16 may lose on random weights: the provider adds products up in it, which is beyond torch's noise.
 IN_FLOAT16 = Limits(tuple((name, "mean_kl", 0.2) for name in ("fp16", "int8", "int4")))
-KINDS = [
-    "smollm3-all",
-    *(pytest.param(name, marks=pytest.mark.release) for name in ("lfm2-all", "qwen3_5-all", "nemotron_h-all")),
-]
 _GATE, _UP, _DOWN = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
 
 
@@ -68,62 +64,54 @@ def compared(
     return run_parity(hf, folder, PROMPTS, execution=execution, decode_steps=4, long_tokens=64, limits=limits)
 
 
-def _of_each_kind() -> list[object]:
-    """`make test` has the quick ones, `make test-release` one of each kind of layers, `make test-all` all."""
-    release = [name for name in of_each_kind() if isinstance(name, str) and name not in QUICK]
-    others = [name for name in VARIATIONS if name not in (*QUICK, *release)]
-    return [
-        *QUICK,
-        *(pytest.param(name, marks=pytest.mark.release) for name in release),
-        *(pytest.param(name, marks=pytest.mark.full) for name in others),
-    ]
+def largest(report: ParityReport) -> float:
+    """The largest difference of a logit in a report that passes."""
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    return report.max_abs
 
 
-@pytest.mark.parametrize("name", _of_each_kind())
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(n, marks=pytest.mark.full) for n in RICHEST if n not in QUICK)]
+)
 def test_every_family_in_float32(name: str, tmp_path: Path) -> None:
     if words := refused(name):
         with pytest.raises(InputError, match=words):
             exported(tmp_path, name, "fp32")
         return
     report = compared(*exported(tmp_path, name, "fp32"))
-    assert report.passed, report.reasons
-    assert report.max_abs is not None
-    assert report.max_abs < 1e-3
+    assert largest(report) < 1e-3
     assert report.conditions.provider == "WebGpuExecutionProvider"
     assert report.conditions.gpu
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
-@pytest.mark.parametrize("name", KINDS)
-def test_rounded_weights(name: str, precision: PrecisionName, tmp_path: Path) -> None:
-    """No activations are rounded."""
-    report = compared(*exported(tmp_path, name, precision))
-    assert report.passed, report.reasons
-    assert report.max_abs is not None
-    assert report.max_abs < 1e-3
-
-
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int4", pytest.param("int8", marks=pytest.mark.full)])
 def test_products_of_many_inputs_round_no_activations(precision: PrecisionName, tmp_path: Path) -> None:
     """At 128 inputs, kernels that multiply integers are within reach."""
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4}
     hf = write_micro_model(tmp_path / "hf", **{**VARIATIONS["llama-gqa"], **sizes})
     (tmp_path / "onnx").mkdir()
     convert_folder(hf, tmp_path / "onnx", OnnxForm(choose_precision(precision, "webgpu"), "fused", "last", "webgpu"))
-    report = compared(hf, tmp_path / "onnx")
-    assert report.passed, report.reasons
-    assert report.max_abs is not None
-    assert report.max_abs < 1e-3
+    assert largest(compared(hf, tmp_path / "onnx")) < 1e-3
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.release), "int4"])
-@pytest.mark.parametrize("name", KINDS)
-def test_float16(name: str, precision: PrecisionName, tmp_path: Path) -> None:
-    hf, folder = exported(tmp_path, name, precision, "fp16")
-    report = compared(hf, folder, limits=IN_FLOAT16)
-    assert report.passed, report.reasons
-    assert report.max_abs is not None
-    assert report.max_abs > 1e-3  # it really is float16
+@pytest.mark.parametrize(
+    ("name", "precision", "activations"),
+    [
+        ("smollm3-all", "int4", "fp16"),
+        pytest.param("qwen3_5-all", "int8", None, marks=pytest.mark.release),
+        pytest.param("lfm2-all", "fp16", "fp16", marks=pytest.mark.release),
+        pytest.param("nemotron_h-all", "int4", None, marks=pytest.mark.full),
+        pytest.param("nemotron_h-all", "fp16", "fp16", marks=pytest.mark.full),
+    ],
+)
+def test_precisions(name: str, precision: PrecisionName, activations: Dtype | None, tmp_path: Path) -> None:
+    """No activations are rounded; in float16 they really are of it."""
+    hf, folder = exported(tmp_path, name, precision, activations)
+    if activations is None:
+        assert largest(compared(hf, folder)) < 1e-3
+    else:
+        assert largest(compared(hf, folder, limits=IN_FLOAT16)) > 1e-3
 
 
 def edited(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:

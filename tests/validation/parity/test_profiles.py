@@ -33,23 +33,15 @@ def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("max_abs = 1", "'max_abs' is not a precision; .*fp32, fp16, bf16, int8, int4"),
-        ("[fp8]\nmax_abs = 1", "'fp8' is not a precision"),
         ("[fp32]\nmean_kl = 1", "fp32 has no limit 'mean_kl'; it has max_abs, cache_error"),
         ("[fp32]\nmax_abs = 0", "fp32 max_abs must be a positive number, not 0"),
         ("[fp32]\nmax_abs = inf", "must be a positive number, not inf"),
         ("[fp32]\nmax_abs = true", "must be a positive number, not True"),
-        ("[fp32]\nmax_abs = 'much'", "must be a positive number, not 'much'"),
-        ("[fp32", ":1: not valid TOML"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_limits(written(tmp_path, text))
-
-
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give the path of a TOML file"):
-        read_limits(tmp_path / "none.toml")
 
 
 def test_the_largest_values_pass_and_agreement_is_from_below() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.chosen import SCALABLE
+from support.chosen import SCALABLE, varied
 from support.editing import edit_weights
 from support.execution import ONE_THREAD
 from support.formats import every_exponent
@@ -37,7 +37,7 @@ def _logits(runner: TorchRunner) -> np.ndarray:
     return next(runner.run([Run(TOKENS, 8)]))
 
 
-@pytest.mark.parametrize("name", SCALABLE)
+@pytest.mark.parametrize("name", varied(SCALABLE))
 def test_scaling_changes_no_result(name: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[name])
     spec = read_spec(folder)

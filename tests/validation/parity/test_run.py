@@ -15,7 +15,7 @@ import torch
 from support.product import OnnxFormat, Run, States, padded
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import InputError, UsageError
 from seap_export.model.families import model_spec
 from validation.checkpoint import Change
 from validation.execution import Execution
@@ -416,14 +416,7 @@ def test_a_tie_in_the_reference_is_no_disagreement(
 
 def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     report = run(decode_steps=2).to_json()
-    assert list(report) == [
-        "schema", "verdict", "failure", "reasons", "hint", "max_abs", "top1_agreement", "mean_kl_nats", "cache_error",
-        "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits", "notes",
-        "noise_kl_nats", "rounding", "provider", "threads", "versions", "prompts", "max_prompt_tokens",
-        "decode_steps", "longest_tokens", "context_length", "texts", "cases",
-    ]  # fmt: skip
-    assert report["schema"] == "seap-export/parity/5"
-    assert report["verdict"] == "passed"
+    assert (report["schema"], report["verdict"]) == ("seap-export/parity/5", "passed")
     assert (report["format"], report["runtime"], report["precision"]) == ("onnx", "onnxruntime", "fp32")
     assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}
     assert report["prompts"]["count"] == 3
@@ -453,21 +446,8 @@ def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Calla
     assert with_nodes({**nodes, "CPUExecutionProvider": {"Shape": 3}}).passed
 
 
-def test_a_report_without_decode_cannot_be_made(run: Callable[..., ParityReport]) -> None:
-    report = run()
-    with pytest.raises(ValueError, match="both prefill and decode"):
-        replace(report, stages=report.stages[:1])
-
-
 def test_no_prompt_and_an_empty_prompt_are_refused(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one prompt"):
         run_parity(micro_hf("Llama"), tmp_path, [])
     with pytest.raises(InputError, match="prompt 1 has no tokens"):
         run_parity(micro_hf("Llama"), tmp_path, ["the cat", ""])
-
-
-def test_missing_parts_of_an_artifact_are_named(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"config.json: no such file"):
-        run_parity(tmp_path, tmp_path, ["the cat"])
-    with pytest.raises(ArtifactError, match=r"model.onnx: no such file"):
-        run_parity(micro_hf("Llama"), tmp_path, ["the cat"])

@@ -43,76 +43,40 @@ def _measure(page: str, folder: Path) -> dict[str, Measured]:
     return measured
 
 
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory, samples: dict[str, Any]) -> dict[str, Measured]:
-    """What was measured, by `<sample>-<width>-<scheme>`."""
-    return {
-        f"{name}-{frame}": figures
-        for name, report in samples.items()
-        for frame, figures in _measure(html_page(report), tmp_path_factory.mktemp(name)).items()
-    }
-
-
-@pytest.fixture(params=[f"{name}-{w}-{s}" for name in ("passing", "failing") for w in WIDTHS for s in SCHEMES])
-def page(request: pytest.FixtureRequest, pages: dict[str, Measured]) -> Measured:
-    """One sample at one width in one scheme."""
-    _, width, scheme = request.param.split("-")
-    figures = pages[request.param]
-    assert figures["width"] == int(width)
-    assert figures["dark"] == (scheme == "dark")
-    return figures
-
-
-def test_verdict_is_seen_first(page: Measured) -> None:
+def _check(page: Measured) -> None:
+    """The verdict is seen first, then size, speed and quality; all can be read, and nothing is loaded."""
+    is_desktop = page["width"] >= DESKTOP
     verdict = page["verdict"]
     assert verdict["visible"]
     assert 0 <= verdict["top"] < verdict["bottom"] < HEIGHT / 2
     assert verdict["text"].startswith(("demo-output", "✗ Failed: out a|b"))
     assert ("Ship the whole model in int4" in verdict["text"]) == ("✓ Files verified" in verdict["text"])
-
-
-def test_nothing_is_wider_than_the_screen(page: Measured) -> None:
     assert page["scrollWidth"] <= page["width"]
-    assert page["beyond"] == []
-
-
-def test_nothing_scrolls_sideways_on_a_desktop(page: Measured) -> None:
-    if page["width"] >= DESKTOP:
-        assert page["scrolling"] == []
-
-
-def test_size_speed_and_quality_come_first(page: Measured) -> None:
-    """On a phone the tiles are below one another, on a desktop side by side; only the table of files is above them."""
+    assert page["beyond"] == page["overlaps"] == page["requests"] == []
+    assert page["scrolling"] == [] or not is_desktop
     tiles = page["tiles"]
     assert [tile["title"] for tile in tiles[:3]] == ["Smaller", "Faster", "Worse"]
     tops = [tile["top"] for tile in tiles[:3]]
-    if page["width"] >= DESKTOP:
-        assert len(set(tops)) == 1
-    else:
-        assert tops == sorted(set(tops))
+    assert len(set(tops)) == 1 if is_desktop else tops == sorted(set(tops))
     assert all(tile["top"] < page["table"] for tile in tiles)
-
-
-def test_text_can_be_read(page: Measured) -> None:
     assert len(page["texts"]) > 500
-    assert [text for text in page["texts"] if text["contrast"] < TEXT_CONTRAST] == []
-    assert [text for text in page["texts"] if text["size"] < LEAST_SIZE] == []
-
-
-def test_charts_can_be_read(page: Measured) -> None:
+    unreadable = [one for one in page["texts"] if one["contrast"] < TEXT_CONTRAST or one["size"] < LEAST_SIZE]
+    assert unreadable == []
     assert len(page["charts"]) >= 8
     assert all(width > 240 and height > 60 for width, height in page["charts"])
     assert len(page["shapes"]) > 100
     assert [shape for shape in page["shapes"] if shape["contrast"] < SHAPE_CONTRAST] == []
-    assert page["overlaps"] == []
 
 
-def test_nothing_is_loaded(page: Measured) -> None:
-    assert page["requests"] == []
-
-
-def test_schemes_differ(pages: dict[str, Measured]) -> None:
-    light, dark = pages["passing-390-light"]["texts"], pages["passing-390-dark"]["texts"]
+@pytest.mark.parametrize("sample", ["passing", "failing"])
+def test_pages(sample: str, samples: dict[str, Any], tmp_path: Path) -> None:
+    frames = _measure(html_page(samples[sample]), tmp_path)
+    assert {name: (page["width"], page["dark"]) for name, page in frames.items()} == {
+        f"{width}-{scheme}": (width, scheme == "dark") for width in WIDTHS for scheme in SCHEMES
+    }
+    for page in frames.values():
+        _check(page)
+    light, dark = frames["390-light"]["texts"], frames["390-dark"]["texts"]
     assert [text["words"] for text in light] == [text["words"] for text in dark]
     assert [text["contrast"] for text in light] != [text["contrast"] for text in dark]
 

@@ -53,21 +53,6 @@ def test_megabytes(value: int | None, text: str) -> None:
     assert numbers.megabytes(value) == text
 
 
-def test_counts_shares_times() -> None:
-    assert [numbers.count(n) for n in (None, 12, 1200, 134_515_008, 7_240_000_000)] == [
-        "–",
-        "12",
-        "1.20 k",
-        "135 M",
-        "7.24 B",
-    ]
-    assert numbers.share(1, 4) == "25%"
-    assert numbers.share(1, 0) == numbers.share(None, 4) == numbers.share(1, None) == "–"
-    assert [numbers.times(value) for value in (0.97, 1.2, 9.876, 12.51)] == ["0.97", "1.20", "9.88", "12.5"]
-    assert (numbers.ratio(None), numbers.ratio(1.00704)) == ("–", "1.0070")
-    assert numbers.milliseconds(21.94) == "21.9 ms"
-
-
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [

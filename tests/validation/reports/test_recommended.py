@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from validation.reports.recommended import accuracy_in_words, in_words
+from validation.reports.recommended import in_words
 
 
 def file(name: str, size: float, kl: float, **changes: Any) -> dict[str, Any]:
@@ -37,14 +37,6 @@ def test_a_smaller_file_is_held_against_the_whole_model_in_4_bits() -> None:
     )
 
 
-def test_the_whole_model_in_4_bits_and_what_else_there_is() -> None:
-    assert in_words(found("w4")) == (
-        "Ship the whole model in int4 (90.0 MB, 129 tokens/s): no smaller file is as near to the original (KL 0.037). "
-        "If 157 MB fit, ship the whole model in int8, the nearest to the original (KL 0.0056); the smallest is "
-        "a-0.4/onnx in int8 (47.0 MB, KL 0.036)."
-    )
-
-
 def test_limits_and_what_is_missing_are_named() -> None:
     limits = {"bytes": 60_000_000, "max_kl": 0.2, "min_accuracy_retained": None, "decode_speedup": None}
     words = in_words(found("a-0.4/onnx", "limits", limits=limits))
@@ -57,40 +49,3 @@ def test_limits_and_what_is_missing_are_named() -> None:
     fast = {**dict.fromkeys(limits), "decode_speedup": 5.0}
     words = in_words(found("a-0.4/onnx", "nearest", limits=fast))
     assert "of those within 5.00 times the dense model's speed" in words
-
-
-def test_one_file_is_compared_with_nothing() -> None:
-    alone = found("a-0.4/onnx", "nearest", beside=None, nearest="a-0.4/onnx", files=[SMALL])
-    assert in_words(alone) == (
-        "Ship a-0.4/onnx in int8 (47.0 MB, 194 tokens/s): the only file that was measured, with KL 0.036."
-    )
-
-
-def test_a_speed_that_is_about_the_same_is_not_named() -> None:
-    files = [{**SMALL, "decode_speedup": 4.1}, INT4, INT8]
-    assert "at 52.2% of its size. If" in in_words(found("a-0.4/onnx", files=files))
-
-
-def test_accuracy_has_its_interval_and_stands_beside_the_dense_models() -> None:
-    right = {"quiz": {"share": 1.0, "dense": 0.875, "questions": 8}}
-    files = [{**SMALL, "accuracy": right}, INT4, INT8]
-    limits = {"bytes": None, "max_kl": None, "min_accuracy_retained": 0.95, "decode_speedup": None}
-    words = in_words(found("a-0.4/onnx", "limits", files=files, limits=limits))
-    assert words.startswith(
-        "8 questions are too few to tell files apart; ask more with --set held_out=48. "
-        "Ship a-0.4/onnx in int8 (47.0 MB, 194 tokens/s, 8 of 8 right (68 to 100%), the dense model 7): the smallest "
-        "file within 95% of the dense model's accuracy, with KL 0.036"
-    )
-    both = accuracy_in_words({"accuracy": {**right, "sums": {"share": 0.5, "dense": 0.5, "questions": 100}}})
-    assert both == (
-        "quiz 8 of 8 right (68 to 100%), the dense model 7; sums 50 of 100 right (40 to 60%), the dense model 50"
-    )
-
-
-def test_files_that_the_figures_cannot_tell_apart_are_named() -> None:
-    right = [{"quiz": {"share": share, "dense": 1.0, "questions": 16}} for share in (15 / 16, 1.0, 0.25)]
-    files = [{**file, "accuracy": of} for file, of in zip((SMALL, INT4, INT8), right, strict=True)]
-    words = in_words(found("a-0.4/onnx", files=files), {"a-0.4/onnx", "w4"})
-    assert "In KL and right answers, it is too close to tell from the whole model in int4. If" in words
-    assert "too close to tell from the whole model in int4. If" in in_words(found("a-0.4/onnx", files=files))
-    assert words.count("too close") == 1

@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.chosen import VARIED_FOR_MLX
-from support.editing import edit_json
+from support.chosen import FOR_MLX
 from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.models import write_source
 from support.plans import write_pruned_micro_model
-from support.product import States
-from support.variations import VARIATIONS
 
 from converters.mlx import MlxFormat
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from validation.runtimes import mlx_runner
 from validation.runtimes.mlx_runner import MlxRunner, open_mlx
 from validation.runtimes.runner import Opening
 
@@ -38,8 +33,14 @@ def largest(pairs: object) -> float:
 
 
 @pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("variation", VARIED_FOR_MLX)
-@pytest.mark.parametrize("is_pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
+@pytest.mark.parametrize(
+    ("variation", "is_pruned"),
+    [
+        ("llama-gqa", False),
+        ("llama-biases", True),
+        *(pytest.param(name, True, marks=pytest.mark.full) for name in FOR_MLX),
+    ],
+)
 def test_equals_torch(
     tmp_path: Path, variation: str, is_pruned: bool, prompts: list[list[int]], padded: np.ndarray, torch_logits: Logits
 ) -> None:
@@ -63,21 +64,19 @@ def test_equals_torch(
 
 
 @pytest.mark.needs("mlx-lm")
-def test_several_tokens_are_appended(tmp_path: Path, prompts: list[list[int]], torch_logits: Logits) -> None:
-    made = written(tmp_path, "gemma2-all")
-    runner, one, other = MlxRunner(made.folder), prompts[-1], prompts[-2]
-    wanted = torch_logits(made.source, [one, other])
-    runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
-    first, second = runner.append(np.array([one[9:21], other[5:17]]))
-    assert largest([(first, wanted[0][9:21]), (second, wanted[1][5:17])]) <= 1e-3
-
-
-@pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("variation", VARIED_FOR_MLX)
+@pytest.mark.parametrize(
+    ("variation", "precision"),
+    [
+        ("qwen3-biases", "4bit"),
+        *(
+            pytest.param(name, PRECISIONS[index % len(PRECISIONS)], marks=pytest.mark.full)
+            for index, name in enumerate(FOR_MLX)
+        ),
+    ],
+)
 def test_equals_torch_with_the_weights_that_are_written(
-    tmp_path: Path, variation: str, prompts: list[list[int]], torch_logits: Logits
+    tmp_path: Path, variation: str, precision: str, prompts: list[list[int]], torch_logits: Logits
 ) -> None:
-    precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
     made = written(tmp_path, variation, precision)
     wanted = torch_logits(made.with_stored_weights(tmp_path / "again"), prompts[-3:])
     assert_equals_torch(made.folder, precision, prompts[-3:], wanted)
@@ -96,83 +95,7 @@ def assert_equals_torch(folder: Path, precision: str, prompts: list[list[int]], 
 
 
 @pytest.mark.needs("mlx-lm")
-def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[int]]) -> None:
-    from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
-
-    made = written(tmp_path, "llama-biases")
-    runner = MlxRunner(made.folder)
-    first, second = prompts[3], prompts[5]
-    ids = np.array([[*first, 0, 0, 0, 0], second])
-    runner.prefill(ids, [5, 9])
-    caches: dict[int, list[States]] = {0: [], 1: []}
-    with open_torch_runner(made.source, ONE_THREAD) as reference:
-        runs = [Run([prompt], 1) for prompt in (first, second)]
-        list(reference.run(runs, lambda index, states: caches[index].append(states)))
-    for row, wanted in caches.items():
-        cache = runner.cache(row)
-        assert cache is not None
-        for layer, truth in zip(cache, wanted, strict=True):
-            for state, whole in truth.items():
-                assert layer[state].shape == whole.shape
-                assert np.abs(layer[state] - whole).max() <= 1e-3
-
-
-@pytest.mark.needs("mlx-lm")
-def test_a_layer_with_a_window_keeps_no_more_than_that(tmp_path: Path, prompts: list[list[int]]) -> None:
-    runner = MlxRunner(written(tmp_path, "mistral-window").folder)
-    runner.prefill(np.array([prompts[-1]]), [len(prompts[-1])])
-    assert runner.cache(0) is None
-
-
-@pytest.mark.needs("mlx-lm")
-def test_a_folder_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    folder = written(tmp_path, "llama-gqa").folder
-    edit_json(folder / "config.json", lambda config: config["decoder"]["layers"].pop(2))
-    with pytest.raises(ArtifactError, match="mlx-lm cannot load it"):
-        MlxRunner(folder)
-
-
-@pytest.mark.needs("mlx-lm")
 def test_the_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
     folder = written(tmp_path, "llama-gqa").folder
     (folder / "modeling_mlx.py").write_text("raise SystemExit('run')")
     MlxRunner(folder).close()
-
-
-@pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize(
-    ("variation", "precision", "dtype"),
-    [("llama-gqa", "fp16", "float16"), ("llama-gqa", "4bit", "float32"), ("qwen3_moe", "fp16", "float32")],
-)
-def test_on_the_cpu_quantised_weights_and_experts_meet_float32(
-    tmp_path: Path, variation: str, precision: str, dtype: str
-) -> None:
-    import mlx.core as mx
-
-    folder = written(tmp_path, variation, precision).folder
-    runner = open_mlx(folder, Opening(ONE_THREAD))
-    if mx.default_device() != mx.cpu:
-        pytest.skip("MLX computes on a GPU")
-    runner.prefill(np.array([[3, 4, 5]]), [3])
-    assert runner._cache[0].keys.dtype == getattr(mx, dtype)
-
-
-@pytest.mark.needs("mlx-lm")
-def test_what_does_not_run_is_a_failure_of_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = MlxRunner(written(tmp_path, "llama-gqa").folder)
-
-    def fail(*_: object, **__: object) -> None:
-        raise ValueError("shapes\ndiffer")
-
-    monkeypatch.setattr(runner, "_model", type("Broken", (), {"make_cache": lambda self: [], "__call__": fail})())
-    with pytest.raises(ParityFailure, match="mlx-lm does not run prefill: shapes differ"):
-        runner.prefill(np.array([[3]]), [1])
-
-
-def test_a_missing_mlx_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named '{name}'")
-
-    monkeypatch.setattr(mlx_runner.importlib, "import_module", missing)
-    with pytest.raises(EnvironmentFailure, match=r'pip install "mlx-lm'):
-        MlxRunner(tmp_path)

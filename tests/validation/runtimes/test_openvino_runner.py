@@ -6,19 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.chosen import VARIED_JOINT
+from support.chosen import JOINT
 from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
-from support.product import OPENVINO_MODEL as MODEL_FILE
 from support.product import States
-from support.variations import VARIATIONS
 
-from seap_export.errors import ArtifactError
 from validation.runtimes.openvino_runner import OpenvinoRunner
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 pytestmark = pytest.mark.needs("openvino")
-PRECISIONS = ("fp16", "int8", "int4")
 
 
 def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
@@ -30,23 +26,31 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
     return max(float(np.abs(layer[0] - wanted).max()) for layer, wanted in zip(given, expected, strict=True))
 
 
-@pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("variation", VARIED_JOINT)
-def test_equals_torch(variation: str, pruned: bool, tmp_path: Path) -> None:
-    made = write_ir_model(tmp_path, variation, "fp32", pruned=pruned)
-    assert largest_difference(made.folder, torch_logits(made.source)) <= 1e-3
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+SMOKE = [("llama-gqa", "fp32", False), ("qwen3-biases", "int4", True)]
+OTHERS = [(name, PRECISIONS[index % len(PRECISIONS)], True) for index, name in enumerate(JOINT)]
 
 
-@pytest.mark.parametrize("variation", VARIED_JOINT)
-def test_equals_torch_with_the_weights_that_are_stored(variation: str, tmp_path: Path) -> None:
-    precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
-    made = write_ir_model(tmp_path, variation, precision, pruned=True)
-    assert largest_difference(made.folder, torch_logits(made.with_stored_weights(tmp_path / "again"))) <= 1e-3
+@pytest.mark.parametrize(
+    ("variation", "precision", "pruned"), [*SMOKE, *(pytest.param(*case, marks=pytest.mark.full) for case in OTHERS)]
+)
+def test_equals_torch_with_the_weights_that_are_stored(
+    variation: str, precision: str, pruned: bool, tmp_path: Path
+) -> None:
+    made = write_ir_model(tmp_path, variation, precision, pruned=pruned)
+    stored = made.source if precision == "fp32" else made.with_stored_weights(tmp_path / "again")
+    assert largest_difference(made.folder, torch_logits(stored)) <= 1e-3
 
 
 @pytest.mark.parametrize(
     "variation",
-    ["llama-biases", "gemma3-all", "gemma2-all", "phi3-all", "lfm3-all", "qwen3_5-all", "falcon_h1-all", "gemma4-all"],
+    [
+        "llama-biases",
+        *(
+            pytest.param(name, marks=pytest.mark.full)
+            for name in ("gemma3-all", "phi3-all", "lfm3-all", "qwen3_5-all", "falcon_h1-all", "gemma4-all")
+        ),
+    ],
 )
 def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None:
     """Padded on the right, shorter and longer than the window, and continued after the padding.
@@ -75,6 +79,7 @@ def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None
                 assert np.abs(cached[state] - other).max() <= 1e-3
 
 
+@pytest.mark.full
 def test_a_row_goes_on_from_the_one_that_beam_idx_names(tmp_path: Path) -> None:
     """With what kernels saw of it, as with its keys and values."""
     runner = OpenvinoRunner(write_ir_model(tmp_path, "lfm3-all", "fp32", pruned=True).folder)
@@ -100,8 +105,8 @@ def product_types(runner: OpenvinoRunner) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.full
+@pytest.mark.parametrize(("precision", "tied"), [("int8", False), ("int4", True)])
 def test_integers_stay_compressed(precision: str, tied: bool, tmp_path: Path) -> None:
     """The CPU plugin has kernels from 4 blocks in a row on."""
     sizes = {"hidden_size": 128, "head_dim": 32, "intermediate_size": 136, "tie_word_embeddings": tied}
@@ -109,40 +114,3 @@ def test_integers_stay_compressed(precision: str, tied: bool, tmp_path: Path) ->
     names = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     products = ["logits", *(f"layers.{layer}.{name}" for layer in range(3) for name in names)]
     assert product_types(OpenvinoRunner(made.folder)) == dict.fromkeys(products, precision.replace("int", "i"))
-
-
-def test_attention_is_one_kernel_with_its_cache(tmp_path: Path) -> None:
-    made = write_ir_model(tmp_path, "llama-gqa", "fp32", pruned=True)
-    runner = OpenvinoRunner(made.folder)
-    kinds = [
-        str(node.get_rt_info()["layerType"].astype(str)) for node in runner.compiled.get_runtime_model().get_ops()
-    ]
-    assert kinds.count("ScaledDotProductAttention") == 3
-    assert kinds.count("Softmax") == 0
-    assert kinds.count("RoPE") == 6
-    assert kinds.count("RMS") == 7
-
-
-def test_what_is_missing_or_no_decoder(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="cannot load it"):
-        OpenvinoRunner(tmp_path)
-    made = write_ir_model(tmp_path, "llama-gqa", "fp32")
-    other = tmp_path / "other"
-    other.mkdir()
-    for end in ("xml", "bin"):
-        (other / f"openvino_model.{end}").write_bytes((made.folder / f"openvino_detokenizer.{end}").read_bytes())
-    assert (other / MODEL_FILE).is_file()
-    with pytest.raises(ArtifactError):
-        OpenvinoRunner(other)
-
-
-def test_calls_in_the_wrong_order(tmp_path: Path) -> None:
-    made = write_ir_model(tmp_path, "llama-gqa", "fp32")
-    runner = OpenvinoRunner(made.folder)
-    ids = np.array([[3, 4, 5]])
-    for call in (lambda: runner.step([3]), lambda: list(runner.cache(0)), lambda: runner.prefill(ids, [4])):
-        with pytest.raises(ValueError, match=r"before there is a prompt|do not fit"):
-            call()
-    runner.prefill(ids, [3])
-    with pytest.raises(ValueError, match="2 rows"):
-        runner.append(np.array([[3], [4]]))

@@ -7,20 +7,14 @@ from pathlib import Path
 import pytest
 from support.formats.fake_format import FakeRunner, install_fake_format
 
-from converters.formats import FORMATS, format_class
-from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure, UsageError
 from validation.runtimes.runner import Runtime
-from validation.runtimes.table import REFERENCE, RUNTIMES, open_runtime, require_runtime
+from validation.runtimes.table import RUNTIMES, open_runtime, require_runtime
 
 
 def missing() -> None:
     """A check of a runtime."""
     raise EnvironmentFailure("no node; install Node.js")
-
-
-def test_every_format_has_a_runtime() -> None:
-    for name in FORMATS:
-        assert set(format_class(name).runtimes) <= {REFERENCE, *RUNTIMES}
 
 
 def test_an_unknown_name_is_refused() -> None:
@@ -40,3 +34,21 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(EnvironmentFailure, match=r"Node\.js"):
         require_runtime("faked")
     assert FakeRunner.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "file"),
+    [
+        pytest.param("llama.cpp", "model.gguf", marks=pytest.mark.needs("llama.cpp")),
+        pytest.param("openvino", "openvino_model.xml", marks=pytest.mark.needs("openvino")),
+        pytest.param("litert", "model.litertlm", marks=pytest.mark.needs("litert")),
+        pytest.param("executorch", "model.pte", marks=pytest.mark.needs("executorch")),
+        pytest.param("transformers.js", "onnx/model.onnx", marks=pytest.mark.needs("transformers.js")),
+        pytest.param("mlx", "config.json", marks=pytest.mark.needs("mlx-lm")),
+    ],
+)
+def test_a_damaged_file_is_refused(runtime: str, file: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises((ArtifactError, ParityFailure)):
+        open_runtime(runtime, tmp_path)

@@ -88,30 +88,6 @@ def test_a_machine_that_is_too_busy_judges_nothing(limit: float) -> None:
     assert re.search(r"too noisy .* 2\.00x .* 26%, more than 25%; .*--runs", verdict.result)
 
 
-def test_either_model_can_be_the_noisy_one() -> None:
-    noisy = [1.0, 1.3, 1.0, 1.1, 1.0]
-    for variants in (report(subject("a-0.5", STEADY), dense=noisy), report(subject("a-0.5", noisy))):
-        assert decode(variants, 0.1).verdict == "too noisy"
-
-
-def test_each_figure_has_its_own_noise() -> None:
-    """Steady steps behind prefills that are not, and the other way round."""
-    variants = report(subject("a-0.5", faster(2.0)))
-    variants.subjects[1].timings[CELL].prefills[:] = [5.0, 5.0, 7.0, 5.0, 5.0]
-    limits = SpeedLimits(min_decode_speedup=1.2, min_prefill_speedup=1.2)
-    assert [verdict.verdict for verdict in judge_speed(variants, limits)] == ["passed", "too noisy"]
-    variants = report(subject("a-0.5", [0.5, 0.5, 0.7, 0.5, 0.5]))
-    variants.subjects[1].timings[CELL].prefills[:] = [5.0] * 5
-    assert [verdict.verdict for verdict in judge_speed(variants, limits)] == ["too noisy", "passed"]
-
-
-@pytest.mark.parametrize("runs", [1, 4])
-def test_few_runs_judge_nothing(runs: int) -> None:
-    verdict = decode(report(subject("a-0.5", [0.5] * runs), dense=[1.0] * runs), 1.5)
-    assert (verdict.measured, verdict.low, verdict.high, verdict.verdict) == (2.0, 2.0, 2.0, "too noisy")
-    assert re.search(rf"too noisy .* 2\.00x in {runs} runs.*; give --runs 5", verdict.result)
-
-
 def test_bytes_have_no_noise() -> None:
     noisy = subject("a-0.5", [1.0, 9.0], size=60)
     variants = report(noisy, dense=[1.0, 9.0])
@@ -165,54 +141,7 @@ def test_nothing_to_judge_is_no_pass() -> None:
             judge_speed(report(*others), limits)
 
 
-@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio"])
-def test_illegal_limits(name: str, limit: float) -> None:
-    with pytest.raises(UsageError, match=f"{name} must be a number above 0"):
-        SpeedLimits(**{name: limit})
-
-
-def test_no_limit_at_all_is_refused() -> None:
-    with pytest.raises(UsageError, match="give one of min_decode_speedup, min_prefill_speedup, max_bytes_ratio"):
-        SpeedLimits()
-
-
-@pytest.mark.parametrize(
-    ("measured", "ends", "limit", "line"),
-    [
-        (1.42, (1.38, 1.45), 1.5, "decode at batch 1, depth 128 is 1.42x (1.38 to 1.45), below 1.5x"),
-        (1.62, (1.6, 1.7), 1.5, "decode at batch 1, depth 128 is 1.62x (1.60 to 1.70), at least 1.5x"),
-        (1.49, (1.48, 1.4996), 1.5, "decode at batch 1, depth 128 is 1.49x (1.48 to 1.4996), below 1.5x"),
-        (
-            1.48,
-            (1.4, 1.55),
-            1.5,
-            "too noisy to tell: decode at batch 1, depth 128 is 1.48x (1.40 to 1.55), around the limit of 1.5x; "
-            "close other programs, or use more --runs",
-        ),
-    ],
-)
-def test_reasons(measured: float, ends: tuple[float, float], limit: float, line: str) -> None:
-    assert SpeedVerdict("a-0.5", "decode_speedup", CELL, limit, measured, *ends, runs=5).result == line
-
-
-def test_reasons_of_prefill_and_bytes() -> None:
-    verdict = SpeedVerdict("a-0.5", "prefill_speedup", DEEP, 1.5, 1.6, 1.6, 1.6, runs=5)
-    assert verdict.result == "prefill at batch 1, depth 512 is 1.60x (1.60 to 1.60), at least 1.5x"
-    verdict = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5004, 0.5004, 0.5004)
-    assert verdict.result == "0.5004 of the dense model's size on disk, above 0.5"
-    verdict = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5, 0.5, 0.5)
-    assert verdict.result == "0.50 of the dense model's size on disk, at most 0.5"
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        ("decode_speedup", CELL, 1.5, 1.4, 1.5, 1.6, 5),
-        ("decode_speedup", None, 1.5, 1.5, 1.5, 1.5, 0),
-        ("bytes_ratio", CELL, 1.5, 1.5, 1.5, 1.5, 5),
-    ],
-)
-def test_illegal_verdicts(values: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match=r"is not between|has neither"):
-        SpeedVerdict("a-0.5", *values)  # type: ignore[arg-type]
+@pytest.mark.parametrize("limit", [0.0, float("nan"), float("inf")])
+def test_illegal_limits(limit: float) -> None:
+    with pytest.raises(UsageError, match="max_bytes_ratio must be a number above 0"):
+        SpeedLimits(max_bytes_ratio=limit)

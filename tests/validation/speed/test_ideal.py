@@ -8,7 +8,7 @@ import pytest
 from support.product import BlockQuantization, Precision
 
 from seap_export.model.families import model_spec
-from validation.speed.ideal import ModelWork, model_work
+from validation.speed.ideal import model_work
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -59,8 +59,3 @@ def test_a_pruned_model_has_less() -> None:
     removed = 64 * 32 + 2 * 64 * 16 + 32 * 64 + 3 * 64 * 64
     assert dense.decode_bytes - less.decode_bytes == 4 * (removed + 8 * 2 * 16)
     assert dense.prefill_macs - less.prefill_macs == 8 * removed + 2 * 2 * 16 * 36
-
-
-def test_no_work_is_refused() -> None:
-    with pytest.raises(ValueError, match="positive"):
-        ModelWork(0, 1)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import pytest
 from support.product import Pace
 
-from validation.speed.measure import SpeedCell, Timing, measure_speed
+from validation.speed.measure import SpeedCell, measure_speed
 
 
 class Recorder:
@@ -59,26 +58,3 @@ def test_what_takes_no_batches_and_no_long_texts_is_timed_without_them() -> None
     timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
     assert {name: list(timing) for name, timing in timings.items()} == {"both": cells[:2], "single": cells[:1]}
     assert [what for name, what in log if name == "single"] == ["opened", "1x4 and 1", "1x4 and 2", "closed"]
-
-
-def test_medians_and_percentiles() -> None:
-    timing = Timing([3.0, 1.0, 2.0], [float(number) for number in range(101)])
-    assert (timing.prefill_s, timing.step_s, timing.step_p95_s) == (2.0, 50.0, 95.0)
-    assert timing.prefill_p95_s == pytest.approx(2.9)
-
-
-def test_the_steps_of_each_run() -> None:
-    timing = Timing([1.0, 1.0], [1.0, 2.0, 9.0, 4.0, 5.0, 6.0])
-    assert timing.run_steps == [2.0, 5.0]
-
-
-@pytest.mark.parametrize("steps", [[], [1.0, 2.0, 3.0]])
-def test_steps_that_belong_to_no_run(steps: list[float]) -> None:
-    with pytest.raises(ValueError, match="2 runs"):
-        _ = Timing([1.0, 1.0], steps).run_steps
-
-
-@pytest.mark.parametrize("values", [(0, 1), (1, 0)])
-def test_an_empty_cell_is_refused(values: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        SpeedCell(*values)

@@ -15,8 +15,6 @@ from click.testing import CliRunner
 from support.execution import ONE_THREAD
 from support.product import convert_folder
 
-from seap_export.errors import ArtifactError, EnvironmentFailure
-from validation.execution import Execution
 from validation.speed import memory
 from validation.speed.measure import SpeedCell
 from validation.speed.memory import PeakMemory, peak_memory
@@ -33,18 +31,6 @@ def test_a_longer_prompt_takes_more(micro_hf: Callable[[str], Path], tmp_path: P
     small, large = (peak_memory("onnxruntime", tmp_path, 64, ONE_THREAD, SpeedCell(batch, 32)) for batch in (1, 512))
     assert 20e6 < small.host < large.host
     assert (small.gpu, large.gpu) == (None, None)
-
-
-def test_what_does_not_load_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"the process that measures its memory failed: .*no such file"):
-        peak_memory("onnxruntime", tmp_path, 64, ONE_THREAD, SpeedCell(1, 8))
-
-
-def test_what_the_machine_lacks_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    failed = SimpleNamespace(returncode=6, stdout="", stderr="not enough memory\n")
-    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(EnvironmentFailure, match="not enough memory"):
-        peak_memory("onnxruntime", tmp_path, 64, Execution("cuda", 1), SpeedCell(1, 8))
 
 
 def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

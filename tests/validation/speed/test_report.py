@@ -68,14 +68,6 @@ def test_the_interval_reaches_to_the_speedup_of_all_steps_together() -> None:
     assert (speedup.measured, speedup.interval) == (0.5, Interval(0.5, 1.0))
 
 
-def test_three_runs_have_no_interval_and_give_no_complaint_about_speed(report: SpeedReport) -> None:
-    for subject in report.subjects:
-        subject.timings[CELL].prefills[3:] = subject.timings[CELL].steps[3:] = []
-    assert report.complaints == ["a-0.5 on onnxruntime is no smaller than the dense model"]
-    cell = report.to_json()["subjects"][3]["cells"][0]
-    assert (cell["decode_speedup_low"], cell["decode_speedup_high"]) == (None, None)
-
-
 def test_what_is_no_better_is_said(report: SpeedReport) -> None:
     assert report.complaints == [
         "a-0.5 on torch: decode is slower than the dense model (batch 2, 8 tokens: 0.80x)",
@@ -89,36 +81,3 @@ def test_what_may_be_noise_is_no_complaint() -> None:
         assert Speedup(0.9, 1.2, Interval(0.8, high)).is_slower == is_slower
     assert not Speedup(0.9, 1.2, None).is_slower
     assert not Speedup(1.1, 1.2, Interval(0.9, 1.2)).is_slower
-
-
-def test_an_engine_without_some_cells(report: SpeedReport) -> None:
-    """It is judged by the others, and what it lacks is said."""
-    assert report.left_out == report.to_json()["left_out"] == []
-    larger = SpeedCell(4, 8)
-    for subject in report.subjects:
-        if subject.engine == "torch":
-            subject.timings[larger], subject.works[larger] = subject.timings[CELL], subject.works[CELL]  # type: ignore[index]
-    both = SpeedReport(report.subjects, [CELL, SpeedCell(1, 99), larger], {})
-    assert both.left_out == [
-        "torch takes shorter texts only; left out: prompts of 99 tokens",
-        "onnxruntime takes shorter texts only; left out: prompts of 99 tokens",
-        "onnxruntime was timed with one prompt at a time; left out: batches of 4",
-    ]
-    assert [len(subject["cells"]) for subject in both.to_json()["subjects"]] == [2, 1, 2, 1]
-    assert sum("decode" in line for line in both.complaints) == 2
-
-
-def test_in_json(report: SpeedReport) -> None:
-    values = report.to_json()
-    assert (values["schema"], values["setting"]) == ("seap-export/bench/2", {"threads": 2})
-    assert values["complaints"] == report.complaints
-    subject = values["subjects"][3]
-    assert {key: subject[key] for key in ("model", "engine", "disk_bytes", "peak_bytes", "gpu_bytes")} == {
-        "model": "a-0.5",
-        "engine": "onnxruntime",
-        "disk_bytes": 90,
-        "peak_bytes": 7,
-        "gpu_bytes": 5,
-    }
-    (cell,) = subject["cells"]
-    assert (cell["batch"], cell["depth"], cell["decode_tokens_per_s"], cell["decode_speedup"]) == (2, 8, 8.0, 2.0)

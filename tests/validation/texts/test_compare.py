@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.conversations import TEMPLATE
-from support.corpora import WORDS
-from support.editing import edit_json, set_json
+from support.editing import set_json
 from support.tokenizers import write_byte_level, write_sentencepiece
 
 from seap_export.errors import ParityFailure
@@ -90,15 +89,6 @@ def test_what_is_known_is_told_and_passes(rich: Path) -> None:
     assert remark.endswith("(it has no emoji)")
 
 
-def test_a_text_that_is_cut_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = OnnxTexts.encode
-    monkeypatch.setattr(
-        OnnxTexts, "encode", lambda self, text, *, special=True: encode(self, text, special=special)[:9]
-    )
-    reasons = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X").reasons
-    assert ": at 9, [] in X and [" in reasons[0]
-
-
 def test_many_differences_are_counted(rich: Path) -> None:
     runtime = Wrong(rich)
     runtime.read = list(HARD_STRINGS)[5:25]
@@ -117,28 +107,6 @@ def test_what_a_runtime_refuses_differs(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)
     figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
     assert (figures.conversations, figures.reasons) == (0, ())
-
-
-def test_another_tokenizer_or_template_in_the_folder_is_found(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    model = ModelTexts(folder)
-    edit_json(folder / "tokenizer.json", lambda values: values["model"]["merges"].pop())
-    other = compare_texts(model, OnnxTexts(folder), [f" {' '.join(WORDS)}"], "X")
-    assert [reason for reason in other.reasons if "in the model" in reason]
-    model = ModelTexts(folder)
-    set_json(folder / "tokenizer_config.json", chat_template=TEMPLATE + " ")
-    reasons = compare_texts(model, OnnxTexts(folder), (), "X").reasons
-    assert all(reason.startswith("chat template, ") for reason in reasons)
-    assert reasons
-
-
-def test_a_text_without_tokens_is_left_out(folder: Path) -> None:
-    model = ModelTexts(folder)
-    values = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    is_byte_level = "byte_fallback" in values["model"] and not values["model"]["byte_fallback"]
-    assert model.can_read(" the cat")
-    assert model.can_read("\u00e9") is not is_byte_level
 
 
 def test_ends_are_those_of_the_configs_and_of_a_turn(folder: Path) -> None:

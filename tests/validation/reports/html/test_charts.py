@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from validation.reports.html.axes import Chart, circle, floor_ticks, round_ticks, steps
-from validation.reports.html.charts import Bar, bars, columns, error_chart, interval_chart
+from validation.reports.html.axes import Chart
+from validation.reports.html.charts import Bar, bars, error_chart, interval_chart
 from validation.reports.html.page import templates
 
 SHARED: Any = templates().get_template("shared.html.jinja").module
@@ -31,47 +31,6 @@ def _ticks(figure: ElementTree.Element) -> dict[str, float]:
     return dict(zip(labels, lines, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("top", "ticks"),
-    [
-        (1.0, [0, 0.5, 1.0]),
-        (0.316, [0, 0.1, 0.2, 0.3, 0.4]),
-        (100.0, [0, 50, 100]),
-        (1536.0, [0, 500, 1000, 1500, 2000]),
-        (3e-7, [0, 1e-7, 2e-7, 3e-7]),
-        (2e-17, [0, 5e-18, 1e-17, 1.5e-17, 2e-17]),
-    ],
-)
-def test_round_ticks(top: float, ticks: list[float]) -> None:
-    assert round_ticks(top) == pytest.approx(ticks, abs=1e-30)
-
-
-def test_floor_ticks_span_what_they_must() -> None:
-    assert floor_ticks(0.93, 1.31) == pytest.approx([0.9, 1.0, 1.1, 1.2, 1.3, 1.4])
-    low, *_, high = floor_ticks(1.0, 1.0)
-    assert low <= 1.0 < high
-
-
-def test_steps_leave_room_for_labels() -> None:
-    assert steps(5) == [0, 1, 2, 3, 4]
-    assert steps(30) == [0, 5, 10, 15, 20, 25]
-    assert steps(0) == []
-    assert all(len(steps(number)) <= 8 for number in range(1000))
-
-
-def test_places_have_few_digits_and_words_are_told() -> None:
-    chart = Chart("a <b>", 'says "c" & d', 9, [circle(1 / 3, 100 / 3, 200.0, '"x" <y>', "e < f")], [("a", "g & h")])
-    figure = _parsed(chart)
-    assert [figure.findtext(path) for path in (".//b", ".//desc", ".//span", ".//circle/title")] == [
-        "a <b>",
-        'says "c" & d',
-        "",
-        "e < f",
-    ]
-    (drawn,) = figure.iter("circle")
-    assert drawn.attrib == {"cx": "33.33%", "cy": "33.3333", "r": "200", "class": '"x" <y>'}
-
-
 def test_bars_are_as_long_as_their_values() -> None:
     figure = _parsed(bars("KL", "nats", [Bar("one <b>", 0.1, "a"), Bar("two", 0.3, "b", 0.2)], [("a", "hf")]))
     one, two = figure.iter("rect")
@@ -81,32 +40,6 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert _percent(limit, "x1") == pytest.approx(2 * _percent(one, "width"), rel=1e-3)
     assert _texts(figure)[:2] == ["one <b>: 0.1 nats", "two: 0.3 nats"]
     assert figure.findtext(".//desc") == "Bars in nats: one <b> 0.1; two 0.3."
-
-
-def test_limit_far_beyond_the_bars_does_not_press_them_flat() -> None:
-    figure = _parsed(bars("KL", "nats", [Bar("one", 0.1, "a", 50.0)], []))
-    (bar,) = figure.iter("rect")
-    assert _percent(bar, "width") > 90
-    assert not [line for line in figure.iter("line") if line.attrib["class"] == "limit"]
-
-
-def test_bars_of_nothing_but_zeros() -> None:
-    (bar,) = _parsed(bars("KL", "nats", [Bar("one", 0.0, "a")], [])).iter("rect")
-    assert _percent(bar, "width") == 0
-
-
-def test_columns_are_as_high_as_their_values() -> None:
-    series = [("a", "query heads", [9.0, 6.0, 3.0]), ("b", "KV heads", [3.0, 2.0, 1.0])]
-    figure = _parsed(columns("Heads", "heads", series, 0.0))
-    heights = [float(rect.attrib["height"]) for rect in figure.iter("rect")]
-    assert [height / heights[2] for height in heights] == pytest.approx([3, 2, 1, 1, 2 / 3, 1 / 3], rel=1e-3)
-    bottoms = {round(float(rect.attrib["y"]) + float(rect.attrib["height"]), 1) for rect in figure.iter("rect")}
-    ticks = _ticks(figure)
-    assert bottoms == {ticks["0"]}
-    assert [tick for tick in ticks if tick != "0"] == ["5", "10"]
-    assert {"0", "1", "2", "layer", "heads"} <= set(_texts(figure))
-    said = "3 layers: query heads from 3 to 9; KV heads from 1 to 3 (heads)."
-    assert figure.findtext(".//desc") == said
 
 
 def _tap(name: str, layer: int | None, error: float | None) -> dict[str, Any]:
@@ -139,26 +72,6 @@ def test_errors_are_on_a_logarithmic_scale() -> None:
     assert len([line for line in figure.iter("line") if line.attrib["class"] == "path"]) == 4
     assert [text for text in _texts(figure) if text.isdigit()] == ["0", "1", "2", "3"]
     assert "None diverges by itself." in (figure.findtext(".//desc") or "")
-
-
-def test_first_to_diverge_is_marked_and_named() -> None:
-    figure = _errors(TAPS, 3)
-    (first,) = (circle for circle in figure.iter("circle") if circle.attrib["class"] == "first")
-    assert first.findtext("title") == "layers.2: 1e-4"
-    (pointer,) = (line for line in figure.iter("line") if line.attrib["class"] == "pointer")
-    assert (pointer.attrib["x2"], pointer.attrib["y2"]) == (first.attrib["cx"], first.attrib["cy"])
-    (name,) = (text for text in figure.iter("text") if text.attrib.get("class") == "first")
-    assert (name.text, name.attrib["x"], name.attrib["text-anchor"]) == ("layer 2, mlp", first.attrib["cx"], "end")
-    assert "The first to diverge: layer 2, mlp." in (figure.findtext(".//desc") or "")
-
-
-def test_many_decades_get_few_labels() -> None:
-    taps = [_tap(str(power), power, 10.0**-power) for power in range(20)]
-    assert len(_ticks(_errors(taps, None))) <= 6
-
-
-def test_errors_that_are_all_lost() -> None:
-    assert "NaN, Inf" in _ticks(_errors([_tap("x", 0, None)], 0))
 
 
 def test_intervals_stand_beside_their_limits() -> None:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import html
 import re
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
 
 from validation.reports import html_page, reading
 
@@ -58,14 +58,6 @@ def test_page_needs_nothing_else(page: Page) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
 
 
-@pytest.mark.parametrize("sample", ["passing", "failing"])
-def test_text_names_no_address_to_load(sample: str, request: pytest.FixtureRequest) -> None:
-    text = html_page(request.getfixturevalue(sample))
-    assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
-    assert "Content-Security-Policy" in text
-    assert "default-src 'none'" in text
-
-
 def test_links_lead_to_places_on_the_page(page: Page) -> None:
     targets = page.attributes("id")
     assert len(set(targets)) == len(targets)
@@ -90,44 +82,6 @@ def test_verdict_comes_first(passing: Report, failing: Report) -> None:
     assert "Exit code 7: an artifact is damaged or incomplete." in text
 
 
-def test_the_recommendation_comes_before_what_was_verified(shipped: Report) -> None:
-    text = html_page(shipped)
-    page, words = Page(text), shipped["recommended"]["everyday"]["words"]
-    assert words.startswith("Ship the whole model in int4 (86.4 MB, ")
-    assert page.text.index(words) < page.text.index("Files verified")
-    assert shipped["whole"]["everyday-whole-int4"]["command"] in text[: text.index("</header>")]
-    assert text.index("</header>") < text.index('id="files-1"') < text.index('id="variants"')
-
-
-def test_every_file_has_a_row_and_a_point_and_so_has_the_input(shipped: Report) -> None:
-    page = html_page(shipped)
-    section = page[page.index('<section id="files-2">') :].split("</section>")[0]
-    rows = [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in re.findall(r"<tr>(.*?)</tr>", section)]
-    assert rows[1] == "the input, SmolLM2-135M-Instruct.Q4_1.gguf 98.0 MB"
-    right = (
-        "piqa 271 of 500 (50 to 59%); boolq 35 of 64 (42 to 66%); gsm8k 58 of 200 (23 to 36%) "
-        "dense 271; dense 35; dense 67"
-    )
-    assert [row.split(" MB")[0] for row in rows[2:]] == [
-        "the whole model in int4 ship – 86.4", "the whole model in int8 – 154",
-        f"everyday-0.35/onnx in fp32 beaten {right} 390",
-    ]  # fmt: skip
-    assert rows[2].split("86.4 MB ")[1].startswith("memory about 210 MB 162 125 ms 3.25×")
-    assert section.count("<circle") == 4  # three files, and a ring around the one to ship
-
-
-def test_answers_stand_side_by_side_in_full(shipped: Report) -> None:
-    for name, answer in (("arithmetic-0.2", " a\nb"), ("everyday-0.35", " <c>" * 200)):
-        shipped["variants"][name]["quality"]["sample"] = {"prompt": "How?", "dense": " d", "variant": answer}
-        shipped["variants"][name]["task"] = "both"
-    page = html_page(shipped)
-    section = page[page.index('<section class="answers">') :].split("</section>")[0]
-    assert section.count("<blockquote>How?</blockquote>") == 1
-    shown = re.findall(r"<h3>(.*?)</h3><p class=\"answer\">(.*?)</p>", section, re.DOTALL)
-    assert [name for name, _ in shown] == ["Dense model", "arithmetic-0.2", "everyday-0.35"]
-    assert [html.unescape(answer) for _, answer in shown] == [" d", " a\nb", " <c>" * 200]
-
-
 @pytest.mark.parametrize(
     ("checks", "words"),
     [
@@ -135,17 +89,11 @@ def test_answers_stand_side_by_side_in_full(shipped: Report) -> None:
         ([("quality", "passed")], "Files not checked; quality: within its limit; speed: no limit set"),
         ([("parity", "failed"), ("integrity", "passed")], "Files failed; quality: no limit set; speed: no limit set"),
         ([("quality", "failed"), ("quality", "passed")], "Files not checked; quality: outside its limit"),
-        ([("integrity", "passed"), ("quality", "skipped")], "Files verified; quality: no limit set"),
     ],
 )
 def test_what_was_verified_and_which_limits_there_were(checks: list[tuple[str, str]], words: str) -> None:
     report = {"checks": [{"check": name, "verdict": verdict} for name, verdict in checks]}
     assert reading.status(report).startswith(words)
-
-
-def test_counts_have_all_their_digits(passing: Report) -> None:
-    passing["variants"]["arithmetic-0.2"]["layers"][0]["intermediate_size"] = 1536
-    assert "to 1536 (neurons)" in html_page(passing)
 
 
 def test_failures_say_where_why_and_what_to_do(failing: Report) -> None:
@@ -156,119 +104,6 @@ def test_failures_say_where_why_and_what_to_do(failing: Report) -> None:
     assert "2 more file 5 is missing file 6 is missing" in text
     assert "lost-0.2: integrity lost-0.2/onnx/model.onnx is damaged" in text.replace(" : ", ": ")
     assert text.index("What failed") < text.index("Compared with the dense model")
-
-
-def test_bisection_is_advised_where_it_was_not_done(failing: Report) -> None:
-    hint = "With --bisect, validate shows where the error starts."
-    assert hint not in Page(html_page(failing)).text
-    failing["variants"]["arithmetic-0.5"]["bisect"] = None
-    assert Page(html_page(failing)).text.count(hint) == 1
-
-
-def test_only_what_was_checked_has_a_row(failing: Report) -> None:
-    assert '<th scope="row">the folder as a whole</th>' in html_page(failing)
-    failing["checks"] = [check for check in failing["checks"] if check["variant"] is not None]
-    assert '<th scope="row">the folder as a whole</th>' not in html_page(failing)
-
-
-def test_passing_report_has_no_list_of_failures(passing: Report) -> None:
-    text = Page(html_page(passing)).text
-    assert "What failed" not in text
-    assert "What to do" not in text
-    assert "✗" not in text
-
-
-def test_a_heat_map_shows_what_was_lost_elsewhere(passing: Report) -> None:
-    """Own tasks are framed, a colour means a divergence, and variants without figures have no row."""
-    page = html_page(passing)
-    section = re.search(r'<section id="elsewhere">(.*?)</section>', page, re.DOTALL)
-    assert section is not None
-    rows = re.findall(r"<tr>(.*?)</tr>", section[1])
-    assert [re.sub("<[^>]*>", " ", row).split() for row in rows] == [
-        ["Variant", "arithmetic", "everyday", "general", "text"],
-        ["dense", "model", "–", "0.9", "–", "0.9", "–", "0.9"],
-        ["arithmetic-0.2", "0.024", "±", "0.004", "0.906", "3.2", "±", "0.4", "1.7", "1.7", "±", "0.2", "1.32"],
-        ["everyday-0.35", "0.44", "±", "0.06", "1.01", "0.062", "±", "0.010", "0.915", "0.120", "±", "0.015", "0.93"],
-    ]
-    kinds = [re.findall(r'class="heat ([^"]*)"', row) for row in rows[2:]]
-    assert kinds == [["h0 own", "h5", "h4"], ["h3", "h1 own", "h2"]]
-    assert "On up to 8 held-out texts" in section[1]
-    for variant in passing["variants"].values():
-        (variant["quality"] or {}).pop("elsewhere", None)
-    assert "What was lost elsewhere" not in html_page(passing)
-
-
-def test_a_variant_measured_on_other_texts_has_columns_of_its_own(passing: Report) -> None:
-    cell = passing["variants"]["everyday-0.35"]["quality"]["elsewhere"]["onnx"]["arithmetic"]
-    cell |= {"sha256": "f" * 64, "dense_bits_per_byte": 1.25}
-    text = Page(html_page(passing)).text
-    assert "Variant arithmetic arithmetic everyday general text dense model – 0.9 – 1.25 – 0.9 – 0.9" in text
-    assert "arithmetic-0.2 0.024 ± 0.004 0.906 – 3.2 ± 0.4 1.7 1.7 ± 0.2 1.32 everyday-0.35 – 0.44 ± 0.06" in text
-
-
-def test_sections_hold_the_figures(passing: Report) -> None:
-    text = Page(html_page(passing)).text
-    for words in (
-        "general-0.5 : quality was skipped: no dense model was given",
-        "general-0.5 : parity: int4 max_abs 0.01 is looser than the default 0.001",
-        "Nearest to its limit: max abs 1.1e-4 ≤ 0.001 (prompt 0, prefill), cache error 2.4e-5 ≤ 0.001 (prompt 0,",
-        "batch of 3 decode ✓ passed 8 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% – – 2.4e-5 3.2e-5",
-        "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
-        "everyday-0.35, onnx: 0.062 ± 0.010 nats per token",
-        "onnx 0.062 ± 0.010 93.8% ± 1.2% 15.1 dense 14.2 0.0124 0.498 1.24 2.55 3,012",
-        "piqa onnx 54.2% 50 to 59% – – 50% 500 +0.4% ± 1.8% 41 / 43",
-        "gsm8k dense 33.5% 27 to 40% 200 96 0%",
-        "gsm8k onnx 29% 23 to 36% 200 −4.5% ± 2.5% 17 / 8 134 12.5%",
-        "Dense model Put it in water. everyday-0.35 Put it in <hot> water.",
-        "batch 1, 128 tokens decode 20 ms 16 ms 1.25× 1.23 to 1.27 1.30× 96%",
-        "batch 1, 128 tokens prefill 200 ms 133 ms 1.50× 1.48 to 1.52 1.56× 96%",
-        "0 100% 9 3 1536",
-        "decode batch 1, 128 tokens ✓ passed 1.24× 1.20 to 1.29 ≥ 1.1×",
-        "size on disk – ✓ passed 0.82× – ≤ 1×",
-        "batch 1, 512 tokens decode 24.2 ms 19.5 ms 1.24× 1.20 to 1.29 – –",
-        "batch 1, 512 tokens prefill 911 ms 772 ms 1.18× 1.14 to 1.23 – –",
-        "Speed was skipped: no dense model was given.",
-        "Dense model: SmolLM2-135M-Instruct.Q4_1.gguf , SHA-256 " + "5f" * 32,
-        "arithmetic 0 512 200 24117 16 arithmetic.jsonl",
-        "onnxruntime 1.31.1",
-        "Processor Example CPU @ 2.10GHz",
-        "9 files with their SHA-256",
-        "arithmetic-0.2/hf/model.safetensors 453 MB " + "00" * 32,
-    ):
-        assert words in text, words
-
-
-def test_figures_of_another_runtime_are_told_with_its_name(passing: Report) -> None:
-    name, variant = "gguf in llama.cpp", passing["variants"]["arithmetic-0.2"]
-    variant["quality"]["divergence"] = {name: variant["quality"]["divergence"]["onnx"]}
-    variant["speed"] |= {"folder": "gguf", "runtime": "llama.cpp"}
-    text = Page(html_page(passing)).text
-    for words in (
-        f"arithmetic-0.2, {name}: ",
-        f"{name}, ONNX",  # what the colour of bars means, since other variants have ONNX files
-        "Speed and size compared with the dense model in llama.cpp",
-    ):
-        assert words in text, words
-
-
-def test_error_by_layer_names_the_first_and_what_overflows(failing: Report) -> None:
-    text = Page(html_page(failing)).text
-    for words in (
-        "First to diverge in decode of case 'prompt 1': layer 12, attention (relative error 0.04) , tensor",
-        "/model/layers.12/attention/output",
-        "/model/layers.29/mlp/output Inf 7.1e4",
-        "/model/layers.28/mlp/gate near the largest number of its type 6.1e4",
-        "62 tensors in the order of computation. The first to diverge: layer 12, attention.",
-    ):
-        assert words in text, words
-
-
-@pytest.mark.parametrize("key", ["parity", "quality", "speed"])
-def test_what_was_not_measured_is_left_out(passing: Report, key: str) -> None:
-    heads = {"parity": "Parity by case and stage", "quality": "Divergence", "speed": "Times, speed-ups"}
-    before = html_page(passing).count(f"<caption>{heads[key]}")
-    passing["variants"]["arithmetic-0.2"][key] = {} if key == "parity" else None
-    assert html_page(passing).count(f"<caption>{heads[key]}") == before - 1
 
 
 def test_names_from_outside_are_text(failing: Report) -> None:
@@ -288,12 +123,10 @@ def test_names_from_outside_are_text(failing: Report) -> None:
     assert page.text.count("<img src=x onerror=alert(1)>") > 15
 
 
-def test_charts_are_described(page: Page) -> None:
-    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(charts) >= 8
-    assert all(attributes["role"] == "img" for attributes in charts)
-    tags = [tag for tag, _ in page.tags]
-    assert tags.count("desc") == len(charts)
+def test_what_a_report_lacks_is_no_empty_text(passing: Report) -> None:
+    del passing["variants"]["arithmetic-0.2"]["layers"][0]["kept"]
+    with pytest.raises((KeyError, UndefinedError), match="kept"):
+        html_page(passing)
 
 
 def test_report_of_nothing_still_makes_a_page(passing: Report) -> None:

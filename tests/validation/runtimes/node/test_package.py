@@ -10,8 +10,6 @@ import pytest
 from seap_export.errors import EnvironmentFailure
 from validation.runtimes.node.package import NODE_MODULES, find_transformers_js
 
-INSTALL = "npm install @huggingface/transformers@4.3"
-
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -39,36 +37,26 @@ def _package(modules: Path, version: str = "4.3.1") -> Path:
     return folder
 
 
-def test_node_is_missing(machine: Path) -> None:
+@pytest.mark.parametrize(
+    ("node", "manifest", "says"),
+    [
+        (None, None, "Node; install version 20"),
+        ("v18.20.1", None, r"Node 18\.20\.1 is too old"),
+        ("v22.1.0", None, "is not installed"),
+        ("v22.1.0", '{"version": "4.2.9"}', "is too old; run 'npm install"),
+        ("v22.1.0", '{"version": "next"}', "is too old; run 'npm install"),
+        ("v22.1.0", "{", "run 'npm install"),
+    ],
+)
+def test_what_is_missing_too_old_or_damaged(
+    machine: Path, tmp_path: Path, node: str | None, manifest: str | None, says: str
+) -> None:
     (machine / "node").unlink()
-    with pytest.raises(EnvironmentFailure, match="Node; install version 20") as failure:
-        find_transformers_js()
-    assert INSTALL in str(failure.value)
-
-
-def test_node_is_too_old(machine: Path) -> None:
-    _program(machine / "node", "echo v18.20.1")
-    with pytest.raises(EnvironmentFailure, match=r"Node 18\.20\.1 is too old"):
-        find_transformers_js()
-
-
-def test_package_is_missing(machine: Path) -> None:
-    with pytest.raises(EnvironmentFailure) as failure:
-        find_transformers_js()
-    assert INSTALL in str(failure.value)
-    assert NODE_MODULES in str(failure.value)
-
-
-@pytest.mark.parametrize("version", ["4.2.9", "3.8.1", "", "next"])
-def test_package_is_too_old(machine: Path, tmp_path: Path, version: str) -> None:
-    _package(tmp_path / "here" / "node_modules", version)
-    with pytest.raises(EnvironmentFailure, match="is too old; run 'npm install"):
-        find_transformers_js()
-
-
-def test_package_is_damaged(machine: Path, tmp_path: Path) -> None:
-    (_package(tmp_path / "here" / "node_modules") / "package.json").write_text("{", "utf-8")
-    with pytest.raises(EnvironmentFailure, match="run 'npm install"):
+    if node is not None:
+        _program(machine / "node", f"echo {node}")
+    if manifest is not None:
+        (_package(tmp_path / "here" / "node_modules") / "package.json").write_text(manifest, "utf-8")
+    with pytest.raises(EnvironmentFailure, match=says):
         find_transformers_js()
 
 

@@ -14,8 +14,7 @@ from support.product import OnnxForm, open_session
 
 from converters.onnx import write_onnx
 from converters.onnx.graph.dialects import HOLES_GUARD, MASK_GUARD, POISON
-from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from validation.runtimes.onnx_runtime import onnx_runner
+from seap_export.errors import ArtifactError
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 
 FUSED, STANDARD = OnnxForm(), OnnxForm(dialect="standard")
@@ -63,14 +62,6 @@ def test_a_cache_is_written_in_place(micro_hf: Callable[[str], Path], tmp_path: 
         runner.step([5])
 
 
-def test_tokens_need_a_prompt_before_them(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    runner = runner_of(micro_hf("Llama"), tmp_path)
-    with pytest.raises(ValueError, match="before there is a prompt"):
-        runner.step([5])
-    with pytest.raises(ValueError, match="before there is a prompt"):
-        list(runner.cache(0))
-
-
 @pytest.mark.parametrize("logits", ["all", "last"])
 @pytest.mark.parametrize("form", [FUSED, POISONED], ids=["guard", "poison"])
 def test_a_sign_of_a_mask_that_would_be_misread_is_seen(
@@ -88,31 +79,6 @@ def test_a_gap_that_a_convolution_misreads_is_seen(tmp_path: Path) -> None:
     folder.mkdir()
     assert not runner_of(source, folder, STANDARD).misreads_masks()
     assert edited(folder, _without_sign).misreads_masks()
-
-
-def test_a_sign_that_spoils_the_other_rows_does_not_count(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    write_onnx(micro_hf("Llama"), tmp_path, POISONED)
-    assert edited(tmp_path, _of_the_lowest_row).misreads_masks()
-
-
-@pytest.mark.parametrize(
-    ("message", "kind"),
-    [("bad allocation", EnvironmentFailure), ("libcudnn.so.9 is missing", EnvironmentFailure), ("no", ParityFailure)],
-)
-def test_what_the_machine_lacks_is_not_the_graphs_fault(
-    micro_hf: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    message: str,
-    kind: type[Exception],
-) -> None:
-    def fails(*_: object) -> None:
-        raise RuntimeError(message)
-
-    runner = runner_of(micro_hf("Llama"), tmp_path)
-    monkeypatch.setattr(onnx_runner, "empty_buffers", fails)
-    with pytest.raises(kind, match=message):
-        runner.prefill(IDS, [12])
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(TensorProto.FLOAT16, 2**-11), (TensorProto.BFLOAT16, 2**-8)])
@@ -147,10 +113,3 @@ def _without_sign(graph: onnx.GraphProto) -> None:
             if name == sign.output[0]:
                 node.input[index] = sign.input[0]
     graph.node.remove(sign)
-
-
-def _of_the_lowest_row(graph: onnx.GraphProto) -> None:
-    """Poisons all rows if one is padded."""
-    index, poison = next((index, node) for index, node in enumerate(graph.node) if node.name == POISON)
-    graph.node.insert(index, helper.make_node("ReduceMin", [poison.input[1]], ["lowest"], keepdims=0))
-    poison.input[1] = "lowest"

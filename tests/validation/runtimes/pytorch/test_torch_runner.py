@@ -17,7 +17,6 @@ from support.models import write_micro_model
 from support.product import Compute, States
 from support.variations import VARIATIONS
 
-from seap_export.errors import EnvironmentFailure
 from validation.checkpoint import Checkpoint
 from validation.execution import Execution
 from validation.quiet import quiet_transformers
@@ -126,10 +125,8 @@ def test_every_family(variation: str, attention: str, tmp_path: Path) -> None:
         _assert_same(_streamed(folder, attention, compute), expected)
 
 
-@pytest.mark.parametrize("family", ["Llama", "Qwen2"])
-def test_layers_of_different_shapes(family: str, micro_hf: Callable[[str], Path]) -> None:
-    expected = _whole(micro_hf(family), "eager")
-    _assert_same(_streamed(micro_hf(family), "eager", TIGHT), expected)
+def test_layers_of_different_shapes(micro_hf: Callable[[str], Path]) -> None:
+    _assert_same(_streamed(micro_hf("Qwen2"), "eager", TIGHT), _whole(micro_hf("Qwen2"), "eager"))
 
 
 @pytest.mark.parametrize("variation", ["gemma3-all", "phi3-all", "llama-gqa"])
@@ -168,12 +165,6 @@ def test_a_layer_is_read_again_only_where_there_is_no_room_for_it(
     assert read == list(range(3)) * reads
 
 
-def test_no_weight_is_held_after_a_run(tmp_path: Path) -> None:
-    with open_torch_runner(write_micro_model(tmp_path / "m", model_type="llama"), ONE_THREAD) as runner:
-        list(runner.run(RUNS))
-        assert {parameter.device.type for parameter in runner.model.parameters()} == {"meta"}
-
-
 def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
     for variation in ("llama-tied", "gemma3-all", "qwen3"):
         folder = write_micro_model(tmp_path / variation, **VARIATIONS[variation])
@@ -182,12 +173,3 @@ def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([_TOKENS[3:30]])).logits[0, -5:].numpy()
         assert np.array_equal(logits, _whole(folder, "eager")[1][0])
-
-
-def test_a_whole_model_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
-    folder = write_micro_model(tmp_path / "large", model_type="llama")
-    with (
-        open_torch_runner(folder, Execution(threads=1, compute=Compute(memory=100_000))) as runner,
-        pytest.raises(EnvironmentFailure, match=r"large: torch needs .* GB for the whole model"),
-    ):
-        runner.whole_model()

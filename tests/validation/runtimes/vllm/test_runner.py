@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,18 +12,15 @@ import numpy as np
 import pytest
 from support import needs
 from support.chosen import ATTENDING, RICHEST
-from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
-from support.product import read_spec
-from support.variations import VARIATIONS, micro_config
+from support.variations import VARIATIONS
 
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.errors import ArtifactError
 from seap_export.model.families import family_of_model_type, model_spec
 from seap_export.model.families.names import LAYER
-from validation.runtimes.vllm import runner as vllm_runner
-from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
+from validation.runtimes.vllm.runner import PYTHON, VllmRunner, vllm_refusal
 from validation.runtimes.vllm.worker import _Server
 
 Logits = Callable[..., list[np.ndarray]]
@@ -64,7 +58,7 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.needs("vllm")
 @pytest.mark.parametrize(
-    "variation", [name if name == "gemma2-all" else pytest.param(name, marks=pytest.mark.release) for name in SERVED]
+    "variation", [name if name == "gemma2-all" else pytest.param(name, marks=pytest.mark.full) for name in SERVED]
 )
 def test_equals_torch(
     tmp_path: Path,
@@ -96,58 +90,6 @@ def test_equals_torch(
         assert np.abs(rows - continuations[index]).max() <= 1e-4
 
 
-_SERVE = """
-import sys
-from vllm import LLM, SamplingParams
-if __name__ == "__main__":
-    llm = LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=64, skip_tokenizer_init=True,
-              trust_remote_code=sys.argv[2] == "trusted")
-    how = SamplingParams(temperature=0.0, max_tokens=6, detokenize=False, ignore_eos=True)
-    print(list(llm.generate([{"prompt_token_ids": [3, 4, 5]}], how)[0].outputs[0].token_ids))
-"""
-
-
-@pytest.mark.release
-@pytest.mark.needs("vllm")
-@pytest.mark.parametrize("is_trusted", [False, True], ids=["with the package", "with the code in the folder"])
-def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trusted: bool) -> None:
-    """With several processes of vLLM's, as it is served."""
-    from support.product import open_torch_runner
-
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-biases", head_dim=HEAD_DIM)
-    environment = {
-        **os.environ,
-        **vllm_runner._SETTINGS,
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    if is_trusted:
-        environment["VLLM_PLUGINS"] = "none"
-    (tmp_path / "serve.py").write_text(_SERVE)
-    command = [os.environ[PYTHON], tmp_path / "serve.py", model, "trusted" if is_trusted else "not"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with open_torch_runner(model, ONE_THREAD) as runner:
-        assert done.stdout.splitlines()[-1] == str(list(runner.continuations([[3, 4, 5]], 6)[0]))
-
-
-@pytest.mark.needs("vllm")
-def test_a_prompt_may_fill_the_context(tmp_path: Path, vllm: Callable[..., VllmRunner], torch_logits: Logits) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", head_dim=HEAD_DIM)
-    positions = read_spec(model).max_position_embeddings
-    prompt = np.random.default_rng(0).integers(3, 60, (1, positions))
-    (logits,) = vllm(model, max_length=positions).prefill(prompt, [positions])
-    (wanted,) = torch_logits(model, prompt.tolist())
-    assert np.abs(logits - log_probabilities(wanted)).max() <= 1e-3
-
-
-@pytest.mark.needs("vllm")
-def test_what_vllm_cannot_run_is_said_in_one_line(tmp_path: Path, vllm: Callable[..., VllmRunner]) -> None:
-    with pytest.raises((ArtifactError, ParityFailure), match=r"vLLM does not .*head_dim") as caught:
-        vllm(write_micro_model(tmp_path / "hf", **VARIATIONS["llama-gqa"])).prefill(np.array([[3, 4]]), [2])
-    assert "\n" not in str(caught.value)
-
-
 def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tmp_path: Path) -> None:
     """vLLM gives those of a token beside the token itself, so nothing for the first one, and sorts them."""
 
@@ -171,35 +113,6 @@ def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tm
         assert arrays["0"].tolist() == [[-4.0, -6.0, -5.0], [-3.0, -2.0, -1.0]]
 
 
-def test_a_missing_vllm_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PYTHON, sys.executable)
-    with pytest.raises(EnvironmentFailure, match=rf'pip install "vllm\S+", or set {PYTHON}'):
-        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"))
-    with pytest.raises(EnvironmentFailure, match=rf'pip install "vllm\S+", or set {PYTHON}'):
-        require_vllm()
-
-
-@pytest.mark.needs("vllm")
-def test_vllm_is_found_where_it_is(vllm: object) -> None:
-    require_vllm()
-
-
-def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PYTHON, "/nowhere/python")
-    with pytest.raises(EnvironmentFailure, match=f"/nowhere/python: cannot be started .*; correct {PYTHON}"):
-        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"))
-    with pytest.raises(EnvironmentFailure, match=f"/nowhere/python: cannot be started .*; correct {PYTHON}"):
-        require_vllm()
-
-
-def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    fake = tmp_path / "python"
-    fake.write_text("#!/bin/sh\necho 'out of\nluck' >&2\nexit 3\n")
-    fake.chmod(0o755)
-    with pytest.raises(ArtifactError, match=r"vLLM does not load it: it ended: out of luck \(exit status 3\)"):
-        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"), python=str(fake))
-
-
 def test_longrope_is_refused_beyond_its_switch(tmp_path: Path) -> None:
     model = write_micro_model(tmp_path / "hf", **VARIATIONS["phi3-all"])
     config = read_json(model / "config.json")
@@ -211,13 +124,6 @@ def test_longrope_is_refused_beyond_its_switch(tmp_path: Path) -> None:
         VllmRunner(model)
 
 
-def test_what_vllm_cannot_keep_or_was_not_tried_with_is_refused() -> None:
-    config = micro_config(**VARIATIONS["gpt2-tied"])
-    assert "not been tried with gpt2" in str(vllm_refusal(model_spec(config), config, 64))
-    config = micro_config(**VARIATIONS["lfm2-all"])
-    assert "a short convolution" in str(vllm_refusal(model_spec(config), config, 64))
-
-
 def test_a_pruned_model_of_an_earlier_release_whose_logits_are_scaled_is_refused(tmp_path: Path) -> None:
     """vLLM would leave the factor out without a word."""
     model = write_pruned_micro_model(tmp_path / "hf", "granite-all")
@@ -225,9 +131,3 @@ def test_a_pruned_model_of_an_earlier_release_whose_logits_are_scaled_is_refused
     assert vllm_refusal(model_spec(config), config, 64) is None
     del config["logit_scale"]
     assert "lacks 'logit_scale'; export again" in str(vllm_refusal(model_spec(config), config, 64))
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    shutil.copy(Path(__file__), tmp_path / "config.json")
-    with pytest.raises(ArtifactError, match=r"config\.json: not a readable JSON file"):
-        VllmRunner(tmp_path)
