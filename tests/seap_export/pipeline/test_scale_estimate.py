@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 from support.product import PlanSettings
 
 from seap_export.pipeline.cost.cost import Memory, Rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
-from seap_export.pipeline.scale_estimate import Machine, estimate, scale_estimate
+from seap_export.pipeline.scale_estimate import Machine, estimate
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
-from seap_export.pipeline.steps.single.formats import FormatStep
 from seap_export.pipeline.steps.single.guess import GuessStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
@@ -31,12 +29,6 @@ def memory_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, *, o
     return step.cost.memory(tokens, ratio, work, on_gpu=on_gpu)
 
 
-def test_shapes_are_those_of_the_models_that_they_are_named_after() -> None:
-    shape = SHAPES["llama-3.1-8b"]
-    assert shape.spec.num_parameters() == 8_030_261_248
-    assert shape.cache_bytes(1) == 128 * 1024  # of each token, in bfloat16
-
-
 def test_memory_of_a_layer() -> None:
     """The layer twice in float32, two float64 matrices of 11008 channels, a batch of 1,024, and the hidden states."""
     batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)
@@ -51,13 +43,6 @@ def test_the_formulas_give_a_layer_of_mixtral_ten_gigabytes_at_most() -> None:
         assert measured <= memory_of(step, TokenCounts(2048, 0), 0.25, work).host < 10e9
 
 
-@pytest.mark.parametrize("step", [CalibrationStep, RankingStep, ShrinkStep, RoundingStep, FormatStep])
-def test_memory_does_not_depend_on_the_number_of_layers(step: Any) -> None:
-    deep = Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
-    task = TokenCounts(2048, 0)
-    assert memory_of(step, task, 0.5, deep) == memory_of(step, task, 0.5, LLAMA)
-
-
 def test_a_guess_keeps_the_model_and_what_its_sublayers_wrote() -> None:
     """On 4,096 + 1,536 tokens; what information leaves on the disk is there for 2,048 tokens and each layer."""
     stream, deep = 4 * 4096, Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
@@ -67,13 +52,6 @@ def test_a_guess_keeps_the_model_and_what_its_sublayers_wrote() -> None:
     assert memory == pytest.approx(BASE + 4 * 32 * LAYER + wrote + 4 * 4 * 32000 * 4096, rel=0.15)
     assert GuessStep.cost.disk(TokenCounts(65_536, 0), 0.0, LLAMA).unfinished == wrote
     assert RoundingStep.cost.disk(TokenCounts(4096, 0), 0.0, deep).unfinished == 80 * 2048 * stream
-
-
-def test_on_a_gpu_the_work_is_in_its_memory() -> None:
-    task = TokenCounts(2048, 0)
-    cpu, gpu = (memory_of(CalibrationStep, task, 0.0, LLAMA, on_gpu=on_gpu) for on_gpu in (False, True))
-    assert gpu.device > cpu.host - BASE
-    assert gpu.host < cpu.host
 
 
 def test_times_by_hand() -> None:
@@ -90,15 +68,3 @@ def test_times_by_hand() -> None:
     assert expected_work.seconds["calibration"] == pytest.approx(
         1.8 * passed / 1e12 + 32 * 0.15 + 5.0 + 2 * checkpoint / 1e9, rel=0.001
     )
-
-
-def test_machines_share_the_tasks() -> None:
-    def run(*words: str) -> list[str]:
-        done = CliRunner().invoke(scale_estimate, ["--shape", "llama-3.1-8b", *words])
-        assert done.exit_code == 0, done.output
-        return done.output.splitlines()
-
-    one, eight = run(), run("--tasks", "8", "--machines", "8")
-    assert one[:-1] == eight[:-1]
-    assert one[-1] != eight[-1]  # the disk holds all tasks
-    assert run("--tasks", "9", "--machines", "8")[-3] != one[-3]

@@ -11,8 +11,8 @@ import pytest
 from support.tokenizers import write_byte_level, write_micro_tokenizer, write_sentencepiece
 from tokenizers import Tokenizer
 
-from seap_export.errors import ArtifactError, InputError
-from seap_export.runtime.chat import ChatTemplate, last_user_text, read_chat_template
+from seap_export.errors import InputError
+from seap_export.runtime.chat import ChatTemplate, read_chat_template
 
 CHATML = """{%- for message in messages %}
     {%- if loop.first and message['role'] != 'system' %}
@@ -138,14 +138,6 @@ def test_a_template_that_fails_gives_one_line(tmp_path: Path, template: str, rea
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_config(tmp_path: Path) -> None:
-    write_byte_level(tmp_path)
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text("{", "utf-8")
-    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
-        read_chat_template(tmp_path, tokenizer)
-
-
 @pytest.mark.parametrize(
     ("template", "tokens"),
     [
@@ -161,16 +153,3 @@ def test_what_ends_a_turn(tmp_path: Path, template: str, tokens: set[int]) -> No
     chat = template_of(tmp_path)
     assert chat is not None
     assert chat.turn_ends(Tokenizer.from_file(str(tmp_path / "tokenizer.json"))) == tokens
-
-
-@pytest.mark.parametrize(
-    ("messages", "text"),
-    [
-        ([USER, ASSISTANT, {"role": "user", "content": "And?"}, ASSISTANT], "And?"),
-        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"text": "b"}]}], "ab"),
-        ([{"role": "user", "content": None}], ""),
-        ([ASSISTANT], ""),
-    ],
-)
-def test_the_last_user_text(messages: list[Any], text: str) -> None:
-    assert last_user_text(messages) == text

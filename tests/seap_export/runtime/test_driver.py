@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,15 +58,6 @@ def test_the_library_of_the_driver_is_asked_for() -> None:
     assert asked == ["libcuda.so.1"]
 
 
-def test_no_driver() -> None:
-    def missing(name: str) -> Any:
-        return ctypes.CDLL(name.replace("libcuda", "libnodriver"))
-
-    driver = read_driver(missing)
-    assert (driver.cuda_version, driver.gpus) == (None, ())
-    assert driver.reason.startswith("there is no NVIDIA driver (libnodriver.so.1: cannot open shared object file")
-
-
 @pytest.mark.parametrize(
     ("errors", "version", "reason"),
     [
@@ -82,25 +72,11 @@ def test_a_driver_that_gives_an_error(errors: dict[str, int], version: str | Non
     assert reason in driver.reason
 
 
-def test_a_driver_without_gpus_or_functions() -> None:
-    assert read_driver(lambda _: fake_driver({})).reason == "the NVIDIA driver finds no GPU"
-    assert "cuDriverGetVersion" in read_driver(lambda _: SimpleNamespace()).reason
-
-
 def test_the_first_gpu_is_the_one_that_sessions_run_on() -> None:
     driver = fake_driver({"NVIDIA H100": 80 << 30, "NVIDIA T4": 16 << 30})
     assert gpu_name(lambda _: driver) == "NVIDIA H100"
     assert free_gpu_memory(lambda _: driver) == 20 << 30
     assert gpu_name(lambda _: fake_driver({})) is None
-
-
-def test_free_memory_that_the_driver_does_not_tell() -> None:
-    def missing(name: str) -> Any:
-        raise OSError(name)
-
-    assert free_gpu_memory(missing) is None
-    assert free_gpu_memory(lambda _: SimpleNamespace()) is None
-    assert free_gpu_memory(lambda _: fake_driver({"NVIDIA T4": 1}, cuDevicePrimaryCtxRetain=2)) is None
 
 
 def test_only_nvidias_providers_have_its_driver_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ NODE = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while runn
             r"^m: not enough memory \(Available memory of 999936 is .* of 1769472\); ",
         ),
         (f"{NODE} MatMul node. Name:'a' Status Message: CUDA failure 2: out of memory ; GPU=0", "not enough memory"),
-        (f"{NODE} MatMul node. Name:'a' Status Message: CUBLAS_STATUS_ALLOC_FAILED", "not enough memory"),
         ("std::bad_alloc", "not enough memory"),
         (
             "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Non-zero status code returned while running ReduceMin node. "

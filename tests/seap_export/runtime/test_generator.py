@@ -11,13 +11,12 @@ import onnx
 import pytest
 import torch
 from support.editing import edit_json
-from tokenizers import Tokenizer, decoders, processors
+from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime import Generator
 from seap_export.runtime.files import decoder_options
-from seap_export.runtime.text import TextStream
 
 PROMPT = "the cat sat on a mat and then it ran"
 
@@ -45,11 +44,6 @@ def test_pruned_variants_give_the_tokens_of_transformers(pristine: Path, variant
     assert generator.generate_ids(ids, 50) == greedy(pristine / variant / "hf", ids, 50)
 
 
-def test_a_folder_may_be_given_as_text(pristine: Path) -> None:
-    folder = pristine / "a-0.2" / "onnx"
-    assert Generator(str(folder)).generate(PROMPT, 4) == Generator(folder).generate(PROMPT, 4)
-
-
 def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
     folder = done / "a-0.2" / "onnx"
     ids = Generator(folder).token_ids(PROMPT)
@@ -68,20 +62,6 @@ def test_the_text_goes_on_where_the_prompt_ends(pristine: Path) -> None:
     text = generator.generate(PROMPT, 12)
     assert text.startswith(" ")
     assert tokenizer.decode(ids) + text == whole
-
-
-def test_text_that_changes_the_prompt_before_it_is_decoded_alone(done: Path) -> None:
-    folder = done / "a-0.2" / "onnx"
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Fuse(), decoders.Strip(" ", 0, 0), decoders.Replace("catdog", "x")]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    tokenizer = Generator(folder).tokenizer
-    cat, dog = tokenizer.encode("cat dog").ids
-    for token, text in ((dog, "dog"), (cat, "cat")):
-        stream = TextStream(tokenizer, [cat])
-        assert stream.add(token) + stream.end() == text
 
 
 @pytest.mark.parametrize("has_bos", [True, False])
@@ -159,12 +139,6 @@ def test_logits_that_are_not_finite_are_refused(done: Path) -> None:
     weights.tofile(path)
     with pytest.raises(ArtifactError, match="its logits are NaN or infinite"):
         Generator(path.parent).generate(PROMPT, 1)
-
-
-def test_a_token_without_an_embedding_is_one_line(pristine: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"model\.onnx: does not run: ") as caught:
-        Generator(pristine / "a-0.2" / "onnx").generate_ids([96], 1)
-    assert "\n" not in str(caught.value)
 
 
 def test_provider_options_of_the_folder_and_the_users(done: Path) -> None:

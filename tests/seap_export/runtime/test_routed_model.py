@@ -112,12 +112,6 @@ def test_the_ratio_must_be_one_of_those_there_are(done: Path) -> None:
     assert RoutedModel(done, ratio=0.5).route(OF_A).variant == done / "a-0.5"
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_a_threshold_out_of_range_is_refused(pristine: Path, threshold: float) -> None:
-    with pytest.raises(UsageError, match="is out of range; give 0 to 1"):
-        RoutedModel(pristine, threshold=threshold)
-
-
 def test_what_is_missing_is_named(done: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"^{tmp_path}: .*no router here; "):
         RoutedModel(tmp_path)

@@ -53,10 +53,3 @@ def test_the_interval_is_about_what_is_not_measured() -> None:
     assert curve.least(more) == pytest.approx(0.18 * (0.16 + 0.08 / 1.35) / (0.16 + 0.02 / 1.35))
     less = MIXED
     assert curve.least(less) == pytest.approx(0.18 * 0.16 / (0.16 + 0.02 * 1.35))
-
-
-def test_the_ratio_with_some_kl() -> None:
-    curve = KlCurve([point(INT4, 0.04), point(replace(INT4, ratio=0.1), 0.08)], GUESS)
-    assert curve.at(replace(INT4, ratio=0.2)) == pytest.approx(0.04 + 0.16)
-    assert curve.ratio(INT4, 0.2) == pytest.approx(0.2, abs=1e-6)
-    assert curve.ratio(INT4, 0.04) == 0.0

@@ -50,15 +50,6 @@ def test_a_tokenizer_within_the_weights_counts_once() -> None:
         assert KeptPart(work, 1.0).folder_bytes(format) - format.size(SPEC) == pytest.approx(more, abs=40_000)
 
 
-def test_norms_and_biases_are_not_quantised() -> None:
-    biased = SPEC.with_layers(tuple(layer.changed(biases={"o_proj", "down_proj"}) for layer in SPEC.layers))
-    predictor = Predictor(
-        lambda candidate: biased if candidate.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE
-    )
-    more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
-    assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)
-
-
 def test_the_least_ratio_is_the_first_that_fits(predictor: Predictor) -> None:
     targets = Targets(size=predictor.bytes(replace(FP32, ratio=0.4)))
     ratio = predictor.least_ratio(FP32, targets)
@@ -68,11 +59,6 @@ def test_the_least_ratio_is_the_first_that_fits(predictor: Predictor) -> None:
     assert predictor.bytes(replace(FP32, ratio=round(ratio - 0.001, 3))) > targets.size * 0.997
     assert predictor.least_ratio(INT8, targets) == 0.0
     assert predictor.least_ratio(FP32, Targets(size=1)) is None
-
-
-def test_a_known_size_needs_no_margin(predictor: Predictor) -> None:
-    predictor.learn_bytes(INT8, 5000)
-    assert predictor.least_ratio(INT8, Targets(size=5000)) == 0.0
 
 
 def test_speed_is_over_the_usual_precision_and_learns(predictor: Predictor) -> None:
@@ -112,15 +98,3 @@ def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed(
     assert predictor.least_ratio(INT8, asked) == pytest.approx(0.5, abs=0.002)
     assert predictor.least_ratio(INT8, Targets(first_token=FirstToken(64, speedup=1.25))) == 0.0
     assert predictor.least_ratio(INT8, Targets(first_token=FirstToken(64, speedup=1.26))) > 0.0  # type: ignore[operator]
-
-
-def test_candidates_with_the_same_shapes_are_alike(predictor: Predictor) -> None:
-    assert predictor.are_alike(replace(INT8, ratio=0.5), replace(INT8, ratio=0.5))
-    assert not predictor.are_alike(replace(INT8, ratio=0.5), replace(INT8, ratio=0.501))
-
-
-def test_a_ratio_can_be_given_as_it_is_in_the_name() -> None:
-    assert Candidate(0.317, OnnxFormat("int8")).way == INT8
-    for ratio in (-0.1, 1.0, 0.12345):
-        with pytest.raises(ValueError, match="ratio"):
-            Candidate(ratio, OnnxFormat("int8"))

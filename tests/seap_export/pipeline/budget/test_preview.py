@@ -12,11 +12,8 @@ from support.product import (
     ExportRequest,
     FormatStep,
     OnnxFormat,
-    ParityStep,
     QualityStep,
-    ShrinkStep,
     Targets,
-    ValidationStep,
     Vocabulary,
     Workload,
 )
@@ -25,7 +22,6 @@ from support.variations import micro_config
 from converters.format import Format
 from seap_export.corpus import Task
 from seap_export.model.families import model_spec
-from seap_export.pipeline.budget.baseline import baseline_format
 from seap_export.pipeline.budget.preview import first_candidates, search_work
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=1000))
@@ -56,38 +52,6 @@ def test_a_candidate_counts_with_the_tokens_that_it_keeps(targets: Targets) -> N
         assert works == {((name,), kept) for name in KEPT for kept in (None, KEPT[name])}, step
 
 
-@pytest.mark.parametrize(("vocabulary", "expected"), [("auto", {None}), (100, {KEPT["a"], KEPT["b"]})])
-def test_the_choice_counts_with_the_most_that_it_may_keep(
-    vocabulary: Literal["auto"] | int, expected: set[Vocabulary | None]
-) -> None:
-    parts = search_work(SPEC, asked(vocabulary, Targets(max_kl=0.1)), KEPT, WEIGHTS)
-    assert {part.vocabulary for part in parts if part.cost in (ParityStep.cost, ValidationStep.cost)} == expected
-
-
-def test_a_cut_vocabulary_that_is_small_enough_needs_no_pruning() -> None:
-    """Of task a, not of task b."""
-    cut = {name: OnnxFormat("fp32").size(SPEC.with_tokens(len(kept))) for name, kept in KEPT.items()}
-    request = asked("auto", Targets(size=(cut["a"] + cut["b"]) // 2))
-    shrunk = [part for part in search_work(SPEC, request, KEPT, WEIGHTS) if part.cost is ShrinkStep.cost]
-    tried = [
-        candidate for candidate in first_candidates(SPEC, request, KEPT, WEIGHTS) if candidate["vocabulary"] == "auto"
-    ]
-    assert {part.tasks for part in shrunk if part.vocabulary is not None} == {("b",)}
-    assert {
-        candidate["variant"].partition("-")[0] for candidate in tried if not candidate["variant"].endswith("-0")
-    } == {"b"}
-
-
-def test_a_tokenizer_shrinks_with_the_vocabulary() -> None:
-    work = Workload(SPEC, torch.float32, tokenizer_bytes=1_000_000)
-    candidates = first_candidates(SPEC, asked("auto", Targets(max_kl=0.1)), KEPT, work)
-    sizes = {
-        candidate["vocabulary"]: candidate["bytes_about"] for candidate in candidates if candidate["variant"] == "a-0"
-    }
-    weights = DENSE, OnnxFormat("fp32").size(SPEC.with_tokens(100))
-    assert (sizes["all"] - weights[0]) - (sizes["auto"] - weights[1]) == 900_000
-
-
 def test_it_says_which_of_the_first_candidates_fit() -> None:
     """The whole model is tried in any case, since it tells what its rounding costs; unquantised, it costs nothing."""
     int8 = OnnxFormat("int8")
@@ -110,7 +74,3 @@ def test_of_several_precisions_the_most_promising_is_pruned_first() -> None:
     pruned = [candidate for candidate in tried if not candidate["variant"].endswith("-0")]
     assert [candidate["precision"] for candidate in pruned] == ["int4"] * len(KEPT)
     assert all(candidate["fits"] for candidate in pruned)
-
-
-def test_speed_ups_are_over_the_usual_precision_whatever_is_tried() -> None:
-    assert baseline_format((OnnxFormat("int4"), OnnxFormat("fp16"))).precision == "fp32"

@@ -26,7 +26,7 @@ from support.product import (
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, is_exact, search
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56, "w8a8": 1.06, "w4a8": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39, "w8a8": 0.01, "w4a8": 0.45}
@@ -202,11 +202,6 @@ def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
     assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
 
 
-def test_a_whole_model_with_fewer_tokens_is_not_taken_for_exact() -> None:
-    exact = {one: is_exact(Candidate(0.0, OnnxFormat("fp32"), one), 200, Targets(size=100)) for one in ("all", "auto")}
-    assert exact == {"all": True, "auto": False}
-
-
 @pytest.mark.parametrize("guessed", [(1.0, 1.0), (1.5, 1.1), (0.8, 1.2), (1.3, 0.9)])
 @pytest.mark.parametrize("power", [1.1, 1.4, 2.5])
 @pytest.mark.parametrize("size", [45_000_000, 54_000_000, 64_000_000, 78_000_000])
@@ -239,15 +234,6 @@ def test_no_ratio_is_tried_again_if_its_file_fits(error: float) -> None:
     ratios = [candidate.ratio for candidate in world.evaluated if candidate.format.average is not None]
     assert error > 0 or len(ratios) == len(set(ratios))
     assert chosen.format.average is not None
-
-
-def test_mixed_bits_alone_may_be_asked_for_and_their_number_is_still_chosen() -> None:
-    world = World(ways=ways([OnnxFormat("mixed-5")], "all"))
-    chosen = chosen_of(world.search(size=50_000_000))
-    assert world.size(chosen) <= 50_000_000
-    assert all(candidate.format.average is not None for candidate in world.evaluated)
-    ratios = [candidate.ratio for candidate in world.evaluated[1:]]
-    assert len(ratios) == len(set(ratios))
 
 
 @pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.6])
@@ -293,12 +279,6 @@ def test_a_size_that_was_predicted_too_low_is_corrected() -> None:
     )
 
 
-def test_a_size_that_was_predicted_a_little_too_high_is_good_enough() -> None:
-    world = World(error=-0.002)
-    chosen = chosen_of(world.search(size=54_000_000))
-    assert len([candidate for candidate in world.evaluated if candidate.ratio and candidate.way == chosen.way]) == 1
-
-
 def test_all_targets_hold_together() -> None:
     world = World()
     result = world.search(size=110_000_000, max_kl=0.4, decode_speedup=4.0)
@@ -329,12 +309,6 @@ def test_the_nearest_whose_first_token_is_soon_enough(target: str, precision: st
     assert chosen.ratio == (0.2 if target == "512:400ms" else 0.0)
 
 
-def test_products_of_integers_are_pruned_beside_mixed_bits() -> None:
-    world = World(ways=(*MORE_WAYS, *(way for way in FAST_WAYS if way not in MORE_WAYS)))
-    chosen = chosen_of(world.search(first_token=FirstToken(512, ms=400.0), size=140_000_000))
-    assert (chosen.format.precision, chosen.ratio) == ("w8a8", 0.2)
-
-
 def test_a_first_token_that_is_later_than_predicted_is_tried_with_a_larger_ratio() -> None:
     world = World(ways=WAYS, slowness=0.9)
     result = world.search(first_token=FirstToken(512, ms=700.0))
@@ -351,12 +325,6 @@ def test_what_cannot_be_made_is_left_out() -> None:
     chosen = chosen_of(world.search(size=100_000_000))
     assert chosen.format.precision != "int8"
     assert [candidate for candidate in world.evaluated if candidate.format.precision == "int8"] == [WAYS[2]]
-
-
-def test_each_best_candidate_is_kept_and_the_last_is_chosen() -> None:
-    world = World()
-    chosen = chosen_of(world.search(size=54_000_000))
-    assert world.kept[-1] == chosen
 
 
 @pytest.mark.parametrize(
@@ -430,14 +398,6 @@ def test_what_barely_misses_a_limit_of_kl_is_said() -> None:
     assert str(failure).endswith("about 6 more held-out texts would tell")
     far = nothing_fits(Targets(max_kl=0.05), {"t": Frontier((_point(0.125, 1.8),), None)})
     assert "too close" not in str(far)
-
-
-def test_the_nearest_is_small_enough_even_if_sizes_are_predicted_too_low() -> None:
-    targets = {"size": 54_000_000, "max_kl": 0.3}
-    result = World(error=0.03).search(**targets)
-    failure = nothing_fits(Targets(**targets), {"t": Frontier(result.points, None)})
-    assert isinstance(failure, QualityFailure)
-    assert any(point.figures.bytes <= 54_000_000 for point in result.points)
 
 
 def test_all_tasks_without_a_choice_are_named() -> None:

@@ -117,20 +117,17 @@ def test_its_programs_run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 REPEATED = {
-    "quality": ("--task", "a=a.jsonl", "--quality", "--precision", "fp32", "--logits", "all"),
-    "settings": ("--task", "a=a.jsonl", "--set", "seed=3", "--set", "samples=9", "--recipe", "wanda-sp"),
-    "recipe": ("--task", "a=a.jsonl", "--recipe", "mine.toml", "--precision", "fp16"),
-    "uniform": ("--task", "a=a.jsonl", "--layout", "uniform", "--format", "hf"),
     "graphs": (
-        "--task", "a=a.jsonl", "--format", "onnx:int4", "--format", "onnx:int8", "--logits", "last",
-        "--set", "asymmetric=true", "--set", "float_embeddings=true",
-        "--set", "block_size=64", "--set", "rounding=nearest",
+        "--task", "a=a.jsonl", "--recipe", "mine.toml", "--format", "onnx:int4", "--format", "onnx:int8",
+        "--logits", "last", "--set", "asymmetric=true", "--set", "float_embeddings=true", "--set", "block_size=64",
+        "--set", "rounding=nearest", "--set", "seed=3", "--set", "samples=9", "--quality",
     ),
+    "uniform": ("--task", "a=a.jsonl", "--task", "b=b.jsonl", "--set", "mix.both={a=2,b=1}", "--layout", "uniform",
+                "--format", "hf"),
     "general": (
         "--task", "a=x/t.jsonl", "--task", "b=y/t.jsonl", "--general", "--set", "weight.a=2.5",
-        "--support", "b.jsonl:0.25",
+        "--support", "b.jsonl:0.25", "--recipe", "wanda-sp", "--precision", "fp16", "--logits", "all",
     ),
-    "mix": ("--task", "a=a.jsonl", "--task", "b=b.jsonl", "--set", "mix.both={a=2,b=1}"),
 }  # fmt: skip
 
 
@@ -143,7 +140,7 @@ def test_the_settings_file_makes_the_same_variant_again(work: Path, name: str) -
         shutil.copy(work / texts, work / folder / "t.jsonl")
     outcome = run_here("export", "m", *REPEATED[name], "--ratio", "0.4", "--out", "first")
     assert outcome.code == 0, outcome.err
-    variant = {"general": "general-0.4", "mix": "both-0.4"}.get(name, "a-0.4")
+    variant = {"general": "general-0.4", "uniform": "both-0.4", "graphs": "a-0.4"}[name]
     again = work / "again"
     again.mkdir()
     card = (work / "first" / variant / "hf" / "README.md").read_text("utf-8")
@@ -156,7 +153,7 @@ def test_the_settings_file_makes_the_same_variant_again(work: Path, name: str) -
     for path in ("a.jsonl", "b.jsonl"):
         shutil.copy(work / path, again)
     shutil.copytree(work / "m", again / "m")
-    quality = ["--quality"] if name == "quality" else []
+    quality = ["--quality"] if "--quality" in REPEATED[name] else []
     outcome = run_here("export", "--config", again / "recipe.toml", "--out", "second", *quality)
     assert outcome.code == 0, outcome.err
 

@@ -24,13 +24,6 @@ def command(request: ExportRequest, mixture: str, options: dict[str, str] | None
     return rest[:-6]
 
 
-def test_a_single_task_stands_alone() -> None:
-    request = ExportRequest(TASKS, (0.2,), (MixtureSpec("general", {"a": 1.0, "b": 1.0}),))
-    assert command(request, "a") == ["--task", "a=a.jsonl"]
-    assert command(request, "b") == ["--task", "b=my b.jsonl"]
-    assert command(request, "general") == ["--task", "a=a.jsonl", "--task", "b=my b.jsonl", "--general"]
-
-
 def test_weights_mixes_and_support_are_repeated() -> None:
     mixtures = MixtureSpec("general", {"a": 1.0, "b": 2.0}), MixtureSpec("both", {"a": 0.1, "b": 1.0})
     request = ExportRequest(
@@ -39,9 +32,3 @@ def test_weights_mixes_and_support_are_repeated() -> None:
     tasks = ["--task", "a=a.jsonl", "--task", "b=my b.jsonl", "--support", "s.txt:0.3"]
     assert command(request, "general") == [*tasks, "--general", "--set", "weight.b=2.0"]
     assert command(request, "both") == [*tasks, "--set", "mix.both.a=0.1", "--set", "mix.both.b=1.0"]
-
-
-def test_options_of_graphs_are_repeated() -> None:
-    request = ExportRequest(TASKS, (0.2,))
-    line = whole_command("M", request, "a", "int8", {"logits": "all", "dialect": "standard"}, lambda task: "x", "out")
-    assert "--logits all --set dialect=standard" in line

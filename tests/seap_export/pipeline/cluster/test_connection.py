@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,9 +62,3 @@ def test_a_local_cluster_that_does_not_start_fails_the_environment(monkeypatch: 
     monkeypatch.setattr(ray, "init", late)
     with pytest.raises(EnvironmentFailure, match="--cluster local: timed out"), connected(Cluster("local", "m")):
         pass
-
-
-def test_a_cluster_needs_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(EnvironmentFailure, match="--cluster needs Ray; run: pip install"):
-        Cluster("local", "m")

@@ -11,12 +11,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import torch
 from support.product import PathStep, Step, open_source
 
 from seap_export.errors import InputError
 from seap_export.pipeline.cluster.connection import Share
-from seap_export.pipeline.cluster.run import _Dispatch, _make_here
+from seap_export.pipeline.cluster.run import _make_here
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Finished, Order, make_order
 from seap_export.pipeline.folder import outputs
 from seap_export.pipeline.folder.manifest import package_versions
@@ -76,16 +75,6 @@ def test_a_step_is_made_anew_in_the_place_that_a_lost_worker_left(order: Order) 
     assert [event.kind for event in events] == ["begin"]
 
 
-def test_lines_of_a_step_reach_the_driver(order: Order) -> None:
-    def act(work: Any, path: Path) -> None:
-        work.progress.warn("careful")
-        work.progress.say(f"{torch.get_num_threads()} thread, {work.compute.batch_tokens} positions")
-
-    _, events = made(replace(order, step=Written(act)))
-    expected = [Event("v/written", "warn", "careful"), Event("v/written", "say", "1 thread, 64 positions")]
-    assert events[1:] == expected
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -125,22 +114,6 @@ def test_errors_reach_the_driver(order: Order, error: BaseException, expected: E
     received = pickle.loads(pickle.dumps(result)).error
     assert (type(received), received.args, str(received)) == (type(expected), expected.args, str(expected))
     assert "in act" in received.__notes__[-1]  # where it was raised
-
-
-def test_a_step_waits_for_all_that_it_needs() -> None:
-    first, second = (SimpleNamespace(name=name, needs=()) for name in ("first", "second"))
-    last, handed_out = SimpleNamespace(name="last", needs=(first, second)), list[str]()
-    dispatch: Any = object.__new__(_Dispatch)
-    dispatch._ray = SimpleNamespace(wait=lambda refs, timeout: ([], refs), get=lambda events: [])
-    dispatch._events = SimpleNamespace(take=SimpleNamespace(remote=lambda: None))
-    dispatch._running, dispatch._waiting, dispatch._done = {}, [first, last], set[str]()
-    dispatch._hand_out, dispatch._tell = lambda step: handed_out.append(step.name), lambda: None
-    for made in ("first", "second"):
-        dispatch.go_on()
-        assert handed_out == ["first"]
-        dispatch._done.add(made)
-    dispatch.go_on()
-    assert handed_out == ["first", "last"]
 
 
 def test_what_is_for_this_process_waits_for_all_before_it() -> None:

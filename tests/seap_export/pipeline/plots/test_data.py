@@ -1,20 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from support.product import KeptHeads, KeptNeurons
 
-from seap_export.errors import ArtifactError
 from seap_export.pipeline.plots.data import (
     DrawnVariant,
-    Overlap,
-    Removed,
-    by_ratio,
     overlap,
     removed_by_layer,
-    short_names,
 )
 
 Make = Callable[..., DrawnVariant]
@@ -67,34 +61,3 @@ def test_overlap_of_parts_that_nobody_cuts_is_not_defined(make_variant: Make) ->
     assert overlap(variants, KeptHeads).chance == ((None, None), (None, None))
     assert overlap(variants, KeptNeurons).jaccard == ((1.0, 1.0), (1.0, 1.0))
     assert overlap(variants, KeptNeurons).chance[0][1] == pytest.approx((16 / 5) / (32 - 16 / 5))
-
-
-def test_variants_by_ratio(make_variant: Make) -> None:
-    half, fifth, other = (
-        make_variant(task, name, {}, requested_ratio=ratio)
-        for task, name, ratio in (("a", "a-0.5", 0.5), ("a", "a-0.2", 0.2), ("b", "b-0.2", 0.2 + 1e-12))
-    )
-    assert by_ratio([half, fifth, other]) == {0.2: (fifth, other), 0.5: (half,)}
-    assert list(by_ratio([half, fifth, other])) == [0.2, 0.5]
-
-
-def test_short_names_are_the_tasks_where_they_differ(make_variant: Make) -> None:
-    a, b, again = make_variant("a", "a-0.2", {}), make_variant("b", "b-0.2", {}), make_variant("a", "a-wifn", {})
-    assert short_names([a, b]) == ("a", "b")
-    assert short_names([a, b, again]) == ("a-0.2", "b-0.2", "a-wifn")
-
-
-def test_illegal_values_are_refused(make_variant: Make) -> None:
-    variant = make_variant("a", "a", {})
-    with pytest.raises(ValueError, match="name"):
-        replace(variant, name="a/b")
-    with pytest.raises(ArtifactError, match="layers"):
-        DrawnVariant("a", variant.plan, variant.dense.with_layers(variant.dense.layers[:2]))
-    with pytest.raises(ValueError, match="one value per layer"):
-        Removed({"attention": (0.0,), "mlp": (0.0, 0.1)}, (0.0,))
-    with pytest.raises(ValueError, match="below 1"):
-        Removed({"attention": (0.0,), "mlp": (1.0,)}, (0.0,))
-    with pytest.raises(ValueError, match="one column per variant"):
-        Overlap(("a", "b"), ((1.0,),), ((1.0,),))
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        Overlap(("a",), ((1.5,),), ((1.0,),))

@@ -14,10 +14,10 @@ from matplotlib.patches import Rectangle
 from support.product import KeptHeads, KeptNeurons
 
 from seap_export.pipeline.plots.data import DrawnVariant, overlap, removed_by_layer
-from seap_export.pipeline.plots.figures import kept_figure, overlap_figure, sparsity_figure, unit_states
+from seap_export.pipeline.plots.figures import kept_figure, overlap_figure, sparsity_figure
 from seap_export.pipeline.plots.quality import QualityPoint
 from seap_export.pipeline.plots.quality_figure import quality_figure
-from seap_export.pipeline.plots.style import house_style, line_style, save
+from seap_export.pipeline.plots.style import house_style, save
 
 Make = Callable[..., DrawnVariant]
 CUT = {1: ([0, 2], [0, 4], range(0, 80, 2))}
@@ -60,21 +60,6 @@ def test_sparsity_lines_are_the_removed_fractions(make_variant: Make, tmp_path: 
     read = texts(figure, tmp_path)
     for label in ("a: 20.0% of all removed", "b: 20.0% of all removed", "attention", "MLP", "micro", "ratio 0.2"):
         assert label in read
-
-
-def test_a_panel_too_many_is_hidden(make_variant: Make) -> None:
-    variants = [make_variant(task, task, CUT) for task in "abcd"]
-    figure = sparsity_figure(variants, [removed_by_layer(variant) for variant in variants])
-    assert [panel.get_visible() for panel in figure.axes] == [True] * 4 + [False] * 2
-
-
-def test_states_of_heads_and_neurons(make_variant: Make) -> None:
-    variant = make_variant("a", "a", CUT)
-    assert unit_states(variant, KeptHeads).tolist() == [[3] * 6, [3, 2, 1, 1, 3, 2], [3] * 6]
-    neurons = unit_states(variant, KeptNeurons)
-    assert neurons.shape == (3, 80)
-    assert neurons[1].tolist() == [3, 1] * 40
-    assert (neurons[[0, 2]] == 3).all()
 
 
 def test_neurons_are_one_image_in_the_file(make_variant: Make, tmp_path: Path) -> None:
@@ -152,22 +137,6 @@ def test_titles_and_a_long_legend_stay_within_the_figure(make_variant: Make) -> 
             assert figure.bbox.y0 <= extent.y0 < extent.y1 <= figure.bbox.y1
 
 
-def test_rows_without_a_value_are_left_out() -> None:
-    figure = quality_figure([point("a", "SEAP", 0.2, None, accuracy={"piqa": 0.5})])
-    assert [panel.get_ylabel() for panel in figure.axes] == ["accuracy, piqa"]
-
-
-def test_a_name_is_not_read_as_a_formula(make_variant: Make, tmp_path: Path) -> None:
-    variant = make_variant("a$x_1$b", "v$\\frac$", CUT)
-    assert "v$\\frac$" in texts(kept_figure(variant), tmp_path)
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_letter_that_the_font_lacks_warns_nobody(make_variant: Make, tmp_path: Path) -> None:
-    with house_style():
-        save(kept_figure(make_variant("a", "a", CUT, source_name="模型")), tmp_path / "f.svg")
-
-
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_the_same_picture_has_the_same_bytes_whatever_matplotlibrc_says(
     make_variant: Make, tmp_path: Path, suffix: str
@@ -180,15 +149,3 @@ def test_the_same_picture_has_the_same_bytes_whatever_matplotlibrc_says(
     assert first == (tmp_path / f"second.{suffix}").read_bytes()
     for trace in (b"<dc:date>", b"Matplotlib v", b"Software", b"tIME"):
         assert trace not in first
-
-
-def test_the_style_is_put_back() -> None:
-    before = mpl.rcParamsDefault["svg.hashsalt"]
-    with mpl.rc_context({"svg.hashsalt": before}):
-        with house_style():
-            assert mpl.rcParams["svg.hashsalt"] == "seap-export"
-        assert mpl.rcParams["svg.hashsalt"] == before
-
-
-def test_no_two_of_many_lines_look_alike() -> None:
-    assert len({tuple(sorted(line_style(index).items())) for index in range(36)}) == 36

@@ -41,15 +41,3 @@ def test_a_variant_that_is_the_file_stands_for_it() -> None:
     assert names(fewer_tokens) == ["a-whole-int8", "a-whole-int4"]
     larger_blocks = OnnxFormat.of(replace(INT8.form, precision=choose_precision("int8", block_size=128)))
     assert names(variant(A, 0.0, larger_blocks)) == ["a-whole-int8", "a-whole-int4"]
-
-
-def test_what_runs_the_variants_runs_the_whole_models() -> None:
-    form = replace(OnnxFormat("fp32").form, logits="all", dialect="standard")
-    found = whole_models([variant(A, 0.2, OnnxFormat.of(form))])
-    assert [model.precision for model in found] == ["int8", "int4"]
-    for model in found:
-        if model.format is None:
-            assert model.refusal
-        else:
-            assert model.format.options()["dialect"] == "standard"
-            assert model.format.options()["logits"] == "all"

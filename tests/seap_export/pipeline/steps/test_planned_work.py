@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.product import GENERAL_TEXT, MOST_TEXTS, ExportRequest, MixtureSpec, Silent, Workspace, open_source
 
-from seap_export.corpus import AnswerRule, ChoiceCompletion, Sample, Split, Task, TemplateCompletion
-from seap_export.corpus.memory import MemoryCorpus
-from seap_export.pipeline.cost.cost import Rates
-from seap_export.pipeline.cost.workload import at_most, workload
+from seap_export.corpus import Sample, Split, Task
+from seap_export.pipeline.cost.workload import at_most
 from seap_export.pipeline.export import plan_export
 from seap_export.pipeline.prepared import prepare
 from seap_export.pipeline.request.whole import PRECISIONS
@@ -36,36 +33,6 @@ def test_quality_counts_a_few_texts_of_the_others_and_the_general_text() -> None
     other = PlannedWork(QualityStep.cost, ("b",), 0.2, others=("a", GENERAL_TEXT)).tokens(sizes)
     assert other.held_out_tokens == (3 + 8 + 5) * 11
     assert token_counts(splits, (), 512, at_most)[GENERAL_TEXT].shared_tokens == 0
-
-
-def test_questions_take_time_where_a_task_says_what_is_right(inputs: Path, tmp_path: Path) -> None:
-    """Each choice is read after its prompt; an answer is written token by token."""
-    choices = ChoiceCompletion(("yes", "no", "maybe"), "n")
-    told, text = TemplateCompletion(" {n} is it"), "{text}"
-    rows = MemoryCorpus("", [{"text": f"{number:09}", "n": number % 3} for number in range(80)])
-    tasks = (
-        Task("choices", rows, text, choices),
-        Task("answer", rows, text, told, AnswerRule(r"(\d)")),
-        Task("silent", rows, text, told),
-    )
-    for quality in (True, False):
-        request = ExportRequest(tasks, (0.4,), quality=quality, speed=False)
-        prepared = prepare(open_source(str(inputs / "m")), request, Workspace(tmp_path / "out", force=False), Silent())
-        counts = prepared.token_counts(at_most)
-        asked = {task.name: counts[task.name].asked_tokens / counts[task.name].held_out_tokens for task in tasks}
-        assert asked == {"choices": 3 * quality, "answer": quality, "silent": 0}
-        written = {task.name: counts[task.name].written_tokens for task in tasks}
-        assert written == {"choices": 0, "answer": 16 * len(" 1 is it ") * quality, "silent": 0}
-        summed = PlannedWork(QualityStep.cost, ("choices", "answer")).tokens(counts)
-        assert (summed.asked_tokens, summed.written_tokens) == (
-            counts["choices"].asked_tokens + counts["answer"].asked_tokens, written["answer"],
-        )  # fmt: skip
-        if quality:
-            work = workload(prepared.source, request)
-            seconds, rates = QualityStep.cost.seconds, Rates(1e9, 1e9, 1e9)
-            fewer = seconds(replace(summed, asked_tokens=0), 0.4, work, rates)
-            assert seconds(replace(summed, asked_tokens=0, written_tokens=0), 0.4, work, rates) < fewer
-            assert fewer < seconds(summed, 0.4, work, rates)
 
 
 @pytest.mark.parametrize("quality", [True, False])

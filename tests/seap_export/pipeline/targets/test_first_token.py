@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.product import FirstToken, Interval, PromptTime, Targets
+from support.product import FirstToken, Interval, PromptTime
 
 from seap_export.errors import UsageError
 
@@ -36,14 +36,3 @@ def test_the_margin_is_how_much_slower_it_might_be() -> None:
     assert not FirstToken(512, ms=250.0).surely(prompt)
     assert FirstToken(512, speedup=2.5).surely(prompt)
     assert FirstToken(512, ms=200.0).surely(PromptTime(200.0, 1.0))
-
-
-def test_it_is_one_of_the_targets() -> None:
-    targets = Targets(first_token=FirstToken(512, ms=250.0))
-    assert targets.of_speed == ("target_first_token",)
-    assert targets.margins(9.0, None) == {}
-    assert targets.margins(9.0, PromptTime(500.0, 3.0)) == {"target_first_token": 0.5}
-    assert Targets.read(targets.to_json()) == targets
-    assert Targets.read({"size": 5, "decode_speedup": None, "max_kl": None}) == Targets(size=5)
-    both = Targets(decode_speedup=2.0, first_token=FirstToken(512, ms=250.0))
-    assert both.margins(3.0, PromptTime(500.0, 3.0)) == {"--target-decode-speedup": 1.5, "target_first_token": 0.5}

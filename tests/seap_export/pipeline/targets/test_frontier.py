@@ -16,11 +16,9 @@ from seap_export.pipeline.targets.frontier import (
     Frontier,
     frontier_json,
     known_figures,
-    known_guesses,
     read_frontier,
     write_frontier,
 )
-from seap_export.pipeline.targets.guess import USUAL
 from seap_export.pipeline.targets.targets import Targets
 from validation.reports import schema
 
@@ -88,22 +86,7 @@ def test_a_file_of_another_form_counts_as_missing(tmp_path: Path, change: Any) -
     assert known_figures(tmp_path) == {}
 
 
-def test_no_file(tmp_path: Path) -> None:
-    assert read_frontier(tmp_path) is None
-    (tmp_path / FRONTIER).write_text("{", "utf-8")
-    assert read_frontier(tmp_path) is None
-
-
 @pytest.mark.parametrize("given", [{"size": 0}, {"decode_speedup": 0.0}, {"max_kl": -1.0}, {"max_kl": float("nan")}])
 def test_targets_out_of_range_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="out of range"):
         Targets(**given)
-
-
-def test_a_guess_is_found_by_its_key(tmp_path: Path) -> None:
-    frontier = Frontier(POINTS, None, guess={"key": "one", **USUAL.to_json()})
-    write_frontier(
-        frontier_json(Targets(size=100), "onnx fp32", {"a": Frontier(POINTS, None), "b": frontier}), tmp_path
-    )
-    assert known_guesses(tmp_path) == {"one": USUAL}
-    assert known_guesses(tmp_path / "nowhere") == {}

@@ -114,17 +114,6 @@ def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -
     assert together.lengths.tolist() == [9, 14]
 
 
-def test_decodings_do_not_disturb_each_other(dense: Callable[..., Path]) -> None:
-    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
-    first, second = prompts_of([5]), prompts_of([8])
-    expected = decoded(decoder, first)
-    one, other = decoder.start(first, STEPS), decoder.start(second, STEPS)
-    for step, logits in zip(forced(1), expected[1:], strict=True):
-        one.step(step)
-        other.step([17])
-        np.testing.assert_array_equal(one.logits, logits)
-
-
 @pytest.mark.parametrize("lengths", [[7], [5, 5]])
 def test_an_appended_cache_gives_the_same(
     dense: Callable[..., Path], marked: Callable[[Path, str], Path], lengths: list[int]

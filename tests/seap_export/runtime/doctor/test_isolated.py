@@ -44,13 +44,3 @@ def test_what_is_no_answer(module: Path, code: str, failure: str) -> None:
 def test_a_process_that_hangs_is_killed(module: Path) -> None:
     module.write_text("import time\nwhile True: time.sleep(60)\n", "utf-8")
     assert ask("asked", [], 0.5) == IsolatedResult(failure="no answer within 0.5 seconds")
-
-
-def test_the_current_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "json.py").write_text("raise SystemExit(9)", "utf-8")
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "asked.py").write_text("import json\nprint(json.dumps({'found': 1}))\n", "utf-8")
-    monkeypatch.syspath_prepend(tmp_path / "path")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
-    assert ask("asked", [], PATIENCE) == IsolatedResult({"found": 1})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seap_export.runtime.doctor.libraries import Library, library_names, linked_libraries, load_libraries
+from seap_export.runtime.doctor.libraries import library_names, linked_libraries
 
 #: Where the segment to load lies in the file, and where it is mapped.
 OFFSET, BASE = 64, 0x40000
@@ -43,10 +43,6 @@ def providers(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_a_file_is_linked_with(providers: Path) -> None:
-    assert linked_libraries(providers / "cuda") == ["libcublasLt.so.13", "libcuda.so.1", "libc.so.6"]
-
-
 def test_what_is_no_such_file_is_linked_with_nothing(tmp_path: Path) -> None:
     assert linked_libraries(tmp_path / "none") == []
     assert linked_libraries(tmp_path) == []
@@ -73,19 +69,8 @@ def test_nvidias_libraries_of_a_provider(providers: Path) -> None:
     assert library_names("cpu", providers.joinpath) == {}
 
 
-def test_nothing_is_said_of_a_provider_without_a_file(tmp_path: Path) -> None:
-    assert library_names("cuda", tmp_path.joinpath) == {}
-
-
 def test_the_installed_provider_needs_cublas_and_the_cuda_runtime() -> None:
     names = library_names("cuda")
     if not names:
         pytest.skip("this onnxruntime has no CUDA provider")
     assert {name.partition(".")[0] for name in names} >= {"libcublas", "libcublasLt", "libcudart", "libcudnn"}
-
-
-def test_libraries_are_tried() -> None:
-    names = {"libc.so.6": True, "libcublas.so.99": True, "libcudnn.so.99": False}
-    assert load_libraries(names) == [
-        Library("libc.so.6", True), Library("libcublas.so.99", False), Library("libcudnn.so.99", False, needed=False)
-    ]  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.stand_ins.cuda import without_gpu
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.runtime.doctor import probe
@@ -41,15 +40,6 @@ def test_numbers_that_are_not_finite_are_noticed() -> None:
     assert "not finite" in verdict["reason"]
 
 
-def test_a_model_that_cannot_be_loaded_or_run() -> None:
-    trial = TRIALS["session"]
-    verdict = try_model(replace(trial, model=b"nothing"), "cpu")
-    assert "cannot load it" in verdict["reason"]
-    verdict = try_model(replace(trial, feeds=dict), "cpu")
-    assert verdict["difference"] is None
-    assert "a" in verdict["reason"]
-
-
 def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = TRIALS["attention"]
     given = trial.expected().astype(np.float16)
@@ -63,23 +53,3 @@ def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
     for others in (nodes("cuda", "GroupQueryAttention"), nodes("cpu", "Shape"), lambda _: None):
         monkeypatch.setattr(probe, "nodes_by_provider", others)
         assert try_model(trial, "cuda")["reason"] == ""
-
-
-@without_gpu
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_provider_without_a_gpu(provider: str) -> None:
-    verdict = answer("session", provider)
-    assert "no NVIDIA GPU" in verdict["reason"]
-    assert "--provider cpu" not in verdict["reason"]  # no such option here
-
-
-def test_the_driver_and_the_libraries_are_asked_for() -> None:
-    assert set(answer("driver")) == {"cuda_version", "gpus", "reason"}
-    assert answer("libraries", "cpu") == {"libraries": []}
-    for library in answer("libraries", "cuda")["libraries"]:
-        assert set(library) == {"name", "found", "needed"}
-
-
-def test_anything_else_is_refused() -> None:
-    with pytest.raises(ValueError, match="fan"):
-        answer("fan")

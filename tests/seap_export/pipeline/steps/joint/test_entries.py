@@ -14,7 +14,6 @@ from support.product import (
     OnnxForm,
     OnnxFormat,
     ParitySettings,
-    PlanSettings,
     Source,
     choose_precision,
     open_recipe,
@@ -63,25 +62,11 @@ def test_fewer_tokens_than_channels_are_worth_a_warning(
     assert listening.warnings == lines
 
 
-def test_one_shot_is_fitted_to_the_same_tokens(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
-    (line,) = warnings(source, replace(request_few, plan=PlanSettings(compensation="one-shot")), tmp_path / "out")
-    assert line.startswith("task 'a': 37 tokens in 3 calibration texts ")
-
-
-def test_enough_tokens_are_not(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
-    enough = replace(request_few, calibration=CalibrationSettings(samples=7))
-    assert warnings(source, enough, tmp_path / "out") == []
-
-
 @pytest.mark.parametrize("method", ["seap", "wanda-sp"])
 def test_nor_does_it_matter_where_nothing_is_refitted(
     source: Source, request_few: ExportRequest, tmp_path: Path, method: str
 ) -> None:
     assert warnings(source, replace(request_few, plan=open_recipe(method)), tmp_path / "out") == []
-
-
-def test_a_variant_that_is_whole_is_not_refitted(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
-    assert warnings(source, replace(request_few, ratios=(0.0,)), tmp_path / "out") == []
 
 
 def test_sizes_without_a_fast_kernel_are_worth_a_warning(
