@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support.product import PlanSettings
 
 from seap_export.pipeline.cost.cost import Memory, Rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.scale_estimate import Machine, estimate
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
-from seap_export.pipeline.steps.single.guess import GuessStep
-from seap_export.pipeline.steps.single.ranking import RankingStep
-from seap_export.pipeline.steps.single.rounding import RoundingStep
-from seap_export.pipeline.steps.single.variant import ShrinkStep
 from validation.shapes import SHAPES
 
 LLAMA = Workload(SHAPES["llama-2-7b"].spec, torch.bfloat16)
@@ -34,24 +28,6 @@ def test_memory_of_a_layer() -> None:
     batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)
     bytes_of_layer = memory_of(CalibrationStep, TokenCounts(2048, 0), 0.0, LLAMA).host
     assert bytes_of_layer == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
-
-
-def test_the_formulas_give_a_layer_of_mixtral_ten_gigabytes_at_most() -> None:
-    """And no less than was measured: docs/research/measurements.md."""
-    work = Workload(SHAPES["mixtral-8x7b"].spec, torch.bfloat16, plan=PlanSettings(distillation=0.0))
-    for step, measured in ((CalibrationStep, 9.1e9), (RankingStep, 5.9e9), (ShrinkStep, 9.2e9)):
-        assert measured <= memory_of(step, TokenCounts(2048, 0), 0.25, work).host < 10e9
-
-
-def test_a_guess_keeps_the_model_and_what_its_sublayers_wrote() -> None:
-    """On 4,096 + 1,536 tokens; what information leaves on the disk is there for 2,048 tokens and each layer."""
-    stream, deep = 4 * 4096, Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
-    memory = memory_of(GuessStep, TokenCounts(65_536, 0), 0.0, LLAMA).host
-    wrote = (2 * 32 + 3) * 5632 * stream
-    assert memory > BASE + 4 * 32 * LAYER + wrote
-    assert memory == pytest.approx(BASE + 4 * 32 * LAYER + wrote + 4 * 4 * 32000 * 4096, rel=0.15)
-    assert GuessStep.cost.disk(TokenCounts(65_536, 0), 0.0, LLAMA).unfinished == wrote
-    assert RoundingStep.cost.disk(TokenCounts(4096, 0), 0.0, deep).unfinished == 80 * 2048 * stream
 
 
 def test_times_by_hand() -> None:

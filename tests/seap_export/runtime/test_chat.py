@@ -61,12 +61,11 @@ def template_of(folder: Path, date: datetime | None = None) -> ChatTemplate | No
     return read_chat_template(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), date)
 
 
-@pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
-@pytest.mark.parametrize("template", [CHATML, HEADERS, TURNS], ids=["chatml", "headers", "turns"])
 @pytest.mark.parametrize(
-    ("messages", "tools"), [([USER], []), ([USER, ASSISTANT, USER], []), ([USER, CALL], [TOOL])], ids=len
+    ("write", "goes_on"), [(write_byte_level, False), (write_sentencepiece, True)], ids=["byte level", "SentencePiece"]
 )
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("template", [CHATML, HEADERS, TURNS], ids=["chatml", "headers", "turns"])
+@pytest.mark.parametrize(("messages", "tools"), [([USER, ASSISTANT, USER], []), ([USER, CALL], [TOOL])], ids=len)
 def test_as_transformers_renders(
     tmp_path: Path, write: Any, template: str, messages: list[Any], tools: list[Any], goes_on: bool
 ) -> None:

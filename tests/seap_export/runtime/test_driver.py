@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from seap_export.common.providers import PROVIDERS
-from seap_export.runtime import providers
 from seap_export.runtime.driver import Driver, Gpu, free_gpu_memory, gpu_name, read_driver
 
 
@@ -77,10 +75,3 @@ def test_the_first_gpu_is_the_one_that_sessions_run_on() -> None:
     assert gpu_name(lambda _: driver) == "NVIDIA H100"
     assert free_gpu_memory(lambda _: driver) == 20 << 30
     assert gpu_name(lambda _: fake_driver({})) is None
-
-
-def test_only_nvidias_providers_have_its_driver_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would tell of another GPU than that of WebGPU, and make CUDA's context there."""
-    monkeypatch.setattr(providers, "free_gpu_memory", lambda: 5)
-    told = {name: providers.free_device_memory(name) for name in PROVIDERS}
-    assert told == {"cpu": None, "cuda": 5, "tensorrt": 5, "webgpu": None}

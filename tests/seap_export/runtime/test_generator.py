@@ -29,15 +29,14 @@ def greedy(model_folder: Path, ids: list[int], number: int) -> list[int]:
     return generated[0, len(ids) :].tolist()
 
 
-@pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa", "llama-yarn", "mistral-window", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-mqa", "llama-yarn", "mistral-window", "qwen3"])
 def test_dense_models_of_every_family_give_the_tokens_of_transformers(dense: Callable[..., Path], name: str) -> None:
     generator = Generator(dense(name))
     ids = generator.token_ids(PROMPT)
     assert generator.generate_ids(ids, 40) == greedy(dense(name).parent / "m", ids, 40)
 
 
-@pytest.mark.parametrize("variant", ["a-0.2", "b-0.2"])
-@pytest.mark.parametrize("prompt", ["the", PROMPT, "home home home from far"])
+@pytest.mark.parametrize(("variant", "prompt"), [("a-0.2", "the"), ("b-0.2", PROMPT)])
 def test_pruned_variants_give_the_tokens_of_transformers(pristine: Path, variant: str, prompt: str) -> None:
     generator = Generator(pristine / variant / "onnx", threads=1)
     ids = generator.token_ids(prompt)
@@ -52,16 +51,6 @@ def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
     for eos in (third, [95, third]):
         edit_json(folder / "genai_config.json", lambda values, eos=eos: values["model"].update(eos_token_id=eos))
         assert Generator(folder).generate_ids(ids, 20) == long[: long.index(third) + 1]
-
-
-def test_the_text_goes_on_where_the_prompt_ends(pristine: Path) -> None:
-    generator = Generator(pristine / "a-0.2" / "onnx")
-    ids = generator.token_ids(PROMPT)
-    tokenizer = Tokenizer.from_file(str(pristine / "a-0.2" / "onnx" / "tokenizer.json"))
-    whole = tokenizer.decode(ids + generator.generate_ids(ids, 12))
-    text = generator.generate(PROMPT, 12)
-    assert text.startswith(" ")
-    assert tokenizer.decode(ids) + text == whole
 
 
 @pytest.mark.parametrize("has_bos", [True, False])
@@ -93,8 +82,10 @@ def test_requests_that_mean_nothing(pristine: Path) -> None:
         generator.generate_batch("the", 1)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json"])
-@pytest.mark.parametrize("is_missing", [True, False])
+@pytest.mark.parametrize(
+    ("name", "is_missing"),
+    [("model.onnx", True), ("model.onnx.data", False), ("genai_config.json", False), ("tokenizer.json", True)],
+)
 def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing: bool) -> None:
     path = done / "a-0.2" / "onnx" / name
     path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:50])
@@ -104,9 +95,7 @@ def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing
     assert str(caught.value).startswith(f"{done}/a-0.2/onnx/{name.removesuffix('.data')}: ")
 
 
-@pytest.mark.parametrize(
-    "change", [{"eos_token_id": None}, {"eos_token_id": []}, {"eos_token_id": ["2"]}, {"context_length": "long"}]
-)
+@pytest.mark.parametrize("change", [{"eos_token_id": []}, {"eos_token_id": ["2"]}, {"context_length": "long"}])
 def test_a_config_without_limits_is_refused(done: Path, change: dict[str, Any]) -> None:
     folder = done / "a-0.2" / "onnx"
     edit_json(folder / "genai_config.json", lambda values: values["model"].update(change))

@@ -25,7 +25,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tokenizer, Ch
     return tokenizer, template
 
 
-@pytest.mark.parametrize("role", ["user", "tool", "system", "assistant"])
+@pytest.mark.parametrize("role", ["user", "tool", "system"])
 @pytest.mark.parametrize("content", ["</s>", "a mat</s></s> home", "</<s>s>", [{"type": "text", "text": "</s>"}]])
 def test_control_tokens_of_others_are_letters(model: tuple[Tokenizer, ChatTemplate], role: str, content: Any) -> None:
     tokenizer, template = model

@@ -43,7 +43,7 @@ def byte_fallback() -> Tokenizer:
 
 @pytest.mark.parametrize("make", [byte_level, byte_fallback])
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("prompt", ["the", "ü", "<s>", "<s>the"])
+@pytest.mark.parametrize("prompt", ["ü", "<s>the"])
 def test_pieces_are_the_text(make: Callable[[], Tokenizer], text: str, prompt: str) -> None:
     tokenizer = make()
     before, new = tokenizer.encode(prompt).ids, tokenizer.encode(text).ids
@@ -74,7 +74,7 @@ def test_special_tokens_in_between_lose_no_space() -> None:
     assert stream.end() == ""
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 50])
+@pytest.mark.parametrize("size", [1, 3, 50])
 @pytest.mark.parametrize(
     ("stops", "text", "expected"),
     [

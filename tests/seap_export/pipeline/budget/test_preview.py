@@ -52,19 +52,6 @@ def test_a_candidate_counts_with_the_tokens_that_it_keeps(targets: Targets) -> N
         assert works == {((name,), kept) for name in KEPT for kept in (None, KEPT[name])}, step
 
 
-def test_it_says_which_of_the_first_candidates_fit() -> None:
-    """The whole model is tried in any case, since it tells what its rounding costs; unquantised, it costs nothing."""
-    int8 = OnnxFormat("int8")
-    size = int8.size(SPEC) * 9 // 10
-    request = replace(asked("all", Targets(size=size)), formats=(OnnxFormat("fp32"), int8))
-    candidates = first_candidates(SPEC, request, KEPT, WEIGHTS)
-    whole = [candidate["precision"] for candidate in candidates if candidate["variant"].endswith("-0")]
-    assert whole == ["int8"] * len(KEPT)
-    assert {part.format for part in search_work(SPEC, request, KEPT, WEIGHTS) if not part.ratio} == {int8}
-    assert {candidate["fits"] for candidate in candidates} == {True, False}
-    assert all(candidate["fits"] == (candidate["bytes_about"] <= size) for candidate in candidates)
-
-
 def test_of_several_precisions_the_most_promising_is_pruned_first() -> None:
     """Where no file mixes bits, each of them could be pruned until it fits."""
     spec = model_spec(micro_config(model_type="llama", intermediate_size=1000))

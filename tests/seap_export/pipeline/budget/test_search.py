@@ -47,7 +47,6 @@ class World:
         error: True size over predicted size, less 1.
         power: With which KL grows.
         slowness: Share of the ideal speed-up that pruned models reach.
-        broken: Precisions that cannot be run.
         guessed: By which factors the guesses of rounding and of pruning are wrong.
     """
 
@@ -56,7 +55,6 @@ class World:
     ways: Sequence[Candidate] = WAYS
     slowness: float = 1.0
     mixed: float = 0.03
-    broken: tuple[str, ...] = ()
     guessed: tuple[float, float] = (1.0, 1.0)
     evaluated: list[Candidate] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
@@ -88,10 +86,8 @@ class World:
         bits = [(average, rounding * self.mixed * 3.5 ** (4.5 - average)) for average in (2.25, 4.5, 8.25)]
         return Guess(tuple(bits), tuple((ratio, pruning * 0.95 * ratio**self.power) for ratio in (0.1, 0.3)))
 
-    def evaluate(self, candidate: Candidate) -> Point | None:
+    def evaluate(self, candidate: Candidate) -> Point:
         self.evaluated.append(candidate)
-        if candidate.format.precision in self.broken:
-            return None
         size = round(self.size(candidate) * (1 + (self.error if candidate.ratio else 0.0)))
         figures = CandidateFigures(size, kl_estimate(self.kl(candidate)), 1 - self.kl(candidate) / 4, 7.0)
         return Point(
@@ -202,8 +198,8 @@ def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
     assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
 
 
-@pytest.mark.parametrize("guessed", [(1.0, 1.0), (1.5, 1.1), (0.8, 1.2), (1.3, 0.9)])
-@pytest.mark.parametrize("power", [1.1, 1.4, 2.5])
+@pytest.mark.parametrize("guessed", [(1.5, 1.1), (0.8, 1.2)])
+@pytest.mark.parametrize("power", [1.1, 2.5])
 @pytest.mark.parametrize("size", [45_000_000, 54_000_000, 64_000_000, 78_000_000])
 def test_bits_and_ratio_are_chosen_together(size: int, power: float, guessed: tuple[float, float]) -> None:
     world, targets = World(ways=MORE_WAYS, power=power, guessed=guessed), Targets(size=size)
@@ -224,16 +220,6 @@ def test_bits_and_ratio_are_chosen_together(size: int, power: float, guessed: tu
         assert abs(one.ratio - other.ratio) >= 0.049 or bits >= 0.1
     pruned = [candidate for candidate in world.evaluated if candidate.ratio and candidate.format.average is None]
     assert all(candidate.format.arithmetic.quantization is None for candidate in pruned)
-
-
-@pytest.mark.parametrize("error", [-0.012, 0.012])
-def test_no_ratio_is_tried_again_if_its_file_fits(error: float) -> None:
-    world = World(ways=MORE_WAYS, error=error)
-    chosen = chosen_of(world.search(size=50_000_000))
-    assert world.size(chosen) * (1 + (error if chosen.ratio else 0.0)) <= 50_000_000
-    ratios = [candidate.ratio for candidate in world.evaluated if candidate.format.average is not None]
-    assert error > 0 or len(ratios) == len(set(ratios))
-    assert chosen.format.average is not None
 
 
 @pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.6])
@@ -279,16 +265,6 @@ def test_a_size_that_was_predicted_too_low_is_corrected() -> None:
     )
 
 
-def test_all_targets_hold_together() -> None:
-    world = World()
-    result = world.search(size=110_000_000, max_kl=0.4, decode_speedup=4.0)
-    assert result.chosen is not None
-    assert result.chosen.figures.bytes <= 110_000_000
-    assert result.chosen.figures.kl.mean <= 0.4
-    assert result.chosen.speedup is not None
-    assert result.chosen.speedup >= 4.0
-
-
 def test_a_speed_that_falls_short_is_tried_again_with_a_larger_ratio() -> None:
     world = World(slowness=0.85)
     result = world.search(decode_speedup=4.5)
@@ -309,40 +285,16 @@ def test_the_nearest_whose_first_token_is_soon_enough(target: str, precision: st
     assert chosen.ratio == (0.2 if target == "512:400ms" else 0.0)
 
 
-def test_a_first_token_that_is_later_than_predicted_is_tried_with_a_larger_ratio() -> None:
-    world = World(ways=WAYS, slowness=0.9)
-    result = world.search(first_token=FirstToken(512, ms=700.0))
-    assert result.chosen is not None
-    assert result.chosen.prompt is not None
-    assert result.chosen.prompt.ms <= 700.0
-    late = [point for point in result.points if point.candidate.ratio and point.prompt and point.prompt.ms > 700.0]
-    assert late
-    assert all(point.candidate.ratio < result.chosen.candidate.ratio for point in late)
-
-
-def test_what_cannot_be_made_is_left_out() -> None:
-    world = World(broken=("int8",))
-    chosen = chosen_of(world.search(size=100_000_000))
-    assert chosen.format.precision != "int8"
-    assert [candidate for candidate in world.evaluated if candidate.format.precision == "int8"] == [WAYS[2]]
-
-
 @pytest.mark.parametrize(
     ("targets", "error", "words"),
     [
         ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, ("--max-kl", "onnx int4", "comes nearest", "54 MB")),
-        ({"max_kl": 0.01, "decode_speedup": 5.0}, QualityFailure, ("--max-kl", "comes nearest", "KL at most 0.01")),
         ({"size": 10_000_000}, UsageError, ("--target-size", "t-0 in onnx int4", "71.7 MB", "about 16.8 MB")),
         ({"decode_speedup": 100.0}, SpeedFailure, ("--target-decode-speedup", "comes nearest", "speed-up 7.1")),
         (
             {"first_token": FirstToken(512, ms=10.0)},
             SpeedFailure,
             ("target_first_token", "first token of a prompt of 512 within 10 ms", "after 1e+03 ms", "about 20 ms"),
-        ),
-        (
-            {"first_token": FirstToken(512, ms=300.0), "size": 54_000_000, "max_kl": 0.3},
-            QualityFailure,
-            ("--max-kl", "first token of a prompt of 512 within 300 ms"),
         ),
     ],
 )
@@ -371,13 +323,10 @@ def _point(kl: float, speedup: float) -> Point:
 @pytest.mark.parametrize(
     ("targets", "words"),
     [
-        ({"max_kl": 0.2}, []),
         ({"max_kl": 0.140625}, [("KL 0.125 is within --max-kl 0.140625", "about 6 more held-out texts would tell")]),
         ({"decode_speedup": 1.5}, []),
-        ({"first_token": FirstToken(512, ms=280.0)}, []),
         ({"first_token": FirstToken(512, speedup=1.8)}, []),
         ({"first_token": FirstToken(512, ms=260.0)}, [("first token after 250 ms (2.00 times", "too close to tell")]),
-        ({"first_token": FirstToken(512, speedup=2.0)}, [("meets target_first_token", "too close to tell")]),
         (
             {"decode_speedup": 1.75},
             [("decode speed-up 1.80 (1.70 to 1.90)", "too close to tell", "seap-export bench")],
@@ -390,21 +339,3 @@ def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], words: list
     assert len(lines) == len(words)
     assert all(word in line for line, expected in zip(lines, words, strict=True) for word in ("t-0 in", *expected))
     assert list(close_calls(Targets(**targets), {"t": Frontier((point,), None)})) == []
-
-
-def test_what_barely_misses_a_limit_of_kl_is_said() -> None:
-    failure = nothing_fits(Targets(max_kl=0.109375), {"t": Frontier((_point(0.125, 1.8),), None)})
-    assert "KL 0.125 +- 0.016 (0.031 of it for dropped tokens)" in str(failure)
-    assert str(failure).endswith("about 6 more held-out texts would tell")
-    far = nothing_fits(Targets(max_kl=0.05), {"t": Frontier((_point(0.125, 1.8),), None)})
-    assert "too close" not in str(far)
-
-
-def test_all_tasks_without_a_choice_are_named() -> None:
-    met, failed = World().search(max_kl=0.5), World(broken=tuple(BYTES)).search(max_kl=0.5)
-    tasks = {"a": Frontier(met.points, chosen_of(met)), "b": Frontier((), None), "c": Frontier(failed.points, None)}
-    failure = nothing_fits(Targets(max_kl=0.5), tasks)
-    assert isinstance(failure, QualityFailure)
-    assert str(failure).startswith("b: ")
-    assert "; c: " in str(failure)
-    assert nothing_fits(Targets(max_kl=0.5), {"a": tasks["a"]}) is None

@@ -210,24 +210,3 @@ def test_a_changed_card_is_damage_and_with_force_it_alone_is_replaced(work: Path
     validated().refused(7, file, "missing")
     assert run_here(*EXPORT).code == 0
     assert path.read_bytes() == whole
-
-
-def test_an_export_of_an_earlier_release_has_no_card_and_no_lists(work: Path) -> None:
-    names = [f"a-0.4/hf/{name}" for name in ("README.md", "recipe.toml", "LICENSE")]
-    names += [f"a-0.4/{name}" for name in (SUMS, f"hf/{SUMS}", f"onnx/{SUMS}")]
-
-    def forget(manifest: Any) -> None:
-        for name in names:
-            del manifest["steps"][name], manifest["files"][name]
-            (work / "out" / name).unlink()
-
-    edit_json(work / "out" / "manifest.json", forget)
-    validated().refused(7, f"a-0.4/{SUMS}", "run the same export again")
-    mine = work / "out" / "a-0.4" / "hf" / "README.md"
-    mine.write_text("Mine.", "utf-8")
-    run_here(*EXPORT, "--quiet").refused(2, "README.md", "--force")
-    assert mine.read_text("utf-8") == "Mine."
-    mine.unlink()
-    assert run_here(*EXPORT).code == 0
-    assert mine.is_file()
-    assert validated().code == 0

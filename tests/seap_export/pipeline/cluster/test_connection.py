@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.pipeline.cluster.connection import Cluster, Share, connected, share_of
+from seap_export.pipeline.cluster.connection import Cluster, Share, share_of
 
 pytestmark = pytest.mark.needs("ray")
 
@@ -51,14 +51,3 @@ def test_a_step_for_which_no_machine_is_large_enough_is_refused(
 ) -> None:
     with pytest.raises(EnvironmentFailure, match=said):
         share_of(ray_of(*machines), Cluster("local", "m", **options))
-
-
-def test_a_local_cluster_that_does_not_start_fails_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
-    def late(*args: object, **kwargs: object) -> None:
-        raise Exception("timed out during startup")
-
-    monkeypatch.setattr(ray, "init", late)
-    with pytest.raises(EnvironmentFailure, match="--cluster local: timed out"), connected(Cluster("local", "m")):
-        pass

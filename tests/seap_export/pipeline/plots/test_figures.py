@@ -124,19 +124,6 @@ def test_quality_lines_by_method_and_the_dense_level(tmp_path: Path) -> None:
         assert label in read
 
 
-def test_titles_and_a_long_legend_stay_within_the_figure(make_variant: Make) -> None:
-    name = "a-rather-long-name-" * 4
-    variant = make_variant(name, name, CUT, source_name=name)
-    single = sparsity_figure([variant], [removed_by_layer(variant)])
-    quality = quality_figure([point("a", f"method number {number}", 0.2, 1.0) for number in range(9)])
-    for figure in (single, kept_figure(variant), quality):
-        figure.draw_without_rendering()
-        for part in (*figure.legends, *figure.texts):
-            extent = part.get_window_extent()
-            assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
-            assert figure.bbox.y0 <= extent.y0 < extent.y1 <= figure.bbox.y1
-
-
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_the_same_picture_has_the_same_bytes_whatever_matplotlibrc_says(
     make_variant: Make, tmp_path: Path, suffix: str

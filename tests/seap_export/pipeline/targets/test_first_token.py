@@ -21,9 +21,7 @@ def test_its_forms(text: str, expected: FirstToken) -> None:
     assert FirstToken.parse(text) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", "250ms", "512", "512:250", "0:250ms", "512:0ms", "512:0x", "-1:2x", "512:-2x", "512:1e9x", "a:2x"]
-)
+@pytest.mark.parametrize("text", ["250ms", "512", "512:250", "0:250ms", "512:0x", "-1:2x"])
 def test_what_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"target_first_token.*512:250ms.*512:2x"):
         FirstToken.parse(text)

@@ -71,10 +71,7 @@ def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Pat
     [
         lambda values: values.update(schema="x"),
         lambda values: values["tasks"]["a"]["points"][0].pop("bytes"),
-        lambda values: values["tasks"]["a"]["points"][0].pop("lost_kl_nats"),
         lambda values: values["tasks"]["a"]["points"][0].update(mean_kl_nats="0.1"),
-        lambda values: values["targets"].update(size=None),
-        lambda values: values.update(tasks=[]),
         lambda values: values.pop("speedups_over"),
     ],
 )

@@ -73,11 +73,5 @@ def test_the_figures_of_a_set() -> None:
 
 @pytest.mark.parametrize("change", [{"own": 1}, {"mean_kl_nats": "0.1"}, {"texts": 1.5}, {"sha256": None}])
 def test_a_changed_cell_is_refused(change: dict[str, Any]) -> None:
-    values = cell()
     with pytest.raises(TypeError):
-        refuse_damaged_cell({**values, **change})
-    with pytest.raises(TypeError):
-        refuse_damaged_cell({**values, "mean_kl_nats_stderr": "0.1"})
-    del values[next(iter(change))]
-    with pytest.raises(KeyError):
-        refuse_damaged_cell(values)
+        refuse_damaged_cell({**cell(), **change})

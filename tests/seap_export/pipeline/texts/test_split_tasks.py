@@ -15,7 +15,6 @@ from support.variations import FAMILIES
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split, parse_tasks
-from seap_export.pipeline.request.mixtures import parse_support
 from seap_export.pipeline.request.options import CALIBRATION_TOKENS
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
 
@@ -57,15 +56,6 @@ def test_texts_are_taken_up_to_the_number_of_tokens(
             )
     assert whole.num_tokens == sum(lengths) < CALIBRATION_TOKENS
     assert split_tasks(source, tasks, CalibrationSettings(max_length=max_length))["a"] == whole
-
-
-def test_the_support_leaves_out_what_is_held_out_of_a_task(tmp_path: Path, corpus: Path) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
-    splits = split_tasks(
-        source, parse_tasks([f"a={corpus}"]), CalibrationSettings(), parse_support(str(corpus), ["a"])
-    )
-    assert {len(splits["a"].held_out), 500 - len(splits["support"].calibration)} == {16}
-    assert not set(splits["a"].held_out) & set(splits["support"].calibration)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import onnxruntime as ort
 import pytest
 from support.product import Driver
 from support.stand_ins.cuda import without_gpu
-from support.stand_ins.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
+from support.stand_ins.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, packages
 
-from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure
 from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState, diagnose
 from seap_export.runtime.doctor import diagnosis as module
@@ -86,26 +85,6 @@ def test_a_session_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: p
     assert result.failure("cuda").startswith(
         "cuda does not work here: the process died of SIGSEGV; run: pip uninstall"
     )
-
-
-def test_a_session_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quick").mkdir()
-    monkeypatch.setattr(module, "PROVIDERS", {"cpu": PROVIDERS["cpu"]})
-    result = faked(tmp_path / "quick", monkeypatch, ["attention", "cpu"], HANGS, timeout=1.0)
-    assert result.provider("cpu").attention == ProviderCheck("no answer within 1 seconds")
-    assert not result.provider("cpu").works
-
-
-def test_a_provider_that_works_has_no_failure() -> None:
-    state = diagnosis(ONE_GPU, cuda=ProviderState("cuda", True, WORKS, WORKS, libraries(("libcudnn.so.9",))))
-    assert state.failure("cuda") == ""
-    assert state.provider("cuda").missing == []  # it can do without cuDNN
-    state.require("cuda")
-    assert state.warnings == [
-        "libcudnn.so.9 is missing: variants exported for the CPU or with --dialect standard may not run on cuda; "
-        + CUDA_ADVICE
-    ]
-    assert diagnosis(ONE_GPU, cuda=ProviderState("cuda", True, WORKS, WORKS, libraries())).warnings == []
 
 
 @pytest.mark.parametrize(

@@ -126,17 +126,6 @@ def test_what_it_writes(source: Source, make: Make, tmp_path: Path) -> None:
     }
 
 
-def test_the_figures_are_those_of_the_graph(make: Make, tmp_path: Path) -> None:
-    make(settings=replace(SETTINGS, threshold=0.95))
-    router = Router(tmp_path / "out" / "router")
-    probabilities = {t: router.probabilities([router.token_ids(s.prompt) for s in SPLITS[t].held_out]) for t in "ab"}
-    figures = written(tmp_path)["held_out"]
-    for index, task in enumerate("ab"):
-        assert figures["classes"][task]["accuracy"] == (probabilities[task].argmax(axis=1) == index).mean()
-        assert figures["classes"][task]["below_threshold"] == (probabilities[task].max(axis=1) < 0.95).mean()
-    assert 0 < figures["below_threshold"] < 1
-
-
 def test_same_inputs_same_bytes_in_any_order(make: Make, tmp_path: Path) -> None:
     make()
     first = tree(tmp_path / "out" / "router")
@@ -146,16 +135,6 @@ def test_same_inputs_same_bytes_in_any_order(make: Make, tmp_path: Path) -> None
     }
     make(turned)
     assert tree(tmp_path / "out" / "router") == first
-
-
-def test_more_ratios_and_more_tasks_replace_it_unasked(make: Make, tmp_path: Path) -> None:
-    make()
-    assert make(ratios=(0.2, 0.5))["ratios"] == ["0.2", "0.5"]
-    assert (
-        make(ratios=(0.2, 0.5), variants={"general-0.5": {}}, fallback="general")["fallback"]["0.5"] == "general-0.5"
-    )
-    described = make({**SPLITS, "c": Split((Sample("home from", ""), Sample("far", "")), (Sample("home", ""),))})
-    assert described["classes"] == written(tmp_path)["classes"] == ["a", "b", "c"]
 
 
 def test_a_task_is_forgotten_with_force_only(make: Make, tmp_path: Path) -> None:
