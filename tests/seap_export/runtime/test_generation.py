@@ -79,15 +79,6 @@ def test_a_stream_is_the_text(generator: Generator, prompt: str, sampling: Sampl
     assert all(pieces)
 
 
-def test_streams_run_side_by_side_and_may_be_left(generator: Generator) -> None:
-    streams = [generator.stream(prompt, 12) for prompt in PROMPTS[:2]]
-    next(generator.stream(PROMPTS[2], 12))
-    texts = ["".join(pieces) for pieces in zip(*zip(*streams, strict=False), strict=True)]
-    for text, prompt in zip(texts, PROMPTS, strict=False):
-        assert generator.generate(prompt, 12).startswith(text)
-        assert text
-
-
 def test_a_stream_is_cancelled_between_tokens(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it has computed stays for the next."""
     cache = PrefixCache(generator.decoder)

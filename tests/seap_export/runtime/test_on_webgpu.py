@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.models import write_micro_model, write_source
 from support.processes import Tool
@@ -92,15 +91,6 @@ def test_the_dispatches_of_a_step(
     capfd.readouterr()
     decoding.step([8])
     assert "".join(capfd.readouterr()).count("Starting program") == dispatches
-
-
-def test_a_second_text_resumes_the_first(written: Callable[[str], Path]) -> None:
-    """Several tokens in a later call, which is how a chat goes on."""
-    decoder = OnnxDecoder(written("smollm3-all") / "model.onnx", 128, "webgpu", 1)
-    decoding, whole = decoder.start([[5, 6, 7, 8]], 20), decoder.start([[5, 6, 9, 10, 11]], 1)
-    assert decoder.resume(decoding, 2, [9, 10, 11], 4)
-    np.testing.assert_allclose(decoding.logits, whole.logits, atol=1e-3)
-    assert not decoder.resume(decoding, 2, [9], 100)  # the cache would have to grow
 
 
 @pytest.mark.parametrize(

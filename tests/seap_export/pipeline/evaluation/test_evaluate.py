@@ -12,8 +12,7 @@ from support.estimates import kl_estimate
 from support.models import write_micro_model
 from support.product import DivergenceFigures, Source, dense_folder, open_source
 
-from seap_export.corpus import Task
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import InputError
 from seap_export.pipeline.evaluation.material import Texts
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
@@ -63,12 +62,6 @@ def _limit(**limits: Any) -> dict[str, Any]:
     ("limits", "passed", "words"),
     [
         (
-            {"max_kl": 0.125},
-            True,
-            "hf: mean KL 0.125 nats is within 0.125; too close to tell: the standard error is 0.016; "
-            "over 100,000 more texts would tell",
-        ),
-        (
             {"max_kl": 0.109375},
             False,
             "hf: mean KL 0.125 nats is above 0.109375; too close to tell: the standard error is 0.016; "
@@ -78,12 +71,6 @@ def _limit(**limits: Any) -> dict[str, Any]:
             {"min_accuracy_retained": 0.7},
             True,
             "hf: piqa retains 75.00% of acc, at least 70.00%; too close to tell: the standard error is 0.12; "
-            "about 480 more questions would tell",
-        ),
-        (
-            {"min_accuracy_retained": 0.8},
-            False,
-            "hf: piqa retains 75.00% of acc, below 80.00%; too close to tell: the standard error is 0.12; "
             "about 480 more questions would tell",
         ),
     ],
@@ -137,24 +124,6 @@ def test_forms_are_compared_on_the_same_texts(source: Source) -> None:
     assert report.to_json()["kl_difference"] == {"onnx": {"mean": 0.125, "stderr": 0.0}}
     other = replace(DIVERGENCE, kl=kl_estimate(0.25, 0.015625, tokens=3))
     assert replace(report, divergence={"hf": DIVERGENCE, "onnx": other}).kl_difference == {}
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"runtimes": ("torch", "torch")},
-        {"limit": 0},
-        {"max_length": 1},
-        {"max_kl": -1.0},
-        {"max_kl": float("nan")},
-        {"harness_tasks": ("a", "a")},
-        {"min_accuracy_retained": 0.9},
-        {"generate": (Task("a", Path("a.jsonl")),), "harness_tasks": ("a",)},
-    ],
-)
-def test_requests_out_of_range(values: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        EvaluationRequest(**values)
 
 
 def test_a_model_without_a_folder_gets_one_for_a_while(tmp_path: Path) -> None:

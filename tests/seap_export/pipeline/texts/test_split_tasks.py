@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,29 +78,3 @@ def test_texts_that_are_hardly_meant_so_are_worth_a_warning(
     listening = Listening()
     warn_of_texts(splits, spec, listening)
     assert [line[: len(start)] for line, start in zip(listening.warnings, warnings, strict=True)] == warnings
-
-
-@pytest.mark.parametrize(
-    ("numbers", "warned", "said"),
-    [
-        (range(30), [], []),
-        ([*range(30), 3, 4], [], ["task 'a': 2 of its 32 texts repeat others and are left out"]),
-        (
-            [*range(10), *[0] * 190],
-            [
-                "task 'a': 190 of its 200 texts repeat others and are left out, so that 8 calibration and 2 held-out "
-                "texts are left; give more texts that differ"
-            ],
-            [],
-        ),
-    ],
-)
-def test_repeated_texts_are_counted(
-    tmp_path: Path, numbers: Iterable[int], warned: list[str], said: list[str]
-) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
-    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "the cat {number}"}}\n' for number in numbers))
-    listening = Listening()
-    splits = split_tasks(source, parse_tasks([f"a={tmp_path / 'a.jsonl'}"]), CalibrationSettings())
-    warn_of_texts(splits, source.spec, listening, refits=False)
-    assert (listening.warnings, listening.said) == (warned, said)
