@@ -18,8 +18,6 @@ from seap_export.pipeline.cluster.worker import Event, Events, Failed, Finished,
 from seap_export.pipeline.folder import outputs
 from seap_export.pipeline.folder.manifest import package_versions
 
-pytestmark = pytest.mark.needs("ray")
-
 
 def ray_of(*machines: dict[str, float], lost: dict[str, float] | None = None) -> Any:
     nodes = [{"Alive": True, "Resources": machine} for machine in machines]
@@ -41,6 +39,7 @@ SMALL, LARGE, GPU = {"CPU": 4.0}, {"CPU": 16.0}, {"CPU": 8.0, "GPU": 2.0}
         ({"device": "cpu", "provider": "cuda"}, (SMALL, GPU), Share(4, 1, "cpu")),
     ],
 )
+@pytest.mark.needs("ray")
 def test_all_steps_get_the_same_share(options: dict[str, Any], machines: tuple[Any, ...], share: Share) -> None:
     assert share_of(ray_of(*machines, lost={"CPU": 1.0}), Cluster("local", "m", **options)) == share
 

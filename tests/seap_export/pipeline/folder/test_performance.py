@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.product import Silent
 
+from seap_export.common.memory import peak_memory
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.performance import (
     PERFORMANCE,
@@ -39,6 +41,20 @@ def test_planned_steps_are_numbered_and_recorded() -> None:
         pass
     assert spoken.labels == ["[1/3] doing the first", "[3/3] doing the third", "something small"]
     assert list(timed.steps) == ["first", "third"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux keeps a peak for each step")
+def test_the_peak_of_a_step_is_its_own() -> None:
+    timed = Timed(Silent())
+    with timed.step("much", name="much"):
+        np.ones(40_000_000).sum()
+    with timed.step("little", name="little"):
+        pass
+    much, little = timed.steps["much"].peak_bytes, timed.steps["little"].peak_bytes
+    assert much is not None
+    assert little is not None
+    assert much - little > 200e6
+    assert (peak_memory() or 0) < much
 
 
 def test_figures_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_file_that_was_changed_counts_as_missing(tmp_path: Path, change: dict[str, Any]) -> None:
     write_whole({"a": MODEL | change}, tmp_path)
     assert read_whole(tmp_path) == {}
+
+
+@pytest.mark.parametrize("values", [{"schema": "seap-export/whole/0"}, {"models": []}, {"models": {"a": 1}}])
+def test_a_file_of_another_kind_counts_as_missing(tmp_path: Path, values: dict[str, Any]) -> None:
     write_whole({"a": MODEL}, tmp_path)
-    write_json(tmp_path / WHOLE, read_json(tmp_path / WHOLE) | {"schema": "seap-export/whole/0"})
+    write_json(tmp_path / WHOLE, read_json(tmp_path / WHOLE) | values)
+    assert read_whole(tmp_path) == {}
+    (tmp_path / WHOLE).write_text("{")
     assert read_whole(tmp_path) == {}
