@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
-import os
 from importlib.metadata import version
 from operator import attrgetter
 from typing import Any
@@ -17,9 +15,7 @@ import click
 import pytest
 
 from seap_export.common.llama_library import ModelParameters, _check
-from seap_export.common.stderr import silent_stderr
 from seap_export.errors import EnvironmentFailure
-from validation.quiet import quiet_transformers
 
 #: Where it is used; package; module; attribute; the parameters that it takes, None if it is no function.
 INTERNALS: tuple[tuple[str, str, str, str, tuple[str, ...] | None], ...] = (
@@ -86,20 +82,6 @@ def test_click_gives_the_range_of_an_option_as_range() -> None:
     option = click.Option(["--number"], type=click.IntRange(1), show_default=True)
     extra = option.get_help_extra(click.Context(click.Command("command")))
     assert "range" in extra, _broken("cli/groups.py", "click", f"gives {extra} in Option.get_help_extra")
-
-
-def test_what_libraries_print_is_silenced_for_a_while(capfd: pytest.CaptureFixture[str]) -> None:
-    with silent_stderr():
-        os.write(2, b"a")
-    os.write(2, b"b")
-    assert capfd.readouterr().err == "b"
-
-
-def test_what_transformers_logs_is_silenced_for_a_while() -> None:
-    before = logging.root.manager.disable
-    with quiet_transformers():
-        assert logging.root.manager.disable >= logging.WARNING
-    assert logging.root.manager.disable == before
 
 
 def test_a_library_of_llama_cpp_with_other_structures_is_refused() -> None:

@@ -11,20 +11,9 @@ import pytest
 from support.tokenizers import write_byte_level, write_micro_tokenizer, write_sentencepiece
 from tokenizers import Tokenizer
 
-from seap_export.errors import ArtifactError, InputError
-from seap_export.runtime.chat import ChatTemplate, last_user_text, read_chat_template
+from seap_export.errors import InputError
+from seap_export.runtime.chat import ChatTemplate, read_chat_template
 
-CHATML = """{%- for message in messages %}
-    {%- if loop.first and message['role'] != 'system' %}
-<|im_start|>system
-Be brief.<|im_end|>
-    {%- endif %}
-    {{- '<|im_start|>' + message.role + '\n' + message.content | trim + '<|im_end|>' + '\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-{%- endif %}
-"""
 HEADERS = """{{- bos_token }}
 {%- if not date_string is defined %}
     {%- set date_string = strftime_now("%d %b %Y") %}
@@ -61,12 +50,11 @@ def template_of(folder: Path, date: datetime | None = None) -> ChatTemplate | No
     return read_chat_template(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), date)
 
 
-@pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
-@pytest.mark.parametrize("template", [CHATML, HEADERS, TURNS], ids=["chatml", "headers", "turns"])
 @pytest.mark.parametrize(
-    ("messages", "tools"), [([USER], []), ([USER, ASSISTANT, USER], []), ([USER, CALL], [TOOL])], ids=len
+    ("write", "goes_on"), [(write_byte_level, False), (write_sentencepiece, True)], ids=["byte level", "SentencePiece"]
 )
-@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("template", [HEADERS, TURNS], ids=["headers", "turns"])
+@pytest.mark.parametrize(("messages", "tools"), [([USER, ASSISTANT, USER], []), ([USER, CALL], [TOOL])], ids=len)
 def test_as_transformers_renders(
     tmp_path: Path, write: Any, template: str, messages: list[Any], tools: list[Any], goes_on: bool
 ) -> None:
@@ -103,11 +91,9 @@ NAMED = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": 
         ({}, None),
         ({"tokenizer_config.json": {"chat_template": "a"}}, ("a", "a")),
         ({"tokenizer_config.json": {"chat_template": NAMED}}, ("a", "b")),
-        ({"tokenizer_config.json": {"chat_template": NAMED[1:]}}, None),
         ({"tokenizer_config.json": {"chat_template": "a"}, "chat_template.json": {"chat_template": "b"}}, ("b", "b")),
         ({"chat_template.json": {"chat_template": "b"}, "chat_template.jinja": "c"}, ("c", "c")),
         ({"chat_template.jinja": "c", "additional_chat_templates/tool_use.jinja": "d"}, ("c", "d")),
-        ({"additional_chat_templates/tool_use.jinja": "d"}, None),
     ],
 )
 def test_where_templates_stand(tmp_path: Path, files: dict[str, Any], expected: tuple[str, str] | None) -> None:
@@ -123,8 +109,6 @@ def test_where_templates_stand(tmp_path: Path, files: dict[str, Any], expected: 
     ("template", "reason"),
     [
         ("{{ raise_exception('no system role') }}", "no system role"),
-        ("{% for %}", "Expected"),
-        ("{{ messages.append(1) }}", "unsafe|not safely callable"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
         ("{{ messages[7].content + 1 }}", "undefined|no element"),
     ],
@@ -138,21 +122,11 @@ def test_a_template_that_fails_gives_one_line(tmp_path: Path, template: str, rea
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_config(tmp_path: Path) -> None:
-    write_byte_level(tmp_path)
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text("{", "utf-8")
-    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
-        read_chat_template(tmp_path, tokenizer)
-
-
 @pytest.mark.parametrize(
     ("template", "tokens"),
     [
         ("{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}", {2}),
-        ("{% for m in messages %}<s>{{ m.content }} </s> {% endfor %}", {2}),
         ("{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% endfor %}", set()),
-        ("{% for m in messages %}{{ m.content }} the end</s>{% endfor %}", set()),
         ("{{ raise_exception('no') }}", set()),
     ],
 )
@@ -161,16 +135,3 @@ def test_what_ends_a_turn(tmp_path: Path, template: str, tokens: set[int]) -> No
     chat = template_of(tmp_path)
     assert chat is not None
     assert chat.turn_ends(Tokenizer.from_file(str(tmp_path / "tokenizer.json"))) == tokens
-
-
-@pytest.mark.parametrize(
-    ("messages", "text"),
-    [
-        ([USER, ASSISTANT, {"role": "user", "content": "And?"}, ASSISTANT], "And?"),
-        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"text": "b"}]}], "ab"),
-        ([{"role": "user", "content": None}], ""),
-        ([ASSISTANT], ""),
-    ],
-)
-def test_the_last_user_text(messages: list[Any], text: str) -> None:
-    assert last_user_text(messages) == text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ def set_limits(folder: Path, **changes: object) -> None:
     edit_json(folder / "genai_config.json", lambda values: values["model"].update(changes))
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), WARM, Sampling(1.0, 5, 0.8)])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 5, 0.8)])
 def test_a_batch_gives_what_its_prompts_give_alone(generator: Generator, sampling: Sampling) -> None:
     together = generator.generate_batch(PROMPTS, 30, sampling)
     assert together == [generator.generate(prompt, 30, sampling) for prompt in PROMPTS]
@@ -68,15 +67,7 @@ def test_a_full_context_ends_each_row_at_its_own_length(folder: Path) -> None:
         generator.generate_batch(["cat", "cat " * 24], 1)
 
 
-def test_samples_depend_on_the_seed_and_differ_from_the_likeliest(generator: Generator) -> None:
-    samples = {seed: generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=seed)) for seed in range(4)}
-    assert len({*samples.values(), generator.generate(PROMPTS[0], 20)}) == 5
-    assert generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=2)) == samples[2]
-    assert generator.generate(PROMPTS[0], 20, Sampling(1.5, top_k=1)) == generator.generate(PROMPTS[0], 20)
-
-
-@pytest.mark.parametrize("sampling", [Sampling(), WARM])
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize(("prompt", "sampling"), [(PROMPTS[0], Sampling()), (PROMPTS[1], WARM), (PROMPTS[2], WARM)])
 def test_a_stream_is_the_text(generator: Generator, prompt: str, sampling: Sampling) -> None:
     stream = generator.stream(prompt, 20, sampling)
     assert (stream.token_ids, stream.stop) == ([], None)
@@ -86,15 +77,6 @@ def test_a_stream_is_the_text(generator: Generator, prompt: str, sampling: Sampl
     assert (tuple(stream.token_ids), stream.stop) == (whole.token_ids, whole.stop)
     assert len(pieces) == len(stream.token_ids) > 2
     assert all(pieces)
-
-
-def test_streams_run_side_by_side_and_may_be_left(generator: Generator) -> None:
-    streams = [generator.stream(prompt, 12) for prompt in PROMPTS[:2]]
-    next(generator.stream(PROMPTS[2], 12))
-    texts = ["".join(pieces) for pieces in zip(*zip(*streams, strict=False), strict=True)]
-    for text, prompt in zip(texts, PROMPTS, strict=False):
-        assert generator.generate(prompt, 12).startswith(text)
-        assert text
 
 
 def test_a_stream_is_cancelled_between_tokens(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,19 +90,6 @@ def test_a_stream_is_cancelled_between_tokens(generator: Generator, monkeypatch:
     monkeypatch.setattr(generator.decoder, "start", None)
     assert "".join(generator.stream(PROMPTS[0], 12, cache=cache)) == whole
     assert not list(generator.stream(PROMPTS[0], 12, cache=cache, cancelled=lambda: True))
-
-
-def test_a_stream_refuses_its_arguments_at_once(generator: Generator) -> None:
-    with pytest.raises(UsageError, match="0 new tokens"):
-        generator.stream("the", 0)
-    with pytest.raises(InputError, match="has no token"):
-        generator.stream(" ", 1)
-
-
-@pytest.mark.parametrize("options", [{"logits": "last"}, {"dialect": "standard"}])
-def test_every_kind_of_graph_generates(dense: Callable[..., Path], options: dict[str, str]) -> None:
-    expected = Generator(dense("llama-gqa"), threads=1).generate_batch(PROMPTS, 20)
-    assert Generator(dense("llama-gqa", **options), threads=1).generate_batch(PROMPTS, 20) == expected
 
 
 def test_a_row_that_is_not_finite_is_refused(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,8 +159,6 @@ def test_the_end_of_a_turn_ends_a_text_though_no_config_names_it(folder: Path) -
         (TALK, {}, False, "this model has no chat template, which messages need; give a text"),
         (TALK, {"raw": True}, True, "messages cannot be raw, .*; give a text"),
         ([], {}, True, "messages need a role and a content each; give .*user"),
-        (["the cat"], {}, True, "messages need a role"),
-        ([{"content": "the cat"}], {}, True, "messages need a role"),
     ],
 )
 def test_messages_that_mean_nothing(

@@ -6,18 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
 from support.editing import edit_json
-from tokenizers import Tokenizer, decoders, processors
+from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime import Generator
 from seap_export.runtime.files import decoder_options
-from seap_export.runtime.text import TextStream
 
 PROMPT = "the cat sat on a mat and then it ran"
 
@@ -30,24 +28,18 @@ def greedy(model_folder: Path, ids: list[int], number: int) -> list[int]:
     return generated[0, len(ids) :].tolist()
 
 
-@pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa", "llama-yarn", "mistral-window", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-mqa", "llama-yarn", "mistral-window", "qwen3"])
 def test_dense_models_of_every_family_give_the_tokens_of_transformers(dense: Callable[..., Path], name: str) -> None:
     generator = Generator(dense(name))
     ids = generator.token_ids(PROMPT)
     assert generator.generate_ids(ids, 40) == greedy(dense(name).parent / "m", ids, 40)
 
 
-@pytest.mark.parametrize("variant", ["a-0.2", "b-0.2"])
-@pytest.mark.parametrize("prompt", ["the", PROMPT, "home home home from far"])
+@pytest.mark.parametrize(("variant", "prompt"), [("a-0.2", "the"), ("b-0.2", PROMPT)])
 def test_pruned_variants_give_the_tokens_of_transformers(pristine: Path, variant: str, prompt: str) -> None:
     generator = Generator(pristine / variant / "onnx", threads=1)
     ids = generator.token_ids(prompt)
     assert generator.generate_ids(ids, 50) == greedy(pristine / variant / "hf", ids, 50)
-
-
-def test_a_folder_may_be_given_as_text(pristine: Path) -> None:
-    folder = pristine / "a-0.2" / "onnx"
-    assert Generator(str(folder)).generate(PROMPT, 4) == Generator(folder).generate(PROMPT, 4)
 
 
 def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
@@ -58,30 +50,6 @@ def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
     for eos in (third, [95, third]):
         edit_json(folder / "genai_config.json", lambda values, eos=eos: values["model"].update(eos_token_id=eos))
         assert Generator(folder).generate_ids(ids, 20) == long[: long.index(third) + 1]
-
-
-def test_the_text_goes_on_where_the_prompt_ends(pristine: Path) -> None:
-    generator = Generator(pristine / "a-0.2" / "onnx")
-    ids = generator.token_ids(PROMPT)
-    tokenizer = Tokenizer.from_file(str(pristine / "a-0.2" / "onnx" / "tokenizer.json"))
-    whole = tokenizer.decode(ids + generator.generate_ids(ids, 12))
-    text = generator.generate(PROMPT, 12)
-    assert text.startswith(" ")
-    assert tokenizer.decode(ids) + text == whole
-
-
-def test_text_that_changes_the_prompt_before_it_is_decoded_alone(done: Path) -> None:
-    folder = done / "a-0.2" / "onnx"
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Fuse(), decoders.Strip(" ", 0, 0), decoders.Replace("catdog", "x")]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    tokenizer = Generator(folder).tokenizer
-    cat, dog = tokenizer.encode("cat dog").ids
-    for token, text in ((dog, "dog"), (cat, "cat")):
-        stream = TextStream(tokenizer, [cat])
-        assert stream.add(token) + stream.end() == text
 
 
 @pytest.mark.parametrize("has_bos", [True, False])
@@ -113,8 +81,10 @@ def test_requests_that_mean_nothing(pristine: Path) -> None:
         generator.generate_batch("the", 1)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json"])
-@pytest.mark.parametrize("is_missing", [True, False])
+@pytest.mark.parametrize(
+    ("name", "is_missing"),
+    [("model.onnx", True), ("model.onnx.data", False), ("genai_config.json", False), ("tokenizer.json", True)],
+)
 def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing: bool) -> None:
     path = done / "a-0.2" / "onnx" / name
     path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:50])
@@ -124,9 +94,7 @@ def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing
     assert str(caught.value).startswith(f"{done}/a-0.2/onnx/{name.removesuffix('.data')}: ")
 
 
-@pytest.mark.parametrize(
-    "change", [{"eos_token_id": None}, {"eos_token_id": []}, {"eos_token_id": ["2"]}, {"context_length": "long"}]
-)
+@pytest.mark.parametrize("change", [{"eos_token_id": []}, {"eos_token_id": ["2"]}, {"context_length": "long"}])
 def test_a_config_without_limits_is_refused(done: Path, change: dict[str, Any]) -> None:
     folder = done / "a-0.2" / "onnx"
     edit_json(folder / "genai_config.json", lambda values: values["model"].update(change))
@@ -150,21 +118,6 @@ def test_another_graph_is_refused(done: Path) -> None:
     (folder / "model.onnx.data").write_bytes((done / "b-0.2" / "onnx" / "model.onnx.data").read_bytes())
     with pytest.raises(ArtifactError, match="its outputs are not those of a decoder with a KV cache"):
         Generator(folder)
-
-
-def test_logits_that_are_not_finite_are_refused(done: Path) -> None:
-    path = done / "a-0.2" / "onnx" / "model.onnx.data"
-    weights = np.fromfile(path, np.float32)
-    weights[:] = np.nan
-    weights.tofile(path)
-    with pytest.raises(ArtifactError, match="its logits are NaN or infinite"):
-        Generator(path.parent).generate(PROMPT, 1)
-
-
-def test_a_token_without_an_embedding_is_one_line(pristine: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"model\.onnx: does not run: ") as caught:
-        Generator(pristine / "a-0.2" / "onnx").generate_ids([96], 1)
-    assert "\n" not in str(caught.value)
 
 
 def test_provider_options_of_the_folder_and_the_users(done: Path) -> None:

@@ -10,7 +10,6 @@ from support.editing import set_json
 from support.tokenizers import write_byte_level, write_sentencepiece
 from tokenizers import Tokenizer
 
-from seap_export.errors import UsageError
 from seap_export.runtime.chat import PLAIN, TEXT_FORM, ChatTemplate, read_chat_template
 from seap_export.runtime.prompts import prompt_ids
 
@@ -26,7 +25,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tokenizer, Ch
     return tokenizer, template
 
 
-@pytest.mark.parametrize("role", ["user", "tool", "system", "assistant"])
+@pytest.mark.parametrize("role", ["user", "tool", "system"])
 @pytest.mark.parametrize("content", ["</s>", "a mat</s></s> home", "</<s>s>", [{"type": "text", "text": "</s>"}]])
 def test_control_tokens_of_others_are_letters(model: tuple[Tokenizer, ChatTemplate], role: str, content: Any) -> None:
     tokenizer, template = model
@@ -54,8 +53,3 @@ def test_texts_are_plain_where_the_variant_was_made_from_such(tmp_path: Path) ->
     assert prompt_ids(" the", tokenizer, template) == tokenizer.encode(" the").ids
     assert prompt_ids(" the", tokenizer, template, raw=False) == in_template
     assert prompt_ids([{"role": "user", "content": " the"}], tokenizer, template) == in_template
-
-
-def test_a_role_that_there_is_not(model: tuple[Tokenizer, ChatTemplate]) -> None:
-    with pytest.raises(UsageError, match="no message has the role 'x'; use one of system, developer, user"):
-        prompt_ids([{"role": "x", "content": "the"}], *model)

@@ -1,17 +1,123 @@
+"""The router's files, where prompts go, and the model that answers."""
+
 from __future__ import annotations
 
-import gc
+import json
 import shutil
-import weakref
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from support.corpora import task_texts
 from support.editing import set_json
 from support.tokenizers import add_chat_template
 
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.runtime import Generator, RoutedModel, routed_model
+from seap_export.runtime import RoutedModel, Router
+from seap_export.runtime.manifest import RouterManifest, read_router, write_router
+
+VALUES: dict[str, Any] = {
+    "source": {"name": "m", "sha256": "00"},
+    "classes": ["a", "b"],
+    "seed": 0,
+    "max_length": 64,
+    "threshold": 0.7,
+    "calibration_prompts": {"a": 3, "b": 4},
+    "held_out": {"accuracy": 1.0},
+    "variants": {"0.2": {"a": "a-0.2", "b": "b-0.2"}},
+    "fallback": {"0.2": None},
+}
+
+
+def write(folder: Path, **changes: Any) -> None:
+    values = {"schema": "seap-export/router/1", **VALUES, **changes}
+    (folder / "router.json").write_text(json.dumps({key: value for key, value in values.items() if value != "drop"}))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    manifest = RouterManifest(**{**VALUES, "classes": ("a", "b")})
+    write_router(manifest, tmp_path)
+    assert read_router(tmp_path) == manifest
+    written = (tmp_path / "router.json").read_bytes()
+    write_router(read_router(tmp_path), tmp_path)
+    assert (tmp_path / "router.json").read_bytes() == written
+    assert json.loads(written) == {"schema": "seap-export/router/1", **VALUES}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": "seap-export/router/9"}, "router schema is 'seap-export/router/9', expected"),
+        ({"threshold": "drop"}, "missing 1 required positional argument: 'threshold'"),
+        ({"classes": ["a"]}, "two or more"),
+        ({"classes": ["a", "a"]}, "two or more"),
+        ({"classes": ["a", 1]}, "'classes' must be"),
+        ({"seed": True}, "'seed' and 'max_length' must be whole numbers"),
+        ({"max_length": 0}, "'max_length' must be at least 1"),
+        ({"threshold": float("nan")}, "number NaN"),
+        ({"threshold": 1.5}, "'threshold' must be a number from 0 to 1"),
+        ({"variants": {"0.2": {"a": "a-0.2"}}}, "'variants' of 0.2 must name one for each class"),
+        ({"variants": {"0.2": {"a": "../a", "b": "b"}}}, "'variants' of 0.2 must be folder names"),
+        ({"fallback": {}}, "'fallback' must have the same ratios"),
+        ({"fallback": {"0.2": "../general"}}, "'fallback' must be a folder name"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write(tmp_path)
+    assert read_router(tmp_path).classes == ("a", "b")
+    write(tmp_path, **changes)
+    with pytest.raises(ArtifactError) as caught:
+        read_router(tmp_path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/router.json: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "router.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"router\.json: .*export again$"):
+        read_router(tmp_path)
+
+
+def test_a_prompt_counts_alone_whatever_stands_beside_it(pristine: Path) -> None:
+    router = Router(pristine / "router", threads=1)
+    ids = [router.token_ids(text) for text in task_texts("a", 20)] + [[]]
+    together = router.probabilities(ids)
+    alone = np.concatenate([router.probabilities([row]) for row in ids])
+    assert np.abs(together - alone).max() < 1e-6
+    assert alone[-1].tolist() == [0.5, 0.5]
+
+
+def test_prompts_are_cut(done: Path) -> None:
+    set_json(done / "router" / "router.json", max_length=3)
+    router = Router(done / "router")
+    assert router.token_ids("the a cat dog mat") == Router(done / "router").token_ids("the a cat")
+    assert len(router.token_ids("the a cat dog mat")) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "is_missing"), [("router.json", True), ("router.onnx", False), ("tokenizer.json", False)]
+)
+def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing: bool) -> None:
+    path = done / "router" / name
+    path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ArtifactError) as caught:
+        Router(done / "router")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_other_classes_is_refused(done: Path) -> None:
+    path = done / "router" / "router.json"
+    values = json.loads(path.read_text())
+    values["classes"].append("c")
+    values["variants"]["0.2"]["c"] = "c-0.2"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"router\.onnx: .*classes"):
+        Router(done / "router")
+
 
 OF_A, OF_B = task_texts("a", 1, seed=9)[0], task_texts("b", 1, seed=9)[0]
 
@@ -39,16 +145,9 @@ def test_below_the_threshold_the_mixture_answers(pristine: Path) -> None:
     assert not RoutedModel(pristine, threshold=0.0).route(OF_B).is_uncertain
 
 
-def test_the_threshold_is_that_of_the_router(done: Path) -> None:
-    set_router(done, threshold=1.0)
-    assert RoutedModel(done).route(OF_A).is_fallback
-    set_router(done, threshold=0.0)
-    assert not RoutedModel(done).route(OF_A).is_fallback
-
-
 def test_without_a_mixture_the_most_likely_task_answers_and_says_so(done: Path) -> None:
-    set_router(done, fallback={"0.2": None})
-    route = RoutedModel(done, threshold=1.0).route(OF_B)
+    set_router(done, fallback={"0.2": None}, threshold=1.0)
+    route = RoutedModel(done).route(OF_B)
     assert (route.task, route.variant, route.is_fallback) == ("b", done / "b-0.2", False)
     assert route.is_uncertain
 
@@ -57,14 +156,6 @@ def test_a_prompt_without_a_token_is_of_no_clear_task_whatever_the_threshold(pri
     route = RoutedModel(pristine, threshold=0.0).route("  ")
     assert route.probabilities == {"a": 0.5, "b": 0.5}
     assert (route.variant, route.is_fallback, route.is_uncertain) == (pristine / "general-0.2", True, True)
-
-
-def test_the_text_is_that_of_the_variant(pristine: Path) -> None:
-    model = RoutedModel(str(pristine), threads=1)
-    for task, prompt in (("a", OF_A), ("b", OF_B)):
-        expected = Generator(pristine / f"{task}-0.2" / "onnx", threads=1).generate(prompt, 9)
-        assert model.generate(prompt, max_new_tokens=9) == expected
-    assert model.generate(OF_A, 9) != model.generate(OF_B, 9)
 
 
 def test_a_chat_model_answers_in_its_template_and_is_routed_without_it(done: Path) -> None:
@@ -80,26 +171,6 @@ def test_a_chat_model_answers_in_its_template_and_is_routed_without_it(done: Pat
     assert model.generate(OF_B, 9, raw=True) == raw != expected["text"]
 
 
-def test_one_variant_is_open_at_a_time(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[weakref.ref[Generator]] = []
-    alive: list[int] = []
-
-    def opening(*arguments: object) -> Generator:
-        gc.collect()
-        alive.append(sum(reference() is not None for reference in opened))
-        generator = Generator(*arguments)  # type: ignore[arg-type]
-        opened.append(weakref.ref(generator))
-        return generator
-
-    monkeypatch.setattr(routed_model, "Generator", opening)
-    model = RoutedModel(pristine)
-    model.route(OF_A)
-    assert opened == []
-    for prompt in (OF_A, OF_A, OF_B, OF_A):
-        model.generate(prompt, 2)
-    assert alive == [0, 0, 0]
-
-
 def test_the_ratio_must_be_one_of_those_there_are(done: Path) -> None:
     assert RoutedModel(done, ratio=0.2).route(OF_A).variant == done / "a-0.2"
     with pytest.raises(UsageError, match=r"ratio 0\.5; .*0\.2$"):
@@ -110,12 +181,6 @@ def test_the_ratio_must_be_one_of_those_there_are(done: Path) -> None:
     with pytest.raises(UsageError, match=r"; .*0\.2, 0\.5 with --ratio$"):
         RoutedModel(done)
     assert RoutedModel(done, ratio=0.5).route(OF_A).variant == done / "a-0.5"
-
-
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_a_threshold_out_of_range_is_refused(pristine: Path, threshold: float) -> None:
-    with pytest.raises(UsageError, match="is out of range; give 0 to 1"):
-        RoutedModel(pristine, threshold=threshold)
 
 
 def test_what_is_missing_is_named(done: Path, tmp_path: Path) -> None:

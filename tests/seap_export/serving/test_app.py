@@ -101,11 +101,6 @@ def test_a_text_goes_on(client: openai.OpenAI, expected: Generator) -> None:
     assert long.usage.completion_tokens == MOST_TOKENS
 
 
-def test_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["a-0.2", "plain"]
-    assert client.models.retrieve("plain").id == "plain"
-
-
 def _ask(client: openai.OpenAI, **changes: Any) -> object:
     return client.chat.completions.create(**{"model": "a-0.2", "messages": TALK, "max_tokens": 3, **changes})
 
@@ -116,21 +111,11 @@ def _ask(client: openai.OpenAI, **changes: Any) -> object:
         ({"model": "b"}, openai.NotFoundError, "there is no model 'b'; give one of a-0.2, plain"),
         ({"model": "plain"}, openai.BadRequestError, "this model has no chat template"),
         ({"messages": [{"role": "x", "content": "the"}]}, openai.BadRequestError, "no message has the role 'x'"),
-        ({"messages": []}, openai.BadRequestError, "messages need a role"),
-        ({"messages": "the cat"}, openai.BadRequestError, "'messages' must be a list"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "must be text"),
         ({"messages": [{"role": "user", "content": "cat " * 200}]}, openai.BadRequestError, "context is 128"),
-        ({"messages": [{"role": "user", "content": "cat " * 123}]}, openai.BadRequestError, "room for 2 tokens"),
-        ({"max_tokens": 0}, openai.BadRequestError, "'max_tokens' is 0"),
         ({"extra_body": {"max_completion_tokens": 99}}, openai.BadRequestError, "1 to 24 tokens, or .*-new-tokens"),
-        ({"max_tokens": "many"}, openai.BadRequestError, "'max_tokens' is 'many'"),
         ({"temperature": -1}, openai.BadRequestError, "temperature -1 is out of range"),
-        ({"stop": [""]}, openai.BadRequestError, "'stop' must be"),
-        ({"stop": ["x"] * 17}, openai.BadRequestError, "'stop' has 17 texts"),
-        ({"stream": "yes"}, openai.BadRequestError, "'stream' is 'yes'"),
-        ({"stream_options": {"include_usage": 1}}, openai.BadRequestError, "'include_usage' is 1"),
         ({"n": 2}, openai.BadRequestError, "'n' is not supported"),
-        ({"n": True}, openai.BadRequestError, "'n' is not supported"),
         ({"tools": [{"type": "function"}]}, openai.BadRequestError, "'tools' is not supported"),
         ({"extra_body": {"sed": 1}}, openai.BadRequestError, "there is no parameter 'sed'"),
     ],
@@ -159,12 +144,8 @@ def _request(port: int, method: str, path: str, body: bytes, **headers: str) -> 
     [
         ("POST", "/v1/completions", b"{", {}, 400),
         ("POST", "/v1/completions", b"[" * 100_000, {}, 400),
-        ("POST", "/v1/completions", b"[]", {}, 400),
         ("POST", "/v1/completions", b'{"model": "plain", "prompt": "\\ud800"}', {}, 400),
         ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the", "user": "\xed\xa0\x80"}', {}, 400),
-        ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the", "seed": %d}' % 10**400, {}, 400),
-        ("POST", "/v1/completions", b'{"prompt": "the"}', {}, 400),  # which of two models?
-        ("POST", "/v1/completions", b'{"model": "plain", "prompt": ["the", "cat"]}', {}, 400),
         ("POST", "/v1/completions", b'{"model": "plain", "prompt": "the"}', {"Content-Type": "text/plain"}, 415),
         ("POST", "/v1/completions", b" " * 2000, {}, 413),
         ("GET", "/v1/completions", b"", {}, 405),

@@ -78,27 +78,19 @@ def test_the_hub_reads_what_the_dense_model_says_of_itself(once: Path) -> None:
 
 
 def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
-    from seap_export.pruning.plan.plan import read_plan
     from validation.reports.numbers import percent
 
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
     entry, record = manifest["variants"]["a-0.4"], once / "out" / "calibration" / "a" / "calibration.json"
-    report = json.loads((once / "out" / "validation.json").read_text("utf-8"))
     parity = entry["parity"]["onnx"]
     quality, (elsewhere,) = entry["quality"], entry["quality"]["elsewhere"].values()
     card = (once / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
-    dense = json.loads((once / "m" / "config.json").read_text("utf-8"))
-    neurons = sum(layer.sizes["intermediate_size"] for layer in read_plan(once / "out" / "a-0.4" / "plan.json").layers)
     shown = [
-        f"| {neurons:,} | {dense['num_hidden_layers'] * dense['intermediate_size']:,} |",
         percent(entry["achieved_ratio"]),
         megabytes(entry["bytes"]["onnx"]),
-        f"| {megabytes(report['variants']['a-0.4']['dense_bytes']['onnx'])} | passed in ONNX Runtime",
         f"at most {figure(parity['max_abs'])}, KL {figure(parity['mean_kl_nats'])} |",
         with_error(quality["mean_kl_nats"], quality["mean_kl_nats_stderr"]),
         f"{elsewhere['general text']['bits_per_byte']:.3g}",
-        manifest["source"]["sha256"],
-        f"torch {manifest['versions']['torch']}",
         f"| {manifest['tasks']['a']['calibration_tokens']:,} |",
         sha256_json(json.loads(record.read_text("utf-8"))["calibration_texts"]),
     ]
@@ -117,20 +109,17 @@ def test_its_programs_run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 REPEATED = {
-    "quality": ("--task", "a=a.jsonl", "--quality", "--precision", "fp32", "--logits", "all"),
-    "settings": ("--task", "a=a.jsonl", "--set", "seed=3", "--set", "samples=9", "--recipe", "wanda-sp"),
-    "recipe": ("--task", "a=a.jsonl", "--recipe", "mine.toml", "--precision", "fp16"),
-    "uniform": ("--task", "a=a.jsonl", "--layout", "uniform", "--format", "hf"),
     "graphs": (
-        "--task", "a=a.jsonl", "--format", "onnx:int4", "--format", "onnx:int8", "--logits", "last",
-        "--set", "asymmetric=true", "--set", "float_embeddings=true",
-        "--set", "block_size=64", "--set", "rounding=nearest",
+        "--task", "a=a.jsonl", "--recipe", "mine.toml", "--format", "onnx:int4", "--format", "onnx:int8",
+        "--logits", "last", "--set", "asymmetric=true", "--set", "float_embeddings=true", "--set", "block_size=64",
+        "--set", "rounding=nearest", "--set", "seed=3", "--set", "samples=9", "--quality",
     ),
+    "uniform": ("--task", "a=a.jsonl", "--task", "b=b.jsonl", "--set", "mix.both={a=2,b=1}", "--layout", "uniform",
+                "--format", "hf"),
     "general": (
         "--task", "a=x/t.jsonl", "--task", "b=y/t.jsonl", "--general", "--set", "weight.a=2.5",
-        "--support", "b.jsonl:0.25",
+        "--support", "b.jsonl:0.25", "--recipe", "wanda-sp", "--precision", "fp16", "--logits", "all",
     ),
-    "mix": ("--task", "a=a.jsonl", "--task", "b=b.jsonl", "--set", "mix.both={a=2,b=1}"),
 }  # fmt: skip
 
 
@@ -143,7 +132,7 @@ def test_the_settings_file_makes_the_same_variant_again(work: Path, name: str) -
         shutil.copy(work / texts, work / folder / "t.jsonl")
     outcome = run_here("export", "m", *REPEATED[name], "--ratio", "0.4", "--out", "first")
     assert outcome.code == 0, outcome.err
-    variant = {"general": "general-0.4", "mix": "both-0.4"}.get(name, "a-0.4")
+    variant = {"general": "general-0.4", "uniform": "both-0.4", "graphs": "a-0.4"}[name]
     again = work / "again"
     again.mkdir()
     card = (work / "first" / variant / "hf" / "README.md").read_text("utf-8")
@@ -156,7 +145,7 @@ def test_the_settings_file_makes_the_same_variant_again(work: Path, name: str) -
     for path in ("a.jsonl", "b.jsonl"):
         shutil.copy(work / path, again)
     shutil.copytree(work / "m", again / "m")
-    quality = ["--quality"] if name == "quality" else []
+    quality = ["--quality"] if "--quality" in REPEATED[name] else []
     outcome = run_here("export", "--config", again / "recipe.toml", "--out", "second", *quality)
     assert outcome.code == 0, outcome.err
 
@@ -213,24 +202,3 @@ def test_a_changed_card_is_damage_and_with_force_it_alone_is_replaced(work: Path
     validated().refused(7, file, "missing")
     assert run_here(*EXPORT).code == 0
     assert path.read_bytes() == whole
-
-
-def test_an_export_of_an_earlier_release_has_no_card_and_no_lists(work: Path) -> None:
-    names = [f"a-0.4/hf/{name}" for name in ("README.md", "recipe.toml", "LICENSE")]
-    names += [f"a-0.4/{name}" for name in (SUMS, f"hf/{SUMS}", f"onnx/{SUMS}")]
-
-    def forget(manifest: Any) -> None:
-        for name in names:
-            del manifest["steps"][name], manifest["files"][name]
-            (work / "out" / name).unlink()
-
-    edit_json(work / "out" / "manifest.json", forget)
-    validated().refused(7, f"a-0.4/{SUMS}", "run the same export again")
-    mine = work / "out" / "a-0.4" / "hf" / "README.md"
-    mine.write_text("Mine.", "utf-8")
-    run_here(*EXPORT, "--quiet").refused(2, "README.md", "--force")
-    assert mine.read_text("utf-8") == "Mine."
-    mine.unlink()
-    assert run_here(*EXPORT).code == 0
-    assert mine.is_file()
-    assert validated().code == 0

@@ -1,132 +1,108 @@
+"""What is said beforehand, of large models against values by hand, is what an export takes."""
+
 from __future__ import annotations
 
-import sys
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.random_model import write_random_model
+from click.testing import CliRunner
 from support.product import (
     CalibrationStep,
     FormatStep,
-    OnnxFormat,
-    ParityStep,
     PlanStep,
     QualityStep,
     RoundingStep,
     ShrinkStep,
-    ValidationStep,
 )
-from support.variations import micro_config
 
-from converters.mlx.format import MlxFormat
-from seap_export.model.families import model_spec
-from seap_export.pipeline.cost.cost import Rates
+from seap_export.cli import main
+from seap_export.pipeline.cost.cost import Disk, Memory, Rates, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
-from seap_export.pipeline.steps.joint.speed import SpeedStep
-from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.scale_estimate import Machine, estimate
+from validation.shapes import SHAPES, Shape
 
-RATES = Rates(operations=1e9, double_operations=5e8, memory_bytes=1e9)
-WORK = Workload(model_spec(micro_config(model_type="llama")), torch.float32)
-TOKENS = TokenCounts(calibration_tokens=100_000, held_out_tokens=10_000)
-OF_A_VARIANT = [ShrinkStep, RoundingStep, FormatStep, ParityStep, QualityStep, SpeedStep, ValidationStep]
+SHAPE = Shape(layers=2, hidden=256, heads=8, kv_heads=4, neurons=1024, vocabulary=4096, positions=1024, tied=True)
+TEXTS = [f"{number} apples and {number + 1} pears make {2 * number + 1} pieces of fruit." for number in range(12)]
 
 
-def planned(work: Workload, **changes: Any) -> Workload:
-    """The same with other settings of plans."""
-    return replace(work, plan=replace(work.plan, **changes))
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_random_model(folder, SHAPE)
+    return folder
 
 
-def seconds_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, rates: Rates) -> float:
-    return step.cost.seconds(tokens, ratio, work, rates)
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_an_export_takes_what_was_said(model: Path, tmp_path: Path, precision: str) -> None:
+    corpus = tmp_path / "fruit.txt"
+    corpus.write_text("\n\n".join(TEXTS), "utf-8")
+    words = ["export", str(model), "--task", f"fruit={corpus}", "--ratio", "0.5", "--precision", precision]
+    words += ["--set", "held_out=2", "--no-quality", "--no-speed", "--out", str(tmp_path / "out"), "--quiet"]
+    said = CliRunner().invoke(main, [*words, "--dry-run", "--json"], catch_exceptions=False)
+    done = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert (said.exit_code, done.exit_code) == (0, 0), done.output
+    taken = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert json.loads(said.stdout)["disk_about"]["kept"] == pytest.approx(taken, rel=0.1)
 
 
-def disk_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, rates: Rates) -> int:
-    unfinished: int = step.cost.disk(tokens, ratio, work).unfinished
-    return unfinished
+def test_what_stays_adds_up_and_what_goes_does_not() -> None:
+    assert total_disk([Disk(5, 2, 0), Disk(7, 3, 4), Disk(0, 0, 9)]) == Disk(12, 3, 9)
 
 
-@pytest.mark.parametrize("step", [CalibrationStep, RankingStep, *OF_A_VARIANT])
-def test_a_slower_machine_takes_longer(step: Any) -> None:
-    slow = Rates(*(rate / 10 for rate in (RATES.operations, RATES.double_operations, RATES.memory_bytes)))
-    assert 0 < seconds_of(step, TOKENS, 0.2, WORK, RATES) < seconds_of(step, TOKENS, 0.2, WORK, slow)
+def test_llama_2_7b_by_hand() -> None:
+    """32 layers; covariances of 4096 and 11008 channels; 2,048 tokens of 4096 float32 values."""
+    shape = SHAPES["llama-2-7b"]
+    work = Workload(shape.spec, torch.bfloat16)
+    calibration = CalibrationStep.cost.disk(TokenCounts(2048, 0), 0.0, work)
+    triangles = 32 * 4 * (4096 * 4097 // 2 + 11008 * 11009 // 2)
+    assert calibration.kept == pytest.approx(triangles, rel=0.002)
+    assert calibration.unfinished == 2 * 2048 * 4096 * 4
+    layer = 4 * 4096**2 + 3 * 4096 * 11008
+    half = 6_738_415_616 - 16 * layer
+    assert ShrinkStep.cost.disk(TokenCounts(2048, 0), 0.5, work).kept == pytest.approx(2 * half, rel=0.001)
+    assert FormatStep.cost.disk(TokenCounts(2048, 0), 0.5, work).kept == pytest.approx(4 * half, rel=0.001)
+    rounding = RoundingStep.cost.disk(TokenCounts(2048, 0), 0.5, work)
+    assert rounding.kept == pytest.approx(4 * half, rel=0.001)
+    assert rounding.unfinished == 4 * 2048 * 4096 * 4 + 2 * 4 * 32000 * 4096
+    assert QualityStep.cost.disk(TokenCounts(0, 1000), 0.0, work).temporary == 4 * 32000 * 1000
+    assert PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, work).unfinished == 0
+    tried = PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, replace(work, plan=replace(work.plan, trials=3)))
+    assert tried.unfinished == 64 * 2048 * 4096 * 4
 
 
-@pytest.mark.parametrize("step", OF_A_VARIANT)
-def test_a_smaller_variant_takes_less(step: Any) -> None:
-    assert seconds_of(step, TOKENS, 0.5, WORK, RATES) < seconds_of(step, TOKENS, 0.2, WORK, RATES)
+LLAMA = Workload(SHAPES["llama-2-7b"].spec, torch.bfloat16)
+#: Weights of a layer, without norms: q, k, v and o, and gate, up and down.
+LAYER = 4 * 4096**2 + 3 * 4096 * 11008
+BASE = 650_000_000
 
 
-@pytest.mark.parametrize(
-    ("step", "field"), [(CalibrationStep, "calibration_tokens"), (QualityStep, "held_out_tokens")]
-)
-def test_more_tokens_take_longer(step: Any, field: str) -> None:
-    more = replace(TOKENS, **{field: 2 * getattr(TOKENS, field)})
-    assert seconds_of(step, more, 0.0, WORK, RATES) > seconds_of(step, TOKENS, 0.0, WORK, RATES)
+def memory_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, *, on_gpu: bool = False) -> Memory:
+    return step.cost.memory(tokens, ratio, work, on_gpu=on_gpu)
 
 
-def test_recipes_that_do_less_take_less() -> None:
-    plain = planned(WORK, score="wifv", compensation="none")
-    for step in (RankingStep, ShrinkStep):
-        assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, WORK, RATES)
+def test_memory_of_a_layer() -> None:
+    """The layer twice in float32, two float64 matrices of 11008 channels, a batch of 1,024, and the hidden states."""
+    batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)
+    bytes_of_layer = memory_of(CalibrationStep, TokenCounts(2048, 0), 0.0, LLAMA).host
+    assert bytes_of_layer == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
 
 
-def test_a_whole_model_is_copied() -> None:
-    """Whatever the recipe: there is nothing to plan, to refit or to distil."""
-    plain, tried = planned(WORK, compensation="none"), planned(WORK, trials=9)
-    assert seconds_of(ShrinkStep, TOKENS, 0.0, WORK, RATES) == seconds_of(ShrinkStep, TOKENS, 0.0, plain, RATES)
-    for count in (seconds_of, disk_of):
-        assert count(PlanStep, TOKENS, 0.0, tried, RATES) == 0 < count(PlanStep, TOKENS, 0.01, tried, RATES)
-    assert disk_of(ShrinkStep, TOKENS, 0.0, WORK, RATES) == 0 < disk_of(ShrinkStep, TOKENS, 0.01, WORK, RATES)
-
-
-def test_too_few_tokens_to_distil_take_as_long_as_a_refit_alone() -> None:
-    refit, tokens = planned(WORK, distillation=0.0), TOKENS.calibration_tokens
-    for count in (seconds_of, disk_of):
-        enough, few = (
-            count(ShrinkStep, TOKENS, 0.2, planned(WORK, min_tokens=least), RATES) for least in (tokens, tokens + 1)
-        )
-        assert few == count(ShrinkStep, TOKENS, 0.2, refit, RATES) < enough
-        assert enough == count(ShrinkStep, TOKENS, 0.2, WORK, RATES)
-
-
-def test_fresh_texts_take_time_and_disk_for_each_task() -> None:
-    work = planned(WORK, fresh_tokens=200_000)
-    for count in (seconds_of, disk_of):
-        none = count(ShrinkStep, TOKENS, 0.2, WORK, RATES)
-        one, two = (count(ShrinkStep, replace(TOKENS, tasks=tasks), 0.2, work, RATES) for tasks in (1, 2))
-        assert none < one < two
-    few = planned(work, min_tokens=TOKENS.calibration_tokens + 1)
-    assert seconds_of(ShrinkStep, TOKENS, 0.2, few, RATES) == seconds_of(ShrinkStep, TOKENS, 0.2, work, RATES)
-    refit = planned(WORK, distillation=0.0)
-    with_fresh = planned(refit, fresh_tokens=200_000)
-    assert seconds_of(ShrinkStep, TOKENS, 0.2, refit, RATES) < seconds_of(ShrinkStep, TOKENS, 0.2, with_fresh, RATES)
-
-
-def test_each_plan_that_is_tried_takes_as_long() -> None:
-    seconds = [seconds_of(PlanStep, TOKENS, 0.2, planned(WORK, trials=trials), RATES) for trials in (0, 1, 2, 3)]
-    assert seconds[0] == 0 < seconds[1]
-    assert seconds[2] - seconds[1] == pytest.approx(seconds[3] - seconds[2])
-    few = replace(TOKENS, calibration_tokens=1000)
-    assert seconds_of(PlanStep, few, 0.2, planned(WORK, trials=3), RATES) < seconds[3]
-
-
-@pytest.mark.parametrize(
-    ("step", "formats"),
-    [(FormatStep, (OnnxFormat("fp32"), OnnxFormat("int4"))), (ParityStep, (MlxFormat("fp32"), MlxFormat("4bit")))],
-)
-def test_quantised_weights_take_longer(step: Any, formats: tuple[Any, Any]) -> None:
-    plain, coarse = (replace(WORK, format=format) for format in formats)
-    assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, coarse, RATES)
-
-
-def test_parity_of_int8_takes_no_longer_in_onnx_runtime() -> None:
-    plain, coarse = (replace(WORK, format=OnnxFormat(precision)) for precision in ("fp32", "int8"))
-    assert seconds_of(ParityStep, TOKENS, 0.2, plain, RATES) >= seconds_of(ParityStep, TOKENS, 0.2, coarse, RATES)
-
-
-@pytest.mark.parametrize("step", [ParityStep, *([] if sys.platform == "darwin" else [QualityStep, SpeedStep])])
-def test_slower_runtimes_take_longer(step: Any) -> None:
-    other = replace(WORK, format=MlxFormat("fp32"))
-    assert seconds_of(step, TOKENS, 0.2, WORK, RATES) < seconds_of(step, TOKENS, 0.2, other, RATES)
-    assert seconds_of(FormatStep, TOKENS, 0.2, WORK, RATES) == seconds_of(FormatStep, TOKENS, 0.2, other, RATES)
+def test_times_by_hand() -> None:
+    """Ranking: 0.85 N³ + H N² in float32, 3.5 A³ in float64; and 0.3 of the checkpoint is read."""
+    machine = Machine(Rates(1e12, 5e11, 1e11), disk=1e9)
+    neurons, checkpoint = 32 * (0.85 * 11008**3 + 4096 * 11008**2), 2 * 6_738_415_616
+    heads = 32 * 3.5 * 4096**3
+    expected_work = estimate(LLAMA, 2048, 0.5, machine)
+    assert expected_work.seconds["ranking"] == pytest.approx(
+        1.8 * (neurons / 1e12 + heads / 5e11) + 32 * 0.25 + 0.3 * checkpoint / 1e9
+    )
+    squares = 32 * (4096**2 + 11008**2)
+    passed = 2048 * (32 * LAYER + squares / 2) + 3 * 512 * (32 * LAYER + 32000 * 4096)
+    assert expected_work.seconds["calibration"] == pytest.approx(
+        1.8 * passed / 1e12 + 32 * 0.15 + 5.0 + 2 * checkpoint / 1e9, rel=0.001
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,11 @@ from support.estimates import kl_estimate
 from support.models import write_micro_model
 from support.product import DivergenceFigures, Source, dense_folder, open_source
 
-from seap_export.corpus import Task
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import InputError
 from seap_export.pipeline.evaluation.material import Texts
-from seap_export.pipeline.evaluation.quality import quality_figures
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject
-from seap_export.pipeline.evaluation.texts import paired_texts
 from validation.generation import GenerationFigures
 from validation.generation.figures import Answer
 from validation.zero_shot import ZeroShotFigures
@@ -63,36 +59,8 @@ def _limit(**limits: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("limits", "reasons"),
-    [
-        ({}, ()),
-        ({"max_kl": 0.16}, ()),
-        ({"max_kl": 0.09}, ("hf: mean KL 0.125 nats is above 0.09",)),
-        ({"min_accuracy_retained": 0.5}, ()),
-        ({"min_accuracy_retained": 1.1}, ("hf: piqa retains 75.00% of acc, below 110.00%",)),
-    ],
-)
-def test_the_gate(source: Source, limits: dict[str, float], reasons: tuple[str, ...]) -> None:
-    report = _report(source, **_limit(**limits))
-    assert report.reasons == reasons
-    assert report.notes == ()
-    assert not any(verdict["too_close_to_tell"] for verdict in report.to_json()["verdicts"])
-    assert report.passed == (not reasons)
-    verdict = None if not limits else "failed" if reasons else "passed"
-    values = report.to_json()
-    assert values["verdict"] == verdict
-    assert [values["divergence"]["hf"][key] for key in ("perplexity", "dense_perplexity")] == [12.0, 10.0]
-
-
-@pytest.mark.parametrize(
     ("limits", "passed", "words"),
     [
-        (
-            {"max_kl": 0.125},
-            True,
-            "hf: mean KL 0.125 nats is within 0.125; too close to tell: the standard error is 0.016; "
-            "over 100,000 more texts would tell",
-        ),
         (
             {"max_kl": 0.109375},
             False,
@@ -103,12 +71,6 @@ def test_the_gate(source: Source, limits: dict[str, float], reasons: tuple[str, 
             {"min_accuracy_retained": 0.7},
             True,
             "hf: piqa retains 75.00% of acc, at least 70.00%; too close to tell: the standard error is 0.12; "
-            "about 480 more questions would tell",
-        ),
-        (
-            {"min_accuracy_retained": 0.8},
-            False,
-            "hf: piqa retains 75.00% of acc, below 80.00%; too close to tell: the standard error is 0.12; "
             "about 480 more questions would tell",
         ),
     ],
@@ -131,17 +93,6 @@ def test_a_dense_model_without_a_right_answer_proves_nothing(source: Source) -> 
     report = _report(source, dense=0.0, **_limit(min_accuracy_retained=0.5))
     assert report.accuracy_retained == {"hf": {"piqa": None}}
     assert report.reasons == ("hf: piqa retains nothing of acc, below 50.00%",)
-    json.loads(json.dumps(report.to_json(), allow_nan=False))
-
-
-def test_reports_that_contradict_themselves_cannot_be_made(source: Source) -> None:
-    report = _report(source)
-    with pytest.raises(ValueError, match="belong together"):
-        replace(report, texts=None)
-    with pytest.raises(ValueError, match="measure something"):
-        replace(report, texts=None, divergence={}, zero_shot={}, tasks={})
-    with pytest.raises(ValueError, match="the same questions of piqa"):
-        replace(report, zero_shot={"dense": {"piqa": _figures(1)}, "hf": {"piqa": _figures(1, "bb")}})
 
 
 def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> None:
@@ -166,17 +117,6 @@ def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> Non
     assert (values["tasks"]["sums"]["num_fewshot"], values["tasks"]["sums"]["sha256"]) == (4, "bb")
 
 
-def test_exact_match_is_gated(source: Source) -> None:
-    report = replace(
-        _report(source, generate=(Task("sums", Path("a.jsonl")),), min_accuracy_retained=0.6),
-        tasks={"sums": TaskOrigin("file", None, True)},
-        zero_shot={},
-        generation={"dense": {"sums": _generated(True, True)}, "hf": {"sums": _generated(True, False)}},
-    )
-    (reason,) = report.reasons
-    assert reason.startswith("hf: sums retains 50.00% of exact match, below 60.00%; too close to tell")
-
-
 def test_forms_are_compared_on_the_same_texts(source: Source) -> None:
     """Both texts diverge by as much more, so that the difference is surer than either divergence."""
     onnx = replace(DIVERGENCE, kl=kl_estimate(0.25, 0.015625))
@@ -186,44 +126,12 @@ def test_forms_are_compared_on_the_same_texts(source: Source) -> None:
     assert replace(report, divergence={"hf": DIVERGENCE, "onnx": other}).kl_difference == {}
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"runtimes": ()},
-        {"runtimes": ("torch", "torch")},
-        {"limit": 0},
-        {"max_length": 1},
-        {"batch_size": 0},
-        {"threads": 0},
-        {"max_kl": -1.0},
-        {"max_kl": float("nan")},
-        {"harness_tasks": ("a", "a")},
-        {"min_accuracy_retained": 0.9},
-        {"max_new_tokens": 0},
-        {"generate": (Task("a", Path("a.jsonl")),), "harness_tasks": ("a",)},
-    ],
-)
-def test_requests_out_of_range(values: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        EvaluationRequest(**values)
-
-
-def test_a_model_folder_is_used_where_it_is(source: Source) -> None:
-    with dense_folder(source) as folder:
-        assert (folder / "config.json") == source.files[0]
-    assert folder.is_dir()
-    part = replace(source, config={**source.config, "model_type": "mistral"})  # of a file that names another class
-    with dense_folder(part) as folder:
-        assert folder != source.files[0].parent
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_model_without_a_folder_gets_one_for_a_while(tmp_path: Path, tied: bool) -> None:
+def test_a_model_without_a_folder_gets_one_for_a_while(tmp_path: Path) -> None:
     """What a GGUF file becomes: the same weights, in a folder that transformers loads and that goes away."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=tied)
+    model = write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=True)
     source = open_source(str(model))
     as_gguf = replace(source, files=(tmp_path / "m.gguf",))
     ids = torch.tensor([[4, 5, 6, 7]])
@@ -248,23 +156,3 @@ def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:
     assert replace(subject, records=None).is_disjoint("task 'a'", [("the cat sat", "")]) is None
     with pytest.raises(InputError, match="task 'a': 1 of the 2 evaluated texts"):
         subject.is_disjoint("task 'a'", [("the cat", ""), ("the cat sat", "")])
-
-
-def test_of_each_question_it_is_known_if_it_was_right() -> None:
-    with pytest.raises(ValueError, match="of each"):
-        replace(_figures(0.8), questions=21)
-
-
-def test_a_model_predicts_all_bytes_of_a_text_but_those_of_the_first_token(source: Source) -> None:
-    text = "the cat sat"
-    (pair,) = paired_texts(Subject("m", None, None, source), source, source.files[0].parent, [text], 64)
-    assert pair.bytes is not None
-    assert 0 < pair.bytes.dense == pair.bytes.variant < pair.bytes.all == len(text)
-
-
-def test_figures_that_leave_dropped_tokens_out_are_refused() -> None:
-    kl = {"mean_kl_nats": 0.5, "top1_agreement": 0.9, "perplexity": 9.0, "dense_perplexity": 8.0, "tokens": 7}
-    cut = {"lost_mass": 0.2, "lost_kl_nats": 0.3, "kept_kl_nats": 0.2}
-    assert quality_figures({"divergence": {"onnx": {**kl, "vocabulary": cut}}})["vocabulary"] == cut
-    with pytest.raises(ArtifactError, match="lost_kl_nats"):
-        quality_figures({"divergence": {"onnx": {**kl, "vocabulary": {"lost_mass": 0.2}}}})

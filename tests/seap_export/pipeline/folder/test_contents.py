@@ -54,14 +54,6 @@ def test_what_is_not_there_is_empty(tmp_path: Path) -> None:
         variant.require()
 
 
-def test_a_variant_has_a_name_where_it_is_the_current_folder(
-    variant: Variant, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(variant.path)
-    assert Variant(Path()).name == "gsm8k-0.2"
-    assert Variant(Path()).export.path == variant.path.parent
-
-
 def test_an_export_knows_its_variants_and_their_parts(variant: Variant) -> None:
     out = variant.path.parent
     assert open_folder(out) is open_folder(variant.path) is None

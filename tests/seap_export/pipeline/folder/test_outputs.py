@@ -61,13 +61,6 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert (tmp_path / "f" / "m").read_text() == "new"
 
 
-def test_an_empty_folder_needs_no_force(tmp_path: Path) -> None:
-    (tmp_path / "f").mkdir()
-    with write_whole(tmp_path / "f", marker="m") as path:
-        (path / "m").touch()
-    assert names(tmp_path) == ["f", "f/m"]
-
-
 def test_what_appears_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already exists"):
         overtaken(tmp_path / "file")

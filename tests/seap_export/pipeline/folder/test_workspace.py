@@ -34,14 +34,6 @@ def test_a_step_is_recorded_with_its_files(tmp_path: Path) -> None:
     assert "seap-export" in manifest.versions
 
 
-def test_files_of_a_step_have_any_names(tmp_path: Path) -> None:
-    """A model may come with a chat template of such a name, which is carried along."""
-    workspace = Workspace(tmp_path, force=False)
-    with workspace.locked(), workspace.writing("v/hf", "key", folder=True) as path:
-        (path / "tool use (größer).jinja").touch()
-    assert list(read_manifest(tmp_path).files) == ["v/hf/tool use (größer).jinja"]
-
-
 def test_a_folder_in_which_nothing_was_made_goes(tmp_path: Path) -> None:
     with Workspace(tmp_path / "deep" / "out", force=False).locked():
         assert (tmp_path / "deep" / "out").is_dir()

@@ -104,10 +104,6 @@ def test_each_folder_is_a_candidate_and_one_without_figures_is_named() -> None:
     assert found["words"].endswith("Not measured: a-0.2/mlx.")
 
 
-def test_what_was_not_measured_is_not_recommended() -> None:
-    assert recommended({"a-0.2": variant(60, None)}, {}, Limits()) == {}
-
-
 def test_a_variant_of_ratio_0_is_the_whole_model() -> None:
     own = variant(90, 0.037, left=100, formats={"onnx": {"precision": "int4"}})
     found = of_a({"a-0": own, "a-0.2": variant(60, 0.2)}, {})
@@ -154,13 +150,6 @@ def test_what_misses_a_target_for_the_speed_is_not_recommended() -> None:
         found = recommended(variants, rows, Limits(decode_speedup=wanted), frontier=frontier)["a"]
         assert (found["file"], found["files"][-1]["within_limits"]) == (file, False)
     assert recommended(variants, rows, Limits(decode_speedup=2.0))["a"]["file"] is None  # nothing says how fast
-
-
-def test_limits_are_those_of_the_targets_unless_others_are_given() -> None:
-    assert Limits.of_targets({"size": 5, "max_kl": 0.3}) == Limits(5, 0.3)
-    assert Limits.of_targets({"size": None, "max_kl": 0.3}, 0.1) == Limits(None, 0.1)
-    assert Limits.of_targets({"decode_speedup": 2.0}) == Limits(decode_speedup=2.0)
-    assert Limits.of_targets(None) == Limits()
 
 
 def test_what_misses_a_target_for_the_first_token_is_not_recommended() -> None:

@@ -33,13 +33,6 @@ def test_held_out_prompts_that_were_fitted_on_are_left_out_whatever_their_task()
     assert prompts.num_seen == 3
 
 
-def test_prompts_without_a_token_are_left_out() -> None:
-    splits = {"a": split([(" ", "1"), ("a", "1")], [(" ", "2")]), "b": split([("b", "")], [])}
-    assert router_prompts(splits, token_ids) == RouterPrompts(
-        {"a": [token_ids("a")], "b": [token_ids("b")]}, {"a": [], "b": []}, 0
-    )
-
-
 def test_too_little_is_refused() -> None:
     one = split([("a", "1")], [])
     with pytest.raises(InputError, match="at least two tasks"):

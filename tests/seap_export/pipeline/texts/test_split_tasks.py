@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +10,11 @@ import pytest
 from support.models import write_micro_model
 from support.product import CalibrationSettings, open_source
 from support.progress import Listening
-from support.tokenizers import write_byte_level
 from support.variations import FAMILIES
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split, parse_tasks
-from seap_export.pipeline.request.mixtures import parse_support
 from seap_export.pipeline.request.options import CALIBRATION_TOKENS
-from seap_export.pipeline.texts.chat import chat_of_folder
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
 
 
@@ -28,11 +24,6 @@ def test_ids_are_those_of_thetokenizer_file_whatever_the_family(tmp_path: Path, 
     text = "the cat sat on a mat"
     ids = tokenize(open_source(str(folder)), {"a": [Sample(text, "")]}, max_length=64)
     assert ids == {"a": [Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids]}
-
-
-def test_a_template_that_tells_the_date_tells_the_same_every_day(tmp_path: Path) -> None:
-    write_byte_level(tmp_path, chat_template="{{ strftime_now('%Y-%m-%d') }}")
-    assert chat_of_folder(tmp_path).render([{"role": "user", "content": "x"}]) == "2024-07-26"
 
 
 @pytest.fixture
@@ -66,40 +57,6 @@ def test_texts_are_taken_up_to_the_number_of_tokens(
     assert split_tasks(source, tasks, CalibrationSettings(max_length=max_length))["a"] == whole
 
 
-def test_the_support_leaves_out_what_is_held_out_of_a_task(tmp_path: Path, corpus: Path) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
-    splits = split_tasks(
-        source, parse_tasks([f"a={corpus}"]), CalibrationSettings(), parse_support(str(corpus), ["a"])
-    )
-    assert {len(splits["a"].held_out), 500 - len(splits["support"].calibration)} == {16}
-    assert not set(splits["a"].held_out) & set(splits["support"].calibration)
-
-
-def test_both_limits_hold() -> None:
-    assert CalibrationSettings(samples=3).most_tokens is None
-    assert CalibrationSettings(calibration_tokens=3).most_tokens == 3
-    assert CalibrationSettings(samples=5, calibration_tokens=3).most_tokens == 3
-    assert CalibrationSettings().most_tokens == CALIBRATION_TOKENS
-
-
-@pytest.mark.parametrize(
-    ("number", "texts"), [(95, "95 tokens in 1 calibration text"), (48, "95 tokens in 2 calibration texts")]
-)
-def test_fewer_tokens_than_the_refit_has_inputs_are_worth_a_warning(tmp_path: Path, number: int, texts: str) -> None:
-    spec = open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))).spec  # 96 inputs of o_proj
-    calibration = tuple(Sample(str(index), "") for index in range(96 // number))
-    split = Split(calibration, (), 95)
-    listening = Listening()
-    enough, uncounted = (replace(split, calibration=(Sample(text, ""),)) for text in ("b", "c"))
-    others = {"b": replace(enough, num_tokens=96), "c": replace(uncounted, num_tokens=None)}
-    warn_of_texts({"a": split, **others}, spec, listening)
-    assert listening.warnings == [
-        f"task 'a': {texts} are too few to refit this model well; calibrate on at least 96, better 65536 tokens"
-    ]
-    warn_of_texts({"a": split}, spec, listening, refits=False)
-    assert len(listening.warnings) == 1
-
-
 @pytest.mark.parametrize(
     ("corpora", "warnings"),
     [
@@ -121,41 +78,3 @@ def test_texts_that_are_hardly_meant_so_are_worth_a_warning(
     listening = Listening()
     warn_of_texts(splits, spec, listening)
     assert [line[: len(start)] for line, start in zip(listening.warnings, warnings, strict=True)] == warnings
-
-
-@pytest.mark.parametrize(
-    ("numbers", "warned", "said"),
-    [
-        (range(30), [], []),
-        ([*range(30), 3, 4], [], ["task 'a': 2 of its 32 texts repeat others and are left out"]),
-        (
-            [*range(10), *[0] * 190],
-            [
-                "task 'a': 190 of its 200 texts repeat others and are left out, so that 8 calibration and 2 held-out "
-                "texts are left; give more texts that differ"
-            ],
-            [],
-        ),
-    ],
-)
-def test_repeated_texts_are_counted(
-    tmp_path: Path, numbers: Iterable[int], warned: list[str], said: list[str]
-) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
-    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "the cat {number}"}}\n' for number in numbers))
-    listening = Listening()
-    splits = split_tasks(source, parse_tasks([f"a={tmp_path / 'a.jsonl'}"]), CalibrationSettings())
-    warn_of_texts(splits, source.spec, listening, refits=False)
-    assert (listening.warnings, listening.said) == (warned, said)
-
-
-@pytest.mark.parametrize(("max_length", "warnings"), [(2, 1), (8, 0)])
-def test_texts_of_which_more_than_half_is_cut_are_worth_a_warning(
-    tmp_path: Path, corpus: Path, max_length: int, warnings: int
-) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
-    listening = Listening()
-    splits = split_tasks(source, parse_tasks([f"a={corpus}"]), CalibrationSettings(max_length=max_length))
-    warn_of_texts(splits, source.spec, listening)
-    assert len(listening.warnings) == warnings
-    assert all("'a': texts are cut after 2 tokens, which leaves out 65%" in line for line in listening.warnings)

@@ -13,7 +13,7 @@ from support.progress import Listening
 from support.tokenizers import write_byte_level
 from tokenizers import Tokenizer
 
-from seap_export.corpus import Task, parse_tasks
+from seap_export.corpus import parse_tasks
 from seap_export.errors import InputError
 from seap_export.model.vocabulary import choice
 from seap_export.model.vocabulary.choice import VocabularySize
@@ -90,12 +90,6 @@ def test_what_further_texts_will_lack_is_said_and_a_warning_if_it_is_much(
     assert [line.partition(" of ")[0] for line in progress.said] == [
         f"{name}: in new texts, about 0.0%" for name in ("b", "both")
     ]
-
-
-def test_all_reads_nothing(tmp_path: Path) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
-    task = Task("a", tmp_path / "missing.jsonl")
-    assert choose_vocabularies(source, (task,), {"a": ["a"]}, "all", Silent()) == {}
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model: Path) -> None:

@@ -60,9 +60,9 @@ def graph_of(decoding: Decoding) -> int:
     return decoding._buffers.graph
 
 
-@pytest.mark.parametrize("prompts", [[[7, 8, 9]], [[7, 8, 9], [50]]])
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize(
+    ("dtype", "logits", "prompts"), [("fp32", "all", [[7, 8, 9]]), ("fp16", "last", [[7, 8, 9], [50]])]
+)
 def test_captured_steps_compute_the_same(
     dense: Callable[..., Path],
     capturing: Callable[..., OnnxDecoder],
@@ -165,8 +165,3 @@ def test_memory_that_other_sizes_hold_is_given_back(
     other = decoder.start([[5], [6]], 8)
     other.step([6, 7])
     assert (held.graph, graph_of(other)) == (1, 2)
-
-
-def test_capacities_are_few_where_steps_are_captured(capturing: Callable[..., OnnxDecoder]) -> None:
-    decoder = capturing()
-    assert [decoder.capacity(*pair) for pair in ((1, 1), (60, 5), (100, 60), (200, 80))] == [64, 128, 256, 300]

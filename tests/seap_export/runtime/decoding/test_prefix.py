@@ -56,7 +56,6 @@ def refuse_starts(monkeypatch: pytest.MonkeyPatch, decoder: OnnxDecoder) -> list
 @pytest.mark.parametrize(
     ("name", "options", "starts"),
     [
-        ("llama-gqa", {}, [10]),
         ("llama-gqa", {"logits": "last"}, [10]),
         ("mistral-window", {}, [10]),
         # what is copied grows by itself, but cannot be cut: the third and the fourth text begin anew

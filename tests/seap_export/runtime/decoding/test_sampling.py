@@ -27,9 +27,9 @@ def plain(logits: list[float], temperature: float, top_k: int | None, top_p: flo
     return {token: value / sum(kept.values()) for token, value in kept.items()}
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("top_k", [None, 1, 5, 49, 50, 1000])
-@pytest.mark.parametrize("top_p", [1e-9, 0.35, 0.9, 0.999, 1.0])
+@pytest.mark.parametrize("temperature", [0.3, 2.5])
+@pytest.mark.parametrize("top_k", [None, 1, 49, 50, 1000])
+@pytest.mark.parametrize("top_p", [1e-9, 0.35, 0.999, 1.0])
 def test_the_distribution_is_the_plain_one(temperature: float, top_k: int | None, top_p: float) -> None:
     for seed in range(5):
         logits = np.random.default_rng(seed).normal(0, 3, 50).astype(np.float32)
@@ -42,10 +42,9 @@ def test_the_distribution_is_the_plain_one(temperature: float, top_k: int | None
         assert probabilities.sum() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
-@pytest.mark.parametrize("top_k", [None, 7])
-@pytest.mark.parametrize("top_p", [0.6, 1.0])
-@pytest.mark.parametrize("min_p", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [0.7, 1.6])
+@pytest.mark.parametrize(("top_k", "top_p"), [(None, 0.6), (7, 1.0), (7, 0.6)])
+@pytest.mark.parametrize("min_p", [0.0, 0.02, 1.0])
 @pytest.mark.parametrize("penalty", [0.8, 1.0, 1.3])
 def test_the_distribution_is_that_of_transformers(
     temperature: float, top_k: int | None, top_p: float, min_p: float, penalty: float
@@ -117,21 +116,16 @@ def test_greedy_takes_the_first_of_the_most_likely() -> None:
     [
         ({"temperature": -0.1}, "temperature -0.1 .*; "),
         ({"temperature": math.nan}, "temperature nan .*; "),
-        ({"temperature": math.inf}, "temperature inf .*; "),
         ({"temperature": 1.0, "top_k": 0}, "top-k 0 .*; .* 1$"),
         ({"temperature": 1.0, "top_p": 0.0}, "top-p 0 .*; .* 1$"),
         ({"temperature": 1.0, "top_p": 1.1}, "top-p 1.1 .*; .* 1$"),
-        ({"temperature": 1.0, "top_p": math.nan}, "top-p nan .*; .* 1$"),
         ({"seed": -1}, "seed -1 .*; "),
         ({"top_k": 5}, "top-k, top-p and min-p .* temperature 0; "),
-        ({"top_p": 0.5}, "top-k, top-p and min-p .* temperature 0; "),
         ({"min_p": 0.5}, "top-k, top-p and min-p .* temperature 0; "),
         ({"temperature": 1.0, "min_p": -0.1}, "min-p -0.1 .*; .* 0 to 1$"),
-        ({"temperature": 1.0, "min_p": 1.1}, "min-p 1.1 .*; .* 0 to 1$"),
         ({"temperature": 1.0, "min_p": math.nan}, "min-p nan .*; .* 0 to 1$"),
         ({"temperature": 10**308}, "temperature 1e.308 .*; "),
         ({"repetition_penalty": 1e-300}, "repetition penalty 1e-300 .*; "),
-        ({"repetition_penalty": math.inf}, "repetition penalty inf .*; "),
     ],
 )
 def test_values_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:

@@ -132,8 +132,3 @@ def test_a_template_that_computes_too_much_is_stopped(template: str, monkeypatch
 def test_others_fail_as_templates_do(template: str) -> None:
     with pytest.raises(InputError, match="refuses the messages"):
         ChatTemplate({"default": template}, {}).render(_USER)
-
-
-def test_a_namespace_is_not_written() -> None:
-    template = nested("{{ ns.x }}", "namespace(a=ns.x, b=ns.x)", "1")
-    assert ChatTemplate({"default": template}, {}).render(_USER) == "<Namespace>"

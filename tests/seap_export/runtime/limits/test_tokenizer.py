@@ -45,9 +45,7 @@ def test_normalizers_of_known_models_are_accepted(parts: list[dict[str, Any]]) -
     "values",
     [
         {"normalizer": replacing({"String": "a"}, "b" * 1025)},
-        {"normalizer": replacing({"Regex": "a"}, "b" * 1024)},
         {"normalizer": replacing({"String": ""}, "b" * 1024)},
-        {"normalizer": {"type": "Prepend", "prepend": "b" * 1024}},
         {"normalizer": table(1025)},
         {"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 11}},
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", "replacement": "▁"}] * 4}},

@@ -1,16 +1,74 @@
+"""Sizes, times and the KL of candidates: predicted, and corrected by what was measured."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-import torch
-from support.product import Candidate, FirstToken, GgufFormat, OnnxFormat, PromptTime, Targets, Times, Workload, ways
+from support.estimates import kl_estimate
+from support.product import (
+    Candidate,
+    CandidateFigures,
+    FirstToken,
+    Guess,
+    OnnxFormat,
+    Point,
+    PromptTime,
+    Targets,
+    Times,
+    ways,
+)
 from support.variations import micro_config
 
 from seap_export.model.families import ModelSpec, model_spec
+from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.prompts import Prompts
-from seap_export.pipeline.cost.workload import KeptPart
+
+#: A bit less costs four times as much, and 0.2 of the ratio four times as much as 0.1.
+GUESS = Guess(((2.5, 0.64), (4.5, 0.04)), ((0.1, 0.02), (0.2, 0.08)))
+INT4, MIXED = Candidate(0.0, OnnxFormat("int4")), Candidate(0.0, OnnxFormat("mixed-3.5"))
+
+
+def point(candidate: Candidate, kl: float, lost: float = 0.0) -> Point:
+    return Point(candidate, CandidateFigures(50, kl_estimate(kl), 0.9, 7.0, lost_kl=lost), "key", 50, 2.0)
+
+
+def test_what_rounding_and_pruning_cost_adds_up() -> None:
+    curve = KlCurve([], GUESS)
+    assert curve.at(MIXED) == pytest.approx(0.16)
+    assert curve.at(replace(MIXED, ratio=0.2)) == pytest.approx(0.24)
+    assert curve.least(replace(MIXED, ratio=0.2)) == pytest.approx(0.16 + 0.08 / 1.35)
+
+
+def test_it_is_corrected_by_what_was_measured_around() -> None:
+    pruned = replace(MIXED, ratio=0.2)
+    curve = KlCurve([point(INT4, 0.06), point(pruned, 0.24)], GUESS)  # half as much again, and as guessed
+    assert curve.at(MIXED) == pytest.approx(1.5 * 0.16)
+    assert curve.at(pruned) == pytest.approx(0.24)
+    assert curve.at(replace(MIXED, ratio=0.1)) == pytest.approx(1.5**0.5 * 0.18)
+    assert curve.at(replace(MIXED, ratio=0.4)) == pytest.approx(0.48)
+    other = KlCurve([point(replace(INT4, vocabulary="auto"), 0.06), point(replace(INT4, ratio=0.2), 9.0)], GUESS)
+    assert other.at(MIXED) == pytest.approx(0.16)  # they tell nothing of it
+
+
+def test_what_dropped_tokens_lose_does_not_grow_with_the_rest() -> None:
+    curve = KlCurve([point(INT4, 0.5 + 0.06, lost=0.5)], GUESS)
+    assert curve.at(replace(MIXED, ratio=0.2)) == pytest.approx(0.5 + 1.5 * 0.24)
+    of_int8 = KlCurve([point(Candidate(0.0, OnnxFormat("int8")), 0.501, lost=0.5)], GUESS)
+    assert of_int8.at(MIXED) == pytest.approx(0.5 + 0.16)
+
+
+def test_the_interval_is_about_what_is_not_measured() -> None:
+    """If pruning costs less than guessed, what was measured says that rounding costs more."""
+    measured = replace(MIXED, ratio=0.1)
+    curve = KlCurve([point(measured, 0.18)], GUESS)
+    assert curve.least(measured) == pytest.approx(curve.at(measured))
+    more = replace(MIXED, ratio=0.2)
+    assert curve.least(more) == pytest.approx(0.18 * (0.16 + 0.08 / 1.35) / (0.16 + 0.02 / 1.35))
+    less = MIXED
+    assert curve.least(less) == pytest.approx(0.18 * 0.16 / (0.16 + 0.02 * 1.35))
+
 
 SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
 FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")
@@ -41,24 +99,6 @@ def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predi
     assert predictor.bytes(FP32) == OnnxFormat("fp32").size(SPEC) + BESIDE + 7
 
 
-def test_a_tokenizer_within_the_weights_counts_once() -> None:
-    """As a step's estimate of the disk has it."""
-    work = Workload(SPEC, torch.float32, tokenizer_bytes=50_000)
-    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: work.beside_weights(candidate.format))
-    for format, more in ((GgufFormat("q8_0"), 0), (OnnxFormat("int8"), 50_000)):
-        assert predictor.bytes(Candidate(0.0, format)) - format.size(SPEC) == pytest.approx(more, abs=40_000)
-        assert KeptPart(work, 1.0).folder_bytes(format) - format.size(SPEC) == pytest.approx(more, abs=40_000)
-
-
-def test_norms_and_biases_are_not_quantised() -> None:
-    biased = SPEC.with_layers(tuple(layer.changed(biases={"o_proj", "down_proj"}) for layer in SPEC.layers))
-    predictor = Predictor(
-        lambda candidate: biased if candidate.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE
-    )
-    more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
-    assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)
-
-
 def test_the_least_ratio_is_the_first_that_fits(predictor: Predictor) -> None:
     targets = Targets(size=predictor.bytes(replace(FP32, ratio=0.4)))
     ratio = predictor.least_ratio(FP32, targets)
@@ -68,11 +108,6 @@ def test_the_least_ratio_is_the_first_that_fits(predictor: Predictor) -> None:
     assert predictor.bytes(replace(FP32, ratio=round(ratio - 0.001, 3))) > targets.size * 0.997
     assert predictor.least_ratio(INT8, targets) == 0.0
     assert predictor.least_ratio(FP32, Targets(size=1)) is None
-
-
-def test_a_known_size_needs_no_margin(predictor: Predictor) -> None:
-    predictor.learn_bytes(INT8, 5000)
-    assert predictor.least_ratio(INT8, Targets(size=5000)) == 0.0
 
 
 def test_speed_is_over_the_usual_precision_and_learns(predictor: Predictor) -> None:
@@ -112,15 +147,3 @@ def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed(
     assert predictor.least_ratio(INT8, asked) == pytest.approx(0.5, abs=0.002)
     assert predictor.least_ratio(INT8, Targets(first_token=FirstToken(64, speedup=1.25))) == 0.0
     assert predictor.least_ratio(INT8, Targets(first_token=FirstToken(64, speedup=1.26))) > 0.0  # type: ignore[operator]
-
-
-def test_candidates_with_the_same_shapes_are_alike(predictor: Predictor) -> None:
-    assert predictor.are_alike(replace(INT8, ratio=0.5), replace(INT8, ratio=0.5))
-    assert not predictor.are_alike(replace(INT8, ratio=0.5), replace(INT8, ratio=0.501))
-
-
-def test_a_ratio_can_be_given_as_it_is_in_the_name() -> None:
-    assert Candidate(0.317, OnnxFormat("int8")).way == INT8
-    for ratio in (-0.1, 1.0, 0.12345):
-        with pytest.raises(ValueError, match="ratio"):
-            Candidate(ratio, OnnxFormat("int8"))

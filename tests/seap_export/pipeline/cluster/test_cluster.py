@@ -1,25 +1,47 @@
-"""What a worker refuses, and what it says to its driver."""
+"""Which machine a step goes to, what a worker refuses, and what it says to its driver."""
 
 from __future__ import annotations
 
 import pickle
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from support.product import PathStep, Step, open_source
+from support.product import PathStep, open_source
 
 from seap_export.errors import InputError
-from seap_export.pipeline.cluster.connection import Share
-from seap_export.pipeline.cluster.run import _Dispatch, _make_here
+from seap_export.pipeline.cluster.connection import Cluster, Share, share_of
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Finished, Order, make_order
 from seap_export.pipeline.folder import outputs
 from seap_export.pipeline.folder.manifest import package_versions
+
+
+def ray_of(*machines: dict[str, float], lost: dict[str, float] | None = None) -> Any:
+    nodes = [{"Alive": True, "Resources": machine} for machine in machines]
+    nodes += [{"Alive": False, "Resources": lost}] if lost else []
+    return SimpleNamespace(nodes=lambda: nodes)
+
+
+HEAD = {"memory": 1e9}
+SMALL, LARGE, GPU = {"CPU": 4.0}, {"CPU": 16.0}, {"CPU": 8.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "machines", "share"),
+    [
+        ({}, (HEAD, SMALL, LARGE), Share(4, 0, "cpu")),
+        ({"threads": 8}, (SMALL, LARGE), Share(8, 0, "cpu")),
+        ({}, (SMALL, GPU), Share(4, 1, "cuda")),
+        ({"device": "cpu"}, (SMALL, GPU), Share(4, 0, "cpu")),
+        ({"device": "cpu", "provider": "cuda"}, (SMALL, GPU), Share(4, 1, "cpu")),
+    ],
+)
+@pytest.mark.needs("ray")
+def test_all_steps_get_the_same_share(options: dict[str, Any], machines: tuple[Any, ...], share: Share) -> None:
+    assert share_of(ray_of(*machines, lost={"CPU": 1.0}), Cluster("local", "m", **options)) == share
 
 
 @dataclass(frozen=True)
@@ -76,16 +98,6 @@ def test_a_step_is_made_anew_in_the_place_that_a_lost_worker_left(order: Order) 
     assert [event.kind for event in events] == ["begin"]
 
 
-def test_lines_of_a_step_reach_the_driver(order: Order) -> None:
-    def act(work: Any, path: Path) -> None:
-        work.progress.warn("careful")
-        work.progress.say(f"{torch.get_num_threads()} thread, {work.compute.batch_tokens} positions")
-
-    _, events = made(replace(order, step=Written(act)))
-    expected = [Event("v/written", "warn", "careful"), Event("v/written", "say", "1 thread, 64 positions")]
-    assert events[1:] == expected
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -125,39 +137,3 @@ def test_errors_reach_the_driver(order: Order, error: BaseException, expected: E
     received = pickle.loads(pickle.dumps(result)).error
     assert (type(received), received.args, str(received)) == (type(expected), expected.args, str(expected))
     assert "in act" in received.__notes__[-1]  # where it was raised
-
-
-def test_a_step_waits_for_all_that_it_needs() -> None:
-    first, second = (SimpleNamespace(name=name, needs=()) for name in ("first", "second"))
-    last, handed_out = SimpleNamespace(name="last", needs=(first, second)), list[str]()
-    dispatch: Any = object.__new__(_Dispatch)
-    dispatch._ray = SimpleNamespace(wait=lambda refs, timeout: ([], refs), get=lambda events: [])
-    dispatch._events = SimpleNamespace(take=SimpleNamespace(remote=lambda: None))
-    dispatch._running, dispatch._waiting, dispatch._done = {}, [first, last], set[str]()
-    dispatch._hand_out, dispatch._tell = lambda step: handed_out.append(step.name), lambda: None
-    for made in ("first", "second"):
-        dispatch.go_on()
-        assert handed_out == ["first"]
-        dispatch._done.add(made)
-    dispatch.go_on()
-    assert handed_out == ["first", "last"]
-
-
-def test_what_is_for_this_process_waits_for_all_before_it() -> None:
-    @dataclass(frozen=True)
-    class Here(Step):
-        name: str
-
-        def run(self, made: Any) -> None:
-            ran.append(self.name)
-
-    @dataclass(frozen=True)
-    class Sent(Written):
-        name: str = ""
-
-    ran, nothing = list[str](), failing(AssertionError("of a worker"))
-    left = deque[Step]([Sent(nothing, "a"), Here("after a"), Sent(nothing, "b"), Sent(nothing, "c"), Here("last")])
-    for done, expected in ((set(), []), ({"a", "c"}, ["after a"]), ({"a", "b", "c"}, ["after a", "last"])):
-        _make_here(left, done, cast(Any, None))
-        assert ran == expected
-    assert not left

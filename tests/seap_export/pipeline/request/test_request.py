@@ -1,29 +1,23 @@
-"""Mixtures of tasks, from what a user writes and from statistics on disk; the commands' tests run them whole."""
+"""What is asked for: mixtures of tasks, and the whole models beside variants."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.product import GgufFormat, OnnxForm, OnnxFormat, choose_precision
 
+from converters.format import Format
 from seap_export.errors import UsageError
-from seap_export.pipeline.request.mixtures import MixtureSpec, parse_mixtures, parse_support, parse_weights
-
-
-def test_without_mixtures_there_are_none() -> None:
-    assert parse_mixtures(["a", "b"], general=False, weights=(), mixes=()) == ()
+from seap_export.pipeline.request.export_request import VariantRequest
+from seap_export.pipeline.request.mixtures import MixtureSpec, parse_mixtures, parse_support
+from seap_export.pipeline.request.whole import whole_models
 
 
 def test_general_is_of_all_tasks_and_weighs_1_unless_told_otherwise() -> None:
     (mixtures,) = parse_mixtures(["b", "a"], general=True, weights=["b=2.5"], mixes=())
     assert mixtures == MixtureSpec("general", {"a": 1.0, "b": 2.5})
-
-
-def test_general_needs_several_tasks() -> None:
-    with pytest.raises(UsageError, match="one task"):
-        parse_mixtures(["a"], general=True, weights=(), mixes=())
-    with pytest.raises(UsageError, match="no effect on one task"):
-        parse_mixtures(["a"], general=False, weights=["a=2"], mixes=())
 
 
 def test_mixes_are_of_the_tasks_they_name() -> None:
@@ -33,33 +27,18 @@ def test_mixes_are_of_the_tasks_they_name() -> None:
     assert mixtures[2].weights == {"b": 0.001}
 
 
-def test_the_order_in_which_tasks_are_given_does_not_matter() -> None:
-    one, other = (parse_mixtures(["a", "b"], general=False, weights=(), mixes=[mix]) for mix in ("x=a:2,b", "x=b,a:2"))
-    assert list(one[0].weights.items()) == list(other[0].weights.items()) == [("a", 2.0), ("b", 1.0)]
-
-
-def test_a_task_name_may_hold_the_separator_of_the_other_option() -> None:
-    assert parse_weights(["a:b=2"], ["a:b"]) == {"a:b": 2.0}
-
-
 @pytest.mark.parametrize(
     ("mix", "message"),
     [
         ("x=a:1,", "weight '' .*: a, b"),
         ("x=a:1,a:2", "task 'a' has two weights; give one"),
-        ("x=a:nan", "weight nan of task 'a' is out of range; give a positive number"),
         ("x y=a:1", r"mixture name 'x y' cannot name a folder; use up to 64 of A-Z a-z 0-9 - _ \."),
-        (".x=a:1", r"mixture name '\.x' cannot name a folder"),
         ("x" * 65 + "=a:1", "cannot name a folder"),
-        ("../x=a", r"'\.\./x' cannot name a folder"),
         ("b=a:1", "the name 'b' is "),
         ("A=a:1", "the name 'A' is "),
-        ("general=a", "the name 'general' is "),
         ("General=a", "the name 'General' is "),
         ("x", "mixture 'x' is malformed"),
-        ("=a:1", "mixture '=a:1' is malformed"),
         ("x=a:1,c:1", "'c:1' .* name a task of this run"),
-        ("x=a:much", "'a:much' is malformed"),
         ("x=a:-1", "weight -1 of task 'a' is out of range"),
     ],
 )
@@ -69,17 +48,10 @@ def test_mixtures_that_mean_nothing(mix: str, message: str) -> None:
     assert parse_mixtures(["a", "b"], general=False, weights=(), mixes=["x" * 64 + "=a:1"])
 
 
-def test_a_name_stands_for_one_mixture() -> None:
-    with pytest.raises(UsageError, match="the name 'x' is "):
-        parse_mixtures(["a", "b"], general=False, weights=(), mixes=["x=a", "x=a:2"])
-
-
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (["a=two"], "weight 'a=two' is malformed"),
         (["a=0"], "weight 0 of task 'a' is out of range"),
-        (["a=inf"], "weight inf of task 'a' is out of range"),
         (["a=1", "a=2"], "task 'a' has two weights"),
         (["c=2"], "name a task of this run"),
     ],
@@ -106,12 +78,34 @@ def test_support_has_a_share_of_every_mixture(text: str) -> None:
     assert parse_support(text, ["a"]).share == 0.3
 
 
-@pytest.mark.parametrize("share", ["0", "1", "-0.5", "nan", "2"])
-def test_a_share_that_is_none(text: str, share: str) -> None:
-    with pytest.raises(UsageError, match=r"--support: the share .* is out of range"):
-        parse_support(f"{text}:{share}", ["a"])
+A, BOTH = MixtureSpec("a", {"a": 1.0}), MixtureSpec("both", {"a": 1.0, "b": 1.0})
+INT8 = OnnxFormat.of(replace(OnnxFormat("int8").form, logits="last"))
 
 
-def test_the_name_of_the_support_is_taken(text: str) -> None:
-    with pytest.raises(UsageError, match=r"a task is named 'support'.* rename the task"):
-        parse_support(text, ["a", "Support"])
+def variant(mixture: MixtureSpec = A, ratio: float = 0.2, *formats: Format) -> VariantRequest:
+    return VariantRequest(mixture, ratio, formats or (INT8,), "all")
+
+
+def names(*variants: VariantRequest) -> list[str]:
+    return [model.name for model in whole_models(variants)]
+
+
+def test_each_task_and_mixture_has_both_precisions_once() -> None:
+    expected = ["a-whole-int8", "a-whole-int4", "both-whole-int8", "both-whole-int4"]
+    assert names(variant(), variant(A, 0.5), variant(BOTH)) == expected
+    assert names() == []
+
+
+def test_only_beside_our_own_format_on_the_cpu() -> None:
+    cuda = OnnxFormat.of(OnnxForm(choose_precision("fp16", "cuda"), provider="cuda"))
+    assert names(variant(A, 0.2, GgufFormat("q8_0")), variant(BOTH, 0.2, cuda)) == []
+    assert names(variant(A, 0.2, GgufFormat("q8_0"), INT8)) == ["a-whole-int8", "a-whole-int4"]
+
+
+def test_a_variant_that_is_the_file_stands_for_it() -> None:
+    assert names(variant(), variant(A, 0.0)) == ["a-whole-int4"]
+    assert names(variant(BOTH), variant(A, 0.0)) == ["both-whole-int8", "both-whole-int4", "a-whole-int4"]
+    fewer_tokens = replace(variant(A, 0.0), vocabulary=500)
+    assert names(fewer_tokens) == ["a-whole-int8", "a-whole-int4"]
+    larger_blocks = OnnxFormat.of(replace(INT8.form, precision=choose_precision("int8", block_size=128)))
+    assert names(variant(A, 0.0, larger_blocks)) == ["a-whole-int8", "a-whole-int4"]
