@@ -57,13 +57,6 @@ def test_pages_that_code_names_exist() -> None:
     assert {each for each in named if each[1] and each[1] not in _anchors(ROOT / each[0])} == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
-    for table in re.findall(r"(?:^\|.*\n)+", _prose(page), flags=re.MULTILINE):
-        cells = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", row))) for row in table.splitlines()]
-        assert set(cells) == {cells[0]}, table.splitlines()[cells.index(next(n for n in cells if n != cells[0]))]
-
-
 #: Options of other programs that the pages name.
 FOREIGN = {"--head", "--ignore-scripts", "--max-model-len", "--trust-remote-code"}
 
@@ -89,14 +82,11 @@ def _context(command: click.Command) -> click.Context:
     return click.Context(command, **command.context_settings)
 
 
-def test_commands_are_found() -> None:
-    assert len([words for page in PAGES for _, words in _commands(page)]) >= 80
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_have_the_options_that_are_shown(page: Path) -> None:
+def test_commands_have_the_options_that_are_shown() -> None:
     """`make_parser` refuses options that a command lacks; the values of choices are compared here."""
-    for command, words in _commands(page):
+    shown = [pair for page in PAGES for pair in _commands(page)]
+    assert len(shown) >= 80
+    for command, words in shown:
         values, _, _ = command.make_parser(_context(command)).parse_args(words)
         for parameter in command.params:
             if isinstance(parameter.type, click.Choice) and parameter.name in values:
@@ -108,13 +98,10 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
     "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
 )
 def test_options_in_sentences_exist(page: Path) -> None:
-    shown = [
-        shown_option for command in main.commands.values() for shown_option in command.get_params(_context(command))
-    ]
-    known = {option for shown_option in shown for option in (*shown_option.opts, *shown_option.secondary_opts)}
-    named = {
-        option for code in re.findall(r"`([^`]*)`", _prose(page)) for option in re.findall(r"--[a-z][\w-]*", code)
-    }
+    shown = [one for command in main.commands.values() for one in command.get_params(_context(command))]
+    known = {option for one in shown for option in (*one.opts, *one.secondary_opts)}
+    codes = re.findall(r"`([^`]*)`", _prose(page))
+    named = {option for code in codes for option in re.findall(r"--[a-z][\w-]*", code)}
     assert named - known - FOREIGN == set()
 
 

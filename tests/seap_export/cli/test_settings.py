@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import click
 import pytest
 from support.exports import Run
 from support.option_pages import pages
-from support.product import ExportRequest, FirstToken, Targets, open_recipe
+from support.product import ExportRequest, open_recipe
 
 from seap_export.api.export_options import ExportOptions
 from seap_export.api.settings import export_request
@@ -126,16 +125,6 @@ def test_the_plan_suits_the_kernels_of_the_form_unless_the_recipe_says_otherwise
     assert (settings.align, settings.group_tolerance) == (align, group_tolerance)
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("int4", "bf16"), ("int8", "bf16"), ("int4", "fp16"), ("fp32", "fp32")]
-)
-def test_what_computes_on_cuda(home: Path, precision: str, dtype: str) -> None:
-    setting = "dialect=standard" if precision == "fp32" else f"activations={dtype}"
-    arguments = ("--provider", "cuda", "--precision", precision, "--set", setting)
-    form = request_of(values_of(*REQUIRED, *arguments)).measured.format.form
-    assert (form.precision.name, form.precision.dtype, form.provider) == (precision, dtype, "cuda")
-
-
 def test_a_file_gives_what_the_command_line_gives(home: Path) -> None:
     (home / "export.toml").write_text(FILE)
     from_file, expected = values_of("--config", "export.toml"), values_of(*SAME)
@@ -155,18 +144,6 @@ def test_the_file_above_has_every_setting(home: Path) -> None:
     only_one_value = {"provider", "dialect", "model", "target_size", "target_decode_speedup", "max_kl"}
     only_one_value |= {"min_accuracy_retained", "target_first_token"}
     assert {name for name in given if given[name] == defaults[name]} - of_a_run - only_one_value == {"threshold"}
-
-
-def test_targets_in_a_file_stand_in_place_of_ratios(home: Path) -> None:
-    text = 'model = "m"\ntask = { a = "a.jsonl" }\nout = "made"\n'
-    targets = 'target_size = "1.5 GiB"\ntarget_decode_speedup = 2\nmax_kl = 0.25\n'
-    targets += 'target_first_token = "512:250ms"\n'
-    (home / "export.toml").write_text(text + targets)
-    request = request_of(values_of("--config", "export.toml"))
-    assert request.targets == Targets(3 * 2**29, 2.0, 0.25, FirstToken(512, ms=250.0))
-    written = ["fp32", "fp16", "int8", "int4", "w8a8", "w4a8", "mixed-4.5"]
-    assert [format.precision for format in request.formats] == written
-    assert request.variants == {}
 
 
 @pytest.mark.parametrize(
@@ -190,14 +167,6 @@ def test_what_a_target_is_met_with(home: Path, arguments: list[str], written: li
     formats_asked = [f"{format.name} {format.precision}" for format in formats]
     assert [name for name in formats_asked if name in written] == written
     assert {name.split()[0] for name in formats_asked} == {name.split()[0] for name in written}
-
-
-def test_settings_of_blocks_hold_for_all_quantised_precisions(home: Path) -> None:
-    options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out", "--set", "block_size=64")
-    formats: Any = request_of(values_of(*options)).formats
-    forms = {format.precision: format.form for format in formats}
-    assert list(forms) == ["fp32", "fp16", "int8", "int4", "mixed-4.5"]
-    assert {forms[name].precision.quantization.block_size for name in ("int8", "int4")} == {64}
 
 
 def test_the_command_line_wins_and_replaces_lists(home: Path) -> None:
@@ -259,19 +228,6 @@ def test_pages_list_the_options(page: Path) -> None:
     assert page.read_text("utf-8") == pages()[page], "make pages"
 
 
-def test_every_setting_is_documented() -> None:
-    table = (ROOT / "docs" / "reference.md").read_text("utf-8").partition("## Settings of an export")[2]
-    rows = [line.split("|")[1] for line in table.partition("\n## ")[0].splitlines() if line.startswith("| `")]
-    assert {key.strip(" `") for key in rows} == set(settings_of(main.commands["export"]))
-
-
-def test_the_help_of_export_is_short(run: Run) -> None:
-    shown, titles = _listed(run("export", "--help").out)
-    assert len(shown) <= 18
-    assert {"--task", "--ratio", "--out", "--format", "--help-all"} <= set(shown)
-    assert titles == ["Model and tasks:", "Size:", "Output:", "Checks:", "Machine:"]
-
-
 def test_help_all_shows_the_rare_options_and_the_settings(run: Run) -> None:
     """A rare option works as any other; a file can give those that are required."""
     output = run("export", "--help-all").out
@@ -308,15 +264,6 @@ def test_the_sample_exports(run: Run, work: Path) -> None:
     assert {name.rpartition("-")[0] for name in json.loads(outcome.out)["variants"]} == {
         "arithmetic", "everyday", "reading", "general",
     }  # fmt: skip
-
-
-def test_the_sample_names_the_model_that_the_demo_fetches(run: Run, work: Path, smollm2_gguf: Path) -> None:
-    sample = ROOT / "samples" / "export.toml"
-    model = tomllib.loads(sample.read_text("utf-8"))["model"]
-    assert (sample.parent / model).resolve() == smollm2_gguf.resolve()
-    outcome = run("export", "m", "--config", sample, "--dry-run", "--json")  # a smaller one takes less time
-    assert outcome.code == 0, outcome.err
-    assert "general-0.2" in [row["variant"] for row in json.loads(outcome.out)["variants"]]
 
 
 @pytest.mark.parametrize(

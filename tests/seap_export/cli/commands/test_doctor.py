@@ -126,10 +126,6 @@ def test_warnings_are_shown_even_when_quiet(run: Run, diagnosed: Callable[[Diagn
     assert len(machine.warnings) == 2
 
 
-def test_an_unknown_provider(run: Run) -> None:
-    run("doctor", "--require", "tpu").refused(2, "'tpu' is not one of")
-
-
 @pytest.mark.parametrize("name", ["onnxruntime", "tokenizers"])
 def test_a_runtime_that_cannot_be_imported(tmp_path: Path, name: str) -> None:
     done = process(tmp_path, {name})
@@ -144,11 +140,3 @@ def test_the_page_shows_a_program_that_runs(tool: Tool, tmp_path: Path) -> None:
     outcome = tool(tmp_path, program=program)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith("True ")
-
-
-def test_runtimes_and_extras_are_listed(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
-    diagnosed(diagnosis())
-    values = json.loads(run("doctor", "--json", "-q").out)
-    assert values["runtimes"]["onnxruntime"] is None
-    assert "plots" in values["extras"]
-    assert "[plots]" in run("doctor").out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from support.exports import Run
 
 from seap_export.corpus import text_digest
 from validation.reports import schema
-from validation.reports.figures import QUALITY
 
 QUESTION = 'corpus = "quiz.jsonl"\nprompt = "{text}"\n'
 CHOICES = '[completion]\nchoices = [" {one}", " {two}"]\nlabel = "label"\n'
@@ -119,23 +117,6 @@ def test_the_report_has_the_same_bytes_again_and_no_paths(run: Run, done: Path, 
     assert run(*command, "--out", "one.json", "--force").code == 0
 
 
-def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--threads", "1")
-    lines = outcome.out.splitlines()
-    assert lines[0].startswith("a-0.2: task a, ratio 0.20")
-    assert lines[1].split() == " ".join(["divergence", *(figure.title for figure in QUALITY)]).split()
-    assert re.match(r"onnx +\d+\.\d+ \+- \d+\.\d+ ", lines[2])
-    assert lines[3] == "KL in nats per token, +- its standard error over 16 held-out texts"
-    assert re.match(r"onnx: \d\.\d+ bits per byte, dense \d\.\d+; KL \d\.\d+ nats per byte, on [\d,]+ bytes", lines[4])
-    assert [line.split()[:2] for line in lines[6:]] == [["quiz", "dense"], ["quiz", "onnx"]]
-    said = outcome.err.splitlines()
-    assert (said[:3], said[-1]) == (
-        ["hashing m", "opening m", "ONNX Runtime will take about 32.2 MB"],
-        "100 % of 24 sequences",
-    )
-    assert run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "--limit", "2", "-q").out == ""
-
-
 def test_the_gate_fails_after_the_report_was_written(run: Run, done: Path, work: Path) -> None:
     command = ("evaluate", "out/a-0.4", "--dense", "m", "--max-kl", "1e-6", "--threads", "1", "--out", "report.json")
     outcome = run(*command)
@@ -149,13 +130,6 @@ def test_the_gate_fails_after_the_report_was_written(run: Run, done: Path, work:
     assert error["report"] == report
 
 
-def test_accuracy_retained_is_gated(run: Run, done: Path, quiz: Path) -> None:
-    command = ("out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--limit", "12")
-    assert _report(run, *command, "--min-accuracy-retained", "0")["verdict"] == "passed"
-    error = _report(run, *command, "--min-accuracy-retained", "100", code=4)
-    assert "onnx: quiz retains " in error["error"]["message"]
-
-
 def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
     report = _report(run, "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5")
     texts = report["texts"]
@@ -165,13 +139,6 @@ def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5", "-q")
     assert outcome.code == 0
     assert outcome.err.startswith("Warning: the calibration folder is missing")
-
-
-def test_calibrated_texts_are_refused(run: Run, done: Path, work: Path) -> None:
-    run("evaluate", "out/a-0.2", "--dense", "m", "--text", "a=a.jsonl", "--out", "report.json", "-q").refused(
-        8, "task 'a': 44 of the 60 evaluated texts "
-    )
-    assert not (work / "report.json").exists()
 
 
 @pytest.mark.parametrize(("option", "completion"), [("--zero-shot", CHOICES), ("--generate", ANSWER)])
@@ -187,18 +154,6 @@ def test_calibrated_questions_are_refused(run: Run, done: Path, work: Path, opti
         run("evaluate", "out/a-0.2", option, "quiz=quiz.toml", "-q", *extra).refused(
             8, "task 'quiz': 1 of the 1 evaluated texts "
         )
-
-
-def test_a_dense_model_alone(run: Run, quiz: Path) -> None:
-    report = _report(run, "m", "--zero-shot", "quiz=quiz.toml", "--limit", "4")
-    assert (report["variant"], report["task"], report["divergence"]) == (None, None, {})
-    assert list(report["zero_shot"]) == ["dense"]
-    assert report["zero_shot"]["dense"]["quiz"]["questions"] == 4
-
-
-def test_a_variant_without_its_dense_model(run: Run, done: Path, quiz: Path) -> None:
-    report = _report(run, "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "--runtime", "onnxruntime")
-    assert (report["dense"], report["divergence"], list(report["zero_shot"])) == (None, {}, ["onnx"])
 
 
 @pytest.fixture
@@ -255,32 +210,3 @@ def test_bad_requests_are_one_line(
     outcome.refused(code, message)
     assert outcome.out == ""
     assert not (work / "report.json").exists()
-
-
-def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:
-    from support.models import write_micro_model
-
-    write_micro_model(work / "other", seed=1, model_type="llama")
-    run("evaluate", "out/a-0.2", "--dense", "other", "-q").refused(
-        8, "'other' is not the model that the variant was made from ('m')"
-    )
-
-
-@pytest.mark.parametrize("part", ["plan.json", "onnx", "hf/model.safetensors", "onnx/model.onnx"])
-def test_a_damaged_variant(run: Run, done: Path, work: Path, part: str) -> None:
-    path = done / "a-0.2" / part
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    forms = ("--runtime", "torch", "--runtime", "onnxruntime")
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", *forms, "--limit", "1", "--out", "report.json", "-q")
-    outcome.refused(7)
-    assert not (work / "report.json").exists()
-
-
-def test_cuda_is_refused_before_the_dense_model_runs(run: Run, done: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "onnxruntime", "--provider", "cuda")
-    outcome.refused(6, "CUDA", "--provider cpu")
-
-
-def test_a_provider_that_would_run_nothing(run: Run, done: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--provider", "cuda")
-    outcome.refused(2, "--provider cuda", "add --runtime onnxruntime")

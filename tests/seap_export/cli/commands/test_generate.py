@@ -46,18 +46,6 @@ def test_it_ends_before_a_stop_text(run: Run, expected: Generator) -> None:
     assert (answer["text"], answer["stop"]) == (whole.partition(word)[0], "text")
 
 
-def test_a_prompt_from_a_file(run: Run, expected: Generator, work: Path) -> None:
-    (work / "prompt.txt").write_text(PROMPT + "\n")
-    command = ("generate", "out/a-0.2", "--prompt-file", "prompt.txt", "--max-new-tokens", 9)
-    assert run(*command).out == expected.generate(PROMPT, 9) + "\n"
-
-
-def test_in_json(run: Run, expected: Generator) -> None:
-    (whole,) = expected.complete([PROMPT], 9)
-    answer = json.loads(run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9, "--json", "--quiet").out)
-    assert answer == {"text": whole.text, "prompt_tokens": 6, "tokens": len(whole.token_ids), "stop": whole.stop}
-
-
 def test_a_chat_model_is_given_the_prompt_in_its_template(run: Run, expected: Generator, done: Path) -> None:
     add_chat_template(done / "a-0.2" / "onnx")
     command = ("generate", "out/a-0.2", "sat on", "--max-new-tokens", 9)
@@ -124,12 +112,3 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
 def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:
     (done.parent / "begun" / "hf").mkdir(parents=True)
     run("generate", *arguments, "--json").refused_in_json(code, word)
-
-
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_provider_that_is_not_there(run: Run, done: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seap_export.runtime.session.refuse_missing_gpu", lambda provider: None)
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    outcome = run("generate", "out/a-0.2", PROMPT, "--provider", provider)
-    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (6, "", 1)
-    assert "execution provider could not be created: this onnxruntime was built without it" in outcome.err

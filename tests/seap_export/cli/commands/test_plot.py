@@ -86,24 +86,6 @@ def test_the_same_inputs_give_the_same_bytes(run: Run, done: Path, work: Path) -
     assert tree(work / "three")["quality.png"].startswith(b"\x89PNG")
 
 
-def test_a_variant_given_twice_is_drawn_once_and_alone_has_no_overlap(run: Run, done: Path) -> None:
-    outcome = run("plot", "out/a-0.2", "out/a-0.2/plan.json", "--out", "p")
-    assert outcome.code == 0
-    assert outcome.out == "p/sparsity-0.2.svg\np/kept-a-0.2.svg\np/plots.json\n"
-
-
-def test_evaluations_alone(run: Run, work: Path) -> None:
-    reports = [
-        write_evaluation(work / "one.json"),
-        write_evaluation(work / "two.json", method="wanda-sp", achieved_ratio=0.4),
-    ]
-    outcome = run("plot", "--evaluation", reports[0], "--evaluation", reports[1], "--out", "p")
-    assert (outcome.code, outcome.out) == (0, "p/quality.svg\np/plots.json\n")
-    read = (work / "p" / "quality.svg").read_text("utf-8")
-    for label in ("SEAP", "wanda-sp", "dense model", "perplexity (log)"):
-        assert f"<!-- {label} -->" in read
-
-
 def test_pictures_are_replaced_with_force_only(run: Run, done: Path, work: Path) -> None:
     assert run("plot", "out/a-0.2", "out/b-0.2", "--out", "p", "--quiet").code == 0
     before = tree(work)
@@ -200,27 +182,6 @@ def test_bad_input(
     run("plot", *arguments, "--out", "p", "--json").refused_in_json(code, message)
     assert tree(work) == before
     assert not (work / "p").exists()
-
-
-def test_an_error_while_drawing_leaves_nothing(
-    run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from seap_export.pipeline.plots import figures
-
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(figures, "kept_figure", fail)
-    before = tree(work)
-    run("plot", "out", "--out", "p").refused(6)
-    assert tree(work) == before
-    assert not (work / "p").exists()
-
-
-def test_without_matplotlib_the_extra_is_named(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    run("plot", "out", "--out", "p").refused(6, "run: pip install")
-    assert run("plot", "--help").code == 0
 
 
 def test_other_commands_load_neither_matplotlib_nor_ray() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from jsonschema import Draft202012Validator
 from support.exports import Run, run_here, tree
 from support.product import CANDIDATES_FOLDER, Timing
-from support.tokenizers import write_byte_level
 
 from seap_export.common.checksums import SUMS
 from seap_export.common.json_file import read_json
@@ -81,16 +79,6 @@ def test_figures_are_those_that_the_export_reports(fitted: Path) -> None:
     assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None, "first_token": None}
 
 
-def test_nothing_but_the_choice_stays(fitted: Path) -> None:
-    is_rounded = chosen_of(fitted)["precision"].startswith(("int4", "mixed"))
-    rounding = {"rounding"} if is_rounded else set()
-    assert [path.name for path in fitted.glob("rounding/*")] == ([chosen_of(fitted)["variant"]] if rounding else [])
-    assert {path.name for path in fitted.iterdir()} - rounding == {
-        ".seap-export.lock", chosen_of(fitted)["variant"], "calibration", "ranking", "manifest.json",
-        "performance.json", "frontier.json", "whole.json", "validation.json", "validation.html",
-    }  # fmt: skip
-
-
 def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
     report = read_json(fitted / "validation.json")
     Draft202012Validator(schema()).validate(report)
@@ -106,17 +94,6 @@ def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
     assert chosen_of(fitted)["variant"] in page.partition('id="frontier"')[2].partition("</section>")[0]
     assert run("validate", fitted, "--check", "integrity", "--out", "v.json").code == 0
     assert read_json(Path("v.json"))["frontier"] == report["frontier"]
-
-
-def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
-    outcome = run(*MODEL, *[word for word in FITTED if word != "--quiet"])
-    assert outcome.code == 0, outcome.err
-    chosen = chosen_of(fitted)
-    assert re.search(rf"^{chosen['variant']} .* chosen ", outcome.out, re.MULTILINE)
-    assert "held-out" in outcome.out
-    values = json.loads(run(*MODEL, *FITTED, "--json").out)
-    assert values["frontier"] == read_json(fitted / "frontier.json")
-    assert list(values["variants"]) == [chosen["variant"]]
 
 
 def test_a_second_run_evaluates_nothing_again(run: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,43 +155,6 @@ def test_where_nothing_fits_nothing_is_made_and_the_next_search_knows_more(
     assert run(*MODEL, *FITTED).code == 0
     assert len(again) == len({point["key"] for point in points_of(work / "out")} - evaluated)
     assert chosen_of(work / "out")["bytes"] <= 125_000
-
-
-def test_the_dense_model_is_the_answer_where_it_fits(run: Run, work: Path) -> None:
-    outcome = run(*MODEL, "--target-size", "250kB", "--quality", "--quiet", "--out", "out", "--no-speed")
-    assert outcome.code == 0, outcome.err
-    chosen = chosen_of(work / "out")
-    assert chosen["variant"] == "a-0"
-    assert chosen["precision"].startswith(
-        ("int8", "mixed-")
-    )  # mixed bits may be nearer, as they are rounded with texts
-    assert (work / "out" / "a-0" / "onnx" / "model.onnx").is_file()
-
-
-@pytest.mark.needs("llama.cpp")
-def test_a_size_chooses_the_bits_in_another_format(run: Run, work: Path) -> None:
-    write_byte_level(work / "m")
-    words = (
-        "--format",
-        "gguf:mixed-5",
-        "--target-size",
-        "140kB",
-        "--quality",
-        "--no-speed",
-        "--quiet",
-        "--out",
-        "out",
-    )
-    outcome = run(*MODEL, *words)
-    assert outcome.code == 0, outcome.err
-    chosen = chosen_of(work / "out")
-    assert chosen["precision"].startswith("mixed-")
-    sizes = [
-        path.stat().st_size for path in (work / "out" / chosen["variant"] / "gguf").iterdir() if path.name != SUMS
-    ]
-    assert chosen["bytes"] == sum(sizes) <= 140_000
-    assert chosen["bytes"] == pytest.approx(chosen["predicted_bytes"], rel=0.05)
-    run(*MODEL, *words[:3], "1kB", *words[4:]).refused(2, "out of reach", "gguf mixed-4.5")
 
 
 def test_every_task_and_mixture_has_its_own_choice(run: Run, work: Path) -> None:

@@ -99,11 +99,6 @@ def test_a_variant_takes_texts_in_the_form_that_it_was_made_from(run: Run, work:
     assert run("validate", "out", "-q").code == 0
 
 
-def test_the_same_texts_are_calibrated_on_alone(run: Run, work: Path) -> None:
-    assert run(*CALIBRATE).code == 0
-    assert " one on" in _record()["held_out"][0]["prompt"]
-
-
 def test_questions_are_asked_in_the_chat_template(run: Run, work: Path) -> None:
     (work / "quiz.toml").write_text('corpus = "a.jsonl"\nanswer = "(.*)"\n')
     command = ("evaluate", "m", "--generate", "quiz=quiz.toml", "--max-new-tokens", "6", "--limit", "3")
@@ -142,10 +137,4 @@ def test_a_broken_conversation_is_refused_and_nothing_written(
 ) -> None:
     write_records(work / "a.jsonl", [*conversations(30), {"messages": turns}])
     run(*command).refused(8, "a.jsonl, line 31", *words)
-    assert not (work / "out").exists()
-
-
-def test_a_damaged_template_is_refused(run: Run, work: Path) -> None:
-    write_byte_level(work / "m", chat_template="{% for %}")
-    run(*EXPORT).refused(8, "chat template", "expression")
     assert not (work / "out").exists()

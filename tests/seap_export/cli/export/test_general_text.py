@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.corpora import micro_texts
 from support.exports import Run, run_here
-from support.product import GENERAL_TEXT, MOST_TEXTS, figure, with_error
+from support.product import GENERAL_TEXT, MOST_TEXTS, with_error
 
 from seap_export.common.json_file import read_json
 
@@ -94,22 +94,6 @@ def test_it_is_shown(run: Run, once: tuple[Path, str], out: Path) -> None:
     assert run("validate", out, "--check", "integrity").code == 0
 
 
-def test_it_is_drawn(out: Path) -> None:
-    section = (out / "validation.html").read_text("utf-8").partition('id="elsewhere"')[2].partition("</section>")[0]
-    for name in COLUMNS:
-        assert f">{name}<" in section
-    for name in ("a-0.4", "b-0.4"):
-        assert f">{name}<" in section
-        for column, cell in _cells(out, name).items():
-            assert f">{_kls(out, name)[column]}<small>{figure(cell['bits_per_byte'])}</small>" in section
-
-
-def test_a_damaged_figure_is_refused(run: Run, out: Path) -> None:
-    path = out / "a-0.4" / "quality.json"
-    path.write_text(path.read_text("utf-8").replace('"own"', '"mine"'), "utf-8")
-    run("inspect", "out/a-0.4").refused(7, "quality.json")
-
-
 def test_a_task_that_is_added_is_measured_with_the_variants_that_are_made_again(run: Run, work: Path) -> None:
     """A task of its own gets a column; what the export does not name keeps its figures until it is named."""
     words = (*SMALL, "--quality")
@@ -129,15 +113,6 @@ def test_a_task_that_is_added_is_measured_with_the_variants_that_are_made_again(
     assert list(_cells(work / "out", "a-0.4")) == COLUMNS
     assert (work / "out" / "b-0.4" / "quality.json").read_bytes() == kept
     assert run("validate", "out", "-q").code == 0
-
-
-def test_the_statistics_of_another_task_may_be_gone(run: Run, out: Path) -> None:
-    """Which is damage, but does not keep the others from being measured."""
-    shutil.rmtree(out / "calibration" / "b")
-    outcome = run("export", "m", *TASKS[:2], *SMALL, "--quality")
-    assert outcome.code == 7
-    assert "calibration/b" in outcome.err.splitlines()[-1]
-    assert list(_cells(out, "a-0.4")) == ["a", GENERAL_TEXT]
 
 
 def test_the_general_text_may_be_given(run: Run, out: Path, work: Path) -> None:
@@ -179,8 +154,3 @@ def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run,
     assert refused, "both texts are calibrated on, unless one is held out"
     refused[0].refused(8, "general text", "g.jsonl")
     assert not (work / "out").exists()
-
-
-def test_nothing_is_measured_without_quality(run: Run, work: Path) -> None:
-    assert "Lost elsewhere" not in run("export", "m", *TASKS[:2], *SMALL).out
-    assert "What was lost elsewhere" not in (work / "out" / "validation.html").read_text("utf-8")

@@ -129,12 +129,6 @@ def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, home: P
     assert router_of(home / "out")["seed"] == 1
 
 
-def test_a_single_task_leaves_the_router_as_it_is(run: Run, home: Path) -> None:
-    before = times_of_writing(home / "out" / "router")
-    assert run("export", "m", *TASKS[:2], "--ratio", "0.3", "--out", "out", "-q").code == 0
-    assert times_of_writing(home / "out" / "router") == before
-
-
 def test_a_router_is_not_made_to_forget_a_task(run: Run, home: Path) -> None:
     before = tree(home / "out")
     other = ("export", "m", *TASKS[2:], "--task", "c=a.jsonl", "--ratio", "0.3", "--out", "out", "-q")
@@ -142,14 +136,6 @@ def test_a_router_is_not_made_to_forget_a_task(run: Run, home: Path) -> None:
     assert tree(home / "out") == before
     assert run(*other, "--set", "router=false").code == 0
     assert router_of(home / "out")["classes"] == ["a", "b"]
-
-
-@pytest.mark.parametrize("options", [(*TASKS, "--set", "router=false"), TASKS[:2]])
-def test_without_a_router(run: Run, bare: Path, options: tuple[str, ...]) -> None:
-    outcome = run("export", "m", *options, "--ratio", "0.3", "--out", "out")
-    assert outcome.code == 0
-    assert not (bare / "out" / "router").exists()
-    assert "router" not in outcome.err
 
 
 def test_without_a_general_variant_there_is_no_fallback(run: Run, bare: Path) -> None:
@@ -194,16 +180,6 @@ def test_a_router_that_computes_something_else_fails_like_parity(
     assert tree(bare / "out") == tree(pristine_mixed / "out")
 
 
-def test_a_dry_run_lists_mixtures_and_writes_nothing(run: Run, bare: Path) -> None:
-    outcome = run(*MIXED, "--dry-run")
-    assert (outcome.code, outcome.err) == (0, "hashing m\n")
-    rows = [line.split() for line in outcome.out.splitlines()[1:5]]
-    assert [[row[0], *row[-3:-1]] for row in rows] == [
-        ["a-0.3", "44", "16"], ["b-0.3", "44", "16"], ["general-0.3", "88", "32"], ["x-0.3", "88", "32"],
-    ]  # fmt: skip
-    assert not (bare / "out").exists()
-
-
 def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
     statistics = ("--calibration", "hand/calibration/b", "--calibration", "hand/calibration/a")
     assert run("calibrate", "m", *TASKS, "--out", "hand", "-q").code == 0
@@ -214,20 +190,6 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert run("convert", f"{folder}/hf", "--out", f"{folder}/onnx", "-q").code == 0
     assert tree(home / folder, CARD) == tree(home / "out" / "general-0.3", {"parity.json", *CARD})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--calibration", "out/calibration/a", "--weight", "b=2"), "weight 'b=2'"),
-        (("--calibration", "out/calibration/a", "--calibration", "out/calibration/a"), "task 'a' are given twice"),
-    ],
-)
-def test_a_plan_for_what_is_no_mixture(run: Run, home: Path, arguments: tuple[str, ...], message: str) -> None:
-    outcome = run("plan", "m", *arguments, "--ratio", "0.3", "--out", "new/plan.json", "-q")
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert message in outcome.err
-    assert not (home / "new").exists()
 
 
 def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, home: Path) -> None:
@@ -241,18 +203,6 @@ def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, home: P
     assert not (home / "new").exists()
 
 
-def test_inspect_tells_the_tasks_of_a_mixture(run: Run, home: Path) -> None:
-    lines = run("inspect", "out").out.splitlines()
-    assert lines[1] == "calibrated: a, b; 109 files as in the manifest"
-    assert [(line.split()[0], *line.split()[-2:]) for line in lines[3:]] == [
-        ("a-0.3", "a", "reconstruct"),
-        ("b-0.3", "b", "reconstruct"),
-        ("general-0.3", "a:1,b:3", "reconstruct"),
-        ("x-0.3", "a:2,b:1", "reconstruct"),
-    ]
-    assert run("inspect", "out/x-0.3").out.splitlines()[0] == "x, made for a:2,b:1"
-
-
 def test_evaluate_and_plot_know_mixtures(run: Run, home: Path) -> None:
     outcome = run("evaluate", "out/general-0.3", "--dense", "m", "--threads", "1", "--out", "r.json", "--json", "-q")
     assert outcome.code == 0, outcome.err
@@ -264,16 +214,6 @@ def test_evaluate_and_plot_know_mixtures(run: Run, home: Path) -> None:
     numbers = json.loads(outcome.out)
     assert list(numbers["variants"]) == NAMES
     assert numbers["quality"][0]["task"] == "general"
-
-
-@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap", "obc"])
-def test_every_other_method_is_proven(run: Run, bare: Path, method: str) -> None:
-    outcome = run("export", "m", *TASKS[:2], "--recipe", method, "--ratio", "0.3", "--out", "out", "--json")
-    assert outcome.code == 0, outcome.err
-    variant = json.loads(outcome.out)["variants"]["a-0.3"]
-    plan = json.loads((bare / "out" / "a-0.3" / "plan.json").read_text("utf-8"))
-    assert (variant["method"], plan["method"], variant["parity"]["onnx"]["verdict"]) == (method, method, "passed")
-    assert abs(variant["achieved_ratio"] - 0.3) <= 0.005
 
 
 @pytest.mark.parametrize(
@@ -297,20 +237,6 @@ def test_a_changed_recipe_is_custom_and_proven(run: Run, bare: Path, recipe: str
     assert (variant["method"], variant["parity"]["onnx"]["verdict"]) == ("custom", "passed")
     if "budget" in recipe:
         assert run("plot", "out", "--out", "pictures", "-q").code == 0  # checks the plan's ratio against its budget
-
-
-def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> None:
-    mixed = ("export", "m", *TASKS, "--general", "--set", "router=false", "--ratio", "0.3", "-q")
-    printed = run("recipes", "seap").out
-    for mix in ("scaled", "plain"):
-        (bare / f"{mix}.toml").write_text(printed.replace('mix = "scaled"', f'mix = "{mix}"'))
-    assert run(*mixed, "--recipe", "seap", "--out", "scaled").code == 0
-    assert run(*mixed, "--recipe", "plain.toml", "--out", "plain").code == 0
-    assert run(*mixed, "--recipe", "scaled.toml", "--out", "scaled").code == 0
-    assert run(*mixed, "--recipe", "plain.toml", "--out", "scaled").code == 2
-    assert manifest_of(bare / "plain")["variants"]["general-0.3"]["method"] == "seap"
-    for mix in ("scaled", "plain"):
-        assert json.loads((bare / mix / "general-0.3" / "plan.json").read_text())["mix"] == mix
 
 
 def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: Path) -> None:

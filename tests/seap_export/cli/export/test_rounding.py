@@ -57,12 +57,6 @@ def test_the_variant_of_ratio_0_and_the_pruned_one_are_rounded(whole: Path) -> N
     assert "rounding/a-0/int4-32" in steps
 
 
-def test_a_variant_is_smaller_than_the_dense_model_by_what_it_lost(whole: Path) -> None:
-    told = json.loads((whole / "validation.json").read_text("utf-8"))["variants"]
-    assert told["a-0"]["dense_bytes"] == told["a-0"]["bytes"]  # with the tokenizer on both sides
-    assert all(told["a-0.3"]["dense_bytes"][name] > size for name, size in told["a-0.3"]["bytes"].items())
-
-
 def test_convert_with_the_calibration_writes_the_same_files(out: Path, run: Run) -> None:
     words = ("convert", out / "a-0.3" / "hf", "--precision", "int4")
     assert run(*words, "--calibration", out / "calibration" / "a", "--out", "calibrated").code == 0
@@ -104,31 +98,6 @@ def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
     assert run("validate", Path("whole", "a-0.3")).code == 0
     off_by_one(Path("whole", "a-0.3", "onnx", "model.onnx.data"))
     assert run("validate", Path("whole", "a-0.3"), "--check", "parity").code == 3
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--format", "onnx:mixed-1.5"), "from 2.25 to 8.25"),
-        (("--format", "onnx:mixed-9"), "from 2.25 to 8.25"),
-        (("--format", "onnx:mixed-few"), "no number of bits"),
-        (("--precision", "half"), "'half' is not one of"),
-        (("--format", "onnx:int3"), "use fp32, fp16, bf16, int8, int4, w8a8, w4a8 or mixed-BITS such as mixed-5.5"),
-        (("--format", "gguf:mixed-4"), "mixed-4 is out of range for gguf; give a number from 4.5 to 8.5"),
-        (("--format", "litert:mixed-4"), "litert has no precision 'mixed-4'; use int8 or fp32"),
-        (
-            ("--format", "onnx:mixed-4", "--provider", "cuda"),
-            "cuda provider cannot run mixed-4; use int8 or int4, or cpu",
-        ),
-        (("--format", "onnx:mixed-4", "--set", "block_size=64"), "no effect on mixed-4 weights"),
-        (("--format", "onnx:mixed-4", "--set", "rounding=nearest"), "--rounding nearest contradicts onnx:mixed-4"),
-    ],
-)
-def test_bits_that_cannot_be_are_refused_by_name(inputs: Path, words: tuple[str, ...], message: str, run: Run) -> None:
-    run("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.3", *words, "--out", "x").refused(
-        2, message
-    )
-    assert not Path("x").exists()
 
 
 def test_bits_of_each_matrix_need_the_calibration(out: Path, run: Run) -> None:
@@ -237,12 +206,6 @@ def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path,
         return
     assert run(*nearest).code == 0
     assert not list(format.differences(hf, Path("nearest")))
-
-
-def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:
-    words = ("convert", out / "a-0.3" / "hf", "--out", "elsewhere")
-    run(*words, "--calibration", out / "calibration" / "a").refused(2, "--calibration has no effect", "onnx:int8")
-    run(*words, "--precision", "int4", "--weight", "a=2").refused(2, "--weight has no effect")
 
 
 @pytest.mark.parametrize("precision", ["w8a8", "w4a8"])

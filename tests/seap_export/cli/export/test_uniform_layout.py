@@ -94,16 +94,6 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     assert not list((folder / "hf").glob("*.py"))
 
 
-@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap", "obc"])
-def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
-    outcome = run(*EXPORT, "--recipe", method, "--json", "-q")
-    assert outcome.code == 0, outcome.err
-    made = json.loads(outcome.out)["variants"]["a-0.4"]
-    assert (made["method"], made["parity"]["onnx"]["verdict"]) == (method, "passed")
-    switches = json.loads((work / "out" / "a-0.4" / "hf" / "config.json").read_text("utf-8"))
-    assert switches.get("mlp_bias", False) is (method != "wanda-sp")
-
-
 def test_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
     assert run(*EXPORT[:4], "--ratio", 0, *UNIFORM, "--out", "out", "-q").code == 0
     dense, pruned = (AutoModelForCausalLM.from_pretrained(folder) for folder in ("m", "out/a-0/hf"))
@@ -111,28 +101,6 @@ def test_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
     weights = dense.state_dict()
     assert pruned.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in pruned.state_dict().items())
-
-
-def test_inspect_knows_a_plain_pruned_model(run: Run, uniform: Path) -> None:
-    variant = json.loads(run("inspect", uniform, "--json").out)
-    assert variant["layout"] == "uniform"
-    assert variant["model"]["pruned"] is True
-    assert len({tuple(layer.values()) for layer in variant["model"]["layers"]}) == 1
-    text = run("inspect", uniform).out
-    assert "method reconstruct: score elimination, uniform sparsity, compensation sequential, layout uniform" in text
-    assert "hf: llama, pruned, " in run("inspect", uniform / "hf").out
-    assert "m: llama, dense, " in run("inspect", "m").out
-
-
-def test_plan_and_plot(run: Run, uniform: Path) -> None:
-    statistics = ("--calibration", "out/calibration/a")
-    outcome = run("plan", "m", *statistics, "--ratio", 0.4, *UNIFORM, "--out", "plan.json", "--json", "-q")
-    assert outcome.code == 0, outcome.err
-    assert Path("plan.json").read_bytes() == (uniform / "plan.json").read_bytes()
-    assert len({layer["removed"] for layer in json.loads(outcome.out)["layers"]}) == 1
-    outcome = run("plot", "out", "--out", "pictures", "--json")
-    assert outcome.code == 0, outcome.err
-    assert (Path("pictures") / "sparsity-0.4.svg").is_file()
 
 
 def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> None:
@@ -163,17 +131,3 @@ def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
     outcome = run("generate", uniform, "the cat sat", "--max-new-tokens", 5)
     assert outcome.code == 0, outcome.err
     assert set(outcome.out.split()) <= {*WORDS, "the", "cat", "sat"}
-
-
-def test_what_would_shrink_layers_unlike_each_other_is_refused(run: Run, work: Path) -> None:
-    (work / "mine.toml").write_text("[sparsity]\nprotect_first = 1\n")
-    run(*EXPORT, "--recipe", "mine.toml").refused(2, "mine.toml:1: sparsity: ")
-    assert not (work / "out").exists()
-
-
-def test_a_ratio_out_of_reach_is_refused_before_any_work(run: Run, work: Path) -> None:
-    (work / "mine.toml").write_text("align = 64\n")
-    run(*EXPORT, "--ratio", "0.95", "--recipe", "mine.toml", "-q").refused(
-        2, "ratio 0.95 cannot be reached: with 0 protected layers and multiples of 64"
-    )
-    assert not (work / "out").exists()

@@ -173,16 +173,6 @@ def test_the_comparison_has_what_lost_tokens_cost_and_is_per_byte_as_well(run: R
     assert "cut smaller" in text
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
-def test_texts_that_are_cut_without_a_common_place_are_refused(
-    run: Run, cut: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
-) -> None:
-    monkeypatch.setattr("seap_export.pipeline.evaluation.texts.pair_cuts", lambda *arguments: None)
-    run("evaluate", "out/a-0.4", "--dense", "m", "--runtime", runtime, "-q").refused(
-        8, "no token to predict", "longer texts"
-    )
-
-
 def test_what_was_lost_elsewhere_is_measured_with_the_tokens_of_both(cut: Path) -> None:
     """Each variant lacks tokens of the other task; the dense model gets the same of it every time."""
     cells = {
@@ -216,38 +206,6 @@ def test_the_whole_model_has_one_size_with_all_its_tokens(run: Run, cut: Path) -
     assert again["onnx"] == pytest.approx(whole, rel=0.05)
 
 
-def test_inspect_and_a_dry_run_count_what_is_kept(run: Run, cut: Path) -> None:
-    variant = json.loads(run("inspect", "out/a-0.4", "--json").out)
-    assert variant["vocabulary"] == {"tokens": SIZE, "of": 130}
-    assert variant["model"]["vocab_size"] == SIZE
-    assert f"{SIZE} of 130 tokens" in run("inspect", "out/a-0.4").out
-    dry = (
-        "export",
-        "m",
-        "--task",
-        "a=a.jsonl",
-        "--ratio",
-        0.4,
-        "--precision",
-        "fp32",
-        "--out",
-        "dry",
-        "--dry-run",
-        "--json",
-    )
-    whole, less = (
-        json.loads(run(*dry, "--vocabulary", size).out)["variants"][0]["bytes_about"] for size in ("all", SIZE)
-    )
-    spared = (130 - SIZE) * 96 * 4 * 2  # rows of the embedding and of the head
-    assert 2 * spared <= whole - less <= 2 * spared + 10_000  # in hf and in onnx, and in the tokenizer
-
-
-def test_a_settings_file_takes_numbers_and_words(run: Run, cut: Path) -> None:
-    for value, code in ((str(SIZE), 0), ('"auto"', 0), ('"some"', 2), ("1.5", 2)):
-        Path("x.toml").write_text(f'model = "m"\nratio = 0.4\nout = "x"\nvocabulary = {value}\ntask.a = "a.jsonl"\n')
-        assert run("export", "--config", "x.toml", "--dry-run").code == code, value
-
-
 def test_what_cannot_be_cut_is_refused_in_one_line(run: Run, cut: Path, work: Path) -> None:
     export = ("export", cut / "m", "--task", f"a={cut / 'a.jsonl'}", "--ratio", 0.4, "--out", "x")
     least = int(
@@ -266,14 +224,6 @@ def test_what_cannot_be_cut_is_refused_in_one_line(run: Run, cut: Path, work: Pa
     run(*plan, "--vocabulary", "auto", "-q").refused(2, "--task", "a")
     run(*plan, "--vocabulary", "auto", "--task", f"b={cut / 'b.jsonl'}", "-q").refused(2, "--task", "a")
     run(*plan, "--task", f"a={cut / 'a.jsonl'}", "-q").refused(2, "--task", "--vocabulary")
-
-
-def test_a_damaged_vocabulary_in_a_plan_is_refused(run: Run, cut: Path) -> None:
-    values = json.loads((cut / "out/a-0.4/plan.json").read_text("utf-8"))
-    prune = ("prune", "m", "--plan", "x.json", "--calibration", "out/calibration/a", "--out", "x", "-q")
-    for change, keyword in (({"tokens": 9}, "bits"), ({"kept": "?"}, "bits"), ({"of": 131}, "131 tokens")):
-        Path("x.json").write_text(json.dumps({**values, "vocabulary": {**values["vocabulary"], **change}}))
-        run(*prune).refused(7, keyword, "plan")
 
 
 def test_in_tasks_the_dense_model_is_asked_with_its_own_tokens(run: Run, cut: Path) -> None:

@@ -128,27 +128,6 @@ def test_a_second_export_makes_and_measures_nothing_again(run: Run, work: Path) 
     assert tree(work / "out") == files
 
 
-def test_speeds_of_one_session_have_the_same_dense_model(run: Run) -> None:
-    values = result(run, *PRUNED, "--speed")
-    timed = [values["variants"]["a-0.4"]["speed"], *(row["speed"] for row in values["whole"].values())]
-    assert len({json.dumps(speed["dense"]) for speed in timed}) == 1
-    assert all(speed["variant"][0]["decode_ideal_speedup"] > 1.5 for speed in timed[1:])  # of rounded weights
-
-
-def test_what_is_measured_later_is_made_again(run: Run) -> None:
-    first = result(run, *PRUNED)["whole"]["a-whole-int8"]
-    assert first["speed"] is None
-    later = result(run, *PRUNED, "--speed")["whole"]["a-whole-int8"]
-    assert later["quality"] == first["quality"]
-    assert later["speed"]["variant"]
-
-
-def test_nothing_is_made_without_measurements(run: Run, work: Path) -> None:
-    values = result(run, *EXPORT[:-1], "--ratio", "0.4")
-    assert (values["whole"], values["variants"]["a-0.4"]["beaten_by"]) == ({}, None)
-    assert not (work / "out" / "whole.json").exists()
-
-
 def test_a_variant_of_ratio_0_stands_for_the_whole_model(run: Run) -> None:
     command = [*EXPORT, "--ratio", "0", "--ratio", "0.4"]
     command[command.index("fp32")] = "int8"
@@ -157,24 +136,6 @@ def test_a_variant_of_ratio_0_stands_for_the_whole_model(run: Run) -> None:
     assert (
         values["variants"]["a-0"]["quality"]["mean_kl_nats"] < values["variants"]["a-0.4"]["quality"]["mean_kl_nats"]
     )
-
-
-def test_both_are_made_once_for_all_tasks(run: Run, work: Path) -> None:
-    values = result(run, *PRUNED, "--task", "b=b.jsonl", "--set", "router=false")
-    assert values["whole"].keys() == NAMES | {"b-whole-int8", "b-whole-int4"}
-    steps = read_json(work / "out" / "performance.json")["steps"]
-    assert {name for name in steps if name.endswith(("onnx-int8", "onnx-int4"))} == {
-        "a-0/onnx-int8",
-        "whole-0/onnx-int4",
-    }
-    assert figures(values["whole"]["a-whole-int8"]) != figures(values["whole"]["b-whole-int8"])
-
-
-def test_figures_of_other_statistics_are_not_shown(run: Run, work: Path) -> None:
-    assert result(run, *PRUNED)["whole"]
-    values = result(run, *PRUNED, "--set", "seed=1", "--force", "--no-quality")
-    assert (values["whole"], values["variants"]["a-0.4"]["beaten_by"]) == ({}, None)
-    assert (work / "out" / "whole.json").exists()
 
 
 def test_texts_that_are_too_short_are_not_tried_again(run: Run, work: Path) -> None:
