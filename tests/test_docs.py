@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from benchmarks.__main__ import benchmarks
-from support.product import families, refused_models
+from support.product import families
 
 from seap_export.cli import main
 from seap_export.corpus import JoinedTurns, parse_task
@@ -59,8 +59,6 @@ def test_pages_that_code_names_exist() -> None:
 
 #: Options of other programs that the pages name.
 FOREIGN = {"--head", "--ignore-scripts", "--max-model-len", "--trust-remote-code"}
-
-
 PROGRAMS = {"seap-export": main, "python tests/benchmarks": benchmarks}
 
 
@@ -94,9 +92,7 @@ def test_commands_have_the_options_that_are_shown() -> None:
                 assert {given} if isinstance(given, str) else set(given) <= set(parameter.type.choices), words
 
 
-@pytest.mark.parametrize(
-    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
 def test_options_in_sentences_exist(page: Path) -> None:
     shown = [one for command in main.commands.values() for one in command.get_params(_context(command))]
     known = {option for one in shown for option in (*one.opts, *one.secondary_opts)}
@@ -116,18 +112,7 @@ def test_the_guide_shows_records_that_are_read(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(description, "utf-8")
     (tmp_path / "tickets.csv").write_text("question,reply\nWhere is it?,In the post.\n", "utf-8")
     [sample] = parse_task(f"a={tmp_path / 'own.toml'}").texts(JoinedTurns())
-    assert sample.prompt.endswith("bookshop.\n\nWhere is it?\n\n")
-    assert sample.completion == "In the post."
-
-
-def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:
-    page = (ROOT / "docs" / "contributing" / "adding-a-family.md").read_text("utf-8")
-    [(path, description)] = re.findall(r"^`([\w/]+\.toml)`.*?^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    entries = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert description == (ROOT / path).read_text("utf-8")
-    models = (ROOT / "tests" / "support" / "variations.py").read_text("utf-8")
-    assert len(entries) == 2
-    assert all(entry in models for entry in entries)
+    assert (sample.prompt[-25:], sample.completion) == ("bookshop.\n\nWhere is it?\n\n", "In the post.")
 
 
 def test_the_page_of_the_families_lists_each() -> None:
@@ -136,6 +121,3 @@ def test_the_page_of_the_families_lists_each() -> None:
     listed = [name for row in re.findall(r"^\| yes \|.*", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
     assert sorted(listed) == sorted(family.model_type for family in families())
     assert f"[{len(listed)} families](docs/families.md)" in (ROOT / "README.md").read_text("utf-8")
-    page = (ROOT / "docs" / "research" / "families.md").read_text("utf-8")
-    for part, model_types in refused_models().items():
-        assert f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |" in page

@@ -51,9 +51,7 @@ def test_each_line_is_a_turn_that_knows_those_before(expected: Generator, done: 
     [
         (None, [], "this model has no chat template"),
         (PLAIN, [], "this variant was made from plain texts"),
-        (PLAIN, ["--system", "a mat"], "this variant was made from plain texts"),
         (PLAIN, ["--raw"], None),
-        ("chat", [], None),
     ],
 )
 def test_a_variant_that_knows_no_turns_is_named(
@@ -103,12 +101,6 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeyp
     ("options", "lines", "code", "word"),
     [
         (["--system", "a"], "the", 2, "out/a-0.2: this model has no chat template"),
-        (["--system", "a", "--raw"], "the", 2, "--system and --raw exclude each other"),
-        (["--max-new-tokens", 0], "the", 2, "--max-new-tokens 0"),
-        (["--stop", ""], "the", 2, "a stop text is empty"),
-        (["--min-p", 0.1], "the", 2, "min-p have no effect at temperature 0"),
-        (["--repetition-penalty", 0], "the", 2, "repetition penalty 0"),
-        (["--prompt-file", "nowhere"], "", 2, "nowhere"),
         ([], b"\xff\n", 8, "stdin: not UTF-8"),
         ([], "cat " * 200, 8, "the model's context is"),
     ],

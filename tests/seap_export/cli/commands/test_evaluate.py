@@ -41,28 +41,18 @@ def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
 
 
 def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
-    words = ("--task", "a=a.jsonl", "--ratio", "0.2", "--precision", "fp32", "--out", "out", "--quiet")
+    ratios = ("--ratio", "0", "--ratio", "0.2")
+    words = ("--task", "a=a.jsonl", *ratios, "--precision", "fp32", "--out", "out", "--quiet")
     assert run("export", "m", *words).code == 0
-    report = _report(
-        run,
-        "out/a-0.2",
-        "--dense",
-        "m",
-        "--runtime",
-        "torch",
-        "--runtime",
-        "onnxruntime",
-        "--zero-shot",
-        "quiz=quiz.toml",
-    )
-    assert list(report)[:8] == [
-        "schema", "variant", "task", "method", "score", "compensation", "requested_ratio", "achieved_ratio",
-    ]  # fmt: skip
+    whole = _report(run, "out/a-0", "--dense", "m", "--runtime", "torch", "--max-kl", "1e-9")["divergence"]["hf"]
+    assert (whole["mean_kl_nats"], whole["top1_agreement"]) == (0.0, 1.0)
+    assert whole["perplexity"] == whole["dense_perplexity"]
+
+    both = ("--runtime", "torch", "--runtime", "onnxruntime", "--zero-shot", "quiz=quiz.toml")
+    report = _report(run, "out/a-0.2", "--dense", "m", *both)
     assert report["schema"] == "seap-export/evaluation/2"
     assert (report["variant"], report["task"], report["score"]) == ("a-0.2", "a", "elimination")
     assert (report["requested_ratio"], report["compensation"]) == (0.2, "sequential")
-    assert report["sparsity"]["kind"] == "adaptive"
-    assert report["dense"]["name"] == "m"
     hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
     described = schema()["$defs"]["divergence"]["properties"]
     assert {*hf, "vocabulary"} == set(described)
@@ -80,28 +70,13 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
     assert without_texts(onnx) == pytest.approx(without_texts(hf), rel=1e-2)
     answers = report["zero_shot"]
     assert list(answers) == ["dense", "hf", "onnx"]
-    assert set(answers["hf"]["quiz"]) == {
-        "acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "questions", "chance",
-    }  # fmt: skip
     assert answers["onnx"] == answers["hf"]
     assert (answers["dense"]["quiz"]["questions"], answers["dense"]["quiz"]["chance"]) == (12, 0.5)
     assert report["texts"]["origin"] == "held-out"
     assert (report["texts"]["count"], report["texts"]["seeds"], report["texts"]["disjoint"]) == (16, [0], True)
-    assert report["tasks"]["quiz"] == {
-        "origin": "file", "split": None, "disjoint": True, "sha256": report["tasks"]["quiz"]["sha256"],
-        "num_fewshot": 0,
-    }  # fmt: skip
+    assert (report["tasks"]["quiz"]["origin"], report["tasks"]["quiz"]["disjoint"]) == ("file", True)
     assert (report["verdict"], report["reasons"], report["notes"]) == (None, [], [])
     assert report["accuracy_difference"].keys() == {"hf", "onnx"}
-    assert list(report["versions"]) == ["lm_eval", "onnxruntime", "torch", "transformers"]
-
-
-def test_a_variant_at_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
-    outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0", "--out", "out", "--quiet")
-    assert outcome.code == 0, outcome.err
-    figures = _report(run, "out/a-0", "--dense", "m", "--runtime", "torch", "--max-kl", "1e-9")["divergence"]["hf"]
-    assert (figures["mean_kl_nats"], figures["top1_agreement"]) == (0.0, 1.0)
-    assert figures["perplexity"] == figures["dense_perplexity"]
 
 
 def test_the_report_has_the_same_bytes_again_and_no_paths(run: Run, done: Path, quiz: Path, work: Path) -> None:
@@ -191,15 +166,8 @@ def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path,
     [
         (("out", "--dense", "m"), 2, "give a variant in it, such as out/a-0."),
         (("out/a-0.2",), 2, "nothing to evaluate; give --dense MODEL for the divergence, or a task: --zero-shot"),
-        (("out/a-0.2/hf",), 2, "out/a-0.2/hf is part of a variant"),
-        (("m",), 2, "give --zero-shot NAME=FILE, --harness-task NAME or --generate NAME=FILE"),
-        (("m", "--zero-shot", "q=quiz.toml", "--runtime", "onnxruntime"), 2, "runs the ONNX file"),
-        (("m", "--dense", "m"), 2, "m is not a variant"),
-        (("none", "--zero-shot", "a=quiz.toml"), 2, "none: no such folder or file"),
-        (("out/a-0.2", "--dense", "./none"), 2, "./none: no such folder or file"),
         (("out/a-0.2", "--dense", "m", "--zero-shot", "a=a.jsonl"), 8, "choices"),
         (("out/a-0.2", "--text", "b=b.jsonl", "--zero-shot", "q=quiz.toml"), 2, "give --dense MODEL"),
-        (("out/a-0.2", "--dense", "m", "--limit", "0"), 2, "--limit 0 is out of range; give at least 1"),
         (("out/a-0.2", "--dense", "m", "--harness-task", "nonsense"), 2, "has no task 'nonsense'"),
     ],
 )  # fmt: skip

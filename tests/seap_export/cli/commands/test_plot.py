@@ -101,27 +101,9 @@ def other_model(work: Path) -> None:
     edit_json(work / "x" / "plan.json", lambda plan: plan.update(source_sha256="0" * 64, source_name="n"))
 
 
-def bare_plan(work: Path) -> None:
-    (work / "x").mkdir()
-    shutil.copy(work / "out" / "a-0.2" / "plan.json", work / "x")
-
-
 def other_variant_beside(work: Path) -> None:
     shutil.copytree(work / "out" / "a-0.4", work / "x")
     shutil.copy(work / "out" / "a-0.2" / "plan.json", work / "x")
-
-
-def no_variant_yet(work: Path) -> None:
-    edit_json(work / "out" / "manifest.json", lambda manifest: manifest.update(variants={}))
-
-
-def other_ratio(work: Path) -> None:
-    shutil.copytree(work / "out" / "a-0.2", work / "x")
-    edit_json(work / "x" / "plan.json", lambda plan: plan.update(achieved_ratio=0.5))
-
-
-def same_name(work: Path) -> None:
-    shutil.copytree(work / "out" / "a-0.2", work / "x" / "a-0.2")
 
 
 def changed_plan(work: Path) -> None:
@@ -129,42 +111,14 @@ def changed_plan(work: Path) -> None:
         file.write("\n")
 
 
-def broken_config(work: Path) -> None:
-    shutil.copytree(work / "out" / "a-0.2", work / "x")
-    edit_json(work / "x" / "hf" / "config.json", lambda config: config.pop("hidden_size"))
-
-
 @pytest.mark.parametrize(
     ("prepare", "arguments", "code", "message"),
     [
         (None, [], 2, "nothing to plot; give an output folder, a variant or an --evaluation"),
-        (None, ["m"], 8, "m: not an export"),
-        (bare_plan, ["x/plan.json"], 7, "x/hf/config.json, which"),
         (other_variant_beside, ["x"], 7, "x: plan.json and hf/config.json "),
-        (other_ratio, ["x"], 7, "x/plan.json: achieved_ratio "),
-        (no_variant_yet, ["out"], 7, "out: no variant is finished"),
         (changed_plan, ["out"], 7, "out/b-0.2/plan.json"),
-        (
-            broken_config,
-            ["x"],
-            7,
-            "x/hf/config.json: config.json: 'hidden_size' must be a positive whole number, not None",
-        ),
-        (same_name, ["out", "x/a-0.2"], 2, "'a-0.2'; "),
         (other_model, ["out/a-0.2", "x"], 2, "('m', 'n'); "),
-        (
-            None,
-            ["out", "--evaluation", "none.json"],
-            2,
-            "none.json: no such file or folder; check the path",
-        ),
-        (
-            None,
-            ["out", "--evaluation", "out/a-0.2/parity.json"],
-            7,
-            "out/a-0.2/parity.json: evaluation schema is 'seap-export/parity/5', expected 'seap-export/evaluation/2'; "
-            "evaluate again",
-        ),
+        (None, ["out", "--evaluation", "out/a-0.2/parity.json"], 7, "evaluation schema is 'seap-export/parity/5'"),
     ],
 )
 def test_bad_input(

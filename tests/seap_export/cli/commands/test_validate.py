@@ -146,36 +146,18 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
     ("arguments", "code", "message"),
     [
         (("validate", "m"), 2, "m is neither an export nor a variant; give an output folder"),
-        (
-            ("validate", "out", "--max-kl", "1"),
-            2,
-            "the limits of quality and speed are against the dense model; give it as --dense",
-        ),
-        (("validate", "out", "--check", "speed"), 2, "--check speed needs a limit; see 'seap-export validate --help'"),
-        (("validate", "out", "--limits", "m"), 2, "m: cannot be read (Is a directory); give the path of a TOML file"),
-        (("validate", "out", "--check", "integrity", "--save-golden", "g"), 2, "--save-golden"),
-        (("validate", "out/a-0.2", "--save-golden", "a.jsonl"), 2, "another --save-golden"),
+        (("validate", "out", "--max-kl", "1"), 2, "against the dense model; give it as --dense"),
         (("validate", "out/a-0.2", "--out", "a.jsonl"), 2, "another path"),
         (("validate", "out", "--signed-by", "nowhere"), 2, "nowhere: no such file or folder"),
         *(
             (("validate", path, option, file, "--force"), 2, "a path outside")
             for path, option, file in (
                 ("out", "--out", "out/manifest.json"),
-                ("out", "--html", "out/router/router.json"),
-                ("out", "--junit", "out/calibration/a/tokens.safetensors"),
-                ("out/a-0.2", "--out", "out/a-0.2/plan.json"),
                 ("out/a-0.2", "--save-golden", "out/a-0.4/onnx/tokenizer.json"),
                 ("m", "--out", "m/config.json"),
                 # what is not there yet would be in no list of files, or in a folder that nobody knows
-                ("out", "--html", "out/a-0.2/onnx/new.html"),
                 ("out/a-0.2/onnx", "--out", "out/a-0.2/onnx/deep/new.json"),
-                ("out", "--junit", "out/deep/new.xml"),
             )
-        ),
-        (
-            ("validate", "out/a-0.2", "--against-golden", "a.npz", "--max-kl", "1", "--html", "a.html"),
-            2,
-            "leave out --max-kl, --html",
         ),
     ],
 )
@@ -222,11 +204,9 @@ def _append_code(variant: Path) -> None:
         (_append_code, False, ["hf/modeling_seap.py", "SHA256SUMS"]),
         (_append_code, True, ["hf/modeling_seap.py", "not the code of seap-export", "another release"]),
         (_write("hf/.env", "TOKEN=1"), False, ["hf/.env", "remove it"]),
-        (_write(".env", "TOKEN=1"), False, [".env", "remove it"]),
         (_write("hf/pytorch_model.bin", "pickled"), True, ["hf/pytorch_model.bin", "remove it"]),
         (_write("onnx/__pycache__/a.pyc", "code"), False, ["onnx/__pycache__ ", "remove it"]),
         (lambda variant: (variant / "hf" / "notes").symlink_to("/etc/hostname"), False, ["hf/notes", "link"]),
-        (lambda variant: (variant / "onnx" / "SHA256SUMS").unlink(), False, ["onnx/SHA256SUMS", "missing"]),
         (lambda variant: set_json(variant / "hf/config.json", auto_map={"AutoModel": "a/b--c.D"}), True, ["auto_map"]),
     ],
 )  # fmt: skip
@@ -312,14 +292,12 @@ def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None
     run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet").refused(2, "a.jsonl: not a golden file (")
 
 
-@pytest.mark.parametrize("kind", ["array", "object array", "damaged"])
+@pytest.mark.parametrize("kind", ["object array", "damaged"])
 def test_a_golden_of_other_arrays(run: Run, done: Path, work: Path, kind: str) -> None:
     """numpy itself advises to load such a file unsafely."""
     with (work / "a.npz").open("wb") as file:
         if kind == "damaged":
             file.write(b"\x80damaged")
-        elif kind == "array":
-            np.save(file, np.array([{}]))
         else:
             np.savez(file, about=np.array([{}]))
     message = run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet").refused(2, "not a golden file")

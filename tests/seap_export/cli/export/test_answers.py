@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from tokenizers import Tokenizer
 from seap_export.corpus import text_digest
 from seap_export.model.vocabulary import choice
 from seap_export.pipeline.steps.single import answers
-from validation.generation.writer import Writer
 
 STEPS = 24
 OPTIONS = ("--answers", "model", "--set", f"answer_tokens={STEPS}", "--set", "held_out=4", "--out", "out", "-q")
@@ -91,50 +89,15 @@ def test_only_as_many_prompts_are_answered_as_there_are_tokens(run: Run, work: P
     assert json.loads(Path("out/manifest.json").read_text())["tasks"]["a"]["calibration_tokens"] == sum(lengths)
 
 
-def test_answers_that_are_written_are_kept_by_an_interruption(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    usual = Writer.answers
-
-    def answering(self: Writer, prompts: Sequence[str], *arguments: Any) -> Any:
-        if len(asked) == 8:
-            raise KeyboardInterrupt
-        asked.extend(prompts)
-        return usual(self, prompts, *arguments)
-
-    assert run(*EXPORT[:-2], "whole", "-q").code == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "answers", answering)
-        assert run(*EXPORT).code == 130
-        assert not (work / "out/answers").exists()
-        first, asked[:] = list(asked), ["another"]
-        assert run(*EXPORT).code == 0
-    assert first == [line["prompt"] for line in _lines()][:8]
-    assert asked[1:] == [line["prompt"] for line in _lines()][8:]
-    for path in ("answers/a/answers.jsonl", "a-0.4/hf/model.safetensors", "manifest.json"):
-        assert (work / "out" / path).read_bytes() == (work / "whole" / path).read_bytes()
-
-
-def test_a_dry_run_counts_the_answers_and_writes_nothing(run: Run, work: Path) -> None:
-    planned = json.loads(run(*EXPORT, "--dry-run", "--json").out)
-    assert planned["seconds_about"]["answers"] > 0
-    assert planned["variants"][0]["calibration_texts"] == 16
-    assert not (work / "out").exists()
-    assert run(*EXPORT).code == 0
-    assert "answers" not in json.loads(run(*EXPORT, "--dry-run", "--json").out)["seconds_about"]
-
-
-@pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_further_task_is_answered_beside_variants_that_keep_some_tokens(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "MULTIPLE", 1)
     write_records(work / "b.jsonl", conversations(20)[:16])
     cut = (*EXPORT, "--vocabulary", "auto", "--no-quality", "--no-speed", "--format", "hf")
     assert run(*cut).code == 0
     times = times_of_writing(work / "out/a-0.4/hf")
-    outcome = run(*cut, "--task", "b=b.jsonl", *force)
+    outcome = run(*cut, "--task", "b=b.jsonl")
     assert outcome.code == 0, outcome.err
     assert {path: at for path, at in times_of_writing(work / "out/a-0.4/hf").items() if path in times} == times
 

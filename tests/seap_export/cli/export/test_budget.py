@@ -65,18 +65,13 @@ def test_the_choice_fits_and_nothing_that_fits_is_nearer(fitted: Path) -> None:
 
 def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(run: Run, fitted: Path, work: Path) -> None:
     chosen = chosen_of(fitted)
+    (entry,) = read_json(fitted / "manifest.json")["variants"].values()
+    assert entry["quality"]["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
+    assert entry["bytes"]["onnx"] == chosen["bytes"]
+    assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None, "first_token": None}
     arguments = ("--ratio", chosen["ratio"], "--precision", chosen["precision"], "--quality", "--out", "again")
     assert run(*MODEL, *arguments, "--quiet").code == 0
     assert tree(work / "again" / chosen["variant"]) == tree(fitted / chosen["variant"])
-
-
-def test_figures_are_those_that_the_export_reports(fitted: Path) -> None:
-    chosen, manifest = chosen_of(fitted), read_json(fitted / "manifest.json")
-    (entry,) = manifest["variants"].values()
-    assert entry["quality"]["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
-    assert entry["quality"]["top1_agreement"] == chosen["top1_agreement"]
-    assert entry["bytes"]["onnx"] == chosen["bytes"]
-    assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None, "first_token": None}
 
 
 def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
@@ -241,14 +236,10 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
     assert any(precision.startswith("mixed") and is_pruned for precision, is_pruned in tried)
     assert values["seconds_about"].keys() >= {"calibration", "guesses", "shrinking", "quality", "parity"}
     assert not (work / "out").exists()
-    text = run(*MODEL, *[word for word in FITTED if word != "--quiet"], "--dry-run").out
-    assert "onnx mixed" in text
-    assert "w8a8" not in text
     asked = ("--set", "target_first_token=24:10s", "--dry-run", "--out", "out", "--quality", "--speed")
     values = json.loads(run(*MODEL, *asked, "--json").out)
     assert {"w8a8", "w4a8"} <= {candidate["precision"] for candidate in values["candidates"]}
     assert all(0.0 < candidate["first_token_ms_about"] < 10_000.0 for candidate in values["candidates"])
-    assert "first token, about" in run(*MODEL, *asked).out
 
 
 @pytest.mark.parametrize(
@@ -258,28 +249,16 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
         (["--target-size", "1MB", "--ratio", "0.2"], ("--ratio", "contradict")),
         (["--target-size", "1MB", "--no-quality"], ("--no-quality",)),
         (["--target-decode-speedup", "2", "--no-speed"], ("--no-speed",)),
-        (["--set", "target_first_token=24:2x", "--no-speed"], ("--no-speed", "target_first_token")),
-        (["--set", "target_first_token=much"], ("'much'", "512:250ms")),
-        (["--set", "target_first_token=250"], ("TOKENS:TIME", "not 250")),
-        (["--set", "target_first_token=1000000:1s"], ("target_first_token", "context")),
         (["--set", "target_first_token=113:1s"], ("target_first_token", "context of 128", "at most 112")),
-        (["--target-first-token", "24:2x"], ("--set target_first_token=",)),
         (["--max-kl", "0.1", "--format", "hf"], ("hf alone", "--format onnx")),
-        (["--target-size", "much"], ("'much'", "size")),
-        (["--target-size", "0"], ("'0'", "size")),
-        (["--max-kl", "-1"], ("--max-kl", "out of range")),
-        (["--target-decode-speedup", "nan"], ("--target-decode-speedup", "out of range")),
         (["--target-size", "1kB"], ("--target-size", "out of reach", "onnx mixed-2.25")),
-        (["--target-decode-speedup", "1000"], ("--target-decode-speedup", "out of reach")),
-        (["--set", "target_first_token=24:0.0000001ms"], ("target_first_token", "out of reach", "24 tokens")),
         (["--set", "target_first_token=24:100000x"], ("target_first_token", "out of reach", "24 tokens")),
         (["--target-size", "1MB", "--cluster", "local"], ("--cluster",)),
     ],
 )
-@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_what_makes_no_sense_is_refused_before_any_work(
-    run: Run, work: Path, arguments: list[str], words: tuple[str, ...], dry: tuple[str, ...]
+    run: Run, work: Path, arguments: list[str], words: tuple[str, ...]
 ) -> None:
     given = ("--quality", "--speed") if "--no-speed" not in arguments else ("--quality",)
-    run(*MODEL, "--out", "out", *given, *arguments, *dry).refused(2, *words)
+    run(*MODEL, "--out", "out", *given, *arguments).refused(2, *words)
     assert not (work / "out").exists()

@@ -188,14 +188,6 @@ def test_another_limit_redoes_only_parity(run: Run, done: Path, work: Path) -> N
     assert check["notes"] == ["int8 max_abs 0.01 is looser than the default 0.001"]
 
 
-def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: Path) -> None:
-    before = tree(done)
-    run(*ONE, "--set", "seed=1", "--force", "--quiet").refused(2, "--force would replace ", "out/a-0.4")
-    assert tree(done) == before
-    assert run("calibrate", "m", "--task", "a=a.jsonl", "--seed", 1, "--out", "out", "--force").code == 2
-    assert tree(done) == before
-
-
 def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) -> None:
     write_micro_model(work / "other", seed=1, model_type="llama")
     before = tree(done)
@@ -271,15 +263,6 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
 
     smallest = report["smallest_passing_limits"]["max_abs"]
     assert run(*ONE, *limits(work, smallest), "--force").code == 0
-
-
-def test_two_exports_into_one_folder_do_not_meet(run: Run, done: Path) -> None:
-    from filelock import FileLock
-
-    with FileLock(done / ".seap-export.lock"):
-        outcome = run(*ALL, "--quiet")
-    assert outcome.code == 2
-    assert outcome.err == "Error: another run is writing to out; wait for it, or use another --out\n"
 
 
 def test_the_folder_may_be_deep_have_spaces_or_be_a_link(

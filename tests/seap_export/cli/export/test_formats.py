@@ -101,21 +101,6 @@ def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run
     assert run("validate", "out").code == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (("--format", "gguf-"), 2, "unknown format"),
-        (("--format", "fake:f8"), 2, "f32 or f16"),
-        (("--format", "hf:fp16"), 2, "precision of MODEL"),
-        (("--format", "fake", "--format", "fake:f32"), 2, "twice"),
-        (("--format", "fake", "--precision", "int4"), 2, "--precision"),
-    ],
-)
-def test_formats_that_are_refused(run: Run, work: Path, words: tuple[str, ...], code: int, said: str) -> None:
-    run(*EXPORT, *words, "-q").refused(code, said)
-    assert not (work / "out").exists()
-
-
 def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeFormat, "extra", "plots")
     monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["matplotlib"])
@@ -205,21 +190,6 @@ def test_evaluate_takes_a_runtime(run: Run, out: Path) -> None:
     )  # int8
     run("evaluate", "m", "--runtime", "faked", "-q").refused(2)
     run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
-
-
-def test_evaluate_asks_questions_in_a_runtime(run: Run, out: Path, work: Path) -> None:
-    records = [{"text": text, "label": index % 2} for index, text in enumerate(micro_texts(6, seed=77))]
-    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (work / "quiz.toml").write_text(
-        'corpus = "quiz.jsonl"\nprompt = "{text}"\n[completion]\n'
-        'choices = [" the cat sat", " a dog ran"]\nlabel = "label"\n'
-    )
-    words = ("--runtime", "onnxruntime", "--runtime", "faked", "--zero-shot", "quiz=quiz.toml", "--json", "-q")
-    report = json.loads(run("evaluate", "out/a-0.2", "--dense", "m", *words).out)
-    assert list(report["zero_shot"]) == ["dense", "onnx", "fake in faked"]
-    assert report["zero_shot"]["fake in faked"] == report["zero_shot"]["onnx"]
-    assert report["accuracy_retained"].keys() == report["flipped"].keys() == {"onnx", "fake in faked"}
-    assert FakeRunner.opened == 0
 
 
 def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path) -> None:

@@ -12,7 +12,6 @@ from support.estimates import without_texts
 from support.exports import Run, run_here, times_of_writing
 from support.product import with_error
 
-from seap_export.cli.console import megabytes
 from seap_export.common.json_file import read_json
 from validation.reports import schema
 from validation.reports.speedups import interval_in_words
@@ -84,20 +83,6 @@ def test_measurements_can_be_left_out(run: Run, work: Path) -> None:
 
     assert run(*EXPORT, "--no-speed").code == 0  # and are made up for later
     assert (work / "out" / "a-0.4" / "quality.json").is_file()
-
-
-def test_the_result_names_report_answers_and_next_steps(run: Run, measured: Path) -> None:
-    outcome = run(*EXPORT)
-    assert "validation.html" in outcome.out
-    for word in ("prompt", "dense", "variant"):
-        assert f"\n    {word:8}" in outcome.out
-    assert "seap-export generate out/a-0.4" in outcome.out
-    assert "peak memory" in outcome.err
-    kinds = {True: 0, False: 0}  # whether it is shipped
-    for path in filter(Path.is_file, measured.rglob("*")):
-        shipped = (measured / "a-0.4" / "onnx", measured / "a-whole-int4")
-        kinds[any(map(path.is_relative_to, shipped))] += path.stat().st_size
-    assert f"{megabytes(kinds[True])} are files to ship. The other {megabytes(kinds[False])}, such as" in outcome.out
 
 
 def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support.estimates import without_texts
 from support.exports import Run, run_here
 from support.formats.fake_format import FakeRunner, install_fake_format
-from support.product import GENERAL_TEXT, with_error
+from support.product import GENERAL_TEXT
 
 from seap_export.common.json_file import read_json
 from validation.reports import schema
@@ -74,23 +74,6 @@ def test_every_format_is_compared_and_the_first_is_timed(run: Run, out: Path) ->
     assert (timed["figures"]["folder"], timed["figures"]["runtime"]) == ("fake", "faked")
 
 
-def test_reports_name_it(run: Run, once: tuple[Path, str, str], out: Path) -> None:
-    report = read_json(out / "validation.json")
-    jsonschema.validate(report, schema())
-    variant = report["variants"]["a-0.2"]
-    assert (variant["quality"]["folder"], variant["speed"]["folder"]) == ("fake", "fake")
-    page = (out / "validation.html").read_text("utf-8")
-    assert f"a-0.2, {NAME}" in page
-    assert "compared with the dense model in faked" in page
-    figures = variant["quality"]["divergence"][NAME]
-    kl = with_error(figures["mean_kl_nats"], figures["mean_kl_nats_stderr"]).replace("±", "+-")
-    for text in (once[1], run("inspect", "out").out, run("inspect", "out/a-0.2").out):
-        assert kl in text
-        assert "fake in Faked" in text
-    assert "seap-export generate" not in once[1]  # which runs ONNX files
-    assert run("validate", "out", "-q").code == 0
-
-
 def test_figures_stay_while_what_they_belong_to_does(run: Run, out: Path) -> None:
     """A format that is added measures nothing if it is told so; a format that is replaced loses its figures."""
     assert run(*EXPORT, "--format", "onnx").code == 0
@@ -136,9 +119,3 @@ def test_the_gate_takes_what_there_is(run: Run, out: Path) -> None:
         shutil.rmtree(out / "a-0.2" / name)
     report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
     assert list(report["variants"]["a-0.2"]["quality"]["divergence"]) == ["hf"]
-
-
-@pytest.mark.parametrize("word", MEASURED)
-def test_hf_alone_is_refused_if_it_is_to_be_measured(run: Run, work: Path, word: str) -> None:
-    run(*EXPORT, "--format", "hf", word, "-q").refused(2, "--format onnx", word.replace("--", "--no-"))
-    assert not (work / "out").exists()

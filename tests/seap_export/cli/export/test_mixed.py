@@ -86,18 +86,6 @@ def test_every_mixture_gets_a_proven_variant(home: Path) -> None:
     assert len(weights) == len(NAMES)
 
 
-def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(home: Path) -> None:
-    from support.product import Variant, prompts_of
-
-    held_out = {
-        task: json.loads((home / "out" / "calibration" / task / "calibration.json").read_text())["held_out"]
-        for task in "ab"
-    }
-    expected = [held_out[task][index]["prompt"] for index in range(2) for task in "ab"]
-    assert prompts_of(Variant(home / "out" / "general-0.3"), None, 4) == expected
-    assert json.loads((home / "out" / "x-0.3" / "parity.json").read_text())["prompts"]["count"] == 4
-
-
 def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, home: Path) -> None:
     values = router_of(home / "out")
     assert values["classes"] == ["a", "b"]
@@ -136,12 +124,6 @@ def test_a_router_is_not_made_to_forget_a_task(run: Run, home: Path) -> None:
     assert tree(home / "out") == before
     assert run(*other, "--set", "router=false").code == 0
     assert router_of(home / "out")["classes"] == ["a", "b"]
-
-
-def test_without_a_general_variant_there_is_no_fallback(run: Run, bare: Path) -> None:
-    assert run("export", "m", *TASKS, "--set", "threshold=0.9", "--ratio", "0.3", "--out", "out", "-q").code == 0
-    values = router_of(bare / "out")
-    assert (values["fallback"], values["threshold"]) == ({"0.3": None}, 0.9)
 
 
 def test_a_router_that_no_held_out_prompt_can_test(run: Run, bare: Path) -> None:
@@ -192,39 +174,11 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
     assert tree(home / folder, CARD) == tree(home / "out" / "general-0.3", {"parity.json", *CARD})
 
 
-def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, home: Path) -> None:
-    for given, named in ((["a"], "a"), (["a", "b", "c"], "a, b, c")):
-        if "c" in given:
-            assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "-q").code == 0
-        statistics = [argument for task in given for argument in ("--calibration", f"out/calibration/{task}")]
-        run("prune", "m", "--plan", "out/x-0.3/plan.json", *statistics, "--out", "new", "-q").refused(
-            2, f"the plan was made from the statistics of a, b, not of {named}; give those as --calibration"
-        )
-    assert not (home / "new").exists()
-
-
-def test_evaluate_and_plot_know_mixtures(run: Run, home: Path) -> None:
-    outcome = run("evaluate", "out/general-0.3", "--dense", "m", "--threads", "1", "--out", "r.json", "--json", "-q")
-    assert outcome.code == 0, outcome.err
-    report = json.loads(outcome.out)
-    assert (report["task"], report["method"]) == ("general", "reconstruct")
-    assert (sorted(report["texts"]["tasks"]), report["texts"]["count"]) == (["a", "b"], 32)
-    outcome = run("plot", "out", "--evaluation", "r.json", "--out", "pictures", "--json")
-    assert outcome.code == 0, outcome.err
-    numbers = json.loads(outcome.out)
-    assert list(numbers["variants"]) == NAMES
-    assert numbers["quality"][0]["task"] == "general"
-
-
 @pytest.mark.parametrize(
     "recipe",
     [
-        'compensation = "one-shot"',
-        'score = "wifv"',
-        'compensation = "none"',
         'score = "elimination"\nbalance = "alike"\n[sparsity]\nkind = "logistic"',
         'score = "wifv"\ncompensation = "bias"',
-        '[sparsity]\nbudget = "macs"\ncontext = 512',
         '[sparsity]\nbudget = "bytes"',
     ],
 )

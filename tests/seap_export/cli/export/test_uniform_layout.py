@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from support.chosen import FEATURED, JOINT, RICHEST
-from support.corpora import WORDS, write_corpus
+from support.corpora import write_corpus
 from support.exports import CARD, Run, run_here
 from support.models import write_micro_model
 from support.product import read_plan
@@ -25,15 +23,8 @@ UNIFORM = ("--layout", "uniform")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *UNIFORM, "--out", "out")
 
 
-def marks(variation: str) -> Sequence[pytest.MarkDecorator]:
-    """Each family's class loads what it is given in `tests/seap_export/pruning/shrink/test_uniform.py`."""
-    if variation in QUICK:
-        return ()
-    return [pytest.mark.release if variation in FEATURED else pytest.mark.full]
-
-
 def write_byte_tokenizer(folder: Path) -> None:
-    """A byte-level BPE, the kind that transformers 5 makes of any plain Qwen2 or Qwen3.5 MoE's tokenizer."""
+    """A byte-level BPE, the kind that transformers 5 makes of any plain Qwen2's tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -64,24 +55,22 @@ def uniform(pristine_uniform: Path, work: Path) -> Path:
     return Path(shutil.copytree(pristine_uniform, work / "out")) / "a-0.4"
 
 
-@pytest.mark.parametrize("variation", [pytest.param(name, marks=marks(name)) for name in RICHEST])
+@pytest.mark.parametrize("variation", QUICK)
 def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     run: Run, tmp_path: Path, variation: str
 ) -> None:
     dense = write_micro_model(tmp_path / "dense", vocab_size=288, **VARIATIONS[variation])
-    if VARIATIONS[variation]["model_type"] in ("qwen2", "qwen3_5_moe_text"):
+    if VARIATIONS[variation]["model_type"] == "qwen2":
         write_byte_tokenizer(dense)
     task = f"a={write_corpus(tmp_path / 'a.jsonl')}"
     (tmp_path / "mine.toml").write_text("align = 1\n")
     chosen = ("--ratio", 0.4, "--recipe", tmp_path / "mine.toml", *UNIFORM)
     arguments = ("--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
     outcome = run("export", dense, *arguments)
-    is_coarse = variation not in JOINT  # an expert is a large part of a micro model
-    assert outcome.code == 0
-    assert is_coarse or not outcome.err
+    assert (outcome.code, outcome.err) == (0, "")
     made = json.loads(outcome.out)["variants"]["a-0.4"]
     assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("reconstruct", "passed")
-    assert abs(made["achieved_ratio"] - 0.4) <= (0.1 if is_coarse else 0.005)
+    assert abs(made["achieved_ratio"] - 0.4) <= 0.005
     folder = tmp_path / "out" / "a-0.4"
     plan = read_plan(folder / "plan.json")
     layout, sparsity = plan.settings.layout, plan.settings.sparsity
@@ -118,16 +107,3 @@ def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> No
     assert run("convert", uniform / "hf", "--out", "onnx", "-q").code == 0
     assert Path("onnx/model.onnx.data").read_bytes() == (uniform / "onnx" / "model.onnx.data").read_bytes()
     assert run("validate", uniform, "-q").code == 0
-
-
-def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
-    outcome = run(
-        "evaluate", uniform, "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--json", "-q"
-    )
-    assert outcome.code == 0, outcome.err
-    hf, onnx = (json.loads(outcome.out)["divergence"][name]["mean_kl_nats"] for name in ("hf", "onnx"))
-    assert hf > 1e-3
-    assert onnx == pytest.approx(hf, rel=0.1)  # int8
-    outcome = run("generate", uniform, "the cat sat", "--max-new-tokens", 5)
-    assert outcome.code == 0, outcome.err
-    assert set(outcome.out.split()) <= {*WORDS, "the", "cat", "sat"}
