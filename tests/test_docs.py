@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from benchmarks.__main__ import benchmarks
-from support.product import families, refused_models
+from support.product import families
 
 from seap_export.cli import main
 from seap_export.corpus import JoinedTurns, parse_task
@@ -57,17 +57,8 @@ def test_pages_that_code_names_exist() -> None:
     assert {each for each in named if each[1] and each[1] not in _anchors(ROOT / each[0])} == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
-    for table in re.findall(r"(?:^\|.*\n)+", _prose(page), flags=re.MULTILINE):
-        cells = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", row))) for row in table.splitlines()]
-        assert set(cells) == {cells[0]}, table.splitlines()[cells.index(next(n for n in cells if n != cells[0]))]
-
-
 #: Options of other programs that the pages name.
 FOREIGN = {"--head", "--ignore-scripts", "--max-model-len", "--trust-remote-code"}
-
-
 PROGRAMS = {"seap-export": main, "python tests/benchmarks": benchmarks}
 
 
@@ -89,14 +80,11 @@ def _context(command: click.Command) -> click.Context:
     return click.Context(command, **command.context_settings)
 
 
-def test_commands_are_found() -> None:
-    assert len([words for page in PAGES for _, words in _commands(page)]) >= 80
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_have_the_options_that_are_shown(page: Path) -> None:
+def test_commands_have_the_options_that_are_shown() -> None:
     """`make_parser` refuses options that a command lacks; the values of choices are compared here."""
-    for command, words in _commands(page):
+    shown = [pair for page in PAGES for pair in _commands(page)]
+    assert len(shown) >= 80
+    for command, words in shown:
         values, _, _ = command.make_parser(_context(command)).parse_args(words)
         for parameter in command.params:
             if isinstance(parameter.type, click.Choice) and parameter.name in values:
@@ -104,17 +92,12 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
                 assert {given} if isinstance(given, str) else set(given) <= set(parameter.type.choices), words
 
 
-@pytest.mark.parametrize(
-    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name)
 def test_options_in_sentences_exist(page: Path) -> None:
-    shown = [
-        shown_option for command in main.commands.values() for shown_option in command.get_params(_context(command))
-    ]
-    known = {option for shown_option in shown for option in (*shown_option.opts, *shown_option.secondary_opts)}
-    named = {
-        option for code in re.findall(r"`([^`]*)`", _prose(page)) for option in re.findall(r"--[a-z][\w-]*", code)
-    }
+    shown = [one for command in main.commands.values() for one in command.get_params(_context(command))]
+    known = {option for one in shown for option in (*one.opts, *one.secondary_opts)}
+    codes = re.findall(r"`([^`]*)`", _prose(page))
+    named = {option for code in codes for option in re.findall(r"--[a-z][\w-]*", code)}
     assert named - known - FOREIGN == set()
 
 
@@ -129,18 +112,7 @@ def test_the_guide_shows_records_that_are_read(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(description, "utf-8")
     (tmp_path / "tickets.csv").write_text("question,reply\nWhere is it?,In the post.\n", "utf-8")
     [sample] = parse_task(f"a={tmp_path / 'own.toml'}").texts(JoinedTurns())
-    assert sample.prompt.endswith("bookshop.\n\nWhere is it?\n\n")
-    assert sample.completion == "In the post."
-
-
-def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:
-    page = (ROOT / "docs" / "contributing" / "adding-a-family.md").read_text("utf-8")
-    [(path, description)] = re.findall(r"^`([\w/]+\.toml)`.*?^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    entries = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert description == (ROOT / path).read_text("utf-8")
-    models = (ROOT / "tests" / "support" / "variations.py").read_text("utf-8")
-    assert len(entries) == 2
-    assert all(entry in models for entry in entries)
+    assert (sample.prompt[-25:], sample.completion) == ("bookshop.\n\nWhere is it?\n\n", "In the post.")
 
 
 def test_the_page_of_the_families_lists_each() -> None:
@@ -149,6 +121,3 @@ def test_the_page_of_the_families_lists_each() -> None:
     listed = [name for row in re.findall(r"^\| yes \|.*", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
     assert sorted(listed) == sorted(family.model_type for family in families())
     assert f"[{len(listed)} families](docs/families.md)" in (ROOT / "README.md").read_text("utf-8")
-    page = (ROOT / "docs" / "research" / "families.md").read_text("utf-8")
-    for part, model_types in refused_models().items():
-        assert f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |" in page

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import seap_export
 from seap_export import Variant, convert, evaluate, export, prune, push, validate
 from seap_export.api.figures import Figures, FormatFigures
 from validation.reports.speedups import MeasuredSpeedup
@@ -51,16 +50,6 @@ def test_the_reference_names_all_figures() -> None:
     figures = {field.name for cls in (Figures, FormatFigures, MeasuredSpeedup) for field in fields(cls)}
     known = arguments(Variant, Variant.generate) | figures | {"name", "hf", "onnx", "figures", "generate"}
     assert known - named(section("Variant")) == set()
-
-
-def test_type_checkers_see_what_is_imported_when_it_is_used() -> None:
-    text = Path(seap_export.__file__).read_text("utf-8")
-    imported = re.findall(r"^    from (\S+) import (\w+)$", text, re.MULTILINE)
-    assert {name for _, name in imported} | {"__version__"} == set(seap_export.__all__)
-    assert all(getattr(seap_export, name).__module__ == module for module, name in imported)
-    assert set(seap_export.__all__) <= set(dir(seap_export))
-    with pytest.raises(AttributeError, match="no attribute 'exports'"):
-        _ = seap_export.exports
 
 
 @pytest.mark.release

@@ -14,9 +14,7 @@ from support.product import ExportRequest
 
 from seap_export import Variant, convert, evaluate, export, prune, push, validate
 from seap_export.api.export_options import ExportOptions
-from seap_export.api.tasks import Tasks
 from seap_export.cli import main
-from seap_export.cli.values import PathType
 from seap_export.common.options import Declared, declared, defaults_of
 from seap_export.common.values import converted
 from seap_export.pipeline.request.options import EvaluationOptions, ParityOptions
@@ -61,25 +59,6 @@ def test_the_defaults_are_the_same(function: Callable[..., Any]) -> None:
         assert converted(each.hint, given) == converted(each.hint, each.default), each.name
 
 
-def of_click(param: click.Parameter) -> Any:
-    kinds = {click.types.IntParamType: 3, click.types.FloatParamType: 0.5, click.types.BoolParamType: True}
-    if isinstance(param.type, click.Choice):
-        return param.type.convert(param.type.choices[-1], param, None)
-    return next((value for kind, value in kinds.items() if isinstance(param.type, kind)), "a=b")
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_what_the_command_line_gives_is_of_the_type_of_the_argument(function: Callable[..., Any]) -> None:
-    params = params_of(function.__name__)
-    for each in options_of(function):
-        if each.hint is Tasks:
-            continue  # which reads them
-        param = params[each.name]
-        read = converted(each.hint, (of_click(param),) if param.multiple else of_click(param))
-        assert isinstance(read, tuple) == param.multiple, each.name
-        assert isinstance(read, Path) == isinstance(param.type, PathType) or param.multiple, each.name
-
-
 def test_a_variant_generates_as_the_command_does() -> None:
     arguments = {
         name: parameter.default
@@ -95,13 +74,6 @@ def test_a_variant_generates_as_the_command_does() -> None:
     }
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_defaults_are_accepted_themselves(function: Callable[..., Any]) -> None:
-    for each in (each for each in options_of(function) if not each.is_required):
-        settled = converted(each.hint, each.default)
-        assert settled == ((each.default,) if isinstance(settled, tuple) and each.default != () else each.default)
-
-
 def test_the_api_raises_what_python_does(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'ratios'"):
         export("m", {"a": ["x"]}, ratios=0.2, out=tmp_path / "out")  # type: ignore[call-arg]
@@ -112,16 +84,13 @@ def test_the_api_raises_what_python_does(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_pipeline_has_the_same_defaults() -> None:
+def test_pipeline_and_validation_have_the_same_defaults() -> None:
     defaults = defaults_of(ExportOptions)
     stated = {field.name: field.default for field in fields(ExportRequest) if field.default is not MISSING}
     # None stands for what depends on other options
     shared = (stated.keys() & defaults.keys()) - {"threshold", "quality", "speed"}
     assert shared >= {"router", "vocabulary"}
     assert {name: stated[name] for name in shared} == {name: defaults[name] for name in shared}
-
-
-def test_the_validation_has_the_same_defaults() -> None:
     of_parity = {"decode_steps": DECODE_STEPS, "long_tokens": LONG_TOKENS}
     assert of_parity.items() <= defaults_of(ParityOptions).items()
     assert defaults_of(EvaluationOptions)["max_new_tokens"] == MAX_NEW_TOKENS

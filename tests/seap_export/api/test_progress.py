@@ -8,9 +8,7 @@ from seap_export.api import progress
 from seap_export.api.progress import PrintedProgress, duration, progress_line
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(59.4, "59 s"), (60, "1 min 0 s"), (3600, "1 h 0 min")])
 def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -20,13 +18,10 @@ def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
     [
         (12, 30, 7.0, (5.0, 5.5, 6.0), "12 of 30 layers in 7 s, 2 layers/s, about 8 s left"),
         (12, 30, 6.25, (5.0, 5.5, 6.0), "12 of 30 layers in 6 s, 2 layers/s, about 9 s left"),
-        (12, 30, 90.0, (5.0, 5.5, 6.0), "12 of 30 layers in 1 min 30 s, 2 layers/s, about 8 s left"),
         (3, 30, 600.0, (580.0, 590.0, 600.0), "3 of 30 layers in 10 min 0 s, 0.1 layers/s, about 4 min 30 s left"),
         (1, 30, 6.0, (6.0,), "1 of 30 layers in 6 s"),
-        (20, 30, 6.0, (0.0,) * 9, "20 of 30 layers in 6 s"),
         (0, 30, 6.0, (), "6 s so far"),
         (30, 30, 6.0, (1.0, 6.0), "30 of 30 layers in 6 s, finishing"),
-        (7, None, 75.0, (1.0, 6.0), "1 min 15 s so far"),
     ],
 )
 def test_a_progress_line_has_what_is_done_the_pace_and_the_time_left(
@@ -49,19 +44,9 @@ def test_where_no_terminal_is_a_long_step_prints_lines(
         while "left" not in printed and time.monotonic() < deadline:
             time.sleep(0.02)
             printed += capsys.readouterr().err
-    first, second, *_ = printed.splitlines()
-    assert first == "ranking a"
-    assert second.startswith("ranking a: ")
+    assert printed.startswith("ranking a\nranking a: ")
     assert "2 of 3 layers in " in printed
     assert "left" in printed
     capsys.readouterr()
     time.sleep(0.05)
     assert capsys.readouterr().err == ""  # it ends with the step
-
-
-def test_quiet_prints_no_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_HEARTBEAT_SECONDS", 0.001)
-    with PrintedProgress(quiet=True).step("ranking a", 3) as advance:
-        advance(0)
-        time.sleep(0.02)
-    assert capsys.readouterr().err == ""

@@ -39,13 +39,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "form",
     [
         lambda: TEXTS,
-        lambda: tuple(TEXTS),
-        lambda: RECORDS,
         lambda: iter(RECORDS),
-        lambda: (text for text in TEXTS),
         lambda: datasets.Dataset.from_list(RECORDS),
         lambda: datasets.Dataset.from_list(RECORDS).to_iterable_dataset(),
-        lambda: Path("a.jsonl"),
         lambda: "a.jsonl",
     ],
 )
@@ -77,13 +73,10 @@ class Frame:
     ("value", "error", "words"),
     [
         (3, Mismatch, ["NAME=SOURCE"]),
-        ([3], Mismatch, ["a mapping from names"]),
-        ({"a": 3}, Mismatch, ["a mapping from names"]),
         ({"a": b"text"}, Mismatch, ["a mapping from names"]),
         ({"a": {"train": ["x"], "test": ["y"]}}, UsageError, ["'a'", "'train', 'test'", "one of its data sets"]),
         ({"a": Frame()}, UsageError, ["data frame", "to_dict"]),
         ({"a": TEXTS, "A": TEXTS}, UsageError, ["twice"]),
-        ({"a/b": TEXTS}, UsageError, ["'a/b'", "folder"]),
         ({"a": "missing.jsonl"}, InputError, ["missing.jsonl", "no such file"]),
         (TEXTS, UsageError, ["'the cat sat'", "text", "{'maths': texts}"]),
         (["a"], SeapError, []),  # a task of lm-eval that there is not

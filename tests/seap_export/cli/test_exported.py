@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.product import Interval
 
-from seap_export.cli import frontier
-from seap_export.cli.commands import export as export_command
-from seap_export.cli.commands import inspect as inspect_command
 from seap_export.cli.commands.bench import speedup_cells
-from seap_export.cli.console import quoted
 from seap_export.cli.exported import no_gains, step_table
 from seap_export.cli.files import measured_cells, measured_heads
-from seap_export.cli.layer_table import layer_columns
 from seap_export.pipeline.folder.performance import StepFigures
 from validation.speed.report import Speedup
 
@@ -82,36 +76,3 @@ def test_steps_are_summed_up_by_kind() -> None:
         ["shrinking", "2", "5", "s", "700", "MB"],
         ["all", "3", "1", "min", "6", "s", "700", "MB"],
     ]
-
-
-def test_a_path_in_a_command_can_be_pasted() -> None:
-    assert [quoted(Path(path)) for path in ("out/a-0.2", "my out/a-0.2")] == ["out/a-0.2", '"my out/a-0.2"']
-
-
-def test_a_ratio_that_the_shapes_do_not_allow_is_warned_of() -> None:
-    warned: list[str] = []
-    variants = {"a-0.2": (0.2, 0.2001), "b-0.2": (0.2, 0.25)}
-    entries = {
-        name: dict(zip(("requested_ratio", "achieved_ratio"), ratios, strict=True))
-        for name, ratios in variants.items()
-    }
-    export_command._warn_of_coarse_shapes(SimpleNamespace(warn=warned.append), entries)  # type: ignore[arg-type]
-    assert [line.partition(":")[0] for line in warned] == ["b-0.2"]
-
-
-def test_weights_of_tasks_are_shown_where_they_differ() -> None:
-    assert inspect_command._weights({"a": 1.0, "b": 1.0}) == "a,b"
-    assert inspect_command._weights({"a": 1.0, "b": 2.0}) == "a:1,b:2"
-
-
-@pytest.mark.parametrize(("keys", "is_explained"), [([None, "k"], True), (["k"], False)])
-def test_a_dense_model_that_was_not_made_is_explained(keys: list[str | None], is_explained: bool) -> None:
-    points = [{"key": key} for key in keys]
-    lines = frontier._legend({"speedups_over": "onnx fp32"}, points)
-    assert any(line.startswith("Not made") for _, line in lines) is is_explained
-
-
-def test_a_layer_without_a_kind_of_sublayer_has_no_size_of_it() -> None:
-    _, rows = layer_columns([{"intermediate_size": 4}, {"conv_dim": 8, "intermediate_size": 6}])
-    assert sorted(rows[0]) == ["-", "0", "4"]
-    assert sorted(rows[1]) == ["1", "6", "8"]

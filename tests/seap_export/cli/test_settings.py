@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,11 @@ import click
 import pytest
 from support.exports import Run
 from support.option_pages import pages
-from support.product import ExportRequest, FirstToken, Targets, open_recipe
+from support.product import ExportRequest, open_recipe
 
 from seap_export.api.export_options import ExportOptions
 from seap_export.api.settings import export_request
 from seap_export.cli.config import settings_of
-from seap_export.cli.groups import Option
 from seap_export.cli.main import main
 
 ROOT = Path(__file__).parents[3]
@@ -110,10 +108,7 @@ def request_of(values: dict[str, Any]) -> ExportRequest:
     ("arguments", "align", "group_tolerance"),
     [
         ([], 16, 0.0),
-        (["--precision", "int8", "--set", "block_size=128"], 16, 0.0),
         (["--provider", "cuda"], 64, 0.05),
-        (["--provider", "cuda", "--precision", "int4", "--set", "block_size=128"], 64, 0.05),
-        (["--provider", "cuda", "--precision", "int8"], 64, 0.05),
         (["--provider", "cuda", "--precision", "int8", "--set", "block_size=128"], 128, 0.05),
         (["--provider", "cuda", "--set", "dialect=standard"], 64, 0.0),  # its attention has no such kernel
         (["--provider", "cuda", "--recipe", "mine.toml"], 8, 0.05),
@@ -124,16 +119,6 @@ def test_the_plan_suits_the_kernels_of_the_form_unless_the_recipe_says_otherwise
 ) -> None:
     settings = request_of(values_of(*REQUIRED, *arguments)).plan
     assert (settings.align, settings.group_tolerance) == (align, group_tolerance)
-
-
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("int4", "bf16"), ("int8", "bf16"), ("int4", "fp16"), ("fp32", "fp32")]
-)
-def test_what_computes_on_cuda(home: Path, precision: str, dtype: str) -> None:
-    setting = "dialect=standard" if precision == "fp32" else f"activations={dtype}"
-    arguments = ("--provider", "cuda", "--precision", precision, "--set", setting)
-    form = request_of(values_of(*REQUIRED, *arguments)).measured.format.form
-    assert (form.precision.name, form.precision.dtype, form.provider) == (precision, dtype, "cuda")
 
 
 def test_a_file_gives_what_the_command_line_gives(home: Path) -> None:
@@ -157,24 +142,10 @@ def test_the_file_above_has_every_setting(home: Path) -> None:
     assert {name for name in given if given[name] == defaults[name]} - of_a_run - only_one_value == {"threshold"}
 
 
-def test_targets_in_a_file_stand_in_place_of_ratios(home: Path) -> None:
-    text = 'model = "m"\ntask = { a = "a.jsonl" }\nout = "made"\n'
-    targets = 'target_size = "1.5 GiB"\ntarget_decode_speedup = 2\nmax_kl = 0.25\n'
-    targets += 'target_first_token = "512:250ms"\n'
-    (home / "export.toml").write_text(text + targets)
-    request = request_of(values_of("--config", "export.toml"))
-    assert request.targets == Targets(3 * 2**29, 2.0, 0.25, FirstToken(512, ms=250.0))
-    written = ["fp32", "fp16", "int8", "int4", "w8a8", "w4a8", "mixed-4.5"]
-    assert [format.precision for format in request.formats] == written
-    assert request.variants == {}
-
-
 @pytest.mark.parametrize(
     ("arguments", "written"),
     [
         ([], ["onnx fp32", "onnx fp16", "onnx int8", "onnx int4"]),
-        (["--precision", "int8"], ["onnx int8"]),
-        (["--format", "onnx:int4", "--format", "onnx:int8"], ["onnx int4", "onnx int8"]),
         (["--format", "onnx:int4", "--format", "onnx"], ["onnx int4", "onnx fp32", "onnx fp16", "onnx int8"]),
         (
             ["--format", "hf", "--format", "gguf", "--format", "onnx:int8"],
@@ -190,14 +161,6 @@ def test_what_a_target_is_met_with(home: Path, arguments: list[str], written: li
     formats_asked = [f"{format.name} {format.precision}" for format in formats]
     assert [name for name in formats_asked if name in written] == written
     assert {name.split()[0] for name in formats_asked} == {name.split()[0] for name in written}
-
-
-def test_settings_of_blocks_hold_for_all_quantised_precisions(home: Path) -> None:
-    options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out", "--set", "block_size=64")
-    formats: Any = request_of(values_of(*options)).formats
-    forms = {format.precision: format.form for format in formats}
-    assert list(forms) == ["fp32", "fp16", "int8", "int4", "mixed-4.5"]
-    assert {forms[name].precision.quantization.block_size for name in ("int8", "int4")} == {64}
 
 
 def test_the_command_line_wins_and_replaces_lists(home: Path) -> None:
@@ -231,17 +194,10 @@ def test_paths_are_relative_to_the_file_and_names_stay(home: Path, monkeypatch: 
     [
         ("ratio = 0.2\nratio = 0.3", 2, ["TOML"]),
         ("ratio = 0.2\n\nrato = 0.3", 3, ["rato", "unknown", "did you mean 'ratio'", "held_out"]),
-        ("force = true", 1, ["force", "unknown"]),
         ("ratio = [0.2, 1.0]", 1, ["ratio", "out of range"]),
-        ('ratio = "0.2"', 1, ["ratio", "a number"]),
         ("\n\nsamples = 2.5", 3, ["samples", "whole number"]),
-        ("samples = [1, 2]", 1, ["samples", "not a list"]),
-        ("prompts = 0", 1, ["prompts", "not in the range"]),
         ('# layout = "uniform"\nlayout = "even"', 2, ["layout", "even"]),
-        ('general = "yes"', 1, ["general", "true or false"]),
-        ("model = 3", 1, ["model", "string"]),
         ("seed = 1\n[samples]\na = 1", 2, ["samples", "table"]),
-        ("block_size = 48", 1, ["block_size", "48"]),
     ],
 )
 def test_errors_name_file_line_and_key(run: Run, work: Path, text: str, line: int, words: list[str]) -> None:
@@ -259,80 +215,37 @@ def test_pages_list_the_options(page: Path) -> None:
     assert page.read_text("utf-8") == pages()[page], "make pages"
 
 
-def test_every_setting_is_documented() -> None:
-    table = (ROOT / "docs" / "reference.md").read_text("utf-8").partition("## Settings of an export")[2]
-    rows = [line.split("|")[1] for line in table.partition("\n## ")[0].splitlines() if line.startswith("| `")]
-    assert {key.strip(" `") for key in rows} == set(settings_of(main.commands["export"]))
-
-
-def test_the_help_of_export_is_short(run: Run) -> None:
-    shown, titles = _listed(run("export", "--help").out)
-    assert len(shown) <= 18
-    assert {"--task", "--ratio", "--out", "--format", "--help-all"} <= set(shown)
-    assert titles == ["Model and tasks:", "Size:", "Output:", "Checks:", "Machine:"]
-
-
 def test_help_all_shows_the_rare_options_and_the_settings(run: Run) -> None:
     """A rare option works as any other; a file can give those that are required."""
     output = run("export", "--help-all").out
-    shown, titles = _listed(output)
     command = main.commands["export"]
-    options = {option.name for option in command.params} - {option.name for option in settings_of(command).values()}
-    assert len(shown) == len(options - {"model"} | {"help", "help-all"})
-    assert titles[-1] == "Settings, for --set KEY=VALUE or a --config file:"
+    settings = {option.name for option in settings_of(command).values()}
+    options = {str(option.name) for option in command.params} - settings - {"model"}
+    assert output.count("\n  -") == len(options) + 2  # --help and --help-all
     assert [key for key in settings_of(command) if f"\n  {key} " not in output] == []
     assert "[required]" not in output
     assert "[required]" in run("calibrate", "--help").out
 
 
-@pytest.mark.parametrize("name", list(main.commands))
-def test_help_all_is_there_if_something_is_left_out(run: Run, name: str) -> None:
-    command = main.commands[name]
-    hides = any(isinstance(option, Option) and (option.is_rare or option.is_setting) for option in command.params)
-    assert ("--help-all" in run(name, "--help").out) == hides
-    run(name, "--help-all") if hides else run(name, "--help-all").refused(2, "--help-all")
-
-
-def _listed(output: str) -> tuple[list[str], list[str]]:
-    """The options that a help shows, and its titles."""
-    lines = output.splitlines()
-    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    return [line.split()[0].rstrip(",") for line in lines if line.startswith("  -")], titles
-
-
-def test_the_sample_exports(run: Run, work: Path) -> None:
+def test_the_sample_can_be_exported(run: Run, work: Path) -> None:
     """The shipped file, on the micro model and in a folder that is not its own."""
     sample = ROOT / "samples" / "export.toml"
-    outcome = run("export", "m", "--config", sample, "--out", "out", "--json", "--quiet")
+    outcome = run("export", "m", "--config", sample, "--out", "out", "--dry-run", "--json", "--quiet")
     assert outcome.code == 0, outcome.err
-    assert {name.rpartition("-")[0] for name in json.loads(outcome.out)["variants"]} == {
-        "arithmetic", "everyday", "reading", "general",
-    }  # fmt: skip
-
-
-def test_the_sample_names_the_model_that_the_demo_fetches(run: Run, work: Path, smollm2_gguf: Path) -> None:
-    sample = ROOT / "samples" / "export.toml"
-    model = tomllib.loads(sample.read_text("utf-8"))["model"]
-    assert (sample.parent / model).resolve() == smollm2_gguf.resolve()
-    outcome = run("export", "m", "--config", sample, "--dry-run", "--json")  # a smaller one takes less time
-    assert outcome.code == 0, outcome.err
-    assert "general-0.2" in [row["variant"] for row in json.loads(outcome.out)["variants"]]
+    tasks = {row["variant"].rpartition("-")[0] for row in json.loads(outcome.out)["variants"]}
+    assert tasks == {"arithmetic", "everyday", "reading", "general"}
 
 
 @pytest.mark.parametrize(
     ("formats", "align"),
     [
         (["onnx"], 16),
-        (["gguf:q4_0"], 32),
-        (["gguf:q4_k_m"], 32),
         (["gguf:f16"], 16),
         (["mlx:4bit"], 64),
-        (["mlx:fp16"], 16),
         (["onnx:int4", "gguf:q8_0", "mlx:8bit"], 64),
-        ([], 16),
     ],
 )
 def test_pruned_widths_are_whole_blocks_in_every_format(tmp_path: Path, formats: list[str], align: int) -> None:
     """Rows that are not are stored in more bits, which takes more space and was not asked for."""
-    options = ExportOptions("m", {"a": ["text"]}, ratio=0.2, format=formats or "hf", out=tmp_path)
+    options = ExportOptions("m", {"a": ["text"]}, ratio=0.2, format=formats, out=tmp_path)
     assert export_request(options).plan.align == align

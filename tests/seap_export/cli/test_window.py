@@ -65,13 +65,8 @@ def test_commands_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     "command",
     [
         "export m --task a=a.jsonl --out x --ratio 0.4 --quality --speed",
-        "export m --task a=a.jsonl --out x --ratio 0.4 --dry-run",
-        "export m --task a=a.jsonl --out x --target-size 200kB --quality",
         "export m --task a=a.jsonl --out x --target-size 200kB --quality --dry-run",
         "inspect out",
-        "inspect out/a-0.2",
-        "validate out",
-        "plan m --calibration out/calibration/a --ratio 0.4",
         "evaluate out/a-0.2 --dense m --runtime torch --runtime onnxruntime",
         "bench out/a-0.2 --dense m --depth 8 --batch 1 --runs 5 --steps 2",
     ],

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.exports import Run
-from support.product import GgufFormat, OnnxForm, OnnxFormat, PeakMemory, choose_precision
-from support.variations import micro_config
+from support.product import OnnxForm, PeakMemory, choose_precision
 
-from converters.format import Format
-from seap_export.cli.commands import bench as command
-from seap_export.model.families import model_spec
 from seap_export.pipeline.evaluation import bench
-from seap_export.pipeline.evaluation.bench_request import default_depths
-from validation.speed.report import SpeedReport, SubjectFigures
 
 QUICK = ("--depth", 8, "--depth", 16, "--batch", 1, "--batch", 2, "--runs", 1, "--steps", 2, "--threads", 1)
 
@@ -49,36 +42,12 @@ def test_a_variant_on_both_engines(run: Run, done: Path, work: Path, monkeypatch
     assert "timing dense, a-0.4" in outcome.err
 
 
-@pytest.mark.parametrize("told", [None, 5_000_000])
-def test_the_memory_of_a_gpu_is_shown_where_it_is_told(told: int | None) -> None:
-    figures = SubjectFigures("dense", "onnxruntime", 10**6, 7 * 10**6, {}, {}, told)
-    table = command._size_table(SpeedReport([figures], [], {}))
-    assert ("of the GPU" in table, "5.00 MB" in table) == (told is not None, told is not None)
-
-
 def test_all_variants_of_an_export_with_as_many_tokens_as_the_context_holds(run: Run, done: Path) -> None:
     outcome = run("bench", "out", "--dense", "m", *QUICK[4:], "--runtime", "onnxruntime", "--json", "--quiet")
     assert outcome.code == 0
     subjects = json.loads(outcome.out)["subjects"]
     assert [subject["model"] for subject in subjects] == ["dense", "a-0.2", "a-0.4", "b-0.2", "b-0.4"]
     assert {cell["depth"] for subject in subjects for cell in subject["cells"]} == {126}
-
-
-def test_prompts_that_the_context_holds_are_timed_by_default() -> None:
-    spec = model_spec(micro_config(model_type="llama", max_position_embeddings=2048))
-    assert default_depths(spec, 16) == (128, 512)
-
-
-def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
-    options = ("--runtime", "onnxruntime", "--precision", "int4", "--logits", "all", "--json", "--quiet")
-    outcome = run("bench", "out/a-0.4", "--dense", "m", *QUICK, *options)
-    assert outcome.code == 0
-    values = json.loads(outcome.out)
-    assert [subject["model"] for subject in values["subjects"]] == ["dense", "a-0.4"]
-    assert values["setting"]["form"]["precision"]["quantization"]["bits"] == 4
-    assert values["setting"]["form"]["logits"] == "all"
-    written = sum(path.stat().st_size for path in (done / "a-0.4" / "onnx").iterdir())
-    assert values["subjects"][1]["disk_bytes"] < values["subjects"][0]["disk_bytes"] < written  # which is in int8
 
 
 def test_what_is_in_the_folder_is_timed_unless_options_say_a_form(run: Run, work: Path) -> None:
@@ -110,19 +79,6 @@ def test_beside_bits_for_each_matrix_the_dense_model_has_the_same_for_all(run: R
 
 
 @pytest.mark.parametrize(
-    ("format", "precision"),
-    [
-        (OnnxFormat("mixed-3.5"), "int4"),
-        (OnnxFormat("mixed-7"), "int8"),
-        (GgufFormat("mixed-5"), "q4_0"),
-        (GgufFormat("q6_k"), "q6_k"),
-    ],
-)
-def test_bits_for_each_matrix_become_the_nearest_for_all(format: Format, precision: str) -> None:
-    assert format.uniform().precision == precision
-
-
-@pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("bench", "out", "--dense", "m", "--depth", 113), 2, "113 tokens and 16 steps"),
@@ -140,20 +96,3 @@ def test_what_cannot_be_timed(
 ) -> None:
     run(*arguments, "--out", "bench.json", "--quiet").refused(code, message)
     assert not (work / "bench.json").exists()
-
-
-def test_another_dense_model_is_refused(run: Run, done: Path, work: Path) -> None:
-    from support.models import write_micro_model
-
-    write_micro_model(work / "other", seed=1, model_type="llama")
-    run("bench", "out", "--dense", "other", "--quiet").refused(8, "'other' is not the model that a-0.2 was made from")
-
-
-def test_a_variant_without_its_model(run: Run, done: Path) -> None:
-    shutil.rmtree(done / "a-0.2" / "hf")
-    run("bench", "out", "--dense", "m", "--quiet").refused(7, "out/a-0.2: hf is missing; export the variant again")
-
-
-def test_cuda_is_refused_where_there_is_none(run: Run, done: Path) -> None:
-    outcome = run("bench", "out/a-0.2", "--dense", "m", "--provider", "cuda", "--runtime", "onnxruntime", *QUICK)
-    outcome.refused(6, "CUDA", "--provider cpu")

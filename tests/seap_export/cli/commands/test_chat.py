@@ -15,7 +15,7 @@ from support.exports import Run
 from support.tokenizers import add_chat_template, name_all_tokens
 
 from seap_export.cli import main
-from seap_export.runtime import Generator, Sampling
+from seap_export.runtime import Generator
 from seap_export.runtime.chat import PLAIN, TEXT_FORM
 
 STATS = r"\[\d+ tokens(, [\d.]+ tokens/s)?, the first after [\d.]+ s(; [\w' ]+)?\]\n"
@@ -46,20 +46,12 @@ def test_each_line_is_a_turn_that_knows_those_before(expected: Generator, done: 
     )
 
 
-def test_turns_without_a_template_are_joined(expected: Generator) -> None:
-    first = expected.generate("the cat", 9)
-    second = expected.generate(f"the cat\n\n{first}\n\nsat on", 9)
-    assert said(lines="the cat\nsat on\n").stdout == f"{first}\n{second}\n"
-
-
 @pytest.mark.parametrize(
     ("template", "options", "reason"),
     [
         (None, [], "this model has no chat template"),
         (PLAIN, [], "this variant was made from plain texts"),
-        (PLAIN, ["--system", "a mat"], "this variant was made from plain texts"),
         (PLAIN, ["--raw"], None),
-        ("chat", [], None),
     ],
 )
 def test_a_variant_that_knows_no_turns_is_named(
@@ -82,14 +74,6 @@ def test_in_json_and_from_a_file(expected: Generator, run: Run, work: Path) -> N
     outcome = run("chat", "out/a-0.2", "--max-new-tokens", 9, "--prompt-file", "turns.txt", "--json")
     turn = {"prompt": "the cat", "text": whole.text, "prompt_tokens": 2, "tokens": 9, "stop": "length"}
     assert json.loads(outcome.out) == {"turns": [turn]}
-
-
-def test_it_samples_and_stops(expected: Generator) -> None:
-    options = ("--temperature", 1.5, "--seed", 7, "--min-p", 0.01, "--repetition-penalty", 1.2)
-    text = expected.generate("the cat", 9, Sampling(1.5, seed=7, min_p=0.01, repetition_penalty=1.2))
-    assert said(*options, lines="the cat").stdout == text + "\n"
-    word = text.split()[3]
-    assert said(*options, "--stop", word, lines="the cat").stdout == text.partition(word)[0] + "\n"
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,12 +101,6 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeyp
     ("options", "lines", "code", "word"),
     [
         (["--system", "a"], "the", 2, "out/a-0.2: this model has no chat template"),
-        (["--system", "a", "--raw"], "the", 2, "--system and --raw exclude each other"),
-        (["--max-new-tokens", 0], "the", 2, "--max-new-tokens 0"),
-        (["--stop", ""], "the", 2, "a stop text is empty"),
-        (["--min-p", 0.1], "the", 2, "min-p have no effect at temperature 0"),
-        (["--repetition-penalty", 0], "the", 2, "repetition penalty 0"),
-        (["--prompt-file", "nowhere"], "", 2, "nowhere"),
         ([], b"\xff\n", 8, "stdin: not UTF-8"),
         ([], "cat " * 200, 8, "the model's context is"),
     ],

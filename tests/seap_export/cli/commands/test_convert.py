@@ -34,33 +34,6 @@ def test_it_says_what_it_writes(run: Run, work: Path) -> None:
     }
 
 
-def test_a_precision_follows_a_colon(run: Run, work: Path) -> None:
-    assert run("convert", "m", "--format", "fake:f16", "--out", "new", "-q").code == 0
-    assert json.loads((work / "new" / "about.json").read_text())["precision"] == "f16"
-    assert run("convert", "m", "--format", "onnx:int4", "--out", "by-colon", "-q").code == 0
-    assert run("convert", "m", "--precision", "int4", "--out", "by-option", "-q").code == 0
-    assert all(
-        (work / "by-option" / path.name).read_bytes() == path.read_bytes() for path in (work / "by-colon").iterdir()
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--format", "fkae"), "unknown format 'fkae'"),
-        (("--format", "fake:int3"), "use f32 or f16"),
-        (("--format", "hf"), "already"),
-        (("--format", "fake", "--precision", "int4"), "no effect"),
-        (("--format", "fake", "--logits", "all"), "--logits"),
-        (("--format", "onnx:int4", "--precision", "int8"), "contradict"),
-        (("--format", "onnx", "--format", "gguf"), "'--format' is given 2 times; run the command once for each"),
-    ],
-)
-def test_options_that_are_wrong(run: Run, work: Path, options: tuple[str, ...], words: str) -> None:
-    run("convert", "m", *options, "--out", "new", "-q").refused(2, words)
-    assert not (work / "new").exists()
-
-
 def test_a_folder_that_is_no_model_is_refused(run: Run, work: Path) -> None:
     (work / "out" / "a-0.2").mkdir(parents=True)
     (work / "m").rename(work / "out" / "a-0.2" / "hf")
@@ -78,19 +51,6 @@ def test_a_model_that_the_format_does_not_take(run: Run, work: Path) -> None:
     assert not (work / "new").exists()
     (work / "m" / "generation_config.json").write_text('{"eos_token_id": 2}')
     assert run(*CONVERT, "-q").code == 0  # it is named there, too
-
-
-def test_a_package_that_is_missing(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeFormat, "extra", "plots")
-    monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["matplotlib>=3.8"])
-    run(*CONVERT, "-q").refused(6, 'pip install "matplotlib')
-    assert not (work / "new").exists()
-
-
-def test_a_full_disk(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeFormat, "size", lambda self, spec: 10**18)
-    run(*CONVERT, "-q").refused(6, "free")
-    assert not (work / "new").exists()
 
 
 def test_an_interrupted_run_leaves_nothing(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.exports import Run
+from support.exports import Outcome, Run
 from support.processes import Tool
 from support.stand_ins.cuda import without_gpu
 from support.stand_ins.doctor import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
@@ -76,18 +76,12 @@ def test_a_machine_without_a_gpu(run: Run, diagnosed: Callable[[Diagnosis], None
     outcome = run("doctor")
     assert (outcome.code, outcome.err) == (0, "")
     for line in (
-        "machine        Some processor, 2 of 64 cores, Linux-6",
         "memory         24.0 GB, 20.0 GB of it free",
-        "disk           5.0 GB free in /tmp",
-        "Python         3.12.1",
         "not installed  torch",
-        "ONNX Runtime   onnxruntime-gpu 1.31.1, built for CUDA 13.0",
         "NVIDIA GPU     none: there is no NVIDIA driver (libcuda.so.1: cannot open shared object file)",
         "cpu       works           works           2.0e-04",
         "cuda      fails           fails                 -",
-        "tensorrt  not built in    not built in          -",
         machine.failure("cuda"),
-        "Without a GPU, variants run on the CPU.",
         "Without all packages, `generate`, `route` and the Python runner work; making variants does not.",
     ):
         assert line in outcome.out.splitlines()
@@ -126,17 +120,10 @@ def test_warnings_are_shown_even_when_quiet(run: Run, diagnosed: Callable[[Diagn
     assert len(machine.warnings) == 2
 
 
-def test_an_unknown_provider(run: Run) -> None:
-    run("doctor", "--require", "tpu").refused(2, "'tpu' is not one of")
-
-
-@pytest.mark.parametrize("name", ["onnxruntime", "tokenizers"])
-def test_a_runtime_that_cannot_be_imported(tmp_path: Path, name: str) -> None:
-    done = process(tmp_path, {name})
-    assert (done.returncode, done.stdout) == (6, "")
-    assert done.stderr.startswith("Error: ")
-    assert (done.stderr.count("\n"), name in done.stderr) == (1, True)
-    assert ("pip uninstall -y onnxruntime onnxruntime-gpu" in done.stderr) == (name == "onnxruntime")
+def test_a_runtime_that_cannot_be_imported(tmp_path: Path) -> None:
+    done = process(tmp_path, {"onnxruntime"})
+    message = Outcome(done.returncode, done.stdout, done.stderr).refused(6, "onnxruntime")
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in message
 
 
 def test_the_page_shows_a_program_that_runs(tool: Tool, tmp_path: Path) -> None:
@@ -144,11 +131,3 @@ def test_the_page_shows_a_program_that_runs(tool: Tool, tmp_path: Path) -> None:
     outcome = tool(tmp_path, program=program)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith("True ")
-
-
-def test_runtimes_and_extras_are_listed(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
-    diagnosed(diagnosis())
-    values = json.loads(run("doctor", "--json", "-q").out)
-    assert values["runtimes"]["onnxruntime"] is None
-    assert "plots" in values["extras"]
-    assert "[plots]" in run("doctor").out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from support.exports import Run
 
 from seap_export.corpus import text_digest
 from validation.reports import schema
-from validation.reports.figures import QUALITY
 
 QUESTION = 'corpus = "quiz.jsonl"\nprompt = "{text}"\n'
 CHOICES = '[completion]\nchoices = [" {one}", " {two}"]\nlabel = "label"\n'
@@ -43,28 +41,18 @@ def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
 
 
 def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
-    words = ("--task", "a=a.jsonl", "--ratio", "0.2", "--precision", "fp32", "--out", "out", "--quiet")
+    ratios = ("--ratio", "0", "--ratio", "0.2")
+    words = ("--task", "a=a.jsonl", *ratios, "--precision", "fp32", "--out", "out", "--quiet")
     assert run("export", "m", *words).code == 0
-    report = _report(
-        run,
-        "out/a-0.2",
-        "--dense",
-        "m",
-        "--runtime",
-        "torch",
-        "--runtime",
-        "onnxruntime",
-        "--zero-shot",
-        "quiz=quiz.toml",
-    )
-    assert list(report)[:8] == [
-        "schema", "variant", "task", "method", "score", "compensation", "requested_ratio", "achieved_ratio",
-    ]  # fmt: skip
+    whole = _report(run, "out/a-0", "--dense", "m", "--runtime", "torch", "--max-kl", "1e-9")["divergence"]["hf"]
+    assert (whole["mean_kl_nats"], whole["top1_agreement"]) == (0.0, 1.0)
+    assert whole["perplexity"] == whole["dense_perplexity"]
+
+    both = ("--runtime", "torch", "--runtime", "onnxruntime", "--zero-shot", "quiz=quiz.toml")
+    report = _report(run, "out/a-0.2", "--dense", "m", *both)
     assert report["schema"] == "seap-export/evaluation/2"
     assert (report["variant"], report["task"], report["score"]) == ("a-0.2", "a", "elimination")
     assert (report["requested_ratio"], report["compensation"]) == (0.2, "sequential")
-    assert report["sparsity"]["kind"] == "adaptive"
-    assert report["dense"]["name"] == "m"
     hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
     described = schema()["$defs"]["divergence"]["properties"]
     assert {*hf, "vocabulary"} == set(described)
@@ -82,28 +70,13 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
     assert without_texts(onnx) == pytest.approx(without_texts(hf), rel=1e-2)
     answers = report["zero_shot"]
     assert list(answers) == ["dense", "hf", "onnx"]
-    assert set(answers["hf"]["quiz"]) == {
-        "acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "questions", "chance",
-    }  # fmt: skip
     assert answers["onnx"] == answers["hf"]
     assert (answers["dense"]["quiz"]["questions"], answers["dense"]["quiz"]["chance"]) == (12, 0.5)
     assert report["texts"]["origin"] == "held-out"
     assert (report["texts"]["count"], report["texts"]["seeds"], report["texts"]["disjoint"]) == (16, [0], True)
-    assert report["tasks"]["quiz"] == {
-        "origin": "file", "split": None, "disjoint": True, "sha256": report["tasks"]["quiz"]["sha256"],
-        "num_fewshot": 0,
-    }  # fmt: skip
+    assert (report["tasks"]["quiz"]["origin"], report["tasks"]["quiz"]["disjoint"]) == ("file", True)
     assert (report["verdict"], report["reasons"], report["notes"]) == (None, [], [])
     assert report["accuracy_difference"].keys() == {"hf", "onnx"}
-    assert list(report["versions"]) == ["lm_eval", "onnxruntime", "torch", "transformers"]
-
-
-def test_a_variant_at_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
-    outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0", "--out", "out", "--quiet")
-    assert outcome.code == 0, outcome.err
-    figures = _report(run, "out/a-0", "--dense", "m", "--runtime", "torch", "--max-kl", "1e-9")["divergence"]["hf"]
-    assert (figures["mean_kl_nats"], figures["top1_agreement"]) == (0.0, 1.0)
-    assert figures["perplexity"] == figures["dense_perplexity"]
 
 
 def test_the_report_has_the_same_bytes_again_and_no_paths(run: Run, done: Path, quiz: Path, work: Path) -> None:
@@ -119,23 +92,6 @@ def test_the_report_has_the_same_bytes_again_and_no_paths(run: Run, done: Path, 
     assert run(*command, "--out", "one.json", "--force").code == 0
 
 
-def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--threads", "1")
-    lines = outcome.out.splitlines()
-    assert lines[0].startswith("a-0.2: task a, ratio 0.20")
-    assert lines[1].split() == " ".join(["divergence", *(figure.title for figure in QUALITY)]).split()
-    assert re.match(r"onnx +\d+\.\d+ \+- \d+\.\d+ ", lines[2])
-    assert lines[3] == "KL in nats per token, +- its standard error over 16 held-out texts"
-    assert re.match(r"onnx: \d\.\d+ bits per byte, dense \d\.\d+; KL \d\.\d+ nats per byte, on [\d,]+ bytes", lines[4])
-    assert [line.split()[:2] for line in lines[6:]] == [["quiz", "dense"], ["quiz", "onnx"]]
-    said = outcome.err.splitlines()
-    assert (said[:3], said[-1]) == (
-        ["hashing m", "opening m", "ONNX Runtime will take about 32.2 MB"],
-        "100 % of 24 sequences",
-    )
-    assert run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "--limit", "2", "-q").out == ""
-
-
 def test_the_gate_fails_after_the_report_was_written(run: Run, done: Path, work: Path) -> None:
     command = ("evaluate", "out/a-0.4", "--dense", "m", "--max-kl", "1e-6", "--threads", "1", "--out", "report.json")
     outcome = run(*command)
@@ -149,13 +105,6 @@ def test_the_gate_fails_after_the_report_was_written(run: Run, done: Path, work:
     assert error["report"] == report
 
 
-def test_accuracy_retained_is_gated(run: Run, done: Path, quiz: Path) -> None:
-    command = ("out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--limit", "12")
-    assert _report(run, *command, "--min-accuracy-retained", "0")["verdict"] == "passed"
-    error = _report(run, *command, "--min-accuracy-retained", "100", code=4)
-    assert "onnx: quiz retains " in error["error"]["message"]
-
-
 def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
     report = _report(run, "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5")
     texts = report["texts"]
@@ -165,13 +114,6 @@ def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5", "-q")
     assert outcome.code == 0
     assert outcome.err.startswith("Warning: the calibration folder is missing")
-
-
-def test_calibrated_texts_are_refused(run: Run, done: Path, work: Path) -> None:
-    run("evaluate", "out/a-0.2", "--dense", "m", "--text", "a=a.jsonl", "--out", "report.json", "-q").refused(
-        8, "task 'a': 44 of the 60 evaluated texts "
-    )
-    assert not (work / "report.json").exists()
 
 
 @pytest.mark.parametrize(("option", "completion"), [("--zero-shot", CHOICES), ("--generate", ANSWER)])
@@ -187,18 +129,6 @@ def test_calibrated_questions_are_refused(run: Run, done: Path, work: Path, opti
         run("evaluate", "out/a-0.2", option, "quiz=quiz.toml", "-q", *extra).refused(
             8, "task 'quiz': 1 of the 1 evaluated texts "
         )
-
-
-def test_a_dense_model_alone(run: Run, quiz: Path) -> None:
-    report = _report(run, "m", "--zero-shot", "quiz=quiz.toml", "--limit", "4")
-    assert (report["variant"], report["task"], report["divergence"]) == (None, None, {})
-    assert list(report["zero_shot"]) == ["dense"]
-    assert report["zero_shot"]["dense"]["quiz"]["questions"] == 4
-
-
-def test_a_variant_without_its_dense_model(run: Run, done: Path, quiz: Path) -> None:
-    report = _report(run, "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "--runtime", "onnxruntime")
-    assert (report["dense"], report["divergence"], list(report["zero_shot"])) == (None, {}, ["onnx"])
 
 
 @pytest.fixture
@@ -236,15 +166,8 @@ def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path,
     [
         (("out", "--dense", "m"), 2, "give a variant in it, such as out/a-0."),
         (("out/a-0.2",), 2, "nothing to evaluate; give --dense MODEL for the divergence, or a task: --zero-shot"),
-        (("out/a-0.2/hf",), 2, "out/a-0.2/hf is part of a variant"),
-        (("m",), 2, "give --zero-shot NAME=FILE, --harness-task NAME or --generate NAME=FILE"),
-        (("m", "--zero-shot", "q=quiz.toml", "--runtime", "onnxruntime"), 2, "runs the ONNX file"),
-        (("m", "--dense", "m"), 2, "m is not a variant"),
-        (("none", "--zero-shot", "a=quiz.toml"), 2, "none: no such folder or file"),
-        (("out/a-0.2", "--dense", "./none"), 2, "./none: no such folder or file"),
         (("out/a-0.2", "--dense", "m", "--zero-shot", "a=a.jsonl"), 8, "choices"),
         (("out/a-0.2", "--text", "b=b.jsonl", "--zero-shot", "q=quiz.toml"), 2, "give --dense MODEL"),
-        (("out/a-0.2", "--dense", "m", "--limit", "0"), 2, "--limit 0 is out of range; give at least 1"),
         (("out/a-0.2", "--dense", "m", "--harness-task", "nonsense"), 2, "has no task 'nonsense'"),
     ],
 )  # fmt: skip
@@ -255,32 +178,3 @@ def test_bad_requests_are_one_line(
     outcome.refused(code, message)
     assert outcome.out == ""
     assert not (work / "report.json").exists()
-
-
-def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:
-    from support.models import write_micro_model
-
-    write_micro_model(work / "other", seed=1, model_type="llama")
-    run("evaluate", "out/a-0.2", "--dense", "other", "-q").refused(
-        8, "'other' is not the model that the variant was made from ('m')"
-    )
-
-
-@pytest.mark.parametrize("part", ["plan.json", "onnx", "hf/model.safetensors", "onnx/model.onnx"])
-def test_a_damaged_variant(run: Run, done: Path, work: Path, part: str) -> None:
-    path = done / "a-0.2" / part
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    forms = ("--runtime", "torch", "--runtime", "onnxruntime")
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", *forms, "--limit", "1", "--out", "report.json", "-q")
-    outcome.refused(7)
-    assert not (work / "report.json").exists()
-
-
-def test_cuda_is_refused_before_the_dense_model_runs(run: Run, done: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "onnxruntime", "--provider", "cuda")
-    outcome.refused(6, "CUDA", "--provider cpu")
-
-
-def test_a_provider_that_would_run_nothing(run: Run, done: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--provider", "cuda")
-    outcome.refused(2, "--provider cuda", "add --runtime onnxruntime")

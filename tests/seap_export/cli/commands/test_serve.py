@@ -7,7 +7,6 @@ import socket
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.exports import Run
@@ -40,32 +39,9 @@ def test_it_serves_the_variants_of_an_export_until_it_is_ended(tool: Tool, done:
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "word"),
-    [
-        (["none"], 2, "none: no such file or folder"),
-        (["m"], 2, "m is not a variant"),
-        (["out/a-0.2", "out/a-0.2/onnx"], 2, "both called 'a-0.2'"),
-        (["out", "--port", 70000], 2, "--port 70000 is out of range"),
-        (["out", "--max-new-tokens", 0], 2, "--max-new-tokens 0"),
-        (["out", "--host", "no such host"], 6, "no such host:8000 cannot be listened at"),
-    ],
-)
-def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:
-    run("serve", *arguments, "--json").refused_in_json(code, word)
-
-
 def test_a_port_that_is_taken_and_a_file_that_was_changed(run: Run, done: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         run("serve", "out", "--port", port).refused(6, f"127.0.0.1:{port} cannot be listened at")
     (done / "b-0.2" / "onnx" / "tokenizer_config.json").write_text("{}")
     run("serve", "out", "--port", 0).refused(7, "b-0.2", "tokenizer_config.json")
-
-
-def test_without_its_packages_it_names_the_remedy(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named '{name}'")
-
-    monkeypatch.setattr("importlib.import_module", missing)
-    run("serve", "out").refused(6, "starlette", "pip install")

@@ -12,7 +12,6 @@ from support.editing import set_json
 from support.exports import CARD, Run, tree
 
 from seap_export.cli import main
-from seap_export.common.checksums import SUMS
 
 STATISTICS = "run/calibration/a"
 CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--out", "run")
@@ -72,22 +71,6 @@ def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> 
     assert tree(work / "out" / "a-0.2", CARD) == tree(pristine / "a-0.2", CARD)
 
 
-def test_plan_in_json(run: Run, done: Path, work: Path) -> None:
-    before = tree(work, CARD)
-    outcome = run("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2", "--json", "--quiet")
-    plan = json.loads(outcome.out)
-    assert outcome.err == ""
-    assert tree(work, CARD) == before  # it writes nothing unless asked
-    assert (plan["task"], plan["weights"], plan["method"], plan["budget"]) == (
-        "a", {"a": 1.0}, "reconstruct", "weights",
-    )  # fmt: skip
-    assert plan["num_parameters"] == {"dense": 171168, "shrunk": 140640}
-    assert plan["bytes"] == {"hf": 140640 * 4, "onnx": 140640 * 4}
-    assert plan["layers"][2] == {
-        "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 48, "removed": pytest.approx(20 / 33),
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("command", "out"),
     [
@@ -104,13 +87,6 @@ def test_a_step_replaces_its_own_kind_with_force_only(
 
     assert run(*command, "--out", out, "--force", "--quiet").code == 0
     assert tree(work, CARD) == before
-    assert {path.name for path in (work / "out" / "a-0.2").iterdir()} == {
-        "plan.json",
-        "hf",
-        "onnx",
-        "parity.json",
-        SUMS,
-    }
 
 
 @pytest.mark.parametrize("command", [CALIBRATE, PLAN, PRUNE, CONVERT], ids=lambda command: command[0])
@@ -123,11 +99,6 @@ def test_a_step_takes_as_many_threads_as_it_is_given(
     assert run(*command, "--threads", "3", "--force", "--quiet").code == 0
     assert taken[0] == 3
     assert taken[-1] == torch.get_num_threads()
-
-
-def test_a_plan_has_one_ratio(run: Run, done: Path) -> None:
-    plan = ("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2", "--ratio", "0.4")
-    run(*plan).refused(2, "'--ratio' is given 2 times")
 
 
 @pytest.mark.parametrize("name", list(main.commands))
@@ -152,9 +123,8 @@ def test_the_help_names_the_commands_and_exit_codes(run: Run) -> None:
     assert outcome.err == "Error: No such command 'nonsense'; see 'seap-export --help'\n"
 
 
-@pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_convert_of_a_truncated_model(run: Run, done: Path, work: Path, part: str) -> None:
-    path = done / "a-0.2" / "hf" / part
+def test_convert_of_a_truncated_model(run: Run, done: Path, work: Path) -> None:
+    path = done / "a-0.2" / "hf" / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:50])
     before = tree(work, CARD)
     run("convert", "out/a-0.2/hf", "--out", "new/onnx", "--quiet").refused(8)
@@ -172,13 +142,6 @@ def test_plan_and_statistics_of_another_model(run: Run, done: Path, work: Path) 
     prune = ("prune", "other", "--plan", "out/a-0.2/plan.json", "--calibration", "out/calibration/a")
     run(*prune, "--out", "new", "--quiet").refused(8, "plan was not made from the model 'other'")
     assert not (work / "new").exists()
-
-
-def test_statistics_that_are_not_there(run: Run, work: Path) -> None:
-    (work / "none").mkdir()
-    run("plan", "m", "--calibration", "none", "--ratio", "0.2", "--quiet").refused(
-        7, "none: ", "seap-export calibrate"
-    )
 
 
 def test_inspect_an_export(run: Run, done: Path) -> None:
@@ -217,16 +180,9 @@ def test_inspect_a_variant(run: Run, done: Path) -> None:
         "2          1         1       48",
     ]
     described = json.loads(run("inspect", "out/a-0.2", "--json").out)
-    assert (described["method"], described["weights"]) == ("reconstruct", {"a": 1.0})
-    assert described["parity"]["onnx"]["verdict"] == "passed"
-
-
-def test_inspect_a_variant_without_a_finite_logit(run: Run, done: Path) -> None:
-    path = done / "a-0.2" / "parity.json"
-    set_json(path, verdict="failed", max_abs=None)
+    assert (described["method"], described["parity"]["onnx"]["verdict"]) == ("reconstruct", "passed")
+    set_json(done / "a-0.2" / "parity.json", verdict="failed", max_abs=None)
     assert "parity: failed (max abs -)" in run("inspect", "out/a-0.2").out.splitlines()
-    path.write_text("{")
-    run("inspect", "out/a-0.2").refused(7, "out/a-0.2/parity.json: not a readable JSON file (")
 
 
 @pytest.mark.parametrize(("path", "kind"), [("m", "dense"), ("out/a-0.2/hf", "pruned")])
@@ -239,26 +195,11 @@ def test_inspect_a_model(run: Run, done: Path, path: str, kind: str) -> None:
     assert len(described["layers"]) == 3
 
 
-def test_inspect_a_gguf(run: Run, smollm2_gguf: Path) -> None:
-    lines = run("inspect", smollm2_gguf).out.splitlines()
-    assert lines[0] == f"{smollm2_gguf.stem}: llama, dense, 134,515,008 parameters, Q4_1"
-    assert len(lines) == 3 + 30
-
-
-def test_inspect_something_else(run: Run, work: Path) -> None:
-    run("inspect", "a.jsonl").refused(8, "a.jsonl: not an export, ")
-
-
 @pytest.mark.parametrize(
     ("options", "smaller"),
     [
-        ((), 1.01),
         (("--precision", "int4", "--logits", "all"), 0.7),
         (("--precision", "int4", "--block-size", "128", "--asymmetric", "--float-embeddings"), 1.5),
-        (("--precision", "fp16"), 2.0),
-        (("--precision", "fp32"), 4.0),
-        (("--provider", "cuda"), 2.0),
-        (("--provider", "cuda", "--precision", "bf16"), 2.0),
         (("--provider", "cuda", "--precision", "int4", "--activations", "bf16"), 0.7),
         (("--provider", "cuda", "--precision", "fp32", "--dialect", "standard"), 4.0),
     ],
@@ -277,14 +218,6 @@ def test_convert_to_another_precision(
     ("options", "message"),
     [
         (("--precision", "bf16"), "the cpu provider cannot run bf16; use fp32, fp16, int8, int4, w8a8 or w4a8"),
-        (("--provider", "cuda", "--precision", "fp32"), "use fp16, bf16, int8 or int4, or the dialect standard"),
-        (("--precision", "int4", "--activations", "bf16"), "cannot run int4 with bf16 activations; use fp32 or fp16"),
-        (("--dialect", "standard", "--activations", "fp16"), "fp32 weights, which are not quantised: activations"),
-        (("--precision", "int8", "--dialect", "standard"), "the standard dialect has no quantised weights; use the"),
-        (
-            ("--precision", "fp32", "--asymmetric", "--block-size", "64"),
-            "fp32 weights, which are not quantised: block size, asymmetric",
-        ),
         (("--precision", "int4", "--block-size", "64"), "the embedding's rows of 96"),
     ],
 )
@@ -306,10 +239,3 @@ def test_convert_and_inspect_warn_of_sizes_that_cuda_has_no_kernel_for(run: Run,
     (work / "new").rename(done / "a-0.2" / "onnx")
     assert json.loads(run("inspect", "out/a-0.2", "--json").out)["warning"] in line
     assert "down_proj of layers " in run("inspect", "out/a-0.2").out
-
-
-def test_a_plan_for_cuda_says_what_it_was_made_for(run: Run, done: Path, work: Path) -> None:
-    plan = ("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.1", "--out", "cuda.json")
-    assert run(*plan, "--provider", "cuda", "--quiet").code == 0
-    made = json.loads((work / "cuda.json").read_text())
-    assert (made["align"], made["group_tolerance"]) == (64, 0.05)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jsonschema
@@ -63,15 +62,6 @@ def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: 
     assert (work / "v.html").read_text().startswith("<!doctype html>")
 
 
-def test_the_export_itself_ends_with_it(pristine: Path) -> None:
-    report = json.loads((pristine / "validation.json").read_text())
-    jsonschema.validate(report, schema())
-    assert {(check["check"], check["verdict"]) for check in report["checks"]} == {
-        ("integrity", "passed"), ("parity", "passed"), ("router", "passed"),
-    }  # fmt: skip
-    assert report["variants"].keys() == {"a-0.2", "a-0.4", "b-0.2", "b-0.4"}
-
-
 def test_one_wrong_weight_is_stopped_named_and_followed_to_its_layer(run: Run, done: Path, work: Path) -> None:
     flip_a_weight(done / "a-0.2")
     record_again(done)
@@ -86,23 +76,6 @@ def test_one_wrong_weight_is_stopped_named_and_followed_to_its_layer(run: Run, d
     (parity,) = (check for check in report["checks"] if check["check"] == "parity")
     assert "weights: 'model.layers.1.mlp.up_proj.weight" in " ".join(parity["reasons"])
     assert int(ElementTree.parse(work / "v.xml").getroot().get("failures", "0")) >= 1
-
-
-def test_too_few_tokens_are_no_fault_and_no_proof(
-    run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = json.loads((done / "validation.json").read_text())["variants"]["a-0.2"]["parity"]["onnx"]
-    known |= {"verdict": "not judged", "reasons": ["not judged: 2 tokens"], "hint": "use --decode-steps 16"}
-    made = SimpleNamespace(to_json=lambda: known, stages=(), summary=str)
-    monkeypatch.setattr("seap_export.pipeline.gate.comparison.check_parity", lambda *_: made)
-    command = ("validate", "out/a-0.2", *QUICK, "--bisect", "--quiet", "--out", "v.json", "--force")
-    run(*command).refused(6, "a-0.2: parity: not judged: 2 tokens; use --decode-steps 16")
-    report = json.loads((work / "v.json").read_text())
-    jsonschema.validate(report, schema())
-    assert (report["verdict"], report["checks"][1]["verdict"]) == ("not judged", "not judged")
-    flip_a_weight(done / "a-0.2")
-    record_again(done)
-    run(*command).refused(3, "not judged: 2 tokens", "and 1 more")
 
 
 def test_a_rare_token_is_found_by_its_weights(run: Run, done: Path, work: Path) -> None:
@@ -127,23 +100,6 @@ def test_what_is_damaged_is_told_and_not_run(run: Run, done: Path) -> None:
     said = json.loads(outcome.out)
     assert said["error"] == {"message": f"{message}; 1 more check failed", "exit_code": 7}
     assert (said["report"]["verdict"], said["report"]["failure"]) == ("failed", said["error"]["message"])
-
-
-def test_a_stale_file_is_stopped(run: Run, done: Path) -> None:
-    shutil.copy(done / "a-0.4" / "onnx" / "model.onnx.data", done / "a-0.2" / "onnx" / "old.onnx.data")
-    outcome = run("validate", "out/a-0.2", *QUICK, "--check", "integrity", "--quiet")
-    assert outcome.code == 7
-    assert "out/a-0.2/onnx/old.onnx.data is not in SHA256SUMS; remove it" in outcome.err.replace(
-        str(done.parent) + "/", ""
-    )
-
-
-def test_only_what_is_asked_for_is_checked(run: Run, done: Path) -> None:
-    outcome = run("validate", "out", "--check", "router")
-    assert (outcome.code, outcome.out.split()) == (
-        0,
-        ["variant", "check", "verdict", "m", "router", "passed", "passed"],
-    )
 
 
 def test_a_router_that_leads_nowhere(run: Run, done: Path) -> None:
@@ -190,36 +146,18 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
     ("arguments", "code", "message"),
     [
         (("validate", "m"), 2, "m is neither an export nor a variant; give an output folder"),
-        (
-            ("validate", "out", "--max-kl", "1"),
-            2,
-            "the limits of quality and speed are against the dense model; give it as --dense",
-        ),
-        (("validate", "out", "--check", "speed"), 2, "--check speed needs a limit; see 'seap-export validate --help'"),
-        (("validate", "out", "--limits", "m"), 2, "m: cannot be read (Is a directory); give the path of a TOML file"),
-        (("validate", "out", "--check", "integrity", "--save-golden", "g"), 2, "--save-golden"),
-        (("validate", "out/a-0.2", "--save-golden", "a.jsonl"), 2, "another --save-golden"),
+        (("validate", "out", "--max-kl", "1"), 2, "against the dense model; give it as --dense"),
         (("validate", "out/a-0.2", "--out", "a.jsonl"), 2, "another path"),
         (("validate", "out", "--signed-by", "nowhere"), 2, "nowhere: no such file or folder"),
         *(
             (("validate", path, option, file, "--force"), 2, "a path outside")
             for path, option, file in (
                 ("out", "--out", "out/manifest.json"),
-                ("out", "--html", "out/router/router.json"),
-                ("out", "--junit", "out/calibration/a/tokens.safetensors"),
-                ("out/a-0.2", "--out", "out/a-0.2/plan.json"),
                 ("out/a-0.2", "--save-golden", "out/a-0.4/onnx/tokenizer.json"),
                 ("m", "--out", "m/config.json"),
                 # what is not there yet would be in no list of files, or in a folder that nobody knows
-                ("out", "--html", "out/a-0.2/onnx/new.html"),
                 ("out/a-0.2/onnx", "--out", "out/a-0.2/onnx/deep/new.json"),
-                ("out", "--junit", "out/deep/new.xml"),
             )
-        ),
-        (
-            ("validate", "out/a-0.2", "--against-golden", "a.npz", "--max-kl", "1", "--html", "a.html"),
-            2,
-            "leave out --max-kl, --html",
         ),
     ],
 )
@@ -227,21 +165,6 @@ def test_requests_that_cannot_be(run: Run, done: Path, arguments: tuple[str, ...
     outcome = run(*arguments, "--quiet")
     assert (outcome.code, outcome.err.count("\n")) == (code, 1)
     assert message in outcome.err
-
-
-def test_a_job_summary_is_written_where_github_says(
-    run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(work / "summary.md"))
-    (work / "summary.md").write_text("before\n")
-    assert run("validate", "out/a-0.2", "--check", "integrity", "--quiet").code == 0
-    text = (work / "summary.md").read_text()
-    assert text.startswith("before\n")
-    assert "a-0.2" in text
-
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(work / "nowhere" / "summary.md"))
-    outcome = run("validate", "out/a-0.2", "--check", "integrity", "--quiet")
-    assert (outcome.code, outcome.err.count("\n"), "has no summary" in outcome.err) == (0, 1, True)
 
 
 def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path) -> None:
@@ -281,11 +204,9 @@ def _append_code(variant: Path) -> None:
         (_append_code, False, ["hf/modeling_seap.py", "SHA256SUMS"]),
         (_append_code, True, ["hf/modeling_seap.py", "not the code of seap-export", "another release"]),
         (_write("hf/.env", "TOKEN=1"), False, ["hf/.env", "remove it"]),
-        (_write(".env", "TOKEN=1"), False, [".env", "remove it"]),
         (_write("hf/pytorch_model.bin", "pickled"), True, ["hf/pytorch_model.bin", "remove it"]),
         (_write("onnx/__pycache__/a.pyc", "code"), False, ["onnx/__pycache__ ", "remove it"]),
         (lambda variant: (variant / "hf" / "notes").symlink_to("/etc/hostname"), False, ["hf/notes", "link"]),
-        (lambda variant: (variant / "onnx" / "SHA256SUMS").unlink(), False, ["onnx/SHA256SUMS", "missing"]),
         (lambda variant: set_json(variant / "hf/config.json", auto_map={"AutoModel": "a/b--c.D"}), True, ["auto_map"]),
     ],
 )  # fmt: skip
@@ -371,51 +292,13 @@ def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None
     run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet").refused(2, "a.jsonl: not a golden file (")
 
 
-@pytest.mark.parametrize("kind", ["array", "object array", "damaged"])
+@pytest.mark.parametrize("kind", ["object array", "damaged"])
 def test_a_golden_of_other_arrays(run: Run, done: Path, work: Path, kind: str) -> None:
     """numpy itself advises to load such a file unsafely."""
     with (work / "a.npz").open("wb") as file:
         if kind == "damaged":
             file.write(b"\x80damaged")
-        elif kind == "array":
-            np.save(file, np.array([{}]))
         else:
             np.savez(file, about=np.array([{}]))
     message = run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet").refused(2, "not a golden file")
     assert "pickle" not in message
-
-
-def test_no_golden_of_what_fails(run: Run, done: Path, work: Path) -> None:
-    (done / "a-0.2" / "onnx" / "genai_config.json").unlink()
-    assert run("validate", "out/a-0.2", *QUICK, "--save-golden", "a.npz", "--quiet").code == 7
-    assert not (work / "a.npz").exists()
-
-
-def test_a_validation_that_checks_nothing_proves_nothing(run: Run, done: Path) -> None:
-    run("validate", "out/a-0.2", "--check", "router", "--quiet").refused(2, "out/a-0.2: router ")
-
-
-def test_progress_is_told(run: Run, done: Path) -> None:
-    outcome = run("validate", "out/a-0.2", *QUICK)
-    said = outcome.err.splitlines()
-    assert said[:2] == ["a-0.2: checking files", "a-0.2: comparing ONNX Runtime with torch"]
-    assert said[2].startswith("ONNX Runtime will take about ")
-    assert said[3:5] == ["onnx: generate", "torch: layer 1 of 3"]
-    after = said[said.index("onnx: one token") + 1 :]
-    assert after[-1] == "a-0.2: comparing weights"
-    noise, verdict = after[:-2], after[-2]
-    assert all(line.startswith("torch: noise") for line in noise), noise  # where a verdict depends on it
-    assert "parity passed" in verdict
-
-
-@pytest.mark.parametrize(
-    "checks",
-    [(), ("--check", "speed", "--dense", "m", "--min-decode-speedup", "1"), ("--dense", "m", "--max-kl", "1")],
-)
-def test_cuda_is_refused_before_anything_is_computed(run: Run, done: Path, checks: tuple[str, ...]) -> None:
-    outcome = run("validate", "out", "--provider", "cuda", *checks)
-    outcome.refused(6, "CUDA", "--provider cpu")
-
-
-def test_checks_that_run_nothing_need_no_provider(run: Run, done: Path) -> None:
-    assert run("validate", "out", "--provider", "cuda", "--check", "integrity", "--quiet").code == 0

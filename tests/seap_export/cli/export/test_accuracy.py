@@ -99,20 +99,3 @@ def test_an_export_may_be_held_to_it(run: Run, work: Path) -> None:
     run(*EXPORT, *QUIZ, "--min-accuracy-retained", "-1").refused(2, "--min-accuracy-retained", "0 or more")
     run(*EXPORT, *QUIZ, *least, "--no-quality").refused(2, "--no-quality", "--min-accuracy-retained")
     run(*EXPORT, "--task", "a=a.jsonl", *least).refused(2, "--min-accuracy-retained", "a does not say")
-
-
-def test_without_a_rule_there_is_no_accuracy(run: Run, work: Path) -> None:
-    words = ("--task", "a=a.jsonl")
-    assert all(not file["accuracy"] for file in result(run, *EXPORT, *words)["recommended"]["a"]["files"])
-    outcome = run("validate", "out", "--min-accuracy-retained", "0.9", "--json")
-    skipped = [check for check in json.loads(outcome.out)["checks"] if check["check"] == "quality"]
-    assert [(check["verdict"], check["subject"]) for check in skipped] == [("skipped", "accuracy")]
-
-
-@pytest.mark.usefixtures("quiz")
-def test_questions_that_cannot_be_asked_are_said(run: Run, work: Path) -> None:
-    rule = (work / "open.toml").read_text().replace("([a-z]+)", "([0-9]+)")
-    (work / "open.toml").write_text(rule)
-    outcome = run(*EXPORT, "--task", "open=open.toml")
-    assert outcome.code == 0, outcome.err
-    assert outcome.err.count("Warning: accuracy is not measured: task 'open'") == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from support.editing import edit_weights
 from support.exports import Run
 from support.product import read_plan
@@ -16,10 +15,11 @@ from seap_export.model.families import model_spec
 PRUNED = "out/a-0.4/hf"
 
 
-@pytest.mark.parametrize(("ratio", "form"), [("0.3", "--precision=int4"), ("0.2", "--layout=per-layer")])
-def test_a_variant_is_pruned_again(run: Run, done: Path, ratio: str, form: str) -> None:
-    assert run("export", PRUNED, "--task", "a=a.jsonl", "--ratio", ratio, form, "--out", "again").code == 0
-    variant = Path(f"again/a-{ratio}")
+def test_a_variant_is_pruned_again(run: Run, done: Path) -> None:
+    assert (
+        run("export", PRUNED, "--task", "a=a.jsonl", "--ratio", "0.3", "--precision=int4", "--out", "again").code == 0
+    )
+    variant = Path("again/a-0.3")
     once, twice = (model_spec(read_json(folder / "config.json")) for folder in (Path(PRUNED), variant / "hf"))
     assert twice.num_parameters() < once.num_parameters()
     assert read_plan(variant / "plan.json").shrunk_spec(once).layers == twice.layers

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from tokenizers import Tokenizer
 from seap_export.corpus import text_digest
 from seap_export.model.vocabulary import choice
 from seap_export.pipeline.steps.single import answers
-from validation.generation.writer import Writer
 
 STEPS = 24
 OPTIONS = ("--answers", "model", "--set", f"answer_tokens={STEPS}", "--set", "held_out=4", "--out", "out", "-q")
@@ -92,83 +89,15 @@ def test_only_as_many_prompts_are_answered_as_there_are_tokens(run: Run, work: P
     assert json.loads(Path("out/manifest.json").read_text())["tasks"]["a"]["calibration_tokens"] == sum(lengths)
 
 
-def test_answers_that_are_written_are_kept_by_an_interruption(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    usual = Writer.answers
-
-    def answering(self: Writer, prompts: Sequence[str], *arguments: Any) -> Any:
-        if len(asked) == 8:
-            raise KeyboardInterrupt
-        asked.extend(prompts)
-        return usual(self, prompts, *arguments)
-
-    assert run(*EXPORT[:-2], "whole", "-q").code == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(Writer, "answers", answering)
-        assert run(*EXPORT).code == 130
-        assert not (work / "out/answers").exists()
-        first, asked[:] = list(asked), ["another"]
-        assert run(*EXPORT).code == 0
-    assert first == [line["prompt"] for line in _lines()][:8]
-    assert asked[1:] == [line["prompt"] for line in _lines()][8:]
-    for path in ("answers/a/answers.jsonl", "a-0.4/hf/model.safetensors", "manifest.json"):
-        assert (work / "out" / path).read_bytes() == (work / "whole" / path).read_bytes()
-
-
-def test_a_dry_run_counts_the_answers_and_writes_nothing(run: Run, work: Path) -> None:
-    planned = json.loads(run(*EXPORT, "--dry-run", "--json").out)
-    assert planned["seconds_about"]["answers"] > 0
-    assert planned["variants"][0]["calibration_texts"] == 16
-    assert not (work / "out").exists()
-    assert run(*EXPORT).code == 0
-    assert "answers" not in json.loads(run(*EXPORT, "--dry-run", "--json").out)["seconds_about"]
-
-
-@pytest.mark.parametrize("size", [("--ratio", "0.4"), ("--target-size", "1MB")], ids=lambda size: size[0])
-def test_tokens_to_keep_are_chosen_once_and_from_the_answers(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[str, str]
-) -> None:
-    monkeypatch.setattr(choice, "MULTIPLE", 1)
-    command = (
-        "export",
-        "m",
-        "--task",
-        "a=a.jsonl",
-        *size,
-        "--vocabulary",
-        "auto",
-        *OPTIONS[:-1],
-        "--quality",
-        "--no-speed",
-    )
-    reading = "tokens of all texts of a"
-    planned = run(*command, "--dry-run")
-    assert (planned.code, planned.err.count(reading)) == (0, 1)
-    outcome = run(*command)
-    assert (outcome.code, outcome.err.count(reading)) == (0, 1), outcome.err
-    assert outcome.err.index("answering prompts of a") < outcome.err.index(reading)
-    again = run(*command)
-    assert (again.code, again.err.count(reading)) == (0, 1)
-
-
-def test_a_vocabulary_that_cannot_be_is_refused_before_prompts_are_answered(run: Run, work: Path) -> None:
-    run(*EXPORT, "--vocabulary", "130").refused(2, "cuts nothing")
-    run(*EXPORT, "--vocabulary", "1").refused(2, "too small", "at least")
-    assert not (work / "out").exists()
-
-
-@pytest.mark.parametrize("force", [(), ("--force",)])
 def test_a_further_task_is_answered_beside_variants_that_keep_some_tokens(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "MULTIPLE", 1)
     write_records(work / "b.jsonl", conversations(20)[:16])
     cut = (*EXPORT, "--vocabulary", "auto", "--no-quality", "--no-speed", "--format", "hf")
     assert run(*cut).code == 0
     times = times_of_writing(work / "out/a-0.4/hf")
-    outcome = run(*cut, "--task", "b=b.jsonl", *force)
+    outcome = run(*cut, "--task", "b=b.jsonl")
     assert outcome.code == 0, outcome.err
     assert {path: at for path, at in times_of_writing(work / "out/a-0.4/hf").items() if path in times} == times
 
@@ -195,15 +124,6 @@ def test_prompts_of_texts_end_where_the_task_says(run: Run, work: Path) -> None:
     assert set(written) == set(prompts)
     assert written[prompts[0]]["completion"] == likely[: likely.index(stop)] + stop
     assert written[prompts[0]]["finished"]
-
-
-def test_a_step_can_be_sent_to_a_worker() -> None:
-    from seap_export.corpus import Sample, Split
-    from seap_export.pipeline.request.options import CalibrationSettings
-
-    split = Split((Sample("a", ""),), (Sample("b", ""),))
-    step = answers.AnswersStep("a", split, answers._NO_STOP, CalibrationSettings(answers="model"), "00")
-    assert pickle.loads(pickle.dumps(step)) == step
 
 
 def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: Path) -> None:
@@ -249,11 +169,3 @@ def test_a_task_with_enough_texts_gets_no_others_and_a_recipe_says_how_many_are_
     assert has_fresh
     assert planned("calibration_tokens = 50\n", "--calibration-tokens", "10000") == (every, False)
     assert planned("calibration_tokens = 50\n", "--set", f"samples={every}") == (every, False)
-
-
-def test_with_a_target_they_are_written_before_the_search(run: Run, work: Path) -> None:
-    targets = ("--target-size", "450kB", "--precision", "fp32", "--quality", "--no-speed", "--out", "out")
-    outcome = run("export", "m", "--task", "a=a.jsonl", "--recipe", "fresh.toml", "--set", "held_out=4", *targets)
-    assert outcome.code == 0, outcome.err
-    assert outcome.err.index("fresh texts; ") < outcome.err.index("trying a-")
-    assert (work / "out/fresh/a/tokens.safetensors").is_file()

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
-from support.corpora import write_corpus
 from support.exports import CARD, Run, times_of_writing, tree
 from support.models import write_micro_model
 from support.product import read_manifest
 
 from seap_export.common.checksums import SUMS
-from seap_export.pipeline import preview
 
-WHOLE = "attention stays whole: its norms run over all heads"
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
 STEPS = [
@@ -93,11 +89,6 @@ def test_a_second_export_says_what_it_reuses(run: Run, done: Path) -> None:
     assert {f"{name}: reused" for name in VARIANTS} | reused <= set(outcome.err.splitlines())
 
 
-def test_the_default_protection_spelled_out_is_the_same_input(run: Run, done: Path, work: Path) -> None:
-    (work / "mine.toml").write_text("[sparsity]\nprotect_first = 0\nprotect_last = 0\n")
-    assert run(*ALL, "--recipe", "mine.toml").code == 0
-
-
 def test_without_out_the_folder_is_named_after_the_model(run: Run, work: Path) -> None:
     """The first command that people type: the file's name is the task's, and nothing of others is overwritten."""
     (work / "m-export").mkdir()
@@ -110,20 +101,6 @@ def test_without_out_the_folder_is_named_after_the_model(run: Run, work: Path) -
     assert outcome.code == 0, outcome.err
     assert "m-export" in outcome.err.splitlines()[0]
     assert (work / "m-export" / "a-0.2" / "onnx" / "model.onnx").is_file()
-
-
-def test_quiet_prints_warnings_only(run: Run, work: Path) -> None:
-    outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.05", "--out", "out", "--quiet")
-
-    assert outcome.code == 0
-    assert outcome.out == ""
-    assert outcome.err.startswith("Warning: a-0.05: achieved ratio 0.0606 is the nearest ")
-
-
-def test_a_task_may_have_no_prompt(run: Run, work: Path) -> None:
-    (work / "t.toml").write_text('corpus = "a.jsonl"\nprompt = ""\ncompletion = "{text}"\n')
-    outcome = run("export", "m", "--task", "t=t.toml", "--ratio", "0.2", "--out", "out")
-    assert outcome.code == 0, outcome.err
 
 
 def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
@@ -139,34 +116,6 @@ def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
         path.stat().st_size for path in (done / "a-0.2" / "hf").iterdir() if path.name not in CARD
     )
     assert variants["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
-
-
-def test_a_dry_run_measures_the_machine_with_the_threads_of_the_export(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure, taken = preview.measure_rates, list[int]()
-    monkeypatch.setattr(preview, "measure_rates", lambda: taken.append(torch.get_num_threads()) or measure())
-    other = 1 + torch.get_num_threads()
-    assert run(*ONE, "--threads", other, "--dry-run").code == 0
-    assert set(taken) == {other}
-
-
-def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
-    outcome = run(*ALL, "--dry-run")
-
-    assert outcome.code == 0
-    assert outcome.err == "hashing m\n"
-    assert [[*row[1:2], *row[3:4], *row[-3:]] for row in rows(outcome.out)] == [["onnx", "kB", "44", "16", "no"]] * 4
-    assert "About " in outcome.out.splitlines()[-1]
-    assert not (work / "out").exists()
-
-
-def test_a_dry_run_says_what_is_distilled(run: Run, work: Path) -> None:
-    (work / "always.toml").write_text("distillation = 2.0\nmin_tokens = 0\n")
-    planned = run(*ALL, "--ratio", "0", "--recipe", "always.toml", "--dry-run", "--json")
-    passes = {row["variant"]: row["distillation"] for row in json.loads(planned.out)["variants"]}
-    assert passes == {"a-0": 0.0, "b-0": 0.0, **dict.fromkeys(VARIANTS, 2.0)}
-    assert "yes" in rows(run(*ALL, "--recipe", "always.toml", "--dry-run").out)[0]
 
 
 def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:
@@ -239,14 +188,6 @@ def test_another_limit_redoes_only_parity(run: Run, done: Path, work: Path) -> N
     assert check["notes"] == ["int8 max_abs 0.01 is looser than the default 0.001"]
 
 
-def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: Path) -> None:
-    before = tree(done)
-    run(*ONE, "--set", "seed=1", "--force", "--quiet").refused(2, "--force would replace ", "out/a-0.4")
-    assert tree(done) == before
-    assert run("calibrate", "m", "--task", "a=a.jsonl", "--seed", 1, "--out", "out", "--force").code == 2
-    assert tree(done) == before
-
-
 def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) -> None:
     write_micro_model(work / "other", seed=1, model_type="llama")
     before = tree(done)
@@ -273,12 +214,6 @@ def test_a_damaged_manifest_is_noticed_and_force_replaces_it(run: Run, done: Pat
         (done / name).write_bytes(b"\xff\0\x80")
     assert run(*ALL, "--quiet", "--force").code == 0
     assert tree(done) == before
-
-
-def test_calibrating_into_a_finished_export_leaves_it_finished(run: Run, done: Path) -> None:
-    assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "--quiet").code == 0
-    assert run("validate", "out", "--check", "integrity", "--quiet").code == 0
-    assert json.loads((done / "manifest.json").read_text())["complete"]
 
 
 def test_a_model_of_the_hub_is_kept_at_its_commit(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,15 +265,6 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
     assert run(*ONE, *limits(work, smallest), "--force").code == 0
 
 
-def test_two_exports_into_one_folder_do_not_meet(run: Run, done: Path) -> None:
-    from filelock import FileLock
-
-    with FileLock(done / ".seap-export.lock"):
-        outcome = run(*ALL, "--quiet")
-    assert outcome.code == 2
-    assert outcome.err == "Error: another run is writing to out; wait for it, or use another --out\n"
-
-
 def test_the_folder_may_be_deep_have_spaces_or_be_a_link(
     run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,24 +280,3 @@ def test_the_folder_may_be_deep_have_spaces_or_be_a_link(
     assert (work / "link").is_symlink()
     for folder in ("deep down/under", "real", "home/out"):
         assert tree(work / folder / "a-0.2") == tree(pristine / "a-0.2")
-
-
-@pytest.mark.parametrize("layout", ["per-layer", "uniform"])
-def test_heads_that_must_stay_leave_mlps_to_shrink_and_the_ratio_counts_all_weights(
-    run: Run, tmp_path: Path, layout: str
-) -> None:
-    dense = write_micro_model(tmp_path / "dense", vocab_size=288, model_type="olmo2")
-    task = f"a={write_corpus(tmp_path / 'a.jsonl')}"
-    out = tmp_path / "out"
-    arguments = ("export", dense, "--task", task, "--layout", layout, "--no-speed", "--out", out)
-    outcome = run(*arguments, "--ratio", 0.3)
-    assert outcome.code == 0, outcome.err
-    assert WHOLE in outcome.err
-    layers = json.loads((out / "a-0.3" / "plan.json").read_text("utf-8"))["layers"]
-    assert {len(layer["heads"]) for layer in layers} == {6}
-    assert sum(80 - len(layer["neurons"]) for layer in layers) > 0
-    assert WHOLE in run("inspect", out / "a-0.3").out
-    assert json.loads(run("inspect", dense, "--json").out)["whole"] == [WHOLE]
-    assert f"{WHOLE[0].upper()}{WHOLE[1:]}." in (out / "a-0.3" / "hf" / "README.md").read_text("utf-8")
-    refused = run(*arguments, "--ratio", 0.5)
-    refused.refused(2, WHOLE, "at most 0.364 can be removed")

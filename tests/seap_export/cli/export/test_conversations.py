@@ -10,7 +10,6 @@ import pytest
 from support.conversations import conversations, write_chat_model, write_records
 from support.corpora import WORDS, write_corpus
 from support.exports import Run
-from support.models import greedy_completions
 from support.tokenizers import write_byte_level
 
 from seap_export import Variant
@@ -60,13 +59,10 @@ def test_an_export_is_made_from_rendered_conversations(run: Run, work: Path) -> 
     refused.refused(8, "8 of the 30 evaluated texts were used for calibration")
 
 
-@pytest.mark.parametrize("options", [(), ("--vocabulary", "60")], ids=["all tokens", "fewer tokens"])
-def test_variants_answer_in_the_chat_template_and_are_chosen_without_it(
-    run: Run, work: Path, options: tuple[str, ...]
-) -> None:
+def test_variants_answer_in_the_chat_template_and_are_chosen_without_it(run: Run, work: Path) -> None:
     for name, words in (("a", WORDS[:8]), ("b", WORDS[8:])):
         write_records(work / f"{name}.jsonl", conversations(30, words))
-    assert run(*EXPORT, "--task", "b=b.jsonl", "--quality", *options).code == 0
+    assert run(*EXPORT, "--task", "b=b.jsonl", "--quality").code == 0
     for name, words in (("a", WORDS[:8]), ("b", WORDS[8:])):
         questions = [record["messages"][0]["content"] for record in conversations(30, words)]
         sample = json.loads((work / "out" / f"{name}-0.4" / "quality.json").read_text())["sample"]
@@ -99,23 +95,6 @@ def test_a_variant_takes_texts_in_the_form_that_it_was_made_from(run: Run, work:
     assert run("validate", "out", "-q").code == 0
 
 
-def test_the_same_texts_are_calibrated_on_alone(run: Run, work: Path) -> None:
-    assert run(*CALIBRATE).code == 0
-    assert " one on" in _record()["held_out"][0]["prompt"]
-
-
-def test_questions_are_asked_in_the_chat_template(run: Run, work: Path) -> None:
-    (work / "quiz.toml").write_text('corpus = "a.jsonl"\nanswer = "(.*)"\n')
-    command = ("evaluate", "m", "--generate", "quiz=quiz.toml", "--max-new-tokens", "6", "--limit", "3")
-    outcome = run(*command, "--json", "-q")
-    assert outcome.code == 0, outcome.err
-    samples = json.loads(outcome.out)["generation"]["dense"]["quiz"]["samples"]
-    prompts = [f" one on{record['messages'][0]['content']}</s> and far on" for record in conversations(3)]
-    answers = [greedy.text for greedy in greedy_completions(work / "m", prompts, 6)]
-    assert [sample["text"] for sample in samples] == answers
-    assert len(set(answers)) > 1
-
-
 def test_a_model_without_a_chat_template_says_so_once(run: Run, work: Path) -> None:
     write_byte_level(work / "m", chat_template=None)
     tasks = ("--task", "a=a.jsonl", "--task", "b=a.jsonl")
@@ -142,10 +121,4 @@ def test_a_broken_conversation_is_refused_and_nothing_written(
 ) -> None:
     write_records(work / "a.jsonl", [*conversations(30), {"messages": turns}])
     run(*command).refused(8, "a.jsonl, line 31", *words)
-    assert not (work / "out").exists()
-
-
-def test_a_damaged_template_is_refused(run: Run, work: Path) -> None:
-    write_byte_level(work / "m", chat_template="{% for %}")
-    run(*EXPORT).refused(8, "chat template", "expression")
     assert not (work / "out").exists()

@@ -101,34 +101,6 @@ def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run
     assert run("validate", "out").code == 0
 
 
-def test_a_dry_run_counts_every_format(run: Run, work: Path) -> None:
-    sizes, ship = {}, {}
-    for words in (("--format", "onnx"), FORMATS):
-        values = json.loads(run(*EXPORT, *words, "--dry-run", "--json").out)
-        sizes[words], ship = values["variants"][0]["bytes_about"], values["variants"][0]["to_ship_about"]
-        steps = values["seconds_about"].keys()
-    assert steps >= {"onnx", "fake", "parity"}
-    assert sizes[FORMATS] > 1.6 * sizes["--format", "onnx"]
-    assert ship.keys() > {"onnx"}
-    assert sum(ship.values()) < sizes[FORMATS]  # hf/ is no folder to ship
-    assert "onnx 1" in run(*EXPORT, *FORMATS, "--dry-run").out
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (("--format", "gguf-"), 2, "unknown format"),
-        (("--format", "fake:f8"), 2, "f32 or f16"),
-        (("--format", "hf:fp16"), 2, "precision of MODEL"),
-        (("--format", "fake", "--format", "fake:f32"), 2, "twice"),
-        (("--format", "fake", "--precision", "int4"), 2, "--precision"),
-    ],
-)
-def test_formats_that_are_refused(run: Run, work: Path, words: tuple[str, ...], code: int, said: str) -> None:
-    run(*EXPORT, *words, "-q").refused(code, said)
-    assert not (work / "out").exists()
-
-
 def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeFormat, "extra", "plots")
     monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["matplotlib"])
@@ -193,20 +165,6 @@ def test_damage_is_found_by_the_format(run: Run, out: Path, work: Path) -> None:
     run("validate", "alone", "--check", "integrity", "-q").refused(7, FAKE_FILE)
 
 
-def test_inspect_shows_every_folder(run: Run, out: Path) -> None:
-    header = run("inspect", "out").out.splitlines()[2]
-    assert header.split()[1:5] == list(FOLDERS)
-    text = run("inspect", "out/a-0.2").out
-    assert "parity of fake: passed" in text
-    assert "warning: fake is slow in f16" in text
-
-
-def test_a_manifest_of_another_release_is_named(run: Run, out: Path) -> None:
-    path = out / "manifest.json"
-    path.write_text(path.read_text("utf-8").replace("manifest/3", "manifest/2"))
-    run(*EXPORT, "-q").refused(7, "manifest/2", "another release", "another folder")
-
-
 def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # measured in a process of its own, which does not know the fake
     monkeypatch.setattr("seap_export.pipeline.evaluation.bench.peak_memory", lambda *_: PeakMemory(None, None))
@@ -223,23 +181,6 @@ def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPa
     run("bench", "out", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
 
 
-def test_bench_says_which_batches_a_runtime_does_not_take(
-    run: Run, out: Path, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("seap_export.pipeline.evaluation.bench.peak_memory", lambda *_: PeakMemory(None, None))
-    words = ("--depth", "8", "--batch", "1", "--batch", "2", "--runs", "1", "--steps", "2", "--out", "b.json")
-    runtimes = ("--runtime", "faked", "--runtime", "clocked")
-    outcome = run("bench", "out", "--dense", "m", *words, *runtimes)
-    assert outcome.code == 0
-    assert "Warning: clocked was timed with one prompt at a time; left out: batches of 2\n" in outcome.err
-    assert outcome.err.count("left out") == 1
-    values = json.loads((work / "b.json").read_text("utf-8"))
-    assert [len(subject["cells"]) for subject in values["subjects"]] == [2, 1, 2, 1]
-    cell = values["subjects"][1]["cells"][0]
-    assert (cell["prefill_s"], cell["decode_step_s"]) == (2.0, 0.25)  # by its own clock
-    assert FakeRunner.opened == 0
-
-
 def test_evaluate_takes_a_runtime(run: Run, out: Path) -> None:
     words = ("--dense", "m", "--limit", "2", "--runtime", "faked", "--runtime", "onnxruntime", "--json", "-q")
     divergence = json.loads(run("evaluate", "out/a-0.2", *words).out)["divergence"]
@@ -249,21 +190,6 @@ def test_evaluate_takes_a_runtime(run: Run, out: Path) -> None:
     )  # int8
     run("evaluate", "m", "--runtime", "faked", "-q").refused(2)
     run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
-
-
-def test_evaluate_asks_questions_in_a_runtime(run: Run, out: Path, work: Path) -> None:
-    records = [{"text": text, "label": index % 2} for index, text in enumerate(micro_texts(6, seed=77))]
-    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (work / "quiz.toml").write_text(
-        'corpus = "quiz.jsonl"\nprompt = "{text}"\n[completion]\n'
-        'choices = [" the cat sat", " a dog ran"]\nlabel = "label"\n'
-    )
-    words = ("--runtime", "onnxruntime", "--runtime", "faked", "--zero-shot", "quiz=quiz.toml", "--json", "-q")
-    report = json.loads(run("evaluate", "out/a-0.2", "--dense", "m", *words).out)
-    assert list(report["zero_shot"]) == ["dense", "onnx", "fake in faked"]
-    assert report["zero_shot"]["fake in faked"] == report["zero_shot"]["onnx"]
-    assert report["accuracy_retained"].keys() == report["flipped"].keys() == {"onnx", "fake in faked"}
-    assert FakeRunner.opened == 0
 
 
 def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path) -> None:
@@ -279,20 +205,3 @@ def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path
     assert list(generation) == ["hf", "onnx", "fake in faked"]
     assert generation["fake in faked"] == generation["hf"]
     assert FakeRunner.opened == 0
-
-
-def test_targets_are_met_by_a_format_among_several(run: Run, work: Path) -> None:
-    """float32 of the fake format has about twice the bytes of its f16, so that pruning competes with rounding."""
-    arguments = ("--format", "fake", "--max-kl", "0.2", "--quality", "--no-speed", "--quiet", "--json")
-    outcome = run(*EXPORT[:4], *EXPORT[6:], *arguments)
-    assert outcome.code == 0, outcome.err
-    values = json.loads(outcome.out)
-    points = values["frontier"]["tasks"]["a"]["points"]
-    (chosen,) = [point for point in points if point["chosen"]]
-    assert (chosen["format"], chosen["precision"]) == ("fake", "f16")
-    assert chosen["mean_kl_nats"] <= 0.2
-    assert chosen["bytes"] == min(point["bytes"] for point in points if point["mean_kl_nats"] <= 0.2)
-    folder = work / "out" / chosen["variant"] / "fake"
-    assert (folder / FAKE_FILE).is_file()
-    assert values["variants"][chosen["variant"]]["precision"] == {"fake": "f16"}
-    assert values["frontier"]["speedups_over"].startswith("fake ")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.corpora import micro_texts
 from support.exports import Run, run_here
-from support.product import GENERAL_TEXT, MOST_TEXTS, figure, with_error
+from support.product import GENERAL_TEXT, MOST_TEXTS
 
 from seap_export.common.json_file import read_json
 
@@ -70,46 +70,6 @@ def test_the_figures_are_those_of_evaluate(run: Run, out: Path, work: Path) -> N
         assert cell[key] == pytest.approx(divergence[key], rel=1e-6)
 
 
-def _kls(out: Path, variant: str) -> dict[str, str]:
-    """What is shown of each column; of a variant's only task, the KL on all its held-out texts."""
-    whole = read_json(out / variant / "quality.json")["divergence"]["onnx"]
-    shown = {name: whole if cell["own"] else cell for name, cell in _cells(out, variant).items()}
-    return {name: with_error(cell["mean_kl_nats"], cell["mean_kl_nats_stderr"]) for name, cell in shown.items()}
-
-
-def test_it_is_shown(run: Run, once: tuple[Path, str], out: Path) -> None:
-    lines = once[1].partition("Lost elsewhere")[2].splitlines()
-    assert lines[1].split()[:4] == ["a", "b", "general", "text"]
-    cells = _cells(out, "b-0.4")
-    kls = _kls(out, "b-0.4")
-    row = [f"{kls[name].replace('±', '+-')}{'*' if cell['own'] else ''}" for name, cell in cells.items()]
-    row += [f"{cell['bits_per_byte']:.3f} (dense {cell['dense_bits_per_byte']:.3f})" for cell in cells.values()]
-    assert lines[3].split() == ["b-0.4", *" ".join(row).split()]
-    table = "\n".join(lines[1:4])
-    assert table in run("inspect", out).out
-    assert " ".join(row) in " ".join(run("inspect", out / "b-0.4").out.split())
-    assert "What was lost elsewhere" in (out / "validation.html").read_text("utf-8")
-    assert read_json(out / "validation.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
-    assert read_json(out / "manifest.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
-    assert run("validate", out, "--check", "integrity").code == 0
-
-
-def test_it_is_drawn(out: Path) -> None:
-    section = (out / "validation.html").read_text("utf-8").partition('id="elsewhere"')[2].partition("</section>")[0]
-    for name in COLUMNS:
-        assert f">{name}<" in section
-    for name in ("a-0.4", "b-0.4"):
-        assert f">{name}<" in section
-        for column, cell in _cells(out, name).items():
-            assert f">{_kls(out, name)[column]}<small>{figure(cell['bits_per_byte'])}</small>" in section
-
-
-def test_a_damaged_figure_is_refused(run: Run, out: Path) -> None:
-    path = out / "a-0.4" / "quality.json"
-    path.write_text(path.read_text("utf-8").replace('"own"', '"mine"'), "utf-8")
-    run("inspect", "out/a-0.4").refused(7, "quality.json")
-
-
 def test_a_task_that_is_added_is_measured_with_the_variants_that_are_made_again(run: Run, work: Path) -> None:
     """A task of its own gets a column; what the export does not name keeps its figures until it is named."""
     words = (*SMALL, "--quality")
@@ -119,25 +79,11 @@ def test_a_task_that_is_added_is_measured_with_the_variants_that_are_made_again(
     assert outcome.code == 0, outcome.err
     assert list(_cells(work / "out", "b-0.4")) == COLUMNS
     assert list(_cells(work / "out", "a-0.4")) == ["a", GENERAL_TEXT]
-    rows = outcome.out.partition("Lost elsewhere")[2]
-    assert "b-0.4" in rows
-    assert "a-0.4" not in rows
     kept = (work / "out" / "b-0.4" / "quality.json").read_bytes()
-    assert run("export", "m", *TASKS[:2], *SMALL).code == 0  # measures nothing, and removes nothing
-    assert list(_cells(work / "out", "a-0.4")) == ["a", GENERAL_TEXT]
     assert run(*EXPORT).code == 0
     assert list(_cells(work / "out", "a-0.4")) == COLUMNS
     assert (work / "out" / "b-0.4" / "quality.json").read_bytes() == kept
     assert run("validate", "out", "-q").code == 0
-
-
-def test_the_statistics_of_another_task_may_be_gone(run: Run, out: Path) -> None:
-    """Which is damage, but does not keep the others from being measured."""
-    shutil.rmtree(out / "calibration" / "b")
-    outcome = run("export", "m", *TASKS[:2], *SMALL, "--quality")
-    assert outcome.code == 7
-    assert "calibration/b" in outcome.err.splitlines()[-1]
-    assert list(_cells(out, "a-0.4")) == ["a", GENERAL_TEXT]
 
 
 def test_the_general_text_may_be_given(run: Run, out: Path, work: Path) -> None:
@@ -163,8 +109,6 @@ def _calibrated(corpus: Path, out: Path) -> list[str]:
 
 def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run, work: Path) -> None:
     run(*EXPORT, "--set", "general_text=none.txt").refused(2, "general_text", "none.txt")
-    (work / "empty.txt").write_text("")
-    run(*EXPORT, "--set", "general_text=empty.txt", "-q").refused(8, "empty.txt")
     texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text("utf-8").splitlines()]
     (work / "one.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:40]))
     words = ("export", "m", "--task", "a=one.jsonl", *SMALL, "--quality", "--set", "held_out=1")
@@ -179,8 +123,3 @@ def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run,
     assert refused, "both texts are calibrated on, unless one is held out"
     refused[0].refused(8, "general text", "g.jsonl")
     assert not (work / "out").exists()
-
-
-def test_nothing_is_measured_without_quality(run: Run, work: Path) -> None:
-    assert "Lost elsewhere" not in run("export", "m", *TASKS[:2], *SMALL).out
-    assert "What was lost elsewhere" not in (work / "out" / "validation.html").read_text("utf-8")

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from support.conversations import write_records
-from support.corpora import WORDS
 from support.estimates import without_texts
 from support.exports import Run, run_here, times_of_writing
-from support.models import write_micro_model
 from support.product import with_error
-from support.variations import VARIATIONS
-from tokenizers import Tokenizer
 
-from seap_export.cli.console import megabytes
 from seap_export.common.json_file import read_json
 from validation.reports import schema
 from validation.reports.speedups import interval_in_words
@@ -53,20 +46,6 @@ def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
     assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
 
 
-def test_the_answer_fits_the_context_of_the_model(run: Run, work: Path) -> None:
-    """The texts fill it, so that neither half of one nor 64 more tokens would fit."""
-    write_micro_model(work / "short", **VARIATIONS["llama-gqa"] | {"max_position_embeddings": 20})
-    chance = random.Random(0)
-    write_records(work / "long.jsonl", [{"text": " ".join(chance.choices(WORDS, k=90))} for _ in range(24)])
-    command = ("export", "short", "--task", "long=long.jsonl", "--ratio", "0.4", "--out", "out", "--quality")
-    assert run(*command).code == 0
-    sample = read_json(work / "out" / "long-0.4" / "quality.json")["sample"]
-    tokenizer = Tokenizer.from_file(str(work / "short" / "tokenizer.json"))
-    prompt, dense, variant = (len(tokenizer.encode(sample[key]).ids) for key in ("prompt", "dense", "variant"))
-    assert prompt == 10
-    assert 1 <= max(dense, variant) <= 10
-
-
 def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) -> None:
     report = read_json(measured / "validation.json")
     Draft202012Validator(schema()).validate(report)
@@ -83,12 +62,6 @@ def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) 
     assert as_json["speed"] == variant["speed"]
 
 
-def test_validate_reports_what_the_export_recorded(run: Run, measured: Path) -> None:
-    variant = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
-    assert variant["quality"] == read_json(measured / "a-0.4" / "quality.json")
-    assert variant["speed"]["dense"]
-
-
 def test_a_second_export_measures_nothing_again(run: Run, measured: Path) -> None:
     before, times = read_json(measured / "performance.json"), times_of_writing(measured / "a-0.4")
     assert measured / "a-0.4" / "quality.json" in times
@@ -97,18 +70,6 @@ def test_a_second_export_measures_nothing_again(run: Run, measured: Path) -> Non
     after = read_json(measured / "performance.json")
     assert after["speed"] == before["speed"]
     assert after["steps"]["a-0.4/hf"] == before["steps"]["a-0.4/hf"]
-
-
-def test_every_step_is_timed(measured: Path) -> None:
-    steps = read_json(measured / "performance.json")["steps"]
-    assert steps.keys() == {
-        "hashing", "calibration/a", "ranking/a", "a-0.4/plan.json", "a-0.4/hf", "a-0.4/onnx", "a-0.4/parity.json",
-            "dense texts",
-        "a-0.4/quality.json", "a-0/plan.json", "a-0/hf", "a-0/onnx-int8", "rounding/whole-0/int4-32",
-            "whole-0/onnx-int4",
-            "a-whole-int8/quality.json", "a-whole-int4/quality.json", "speed", "validation",
-    }  # fmt: skip
-    assert "performance.json" not in read_json(measured / "manifest.json")["files"]
 
 
 def test_measurements_can_be_left_out(run: Run, work: Path) -> None:
@@ -122,47 +83,6 @@ def test_measurements_can_be_left_out(run: Run, work: Path) -> None:
 
     assert run(*EXPORT, "--no-speed").code == 0  # and are made up for later
     assert (work / "out" / "a-0.4" / "quality.json").is_file()
-
-
-def test_a_replaced_variant_loses_its_old_figures(run: Run, measured: Path) -> None:
-    outcome = run(*EXPORT, "--set", "seed=1", "--force", "--no-quality", "--no-speed")
-    assert outcome.code == 0, outcome.err
-    assert not (measured / "a-0.4" / "quality.json").exists()
-    variant = read_json(measured / "validation.json")["variants"]["a-0.4"]
-    assert (variant["quality"], variant["speed"]) == (None, None)
-    assert run(*EXPORT, "--set", "seed=1", "--no-quality").code == 0  # and is timed again
-    assert read_json(measured / "validation.json")["variants"]["a-0.4"]["speed"]["dense"]
-
-
-def test_int4_that_returns_the_last_logits_is_measured_as_it_serves(run: Run, work: Path) -> None:
-    outcome = run(*EXPORT, "--precision", "int4", "--logits", "last", "--json", "--quiet")
-    assert outcome.code == 0, outcome.err
-    figures = json.loads(outcome.out)["variants"]["a-0.4"]
-    assert figures["quality"]["tokens"] > 100
-    assert figures["speed"]["variant"][0]["depth"] > 1
-
-
-def test_the_result_names_report_answers_and_next_steps(run: Run, measured: Path) -> None:
-    outcome = run(*EXPORT)
-    assert "validation.html" in outcome.out
-    for word in ("prompt", "dense", "variant"):
-        assert f"\n    {word:8}" in outcome.out
-    assert "seap-export generate out/a-0.4" in outcome.out
-    assert "peak memory" in outcome.err
-    kinds = {True: 0, False: 0}  # whether it is shipped
-    for path in filter(Path.is_file, measured.rglob("*")):
-        shipped = (measured / "a-0.4" / "onnx", measured / "a-whole-int4")
-        kinds[any(map(path.is_relative_to, shipped))] += path.stat().st_size
-    assert f"{megabytes(kinds[True])} are files to ship. The other {megabytes(kinds[False])}, such as" in outcome.out
-
-
-def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path) -> None:
-    (work / "limits.toml").write_text("[int8]\nmax_abs = 1e-9\n")
-    outcome = run(*EXPORT, "--set", "limits=limits.toml")
-    assert outcome.code == 3
-    assert not (work / "out" / "a-0.4" / "quality.json").exists()
-    variant = read_json(work / "out" / "validation.json")["variants"]["a-0.4"]
-    assert (variant["quality"], variant["speed"]) == (None, None)
 
 
 def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None:
@@ -185,19 +105,3 @@ def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None
     assert outcome.code == 0, outcome.err
     variant = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
     assert variant["speed"] is None
-
-
-@pytest.mark.parametrize(("key", "value"), [("folder", []), ("folder", "gguf"), ("runtime", 3)])
-def test_recorded_speed_of_something_else_is_none(run: Run, measured: Path, key: str, value: object) -> None:
-    values = read_json(measured / "performance.json")
-    values["speed"]["a-0.4"]["figures"][key] = value
-    (measured / "performance.json").write_text(json.dumps(values), "utf-8")
-    assert json.loads(run("inspect", measured, "--json").out)["variants"]["a-0.4"]["speed"] is None
-
-
-def test_a_file_of_that_name_is_not_removed(run: Run, work: Path) -> None:
-    assert run(*EXPORT, "--no-quality", "--no-speed").code == 0
-    mine = work / "out" / "a-0.4" / "quality.json"
-    mine.write_text("mine", "utf-8")
-    assert run(*EXPORT, "--no-speed").code == 2
-    assert mine.read_text("utf-8") == "mine"

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from click.testing import CliRunner
-from support.editing import set_json
 from support.estimates import without_texts
 from support.exports import Run, run_here
 from support.formats.fake_format import FakeRunner, install_fake_format
-from support.product import GENERAL_TEXT, with_error
+from support.product import GENERAL_TEXT
 
-from seap_export.cli import main
 from seap_export.common.json_file import read_json
 from validation.reports import schema
 
@@ -77,50 +74,6 @@ def test_every_format_is_compared_and_the_first_is_timed(run: Run, out: Path) ->
     assert (timed["figures"]["folder"], timed["figures"]["runtime"]) == ("fake", "faked")
 
 
-def test_the_answer_is_that_of_the_onnx_file(run: Run, out: Path, work: Path) -> None:
-    """Both runtimes have the same weights in fp32, so that greedy steps give the same text."""
-    answer = read_json(out / "a-0.2" / "quality-fake.json")["sample"]
-    assert run(*EXPORT, "--format", "onnx:fp32", "--quality").code == 0
-    recorded = read_json(out / "a-0.2" / "quality.json")
-    assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("onnx", "onnxruntime", ["onnx"])
-    assert recorded["sample"] == answer
-    assert answer["variant"]
-    assert run("validate", "out", "-q").code == 0
-
-
-def test_the_files_of_an_export_without_onnx(once: tuple[Path, str, str]) -> None:
-    out, _, said = once
-    assert {path.name for path in (out / "a-0.2").iterdir()} == {
-        "plan.json", "hf", "fake", "parity-fake.json", "quality-fake.json", "fake-f16",
-        "parity-fake-f16.json", "quality-fake-f16.json", "SHA256SUMS",
-    }  # fmt: skip
-    assert "a-0.2: writing Fake\n" in said
-    assert "comparing Faked with torch" in said
-
-
-def test_reports_name_it(run: Run, once: tuple[Path, str, str], out: Path) -> None:
-    report = read_json(out / "validation.json")
-    jsonschema.validate(report, schema())
-    variant = report["variants"]["a-0.2"]
-    assert (variant["quality"]["folder"], variant["speed"]["folder"]) == ("fake", "fake")
-    page = (out / "validation.html").read_text("utf-8")
-    assert f"a-0.2, {NAME}" in page
-    assert "compared with the dense model in faked" in page
-    figures = variant["quality"]["divergence"][NAME]
-    kl = with_error(figures["mean_kl_nats"], figures["mean_kl_nats_stderr"]).replace("±", "+-")
-    for text in (once[1], run("inspect", "out").out, run("inspect", "out/a-0.2").out):
-        assert kl in text
-        assert "fake in Faked" in text
-    assert "seap-export generate" not in once[1]  # which runs ONNX files
-    assert run("validate", "out", "-q").code == 0
-
-
-def test_a_report_that_was_changed_is_shown_as_it_is(run: Run, out: Path) -> None:
-    set_json(out / "a-0.2" / "quality-fake.json", runtime=["x"], folder=3)
-    assert "3 in ['x']" in run("inspect", "out/a-0.2").out
-    assert run("inspect", "out").code == 7
-
-
 def test_figures_stay_while_what_they_belong_to_does(run: Run, out: Path) -> None:
     """A format that is added measures nothing if it is told so; a format that is replaced loses its figures."""
     assert run(*EXPORT, "--format", "onnx").code == 0
@@ -166,20 +119,3 @@ def test_the_gate_takes_what_there_is(run: Run, out: Path) -> None:
         shutil.rmtree(out / "a-0.2" / name)
     report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
     assert list(report["variants"]["a-0.2"]["quality"]["divergence"]) == ["hf"]
-
-
-@pytest.mark.parametrize("word", MEASURED)
-def test_hf_alone_is_refused_if_it_is_to_be_measured(run: Run, work: Path, word: str) -> None:
-    run(*EXPORT, "--format", "hf", word, "-q").refused(2, "--format onnx", word.replace("--", "--no-"))
-    assert not (work / "out").exists()
-
-
-def test_hf_alone_is_not_measured_by_default(work: Path) -> None:
-    words = [*EXPORT, "--format", "hf", "--dry-run"]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr.count("quality and speed are not measured") == 1
-    assert "quality" not in result.stdout.rpartition("About")[2]
-    result = CliRunner().invoke(main, [*words, "--no-quality", "--no-speed"])
-    assert result.exit_code == 0
-    assert "not measured" not in result.stderr

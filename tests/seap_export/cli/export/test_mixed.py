@@ -86,18 +86,6 @@ def test_every_mixture_gets_a_proven_variant(home: Path) -> None:
     assert len(weights) == len(NAMES)
 
 
-def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(home: Path) -> None:
-    from support.product import Variant, prompts_of
-
-    held_out = {
-        task: json.loads((home / "out" / "calibration" / task / "calibration.json").read_text())["held_out"]
-        for task in "ab"
-    }
-    expected = [held_out[task][index]["prompt"] for index in range(2) for task in "ab"]
-    assert prompts_of(Variant(home / "out" / "general-0.3"), None, 4) == expected
-    assert json.loads((home / "out" / "x-0.3" / "parity.json").read_text())["prompts"]["count"] == 4
-
-
 def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, home: Path) -> None:
     values = router_of(home / "out")
     assert values["classes"] == ["a", "b"]
@@ -129,12 +117,6 @@ def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, home: P
     assert router_of(home / "out")["seed"] == 1
 
 
-def test_a_single_task_leaves_the_router_as_it_is(run: Run, home: Path) -> None:
-    before = times_of_writing(home / "out" / "router")
-    assert run("export", "m", *TASKS[:2], "--ratio", "0.3", "--out", "out", "-q").code == 0
-    assert times_of_writing(home / "out" / "router") == before
-
-
 def test_a_router_is_not_made_to_forget_a_task(run: Run, home: Path) -> None:
     before = tree(home / "out")
     other = ("export", "m", *TASKS[2:], "--task", "c=a.jsonl", "--ratio", "0.3", "--out", "out", "-q")
@@ -142,20 +124,6 @@ def test_a_router_is_not_made_to_forget_a_task(run: Run, home: Path) -> None:
     assert tree(home / "out") == before
     assert run(*other, "--set", "router=false").code == 0
     assert router_of(home / "out")["classes"] == ["a", "b"]
-
-
-@pytest.mark.parametrize("options", [(*TASKS, "--set", "router=false"), TASKS[:2]])
-def test_without_a_router(run: Run, bare: Path, options: tuple[str, ...]) -> None:
-    outcome = run("export", "m", *options, "--ratio", "0.3", "--out", "out")
-    assert outcome.code == 0
-    assert not (bare / "out" / "router").exists()
-    assert "router" not in outcome.err
-
-
-def test_without_a_general_variant_there_is_no_fallback(run: Run, bare: Path) -> None:
-    assert run("export", "m", *TASKS, "--set", "threshold=0.9", "--ratio", "0.3", "--out", "out", "-q").code == 0
-    values = router_of(bare / "out")
-    assert (values["fallback"], values["threshold"]) == ({"0.3": None}, 0.9)
 
 
 def test_a_router_that_no_held_out_prompt_can_test(run: Run, bare: Path) -> None:
@@ -194,16 +162,6 @@ def test_a_router_that_computes_something_else_fails_like_parity(
     assert tree(bare / "out") == tree(pristine_mixed / "out")
 
 
-def test_a_dry_run_lists_mixtures_and_writes_nothing(run: Run, bare: Path) -> None:
-    outcome = run(*MIXED, "--dry-run")
-    assert (outcome.code, outcome.err) == (0, "hashing m\n")
-    rows = [line.split() for line in outcome.out.splitlines()[1:5]]
-    assert [[row[0], *row[-3:-1]] for row in rows] == [
-        ["a-0.3", "44", "16"], ["b-0.3", "44", "16"], ["general-0.3", "88", "32"], ["x-0.3", "88", "32"],
-    ]  # fmt: skip
-    assert not (bare / "out").exists()
-
-
 def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
     statistics = ("--calibration", "hand/calibration/b", "--calibration", "hand/calibration/a")
     assert run("calibrate", "m", *TASKS, "--out", "hand", "-q").code == 0
@@ -217,74 +175,10 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--calibration", "out/calibration/a", "--weight", "b=2"), "weight 'b=2'"),
-        (("--calibration", "out/calibration/a", "--calibration", "out/calibration/a"), "task 'a' are given twice"),
-    ],
-)
-def test_a_plan_for_what_is_no_mixture(run: Run, home: Path, arguments: tuple[str, ...], message: str) -> None:
-    outcome = run("plan", "m", *arguments, "--ratio", "0.3", "--out", "new/plan.json", "-q")
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert message in outcome.err
-    assert not (home / "new").exists()
-
-
-def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, home: Path) -> None:
-    for given, named in ((["a"], "a"), (["a", "b", "c"], "a, b, c")):
-        if "c" in given:
-            assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "-q").code == 0
-        statistics = [argument for task in given for argument in ("--calibration", f"out/calibration/{task}")]
-        run("prune", "m", "--plan", "out/x-0.3/plan.json", *statistics, "--out", "new", "-q").refused(
-            2, f"the plan was made from the statistics of a, b, not of {named}; give those as --calibration"
-        )
-    assert not (home / "new").exists()
-
-
-def test_inspect_tells_the_tasks_of_a_mixture(run: Run, home: Path) -> None:
-    lines = run("inspect", "out").out.splitlines()
-    assert lines[1] == "calibrated: a, b; 109 files as in the manifest"
-    assert [(line.split()[0], *line.split()[-2:]) for line in lines[3:]] == [
-        ("a-0.3", "a", "reconstruct"),
-        ("b-0.3", "b", "reconstruct"),
-        ("general-0.3", "a:1,b:3", "reconstruct"),
-        ("x-0.3", "a:2,b:1", "reconstruct"),
-    ]
-    assert run("inspect", "out/x-0.3").out.splitlines()[0] == "x, made for a:2,b:1"
-
-
-def test_evaluate_and_plot_know_mixtures(run: Run, home: Path) -> None:
-    outcome = run("evaluate", "out/general-0.3", "--dense", "m", "--threads", "1", "--out", "r.json", "--json", "-q")
-    assert outcome.code == 0, outcome.err
-    report = json.loads(outcome.out)
-    assert (report["task"], report["method"]) == ("general", "reconstruct")
-    assert (sorted(report["texts"]["tasks"]), report["texts"]["count"]) == (["a", "b"], 32)
-    outcome = run("plot", "out", "--evaluation", "r.json", "--out", "pictures", "--json")
-    assert outcome.code == 0, outcome.err
-    numbers = json.loads(outcome.out)
-    assert list(numbers["variants"]) == NAMES
-    assert numbers["quality"][0]["task"] == "general"
-
-
-@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap", "obc"])
-def test_every_other_method_is_proven(run: Run, bare: Path, method: str) -> None:
-    outcome = run("export", "m", *TASKS[:2], "--recipe", method, "--ratio", "0.3", "--out", "out", "--json")
-    assert outcome.code == 0, outcome.err
-    variant = json.loads(outcome.out)["variants"]["a-0.3"]
-    plan = json.loads((bare / "out" / "a-0.3" / "plan.json").read_text("utf-8"))
-    assert (variant["method"], plan["method"], variant["parity"]["onnx"]["verdict"]) == (method, method, "passed")
-    assert abs(variant["achieved_ratio"] - 0.3) <= 0.005
-
-
-@pytest.mark.parametrize(
     "recipe",
     [
-        'compensation = "one-shot"',
-        'score = "wifv"',
-        'compensation = "none"',
         'score = "elimination"\nbalance = "alike"\n[sparsity]\nkind = "logistic"',
         'score = "wifv"\ncompensation = "bias"',
-        '[sparsity]\nbudget = "macs"\ncontext = 512',
         '[sparsity]\nbudget = "bytes"',
     ],
 )
@@ -297,20 +191,6 @@ def test_a_changed_recipe_is_custom_and_proven(run: Run, bare: Path, recipe: str
     assert (variant["method"], variant["parity"]["onnx"]["verdict"]) == ("custom", "passed")
     if "budget" in recipe:
         assert run("plot", "out", "--out", "pictures", "-q").code == 0  # checks the plan's ratio against its budget
-
-
-def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> None:
-    mixed = ("export", "m", *TASKS, "--general", "--set", "router=false", "--ratio", "0.3", "-q")
-    printed = run("recipes", "seap").out
-    for mix in ("scaled", "plain"):
-        (bare / f"{mix}.toml").write_text(printed.replace('mix = "scaled"', f'mix = "{mix}"'))
-    assert run(*mixed, "--recipe", "seap", "--out", "scaled").code == 0
-    assert run(*mixed, "--recipe", "plain.toml", "--out", "plain").code == 0
-    assert run(*mixed, "--recipe", "scaled.toml", "--out", "scaled").code == 0
-    assert run(*mixed, "--recipe", "plain.toml", "--out", "scaled").code == 2
-    assert manifest_of(bare / "plain")["variants"]["general-0.3"]["method"] == "seap"
-    for mix in ("scaled", "plain"):
-        assert json.loads((bare / mix / "general-0.3" / "plan.json").read_text())["mix"] == mix
 
 
 def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: Path) -> None:

@@ -55,9 +55,3 @@ def test_a_config_with_a_part_that_is_not_supported(
 ) -> None:
     set_json(work / "m" / "config.json", **values)
     refused(run, work, "m", *keywords)
-
-
-def test_a_family_is_refused_before_its_weights_are_looked_for(run: Run, work: Path) -> None:
-    set_json(work / "m" / "config.json", model_type="dbrx")
-    (work / "m" / "model.safetensors").unlink()
-    refused(run, work, "m", "dbrx", "mixture-of-experts")

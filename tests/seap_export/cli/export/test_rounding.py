@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -46,23 +45,6 @@ def contents(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in FILES if (folder / name).is_file()]
 
 
-def test_the_variant_of_ratio_0_and_the_pruned_one_are_rounded(whole: Path) -> None:
-    for variant in ("a-0", "a-0.3"):
-        assert [path.name for path in (whole / "rounding" / variant).iterdir()] == ["int4-32"]
-        noted = {path.parent.name for path in (whole / variant).rglob("rounding.json")}
-        assert noted == {"onnx"}
-        note = json.loads((whole / variant / "onnx" / "rounding.json").read_text("utf-8"))
-        assert (note["grid"]["bits"], note["grid"]["block_size"], note["grid"]["symmetric"]) == (4, 32, True)
-    steps = json.loads((whole / "manifest.json").read_text("utf-8"))["steps"]
-    assert "rounding/a-0/int4-32" in steps
-
-
-def test_a_variant_is_smaller_than_the_dense_model_by_what_it_lost(whole: Path) -> None:
-    told = json.loads((whole / "validation.json").read_text("utf-8"))["variants"]
-    assert told["a-0"]["dense_bytes"] == told["a-0"]["bytes"]  # with the tokenizer on both sides
-    assert all(told["a-0.3"]["dense_bytes"][name] > size for name, size in told["a-0.3"]["bytes"].items())
-
-
 def test_convert_with_the_calibration_writes_the_same_files(out: Path, run: Run) -> None:
     words = ("convert", out / "a-0.3" / "hf", "--precision", "int4")
     assert run(*words, "--calibration", out / "calibration" / "a", "--out", "calibrated").code == 0
@@ -86,7 +68,7 @@ def test_convert_with_the_calibration_writes_the_same_files(out: Path, run: Run)
 
 def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
     hf, words = out / "a-0.3" / "hf", ("--calibration", out / "calibration" / "a")
-    for average in ("3", "3.5", "5.25"):
+    for average in ("3", "3.5"):
         precision = f"onnx:mixed-{average}"
         assert run("convert", hf, "--format", precision, *words, "--out", f"mixed-{average}").code == 0
         format, spec = OnnxFormat.read(Path(f"mixed-{average}")), read_spec(hf)
@@ -94,8 +76,8 @@ def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
         size = Path(f"mixed-{average}", "model.onnx.data").stat().st_size
         assert size == pytest.approx(format.size(spec), rel=0.08)
         assert not list(format.damages(hf, Path(f"mixed-{average}")))
-    sizes = [len(contents(Path(f"mixed-{average}"))[1]) for average in ("3", "3.5", "5.25")]
-    assert sizes == sorted(sizes)
+    sizes = [len(contents(Path(f"mixed-{average}"))[1]) for average in ("3", "3.5")]
+    assert sizes[0] < sizes[1]
     export = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.3", "--format", "onnx:mixed-3.5")
     assert run(*export, "--out", "whole").code == 0
     assert contents(Path("whole", "a-0.3", "onnx")) == contents(Path("mixed-3.5"))
@@ -104,38 +86,6 @@ def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
     assert run("validate", Path("whole", "a-0.3")).code == 0
     off_by_one(Path("whole", "a-0.3", "onnx", "model.onnx.data"))
     assert run("validate", Path("whole", "a-0.3"), "--check", "parity").code == 3
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--format", "onnx:mixed-1.5"), "from 2.25 to 8.25"),
-        (("--format", "onnx:mixed-9"), "from 2.25 to 8.25"),
-        (("--format", "onnx:mixed-few"), "no number of bits"),
-        (("--precision", "half"), "'half' is not one of"),
-        (("--format", "onnx:int3"), "use fp32, fp16, bf16, int8, int4, w8a8, w4a8 or mixed-BITS such as mixed-5.5"),
-        (("--format", "gguf:mixed-4"), "mixed-4 is out of range for gguf; give a number from 4.5 to 8.5"),
-        (("--format", "litert:mixed-4"), "litert has no precision 'mixed-4'; use int8 or fp32"),
-        (
-            ("--format", "onnx:mixed-4", "--provider", "cuda"),
-            "cuda provider cannot run mixed-4; use int8 or int4, or cpu",
-        ),
-        (("--format", "onnx:mixed-4", "--set", "block_size=64"), "no effect on mixed-4 weights"),
-        (("--format", "onnx:mixed-4", "--set", "rounding=nearest"), "--rounding nearest contradicts onnx:mixed-4"),
-    ],
-)
-def test_bits_that_cannot_be_are_refused_by_name(inputs: Path, words: tuple[str, ...], message: str, run: Run) -> None:
-    run("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.3", *words, "--out", "x").refused(
-        2, message
-    )
-    assert not Path("x").exists()
-
-
-def test_bits_of_each_matrix_need_the_calibration(out: Path, run: Run) -> None:
-    bare = shutil.copytree(out / "a-0.3" / "hf", "bare")
-    outcome = run("convert", bare, "--format", "onnx:mixed-3.5", "--out", "x")
-    outcome.refused(2, "mixed-3.5 chooses the bits of each matrix with calibration texts; give --calibration")
-    assert not Path("x").exists()
 
 
 def test_nearest_levels_if_they_are_asked_for(out: Path, run: Run) -> None:
@@ -203,8 +153,7 @@ def test_a_variant_alone_whose_model_was_changed_is_found(alone: Path, run: Run)
 @pytest.mark.parametrize(
     "label",
     [
-        *("gguf:q4_0", "gguf:mixed-5.2", "web:q4", "web:q4f16", "web:mixed-5.2", "mlx:4bit", "mlx:mixed-4.1"),
-        pytest.param("openvino:int4", marks=pytest.mark.needs("openvino")),
+        *("gguf:q4_0", "gguf:mixed-5.2", "web:q4f16", "mlx:4bit"),
         pytest.param("openvino:mixed-5.2", marks=pytest.mark.needs("openvino")),
     ],
 )
@@ -239,21 +188,14 @@ def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path,
     assert not list(format.differences(hf, Path("nearest")))
 
 
-def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:
-    words = ("convert", out / "a-0.3" / "hf", "--out", "elsewhere")
-    run(*words, "--calibration", out / "calibration" / "a").refused(2, "--calibration has no effect", "onnx:int8")
-    run(*words, "--precision", "int4", "--weight", "a=2").refused(2, "--weight has no effect")
-
-
-@pytest.mark.parametrize("precision", ["w8a8", "w4a8"])
 def test_products_of_integers_have_factors_in_norms_and_are_proven_without_the_rounded_model(
-    out: Path, run: Run, precision: str
+    out: Path, run: Run
 ) -> None:
-    written = out / "a-0.3" / f"onnx-{precision}"
-    words = ("convert", out / "a-0.3" / "hf", "--precision", precision, "--calibration", out / "calibration" / "a")
+    written = out / "a-0.3" / "onnx-w4a8"
+    words = ("convert", out / "a-0.3" / "hf", "--precision", "w4a8", "--calibration", out / "calibration" / "a")
     assert run(*words, "--out", written).code == 0
     note = read_note(written)
     assert note is not None
-    assert note.grid.name == f"{precision}-32"
+    assert note.grid.name == "w4a8-32"
     assert any("layernorm" in name for name in note.rounded)
     assert list(differences(written)) == []

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from support.chosen import FEATURED, JOINT, RICHEST
-from support.corpora import WORDS, write_corpus
+from support.corpora import write_corpus
 from support.exports import CARD, Run, run_here
 from support.models import write_micro_model
 from support.product import read_plan
@@ -25,15 +23,8 @@ UNIFORM = ("--layout", "uniform")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *UNIFORM, "--out", "out")
 
 
-def marks(variation: str) -> Sequence[pytest.MarkDecorator]:
-    """Each family's class loads what it is given in `tests/seap_export/pruning/shrink/test_uniform.py`."""
-    if variation in QUICK:
-        return ()
-    return [pytest.mark.release if variation in FEATURED else pytest.mark.full]
-
-
 def write_byte_tokenizer(folder: Path) -> None:
-    """A byte-level BPE, the kind that transformers 5 makes of any plain Qwen2 or Qwen3.5 MoE's tokenizer."""
+    """A byte-level BPE, the kind that transformers 5 makes of any plain Qwen2's tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -64,24 +55,22 @@ def uniform(pristine_uniform: Path, work: Path) -> Path:
     return Path(shutil.copytree(pristine_uniform, work / "out")) / "a-0.4"
 
 
-@pytest.mark.parametrize("variation", [pytest.param(name, marks=marks(name)) for name in RICHEST])
+@pytest.mark.parametrize("variation", QUICK)
 def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     run: Run, tmp_path: Path, variation: str
 ) -> None:
     dense = write_micro_model(tmp_path / "dense", vocab_size=288, **VARIATIONS[variation])
-    if VARIATIONS[variation]["model_type"] in ("qwen2", "qwen3_5_moe_text"):
+    if VARIATIONS[variation]["model_type"] == "qwen2":
         write_byte_tokenizer(dense)
     task = f"a={write_corpus(tmp_path / 'a.jsonl')}"
     (tmp_path / "mine.toml").write_text("align = 1\n")
     chosen = ("--ratio", 0.4, "--recipe", tmp_path / "mine.toml", *UNIFORM)
     arguments = ("--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
     outcome = run("export", dense, *arguments)
-    is_coarse = variation not in JOINT  # an expert is a large part of a micro model
-    assert outcome.code == 0
-    assert is_coarse or not outcome.err
+    assert (outcome.code, outcome.err) == (0, "")
     made = json.loads(outcome.out)["variants"]["a-0.4"]
     assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("reconstruct", "passed")
-    assert abs(made["achieved_ratio"] - 0.4) <= (0.1 if is_coarse else 0.005)
+    assert abs(made["achieved_ratio"] - 0.4) <= 0.005
     folder = tmp_path / "out" / "a-0.4"
     plan = read_plan(folder / "plan.json")
     layout, sparsity = plan.settings.layout, plan.settings.sparsity
@@ -94,16 +83,6 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     assert not list((folder / "hf").glob("*.py"))
 
 
-@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap", "obc"])
-def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
-    outcome = run(*EXPORT, "--recipe", method, "--json", "-q")
-    assert outcome.code == 0, outcome.err
-    made = json.loads(outcome.out)["variants"]["a-0.4"]
-    assert (made["method"], made["parity"]["onnx"]["verdict"]) == (method, "passed")
-    switches = json.loads((work / "out" / "a-0.4" / "hf" / "config.json").read_text("utf-8"))
-    assert switches.get("mlp_bias", False) is (method != "wanda-sp")
-
-
 def test_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
     assert run(*EXPORT[:4], "--ratio", 0, *UNIFORM, "--out", "out", "-q").code == 0
     dense, pruned = (AutoModelForCausalLM.from_pretrained(folder) for folder in ("m", "out/a-0/hf"))
@@ -111,28 +90,6 @@ def test_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
     weights = dense.state_dict()
     assert pruned.state_dict().keys() == weights.keys()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in pruned.state_dict().items())
-
-
-def test_inspect_knows_a_plain_pruned_model(run: Run, uniform: Path) -> None:
-    variant = json.loads(run("inspect", uniform, "--json").out)
-    assert variant["layout"] == "uniform"
-    assert variant["model"]["pruned"] is True
-    assert len({tuple(layer.values()) for layer in variant["model"]["layers"]}) == 1
-    text = run("inspect", uniform).out
-    assert "method reconstruct: score elimination, uniform sparsity, compensation sequential, layout uniform" in text
-    assert "hf: llama, pruned, " in run("inspect", uniform / "hf").out
-    assert "m: llama, dense, " in run("inspect", "m").out
-
-
-def test_plan_and_plot(run: Run, uniform: Path) -> None:
-    statistics = ("--calibration", "out/calibration/a")
-    outcome = run("plan", "m", *statistics, "--ratio", 0.4, *UNIFORM, "--out", "plan.json", "--json", "-q")
-    assert outcome.code == 0, outcome.err
-    assert Path("plan.json").read_bytes() == (uniform / "plan.json").read_bytes()
-    assert len({layer["removed"] for layer in json.loads(outcome.out)["layers"]}) == 1
-    outcome = run("plot", "out", "--out", "pictures", "--json")
-    assert outcome.code == 0, outcome.err
-    assert (Path("pictures") / "sparsity-0.4.svg").is_file()
 
 
 def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> None:
@@ -150,30 +107,3 @@ def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> No
     assert run("convert", uniform / "hf", "--out", "onnx", "-q").code == 0
     assert Path("onnx/model.onnx.data").read_bytes() == (uniform / "onnx" / "model.onnx.data").read_bytes()
     assert run("validate", uniform, "-q").code == 0
-
-
-def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
-    outcome = run(
-        "evaluate", uniform, "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--json", "-q"
-    )
-    assert outcome.code == 0, outcome.err
-    hf, onnx = (json.loads(outcome.out)["divergence"][name]["mean_kl_nats"] for name in ("hf", "onnx"))
-    assert hf > 1e-3
-    assert onnx == pytest.approx(hf, rel=0.1)  # int8
-    outcome = run("generate", uniform, "the cat sat", "--max-new-tokens", 5)
-    assert outcome.code == 0, outcome.err
-    assert set(outcome.out.split()) <= {*WORDS, "the", "cat", "sat"}
-
-
-def test_what_would_shrink_layers_unlike_each_other_is_refused(run: Run, work: Path) -> None:
-    (work / "mine.toml").write_text("[sparsity]\nprotect_first = 1\n")
-    run(*EXPORT, "--recipe", "mine.toml").refused(2, "mine.toml:1: sparsity: ")
-    assert not (work / "out").exists()
-
-
-def test_a_ratio_out_of_reach_is_refused_before_any_work(run: Run, work: Path) -> None:
-    (work / "mine.toml").write_text("align = 64\n")
-    run(*EXPORT, "--ratio", "0.95", "--recipe", "mine.toml", "-q").refused(
-        2, "ratio 0.95 cannot be reached: with 0 protected layers and multiples of 64"
-    )
-    assert not (work / "out").exists()
