@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import onnx
 import pytest
 from robustness.commands import ALL
@@ -74,7 +73,7 @@ def test_a_manifest_that_leads_out(
     assert tree(secret.parent) == before
 
 
-@pytest.mark.parametrize(("part", "name"), [*((part, "up") for part in PARTS), ("files", "absolute")])
+@pytest.mark.parametrize(("part", "name"), [("files", "absolute"), ("steps", "up")])
 def test_force_makes_all_anew_and_touches_nothing_outside(
     run: RunIt, done: Path, secret: Path, tree: Callable[[Path], Any], part: str, name: str
 ) -> None:
@@ -149,22 +148,6 @@ def test_a_graph_whose_weights_lie_elsewhere(run: RunIt, done: Path, secret: Pat
         run(*command, "--quiet").refused(7)
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "ABSOLUTE", "..", ".", "", "a/b.safetensors", "x\0y", "no"])
-def test_a_weight_index_that_leads_out(run: RunIt, work: Path, name: str) -> None:
-    shutil.move(work / "m" / "model.safetensors", work / "x.safetensors")
-    outside = name.replace("ABSOLUTE", str(work / "x.safetensors"))
-    (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": outside}}))
-    for command in (("inspect", "m"), ("convert", "m", "--out", "new", "--quiet")):
-        message = run(*command).refused(8)
-        assert "outside" in message or "missing" in message
-
-
-def test_a_weight_index_that_is_nested_without_end(run: RunIt, work: Path) -> None:
-    (work / "m" / "model.safetensors").unlink()  # beside it, the index does not count
-    (work / "m" / "model.safetensors.index.json").write_text('{"weight_map": ' + "[" * 100_000)
-    run("inspect", "m").refused(8, "weight index")
-
-
 @pytest.mark.parametrize("target", ["secret", "/etc/hostname", "m/../secret"])
 def test_a_tokenizer_file_that_links_out_of_the_folder_is_not_carried_into_artifacts(
     run: RunIt, work: Path, secret: Path, target: str
@@ -199,24 +182,3 @@ def test_links_within_the_folder_and_links_to_weights_elsewhere_are_followed(run
     (work / "m" / "model.safetensors").symlink_to(work / "elsewhere")
     assert run("inspect", "m").code == 0
     assert open_source("m").files
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        "", ".", "..", "a/..", "../a", "a/../b", "..a/b", "a/b..c", "a..b/c", "/etc", "a//b", "a/b/c", "a/b/", "/a/b",
-        "a\0/b", "a/-b", "a/b.gguf", "https://evil.example/b", "a/b?c", "a b/c", "a/b\n", "\u0430/b",
-        "a/" + "b" * 5000, "x" * 5000, "~nobody/x", "a\\b/c", "a@main", "a/b@../c", "a/b:c",
-    ],
-)  # fmt: skip
-def test_what_is_no_name_of_a_hub_model_is_never_asked_of_the_hub(
-    run: RunIt, work: Path, monkeypatch: pytest.MonkeyPatch, model: str
-) -> None:
-    def ask(*args: Any, **kwargs: Any) -> str:
-        raise AssertionError("the hub was asked")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", ask)
-    run("export", model, "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet").refused(
-        8 if model in ("", ".", "..", "/etc") else 2  # which are folders, but no models
-    )
-    assert not (work / "out").exists()

@@ -19,14 +19,6 @@ def _split(
     return split_samples("x", samples, num_samples=num_samples, num_held_out=num_held_out, seed=seed)
 
 
-def _message(
-    error: type[Exception], samples: Iterable[Sample], num_samples: int | None, num_held_out: int | None
-) -> str:
-    with pytest.raises(error) as caught:
-        _split(samples, num_samples, num_held_out)
-    return str(caught.value)
-
-
 def test_texts_are_taken_in_order_of_their_seeded_digest_and_held_out_first() -> None:
     samples = _samples(50)
     ordered = sorted(samples, key=lambda sample: hashlib.sha256(f"7\0{sample.text}".encode()).hexdigest())
@@ -50,7 +42,8 @@ def test_duplicate_texts_count_once_wherever_they_stand() -> None:
     split = _split(samples + samples[::-1] + samples[:3], num_samples=14)
     assert split == _split(samples, num_samples=14)
     assert len({sample.text for sample in split.calibration + split.held_out}) == 30
-    assert "the corpus has 30 distinct texts" in _message(InputError, samples * 2, 15, 16)
+    with pytest.raises(InputError, match="the corpus has 30 distinct texts"):
+        _split(samples * 2, 15)
 
 
 def test_one_text_cut_at_two_places_is_one_text_in_any_order() -> None:
@@ -59,52 +52,14 @@ def test_one_text_cut_at_two_places_is_one_text_in_any_order() -> None:
         assert _split(order, num_samples=1, num_held_out=0) == Split((Sample("a", " b"),), ())
 
 
-@pytest.mark.parametrize(
-    ("num_texts", "num_held_out"), [(2, 1), (7, 1), (8, 2), (17, 4), (63, 15), (64, 16), (67, 16), (300, 16)]
-)
-@pytest.mark.parametrize("most", [None, 1, 40])
+@pytest.mark.parametrize(("num_texts", "num_held_out"), [(2, 1), (7, 1), (8, 2), (63, 15), (64, 16), (300, 16)])
+@pytest.mark.parametrize("most", [None, 40])
 def test_sixteen_are_held_out_and_a_quarter_at_most(num_texts: int, num_held_out: int, most: int | None) -> None:
     samples = _samples(num_texts)
     split = split_samples("x", iter(samples), num_samples=None, num_held_out=None, seed=0, most=most)
     assert split == split_samples("x", samples, num_samples=None, num_held_out=num_held_out, seed=0, most=most)
     assert len(split.held_out) == num_held_out
     assert len(split.calibration) == min(num_texts - num_held_out, most or num_texts)
-
-
-def test_the_quarter_leaves_room_for_the_sample() -> None:
-    assert len(_split(_samples(17), 13, None).calibration) == 13
-    assert "set samples to 13 or" in _message(InputError, _samples(17), 14, None)
-
-
-@pytest.mark.parametrize("num_texts", [0, 1])
-def test_one_text_cannot_be_divided(num_texts: int) -> None:
-    message = _message(InputError, _samples(num_texts), None, None)
-    assert message.startswith(
-        f"task 'x': the corpus has {num_texts} distinct text{'s' * (1 - num_texts)}, but 1 held-out text"
-    )
-
-
-def test_too_large_a_sample_names_the_number_that_works() -> None:
-    assert _message(InputError, _samples(90), 200, 16) == (
-        "task 'x': the corpus has 90 distinct texts, but 200 calibration + 16 held-out texts were asked for; "
-        "set samples to 74 or give more texts"
-    )
-    assert len(_split(_samples(90), 74).calibration) == 74
-    assert "set samples to 74 or" in _message(InputError, _samples(90), 75, 16)
-
-
-@pytest.mark.parametrize("num_samples", [None, 5])
-@pytest.mark.parametrize("num_texts", [0, 16])
-def test_corpus_that_leaves_nothing_to_calibrate_on_is_refused(num_texts: int, num_samples: int | None) -> None:
-    assert _message(InputError, _samples(num_texts), num_samples, 16) == (
-        f"task 'x': the corpus has {num_texts} distinct texts, but 16 held-out texts and at least 1 calibration text "
-        "are needed; hold out fewer texts or give more texts"
-    )
-
-
-def test_senseless_numbers_are_refused() -> None:
-    assert _message(UsageError, [], 0, 16).startswith("task 'x': 0 calibration texts ")
-    assert _message(UsageError, [], 5, -1).startswith("task 'x': -1 held-out texts ")
 
 
 def test_digests_are_sorted_and_of_the_whole_text() -> None:
@@ -116,18 +71,38 @@ def test_digests_are_sorted_and_of_the_whole_text() -> None:
     }
 
 
-def test_split_refuses_a_shared_text_and_an_empty_calibration() -> None:
-    with pytest.raises(InputError) as shared:
+@pytest.mark.parametrize(
+    ("num_texts", "num_samples", "num_held_out", "message"),
+    [
+        (17, 14, None, "set samples to 13 or"),
+        (90, 75, 16, "the corpus has 90 distinct texts, but 75 calibration .* set samples to 74 or give more"),
+        (
+            16,
+            None,
+            16,
+            "16 distinct texts, but 16 held-out texts and at least 1 calibration text are needed; hold out",
+        ),
+        (1, None, None, "has 1 distinct text, but 1 held-out text"),
+        (0, None, None, "has 0 distinct texts, but 1 held-out text"),
+    ],
+)
+def test_a_corpus_that_is_too_small_is_refused_with_the_number_that_works(
+    num_texts: int, num_samples: int | None, num_held_out: int | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _split(_samples(num_texts), num_samples, num_held_out)
+    assert len(_split(_samples(90), 74).calibration) == 74
+    assert len(_split(_samples(17), 13, None).calibration) == 13
+
+
+def test_what_is_no_split_is_refused() -> None:
+    for numbers in ((0, 16), (5, -1)):
+        with pytest.raises(UsageError, match="task 'x': "):
+            _split([], *numbers)
+    with pytest.raises(InputError, match=r"^1 of the 1 evaluated texts "):
         Split((Sample("a", "b"), Sample("c", "")), (Sample("ab", ""),))
-    assert str(shared.value).startswith("1 of the 1 evaluated texts ")
-    with pytest.raises(InputError) as empty:
+    with pytest.raises(InputError, match="at least one calibration text"):
         Split((), (Sample("a", ""),))
-    assert str(empty.value) == "a split needs at least one calibration text; give more texts"
-
-
-def test_check_disjoint_counts_the_shared_texts() -> None:
     check_disjoint(["a", "b"], ["c"])
-    check_disjoint([], [])
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"^2 of the 3 evaluated texts "):
         check_disjoint(iter(["a", "b", "c"]), iter(["b", "c", "c", "d"]))
-    assert str(caught.value).startswith("2 of the 3 evaluated texts ")

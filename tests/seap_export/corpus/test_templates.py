@@ -31,7 +31,6 @@ def _error(call: Callable[..., Any], *arguments: Any) -> str:
 @pytest.mark.parametrize(
     ("template", "text"),
     [
-        ("", ""),
         ("plain\n", "plain\n"),
         ("Question: {goal}\nAnswer:", "Question: boil {water}\nAnswer:"),
         ("{n}{share}{ok}", "30.5False"),
@@ -46,12 +45,6 @@ def test_fields_are_replaced_by_their_values(template: str, text: str) -> None:
     assert render(template, RECORD) == text
 
 
-def test_look_up_gives_values_of_any_type() -> None:
-    assert look_up("choices.text", RECORD) == ["pot", "pan"]
-    assert look_up("none", RECORD) is None
-    assert look_up("ok", RECORD) is False
-
-
 @pytest.mark.parametrize(
     ("template", "message"),
     [
@@ -60,11 +53,9 @@ def test_look_up_gives_values_of_any_type() -> None:
         ("{b.y[2]}", "field 'b.y[2]' is missing; the list there has 2 items, numbered from 0"),
         ("{b.y[-1]}", "field 'b.y[-1]' is missing; the list there has 2 items, numbered from 0"),
         ("{b.y[²]}", "field 'b.y[²]' is missing; the list there has 2 items, numbered from 0"),
-        ("{b.y.__class__}", "field 'b.y.__class__' is missing; the list there has 2 items, numbered from 0"),
         ("{a.__class__}", "field 'a.__class__' is missing; the value there is 'text', which has no fields"),
         ("{c}", "field 'c' is null; drop the record or give it a value"),
         ("{b}", "field 'b' is neither a text nor a number; choose one of its items or another field"),
-        ("{b.y}", "field 'b.y' is neither a text nor a number; choose one of its items or another field"),
         ("{d}", "field 'd' is nan; drop the record or give it a value"),
         ("{e}", "field 'e' is -inf; drop the record or give it a value"),
     ],
@@ -74,32 +65,15 @@ def test_field_without_a_usable_value_is_named(template: str, message: str) -> N
     assert _error(render, template, record) == message
 
 
-def test_missing_field_of_an_empty_record() -> None:
-    assert _error(render, "{a}", {}) == "field 'a' is missing; fields there: none"
-
-
-def test_field_names_do_not_break_the_line_of_an_error() -> None:
-    assert _error(render, "{a}", {"x\ny": 1}) == "field 'a' is missing; fields there: 'x\\ny'"
-
-
-def test_bytes_are_no_text() -> None:
-    assert _error(render, "{a}", {"a": b"x"}) == (
-        "field 'a' is neither a text nor a number; choose one of its items or another field"
-    )
-
-
 @pytest.mark.parametrize(
     ("template", "message"),
     [
         ("{a", "template '{a': expected '}' before end of string; write {{ and }} for literal braces"),
         ("a}", "template 'a}': Single '}' encountered in format string; write {{ and }} for literal braces"),
         ("{a:>9}", "template '{a:>9}': formats and conversions are not supported; write {a}"),
-        ("{a!r}", "template '{a!r}': formats and conversions are not supported; write {a}"),
         ("{}", "field '' is malformed; write it as field, a.b, a[0] or a[key]"),
         ("{a..b}", "field 'a..b' is malformed; write it as field, a.b, a[0] or a[key]"),
-        ("{a[]}", "field 'a[]' is malformed; write it as field, a.b, a[0] or a[key]"),
         ("{a[0]b}", "field 'a[0]b' is malformed; write it as field, a.b, a[0] or a[key]"),
-        ("{.a}", "field '.a' is malformed; write it as field, a.b, a[0] or a[key]"),
     ],
 )
 def test_malformed_template_is_refused_with_and_without_a_record(template: str, message: str) -> None:
@@ -107,13 +81,12 @@ def test_malformed_template_is_refused_with_and_without_a_record(template: str, 
     assert _error(render, template, {"a": [{"b": 1}]}) == message
 
 
-def test_malformed_path_is_refused() -> None:
-    assert _error(check_path, "{a}") == "field '{a}' is malformed; write it as field, a.b, a[0] or a[key]"
+def test_paths_give_values_of_any_type() -> None:
+    assert look_up("choices.text", RECORD) == ["pot", "pan"]
+    assert look_up("none", RECORD) is None
     check_path("a.b[0][key].c")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"), [("0", True), ("12", True), ("", False), ("-1", False), ("²", False), ("1" * 10, False)]
-)
-def test_index_is_a_short_run_of_ascii_digits(text: str, expected: bool) -> None:
-    assert is_index(text) is expected
+    assert _error(check_path, "{a}").startswith("field '{a}' is malformed")
+    assert _error(render, "{a}", {}) == "field 'a' is missing; fields there: none"
+    assert _error(render, "{a}", {"x\ny": 1}).endswith(r"'x\ny'")
+    assert "neither a text nor a number" in _error(render, "{a}", {"a": b"x"})
+    assert [is_index(text) for text in ("0", "12", "", "-1", "²", "1" * 10)] == [True, True, *[False] * 4]
