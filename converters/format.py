@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
     """The first part of a model's layers that is unusual or of none of the `known` kinds, in words; None: none is."""
-    words = (one.extra if isinstance(one, known) else one.noun for one in spec.sublayers)
+    words = (sublayer.extra if isinstance(sublayer, known) else sublayer.noun for sublayer in spec.sublayers)
     return next((part for part in words if part is not None), None)
 
 

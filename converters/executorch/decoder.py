@@ -49,7 +49,7 @@ def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
 def rotations(spec: ModelSpec) -> list[tuple[RopeSpec, int]]:
     """The distinct rotary embeddings of a model's attention, each with the head size that it is used with."""
     found: list[tuple[RopeSpec, int]] = []
-    for attention in (one for one in spec.sublayers if isinstance(one, Attention)):
+    for attention in (sublayer for sublayer in spec.sublayers if isinstance(sublayer, Attention)):
         if attention.rope is not None and (attention.rope, attention.head_dim) not in found:
             found.append((attention.rope, attention.head_dim))
     return found

@@ -85,7 +85,7 @@ class ExecutorchFormat(Format):
 def _unknown(spec: ModelSpec) -> str | None:
     """The first part that ExecuTorch's attention kernel or a table of angles cannot express, in words; None: none."""
     length = cache_length(spec)
-    for attention in (one for one in spec.sublayers if isinstance(one, Attention)):
+    for attention in (sublayer for sublayer in spec.sublayers if isinstance(sublayer, Attention)):
         if attention.sliding_window is not None and attention.sliding_window < length:
             return "a sliding window"
         if attention.softcap is not None:

@@ -305,6 +305,6 @@ def differ_in_shape(spec: ModelSpec) -> bool:
 
 def attention_interval(spec: ModelSpec) -> int | None:
     """n if each n-th layer has attention and no other; None: there is no such n."""
-    attend = [any(isinstance(one, Attention) for one in layer.sublayers) for layer in spec.layers]
+    attend = [any(isinstance(sublayer, Attention) for sublayer in layer.sublayers) for layer in spec.layers]
     interval = attend.index(True) + 1
     return interval if attend == [(index + 1) % interval == 0 for index in range(len(attend))] else None

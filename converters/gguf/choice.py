@@ -53,7 +53,7 @@ def refusal(spec: ModelSpec) -> str | None:
         remedy = "use --layout uniform, or another format"
     else:
         kinds = set(map(type, spec.sublayers))
-        named = [one for one in candidates if kinds <= one.kinds][:1] or candidates[:1]
+        named = [architecture for architecture in candidates if kinds <= architecture.kinds][:1] or candidates[:1]
         remedy = "use another format"
     reasons = "; ".join(f"'{architecture.name}' {_why_not(architecture, spec)}" for architecture in named)
     if "no biases" in reasons:
@@ -154,7 +154,7 @@ def _mixtures(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     for shared in spec.all(SharedExpert):
         if shared.has_scale != architecture.scales_shared:
             yield f"{'scales' if architecture.scales_shared else 'does not scale'} shared experts"
-    mixed = {any(isinstance(one, Experts) for one in layer.sublayers) for layer in spec.layers}
+    mixed = {any(isinstance(sublayer, Experts) for sublayer in layer.sublayers) for layer in spec.layers}
     if len(mixed) > 1:
         yield "has a mixture of experts in all layers or in none"
 
@@ -240,10 +240,10 @@ def _of_gemma4(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     if not architecture.normalises_values:
         return
     attentions = list(spec.all(Attention))
-    windowed = [one.sliding_window is not None for one in attentions]
+    windowed = [attention.sliding_window is not None for attention in attentions]
     if len(set(windowed)) == 1 or any(effective_window(spec, one) != one.sliding_window for one in attentions):
         yield "has layers with a window, shorter than the context, and without one"
-    first = len(attentions) - sum(one.cache_of is not None for one in attentions)
+    first = len(attentions) - sum(attention.cache_of is not None for attention in attentions)
     for one in attentions[first:]:
         if one.cache_of != first - (1 if one.sliding_window is None else 2):
             yield "attends to keys and values of other layers"

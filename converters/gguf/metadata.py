@@ -93,7 +93,7 @@ def _heads(architecture: Architecture, spec: ModelSpec) -> Metadata:
     if not architecture.normalises_values:
         return {"attention.key_length": spec.head_dim, "attention.value_length": spec.head_dim}
     metadata: Metadata = {
-        "attention.shared_kv_layers": sum(one.cache_of is not None for one in spec.all(Attention)),
+        "attention.shared_kv_layers": sum(attention.cache_of is not None for attention in spec.all(Attention)),
         "embedding_length_per_layer_input": spec.layer_inputs,
     }
     for suffix, has_window in (("", False), ("_swa", True)):
@@ -120,24 +120,24 @@ def _experts(spec: ModelSpec) -> Metadata:
 
 def _states(spec: ModelSpec) -> Metadata:
     """The sizes of convolutions, Mamba-2 and linear attention."""
-    for one in spec.sublayers:
-        if isinstance(one, Convolution):
-            return {"shortconv.l_cache": one.kernel_size}
-        if isinstance(one, Mamba):
+    for sublayer in spec.sublayers:
+        if isinstance(sublayer, Convolution):
+            return {"shortconv.l_cache": sublayer.kernel_size}
+        if isinstance(sublayer, Mamba):
             return {
-                "ssm.conv_kernel": one.kernel_size,
-                "ssm.state_size": one.state_size,
-                "ssm.group_count": one.mamba_n_groups,
-                "ssm.time_step_rank": one.mamba_n_heads,
-                "ssm.inner_size": one.channels,
+                "ssm.conv_kernel": sublayer.kernel_size,
+                "ssm.state_size": sublayer.state_size,
+                "ssm.group_count": sublayer.mamba_n_groups,
+                "ssm.time_step_rank": sublayer.mamba_n_heads,
+                "ssm.inner_size": sublayer.channels,
             }
-        if isinstance(one, DeltaNet):
+        if isinstance(sublayer, DeltaNet):
             return {
-                "ssm.conv_kernel": one.kernel_size,
-                "ssm.state_size": one.key_head_dim,
-                "ssm.group_count": one.linear_num_key_heads,
-                "ssm.time_step_rank": one.linear_num_value_heads,
-                "ssm.inner_size": one.channels,
+                "ssm.conv_kernel": sublayer.kernel_size,
+                "ssm.state_size": sublayer.key_head_dim,
+                "ssm.group_count": sublayer.linear_num_key_heads,
+                "ssm.time_step_rank": sublayer.linear_num_value_heads,
+                "ssm.inner_size": sublayer.channels,
                 "full_attention_interval": attention_interval(spec) or 0,
             }
     return {}

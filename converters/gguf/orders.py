@@ -25,21 +25,21 @@ class Orders:
 
     def rows(self, name: str) -> Order:
         """The order of the rows of a projection or another tensor of the layer, by its plain name."""
-        for one in self.spec.layers[self.layer].sublayers:
-            if isinstance(one, Attention):
-                heads = {"q_proj": one.num_attention_heads, "k_proj": one.num_key_value_heads}
-                heads |= {norm: width // one.head_dim for norm, width in one.inner_norms().items()}
+        for sublayer in self.spec.layers[self.layer].sublayers:
+            if isinstance(sublayer, Attention):
+                heads = {"q_proj": sublayer.num_attention_heads, "k_proj": sublayer.num_key_value_heads}
+                heads |= {norm: width // sublayer.head_dim for norm, width in sublayer.inner_norms().items()}
                 if name in heads:
                     return self._rotated(heads[name])
-            if isinstance(one, DeltaNet) and name in (*one.readers, *one.inner_tensors()):
-                return _of_value_heads(one, name)
+            if isinstance(sublayer, DeltaNet) and name in (*sublayer.readers, *sublayer.inner_tensors()):
+                return _of_value_heads(sublayer, name)
         return None
 
     def columns(self, projection: Projection) -> Order:
         """The order of the columns of an output projection."""
-        for one in self.spec.layers[self.layer].sublayers:
-            if isinstance(one, DeltaNet) and projection == one.output:
-                return _of_value_heads(one, "delta_z_proj")
+        for sublayer in self.spec.layers[self.layer].sublayers:
+            if isinstance(sublayer, DeltaNet) and projection == sublayer.output:
+                return _of_value_heads(sublayer, "delta_z_proj")
         return None
 
     def _rotated(self, heads: int) -> Order:

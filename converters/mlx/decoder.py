@@ -35,7 +35,7 @@ def described(spec: ModelSpec) -> dict[str, Any]:
         "tie_word_embeddings": spec.tie_word_embeddings,
         "norms": [norm for norm in NORMS if norm in spec.norms],
         "qk_norm": attention.qk_norm,
-        "activation": next(one.activation for one in spec.sublayers if isinstance(one, Mlp | Experts)),
+        "activation": next(sublayer.activation for sublayer in spec.sublayers if isinstance(sublayer, Mlp | Experts)),
         "attention_softcap": attention.softcap,
         "query_scaling": None if attention.query_scaling is None else asdict(attention.query_scaling),
         "residual_multiplier": attention.multiplier,
@@ -72,12 +72,12 @@ def _layer(layer: LayerSpec, ropes: list[RopeSpec]) -> dict[str, Any]:
     first = layer.sublayers[0]
     described = {
         **_mixer(first, ropes),
-        "width": sum(one.intermediate_size for one in layer.sublayers if isinstance(one, Mlp)),
+        "width": sum(sublayer.intermediate_size for sublayer in layer.sublayers if isinstance(sublayer, Mlp)),
         "biases": [projection for projection in PROJECTIONS if projection in layer.biases],
-        "inputs": sum(one.channels for one in layer.sublayers if isinstance(one, LayerInput)),
+        "inputs": sum(sublayer.channels for sublayer in layer.sublayers if isinstance(sublayer, LayerInput)),
         "scaled": layer.sublayers[-1].scales_stream,
     }
-    experts = next((one for one in layer.sublayers if isinstance(one, Experts)), None)
+    experts = next((sublayer for sublayer in layer.sublayers if isinstance(sublayer, Experts)), None)
     return described if experts is None else described | {"experts": _experts(experts, layer)}
 
 
@@ -118,7 +118,7 @@ def _mixer(mixer: Sublayer, ropes: list[RopeSpec]) -> dict[str, Any]:
 
 def _experts(experts: Experts, layer: LayerSpec) -> dict[str, Any]:
     """A mixture, and the expert that all tokens share, which has 0 neurons where there is none."""
-    shared = next((one for one in layer.sublayers if isinstance(one, SharedExpert)), None)
+    shared = next((sublayer for sublayer in layer.sublayers if isinstance(sublayer, SharedExpert)), None)
     return {
         "number": experts.num_experts,
         "width": experts.moe_intermediate_size,

@@ -159,14 +159,14 @@ class MlxFormat(Format):
 
 def _unknown_layer(spec: ModelSpec) -> str | None:
     """The first part of layers that the model file lacks, in words; None: it lacks none."""
-    for one in spec.sublayers:
-        if not isinstance(one, _KINDS):
-            return one.noun
-        if isinstance(one, Attention):
-            if one.has_sinks:
+    for sublayer in spec.sublayers:
+        if not isinstance(sublayer, _KINDS):
+            return sublayer.noun
+        if isinstance(sublayer, Attention):
+            if sublayer.has_sinks:
                 return "attention sinks"
-        elif one.extra is not None:
-            return one.extra
+        elif sublayer.extra is not None:
+            return sublayer.extra
     return None
 
 

@@ -163,7 +163,7 @@ def _of_experts(spec: ModelSpec) -> dict[str, Joint]:
     """How the weights of experts are stored, by their names."""
     stored = {}
     for index, layer in enumerate(spec.layers):
-        for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
+        for experts in (sublayer for sublayer in layer.sublayers if isinstance(sublayer, Experts)):
             for projection in ROUTED[1:]:
                 name = names.weight(projection, index)
                 stored[name] = Joint((name,), int(projection == experts.output), experts.num_experts)

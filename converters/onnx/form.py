@@ -57,8 +57,8 @@ class OnnxForm:
 
     def to_json(self) -> dict[str, Any]:
         """The form as JSON values."""
-        how = self.precision.quantization
-        precision = {"dtype": self.precision.dtype, "quantization": None if how is None else how.to_json()}
+        grid = self.precision.quantization
+        precision = {"dtype": self.precision.dtype, "quantization": None if grid is None else grid.to_json()}
         return asdict(self) | {"precision": precision}
 
 

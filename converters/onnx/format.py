@@ -135,8 +135,8 @@ class OnnxFormat(Format):
 
     @property
     def average(self) -> float | None:
-        how = self.form.precision.quantization
-        return None if how is None else how.average
+        grid = self.form.precision.quantization
+        return None if grid is None else grid.average
 
     @property
     def matrix_bytes(self) -> int:
@@ -179,8 +179,8 @@ class OnnxFormat(Format):
         return weight_bytes(spec, self.form.precision)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        how = self.form.precision.quantization
-        return how if how is not None and (how.bits == 4 or how.rows or how.average is not None) else None
+        grid = self.form.precision.quantization
+        return grid if grid is not None and (grid.bits == 4 or grid.rows or grid.average is not None) else None
 
     def settings(self) -> dict[str, Any]:
         return {"version": self.version, **self.form.to_json()}

@@ -81,9 +81,9 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
             "present_key_names": "present.%d.key",
             "present_value_names": "present.%d.value",
         },
-        "num_attention_heads": max(one.num_attention_heads for one in spec.all(Attention)),
+        "num_attention_heads": max(attention.num_attention_heads for attention in spec.all(Attention)),
         "num_hidden_layers": len(spec.layers),
-        "num_key_value_heads": max(one.num_key_value_heads for one in spec.all(Attention)),
+        "num_key_value_heads": max(attention.num_key_value_heads for attention in spec.all(Attention)),
     }
     others = {name: one for one in spec.sublayers for name in one.states if name not in ("key", "value")}
     # Where a layer has no states, it would look for its inputs.

@@ -55,14 +55,14 @@ def write_onnx(
 
 def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
     """Rejects a model that cannot be written as a graph of this form."""
-    how = form.precision.quantization
-    if how is not None and form.dialect == "standard":
+    grid = form.precision.quantization
+    if grid is not None and form.dialect == "standard":
         raise UsageError("the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16")
     columns = [spec.row_width(table) for table in spec.token_tables]
     fitting = [str(size) for size in BLOCK_SIZES if all(width % size == 0 for width in columns)]
-    if how is not None and how.embeddings and fitting and str(how.block_size) not in fitting:
+    if grid is not None and grid.embeddings and fitting and str(grid.block_size) not in fitting:
         raise UsageError(
-            f"the embedding's rows of {' and '.join(map(str, columns))} are not whole blocks of {how.block_size}; "
+            f"the embedding's rows of {' and '.join(map(str, columns))} are not whole blocks of {grid.block_size}; "
             f"use block size {' or '.join(fitting)}, or leave the embedding and LM head unquantised (float embeddings)"
         )
     if not PROVIDERS[form.provider].caps_scores and any(one.softcap is not None for one in spec.all(Attention)):

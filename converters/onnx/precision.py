@@ -61,10 +61,10 @@ class Precision:
     @property
     def name(self) -> PrecisionName:
         """The usual name, which describes the weights; where matrices have different bits, that of the most usual."""
-        how = self.quantization
-        if how is None:
+        grid = self.quantization
+        if grid is None:
             return self.dtype
-        return next(name for name in PRECISIONS if _BITS.get(name) == how.bits and (name in INTEGERS) == how.rows)
+        return next(name for name in PRECISIONS if _BITS.get(name) == grid.bits and (name in INTEGERS) == grid.rows)
 
     @property
     def label(self) -> str:
@@ -95,30 +95,30 @@ class Precision:
     @property
     def read_bytes(self) -> float:
         """Bytes that a product reads of a weight: in the bits of its kernel, with scales in `dtype`."""
-        how = self.quantization
-        if how is None:
+        grid = self.quantization
+        if grid is None:
             return float(self.dtype_bytes)
-        bits = how.bits if how.average is None else how.average - 8 * _SCALE_BYTES / how.block_size
-        if how.rows:
+        bits = grid.bits if grid.average is None else grid.average - 8 * _SCALE_BYTES / grid.block_size
+        if grid.rows:
             return 1.0
-        zero_point = 0 if how.symmetric else how.bits / 8
+        zero_point = 0 if grid.symmetric else grid.bits / 8
         return (
-            max(bits, kernel_bits(math.ceil(bits)) if how.average is None else 4) / 8
-            + (self.dtype_bytes + zero_point) / how.block_size
+            max(bits, kernel_bits(math.ceil(bits)) if grid.average is None else 4) / 8
+            + (self.dtype_bytes + zero_point) / grid.block_size
         )
 
     @property
     def weight_bytes(self) -> float:
         """Bytes of a weight in a linear layer, including its share of scale and zero point."""
-        how = self.quantization
-        if how is None:
+        grid = self.quantization
+        if grid is None:
             return float(self.dtype_bytes)
-        if how.average is not None:
-            return how.average / 8
-        if how.rows:  # scales of rows are a thousandth
-            return 1.0 if how.bits == _BITS["w8a8"] else how.bits / 8 + 1 / how.block_size
-        zero_point = 0 if how.symmetric else how.bits / 8
-        return how.bits / 8 + (_SCALE_BYTES + zero_point) / how.block_size
+        if grid.average is not None:
+            return grid.average / 8
+        if grid.rows:  # scales of rows are a thousandth
+            return 1.0 if grid.bits == _BITS["w8a8"] else grid.bits / 8 + 1 / grid.block_size
+        zero_point = 0 if grid.symmetric else grid.bits / 8
+        return grid.bits / 8 + (_SCALE_BYTES + zero_point) / grid.block_size
 
 
 def kernel_bits(bits: int) -> int:

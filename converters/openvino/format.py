@@ -164,9 +164,9 @@ class OpenvinoFormat(Format):
 
 def _unknown_layer(spec: ModelSpec) -> str | None:
     """The first part of layers that the format does not hold, in words; None: it holds all."""
-    for one in spec.sublayers:
-        if not isinstance(one, _KINDS):
-            return one.noun
+    for sublayer in spec.sublayers:
+        if not isinstance(sublayer, _KINDS):
+            return sublayer.noun
     return None
 
 

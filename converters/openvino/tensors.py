@@ -74,7 +74,7 @@ def _by_layer(weights: Sequence[Weight]) -> list[Weight]:
 
 def _paged_heads(spec: ModelSpec) -> int | None:
     attentions = [sublayer for layer in spec.layers for sublayer in layer.sublayers if isinstance(sublayer, Attention)]
-    keeps_more = any({"conv", "recurrent"} & set(one.states) for one in spec.sublayers)
+    keeps_more = any({"conv", "recurrent"} & set(sublayer.states) for sublayer in spec.sublayers)
     is_windowed = any(attention.sliding_window is not None for attention in attentions)
     borrows = any(attention.cache_of is not None for attention in attentions)
     if (

@@ -39,7 +39,7 @@ def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: 
     with states of a fixed size is called a Falcon-H1, whose layers have `past_conv.N` and `past_ssm.N`, too; states
     that the graph lacks do not count. Head counts and widths are the largest of any layer, for readers.
     """
-    layers, states = spec.layers, {state for one in spec.sublayers for state in one.states}
+    layers, states = spec.layers, {state for sublayer in spec.sublayers for state in sublayer.states}
     name, model_type = ("Llama", "llama") if states == {"key", "value"} else ("FalconH1", "falcon_h1")
     largest = {key: max(layer.sizes.get(key, 0) for layer in layers) for key in _LARGEST}
     sizes = {

@@ -84,12 +84,12 @@ class WebFormat(Format):
 
     def _wrong_on_webgpu(self, spec: ModelSpec) -> str | None:
         """How WebGPU's kernels fail on the model; None: they compute it. See docs/research/webgpu.md."""
-        if any(one.softcap is not None for one in spec.all(Attention)):
+        if any(attention.softcap is not None for attention in spec.all(Attention)):
             return "ignores the soft cap of this model's attention"
         how = precision_of(self.precision)
         if any(spec.all(Experts)) and how.quantization is not None:
             return "computes this model's rounded experts wrongly"
-        recurs = any("recurrent" in one.states for one in spec.sublayers)
+        recurs = any("recurrent" in sublayer.states for sublayer in spec.sublayers)
         return "has no recurrence in float16" if recurs and how.dtype == "fp16" else None
 
     def size(self, spec: ModelSpec) -> int:
@@ -101,10 +101,10 @@ class WebFormat(Format):
         return size + round((self.average - alike) / 8 * chosen)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        how = precision_of(self.precision).quantization
-        if how is not None and self.average is not None:
-            return replace(how, average=self.average, mix=self.name, ways=WAYS)
-        return how if how is not None and how.bits == 4 else None
+        grid = precision_of(self.precision).quantization
+        if grid is not None and self.average is not None:
+            return replace(grid, average=self.average, mix=self.name, ways=WAYS)
+        return grid if grid is not None and grid.bits == 4 else None
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         config, spec = accepted_model(self, model_folder)

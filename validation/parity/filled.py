@@ -48,7 +48,7 @@ def filled_cases(
 ) -> tuple[tuple[Case, ...], tuple[str, ...]]:
     """The cases that cross switches which no other case crosses, and in words the switches that remain uncrossed."""
     longest = max(len(row) + len(forced) for case in cases for row, forced in zip(case.rows, case.forced, strict=True))
-    left = [one for one in switches(spec, context) if one.tokens >= longest]
+    left = [switch for switch in switches(spec, context) if switch.tokens >= longest]
     added, uncrossed = dict[int, Case](), list[str]()
     for one in left:
         why = _obstacle(spec, one.tokens, runtime)
@@ -66,9 +66,9 @@ def _obstacle(spec: ModelSpec, tokens: int, runtime: str | None) -> str | None:
     """Why a cache is not filled with so many tokens; None: it is."""
     if runtime is not None:
         return f"{runtime} takes no cache from outside"
-    if any(set(one.states) - {"key", "value"} for one in spec.sublayers) or spec.cached_of:
+    if any(set(sublayer.states) - {"key", "value"} for sublayer in spec.sublayers) or spec.cached_of:
         return "not all states of the model can be made up"
-    size = 8 * tokens * sum(one.num_key_value_heads * one.head_dim for one in spec.all(Attention))
+    size = 8 * tokens * sum(attention.num_key_value_heads * attention.head_dim for attention in spec.all(Attention))
     return f"its cache would take {size / 1e9:.1f} GB" if size > _MOST_BYTES else None
 
 
@@ -82,7 +82,7 @@ def _case(first: Case, tokens: int, steps: int) -> Case:
 def filling(spec: ModelSpec, tokens: int) -> Iterator[States]:
     """The keys and values of each layer that has any; see `layer_filling`."""
     for index, layer in enumerate(spec.layers):
-        if any(one.states for one in layer.sublayers):
+        if any(sublayer.states for sublayer in layer.sublayers):
             yield layer_filling(spec, index, tokens)
 
 

@@ -91,7 +91,7 @@ def _heads_first(runner: TorchRunner) -> frozenset[str]:
     A sequence shows it whose number of tokens is no number of heads.
     """
     spec = runner.spec
-    tokens = max(one.num_attention_heads for one in spec.all(Attention)) + 1
+    tokens = max(attention.num_attention_heads for attention in spec.all(Attention)) + 1
     heads_first, handles = set(), []
 
     def note(name: str, module: Any, inputs: Any, output: Any) -> None:

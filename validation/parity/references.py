@@ -102,7 +102,7 @@ def run_references(
         computed = behind(states, sequences[number].filled)
         caches[number].append({state: store.put(array) for state, array in computed.items()})
 
-    runs = runner.run([run_of(one, one.parts(spec), spec) for one in sequences], keep)
+    runs = runner.run([run_of(sequence, sequence.parts(spec), spec) for sequence in sequences], keep)
     logits_of = [store.put(logits) for logits in runs]
     return {
         sequence: Reference(logits, tuple(cache))
@@ -165,7 +165,7 @@ def _differences(
         passed[index] += 1
 
     noise, chooses = {}, _chooses(runner.spec)
-    runs = runner.run([run_of(one, one.calls, runner.spec) for one in references], compare)
+    runs = runner.run([run_of(reference, reference.calls, runner.spec) for reference in references], compare)
     for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
@@ -230,7 +230,7 @@ def _divergence(
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """Measures the KL divergence of each sequence from the references, and the largest difference of any logit."""
     figures, divergences = {}, {}
-    runs = runner.run([run_of(one, one.parts(spec), spec) for one in references])
+    runs = runner.run([run_of(reference, reference.parts(spec), spec) for reference in references])
     for index, (sequence, logits) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()

@@ -72,7 +72,7 @@ def _projections(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
     """The modules of the torch model that are quantised projections."""
     stored_as = {part: fused for fused in spec.family.fused for part in FUSED[fused]}
     for index, layer in enumerate(spec.layers):
-        rounded = (name for one in layer.sublayers for name in one.rounded(spec.hidden_size, how.block_size))
+        rounded = (name for sublayer in layer.sublayers for name in sublayer.rounded(spec.hidden_size, how.block_size))
         matrices = (stored_as.get(projection, projection) for projection in rounded if projection not in ROUTED)
         for name in dict.fromkeys(matrices):
             yield spec.family.module(name, index)

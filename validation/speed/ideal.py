@@ -38,9 +38,9 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
     layers = range(len(spec.layers))
     linear = sum(spec.prunable_weights(layer) for layer in layers)
     head = spec.vocab_size * spec.hidden_size
-    cached = sum(2 * one.num_key_value_heads * one.head_dim for one in spec.all(Attention))
-    how = precision.quantization
-    has_float_head = how is not None and not how.takes_table(spec.hidden_size)
+    cached = sum(2 * attention.num_key_value_heads * attention.head_dim for attention in spec.all(Attention))
+    grid = precision.quantization
+    has_float_head = grid is not None and not grid.takes_table(spec.hidden_size)
     return ModelWork(
         decode_bytes=linear * precision.read_bytes
         + head * (precision.dtype_bytes if has_float_head else precision.read_bytes)
@@ -49,7 +49,7 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
         * (
             depth * linear
             + (1 if last_logits else depth) * head
-            + sum(_attention_macs(one.channels, depth) for one in spec.all(Attention))
+            + sum(_attention_macs(attention.channels, depth) for attention in spec.all(Attention))
         ),
     )
 

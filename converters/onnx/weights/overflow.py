@@ -51,8 +51,8 @@ def most_exponent(precision: Precision) -> int:
     Times 2^-11 they are so deep among the subnormal numbers of fp16 that bf16 is as exact. The scales of int8 blocks
     are smaller: 2^-5 adds 4 % to the error of the 8 bits, 2^-7 half of it.
     """
-    how = precision.quantization
-    return 5 if how is not None and how.bits == 8 else 10
+    grid = precision.quantization
+    return 5 if grid is not None and grid.bits == 8 else 10
 
 
 def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReader, precision: Precision) -> Scaling:

@@ -70,8 +70,8 @@ class LazyWeights:
     """Tensors of a model in the layout and precision of the graph, without reading any data yet."""
 
     def __init__(self, reader: WeightReader, precision: Precision) -> None:
-        how = precision.quantization
-        self.reader = reader if how is None or not how.tables else PartsReader(reader, how.tables)
+        grid = precision.quantization
+        self.reader = reader if grid is None or not grid.tables else PartsReader(reader, grid.tables)
         self._shapes = self.reader.shapes()
         self.precision = precision
         #: The grids of the matrices that were asked for, by their names in the graph.
@@ -92,8 +92,8 @@ class LazyWeights:
 
     def table(self, name: str) -> TableRows | None:
         """The rows of a table that have bits of their own, each part of which is a weight; None: they have not."""
-        how = self.precision.quantization
-        return None if how is None else next((table for table in how.tables if table.name == name), None)
+        grid = self.precision.quantization
+        return None if grid is None else next((table for table in grid.tables if table.name == name), None)
 
     def stored(self, name: str) -> ir.TensorProtocol:
         """A tensor in its stored layout, in the dtype of the precision."""

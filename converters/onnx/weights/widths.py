@@ -51,12 +51,12 @@ def slow_products(spec: ModelSpec, form: OnnxForm) -> Mapping[str, Sequence[int]
 
 def float_tables(spec: ModelSpec, form: OnnxForm) -> str | None:
     """One line that says that the embedding and the LM head stay as they are, although they should be quantised."""
-    how = form.precision.quantization
-    if how is None or not how.embeddings or how.takes_table(spec.hidden_size):
+    grid = form.precision.quantization
+    if grid is None or not grid.embeddings or grid.takes_table(spec.hidden_size):
         return None
     return (
         f"{form.precision.name}: the embedding and the LM head stay in {form.precision.dtype}, because their rows of "
-        f"{spec.hidden_size} are not whole blocks of {how.block_size}"
+        f"{spec.hidden_size} are not whole blocks of {grid.block_size}"
     )
 
 

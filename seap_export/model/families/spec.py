@@ -79,9 +79,9 @@ class ModelSpec:
         """The columns of hidden states with the keys and then the values of each layer that lends them."""
         columns, start = {}, self.hidden_size + len(self.layers) * self.layer_inputs
         for index, layer in enumerate(self.layers):
-            for one in layer.sublayers:
-                if isinstance(one, Attention) and one.lends_cache:
-                    columns[index] = slice(start, start + 2 * one.num_key_value_heads * one.head_dim)
+            for sublayer in layer.sublayers:
+                if isinstance(sublayer, Attention) and sublayer.lends_cache:
+                    columns[index] = slice(start, start + 2 * sublayer.num_key_value_heads * sublayer.head_dim)
                     start = columns[index].stop
         return columns
 

@@ -169,10 +169,10 @@ class StockModel:
         """A pass without any tokens yet, for `append`."""
         layers = enumerate(self._spec.layers)
         groups = {
-            index: one.num_key_value_heads
+            index: sublayer.num_key_value_heads
             for index, layer in layers
-            for one in layer.sublayers
-            if isinstance(one, Attention)
+            for sublayer in layer.sublayers
+            if isinstance(sublayer, Attention)
         }
         return BatchPass(groups=groups)
 

@@ -151,7 +151,7 @@ def _is_further(name: str, layers: int) -> bool:
 def _replaced_by_lent(spec: ModelSpec) -> Iterator[str]:
     """Names of tensors that attention does not use since it attends to keys and values of another layer."""
     for index, layer in enumerate(spec.layers):
-        if any(isinstance(one, Attention) and one.cache_of is not None for one in layer.sublayers):
+        if any(isinstance(sublayer, Attention) and sublayer.cache_of is not None for sublayer in layer.sublayers):
             yield from (f"{spec.family.module(name, index)}.weight" for name in ("k_proj", "v_proj", "k_norm"))
 
 

@@ -107,9 +107,9 @@ def _bits(candidate: Candidate, other: Candidate) -> float | None:
 
     That is one with such bits, or the whole model with 4 bits for all.
     """
-    how = candidate.format.arithmetic.quantization
+    grid = candidate.format.arithmetic.quantization
     is_alike = (candidate.format.name, candidate.vocabulary) == (other.format.name, other.vocabulary)
-    if not is_alike or how is None:
+    if not is_alike or grid is None:
         return None
-    is_usual = (how.bits, how.block_size, how.rows, candidate.ratio) == (4, 32, False, 0.0)
+    is_usual = (grid.bits, grid.block_size, grid.rows, candidate.ratio) == (4, 32, False, 0.0)
     return candidate.format.average or (USUAL_AVERAGE if is_usual else None)

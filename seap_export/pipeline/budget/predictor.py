@@ -174,7 +174,7 @@ class Predictor:
         how, spec = candidate.format.arithmetic.quantization, self._shrunk(candidate)
         if how is None or how.average is None or self._beside is None:
             return 0
-        matrices = sum(len(one.rounded(spec.hidden_size, how.block_size)) for one in spec.sublayers)
+        matrices = sum(len(sublayer.rounded(spec.hidden_size, how.block_size)) for sublayer in spec.sublayers)
         # with few bits nearly all matrices are unpacked, with more, those of 4 and 8 bits are not
         share = min(max((6.4 - how.average) / 2, 0.6), 1.0)
         tables = (1 if spec.tie_word_embeddings else 2) if how.splits(spec.vocab_size) else 0

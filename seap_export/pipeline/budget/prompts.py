@@ -45,8 +45,8 @@ class Prompts:
 
 def _kind(way: Candidate) -> tuple[str, bool, bool]:
     """The main factors of a way's pace: its format, and whether weights are rounded and products of integers."""
-    how = way.format.arithmetic.quantization
-    return way.format.name, how is not None, how is not None and how.rows
+    grid = way.format.arithmetic.quantization
+    return way.format.name, grid is not None, grid is not None and grid.rows
 
 
 def _factor(way: Candidate) -> float:

@@ -284,8 +284,8 @@ def is_exact(candidate: Candidate, bytes: float, targets: Targets) -> bool:
 def _includes(mixed: Candidate, way: Candidate) -> bool:
     """Whether a way with bits for each matrix has all that another one could be: the same bits for all."""
     is_alike = (mixed.format.name, mixed.vocabulary) == (way.format.name, way.vocabulary)
-    how = way.format.arithmetic.quantization
-    return mixed.format.average is not None and is_alike and how is not None and not how.rows
+    grid = way.format.arithmetic.quantization
+    return mixed.format.average is not None and is_alike and grid is not None and not grid.rows
 
 
 def _is_near(one: Candidate, other: Candidate) -> bool:

@@ -35,6 +35,6 @@ class WebGpuDialect(PortableDialect):
 
         Not where ONNX Runtime makes one kernel of a norm, two products of 4 bits, SiLU and the product of both.
         """
-        how = self._tables.precision.quantization
-        is_fused = how is not None and (how.bits, how.block_size, how.symmetric) == (4, 32, True)
+        grid = self._tables.precision.quantization
+        is_fused = grid is not None and (grid.bits, grid.block_size, grid.symmetric) == (4, 32, True)
         return kind == "silu" and not is_fused

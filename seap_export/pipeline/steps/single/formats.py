@@ -161,12 +161,12 @@ class ParityStep(OfVariant):
         return held_out_prompts(held_out, self.settings.prompts)
 
     def _inputs(self) -> dict[str, Any]:
-        how = self.settings
+        settings = self.settings
         return {
             self.before.name: self.before.key,
             "runtime": self.runtime,
-            **{name: getattr(how, name) for name in ("provider", "decode_steps", "long_tokens")},
-            "limits": [list(limit) for limit in how.limits.given],
+            **{name: getattr(settings, name) for name in ("provider", "decode_steps", "long_tokens")},
+            "limits": [list(limit) for limit in settings.limits.given],
             "prompts": self.prompts,
             RELEASE: [PARITY_SCHEMA, _PARITY],
         }

@@ -98,12 +98,12 @@ class RankingStep(PathStep):
         return sum(step.split.num_tokens or 0 for step in self.calibrations)
 
     def _inputs(self) -> dict[str, Any]:
-        how = self.settings
+        settings = self.settings
         return {
             **{step.name: step.key for step in self.calibrations},
             "weight": dict(self.mixture.weights),
-            **{name: getattr(how, name) for name in ("score", "ridge", "mix")},
-            "sparsity": how.square_heads,
+            **{name: getattr(settings, name) for name in ("score", "ridge", "mix")},
+            "sparsity": settings.square_heads,
             RELEASE: _VERSION,
         }
 

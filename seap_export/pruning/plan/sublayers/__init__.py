@@ -100,6 +100,6 @@ def whole_words(spec: ModelSpec) -> list[str]:
     reasons = dict.fromkeys(
         (options_type(sublayer).kept_type.name, sublayer.whole_because) for sublayer in spec.sublayers
     )
-    shared = any(one.fixed_groups for one in spec.all(Attention))
+    shared = any(attention.fixed_groups for attention in spec.all(Attention))
     lines = ["KV heads stay in layers that share keys and values"] if shared else []
     return [*lines, *(f"{name} stays whole: {reason}" for name, reason in reasons if reason is not None)]
