@@ -37,7 +37,6 @@ class Fault:
         recorded: Whether the manifest has the sizes and hashes of the files as they are now.
         layer: The layer that a bisection must name, None for the embedding, the last norm and the LM head.
         options: Further arguments of the command; {dense} stands for the dense model.
-        is_repeated: Whether the same fault in another artifact is found by the same code; `make test-all` plants it.
     """
 
     id: str
@@ -48,7 +47,6 @@ class Fault:
     recorded: bool = True
     layer: Layer = ANY
     options: tuple[str, ...] = ()
-    is_repeated: bool = False
 
     @property
     def is_bisected(self) -> bool:

@@ -7,8 +7,7 @@ import shutil
 import torch
 from planted.editing import Artifact
 from planted.fault import Change, Fault, recorded
-from planted.folders.block import offset_twice
-from planted.folders.model import config, tensors
+from planted.folders.model import tensors
 from support.product import convert_folder
 
 from seap_export.common.checksums import write_checksums
@@ -46,7 +45,4 @@ def _too_far(id: str, base: str, change: Change) -> Fault:
 FAULTS: tuple[Fault, ...] = (
     _too_far("layer repeated on both sides", "whole", tensors(_layer_repeated)),
     _too_far("head negated on both sides", "whole", tensors(_head_negated)),
-    _too_far("offset of norms twice on both sides", "gemma2", tensors(offset_twice)),
-    _too_far("no soft cap of scores on both sides", "gemma2", config(attn_logit_softcapping=None)),
-    _too_far("rotation in other layers on both sides", "smollm3", config(no_rope_layers=[1, 1, 0])),
 )

@@ -72,14 +72,12 @@ class FormatFault:
         base: The artifact that it is planted in.
         plant: Makes the change.
         codes: The exit codes that are right: 7 if files are damaged or not of the model, 3 if it computes otherwise.
-        missed: Why it is not stopped; None: it is.
     """
 
     id: str
     base: str
     plant: Plant
     codes: tuple[int, ...]
-    missed: str | None = None
 
 
 @dataclass(frozen=True)
