@@ -95,6 +95,19 @@ BASES: dict[str, Base] = {
     "smollm3": Base(VARIATIONS["smollm3-all"], ratios=("0",)),
 }
 
+#: Where it is not fp32.
+PRECISIONS = {
+    "window": "int8",
+    "half": "fp16",
+    "int4": "int4",
+    "rows": "w8a8",
+    "steps": "w4a8",
+    "mixed": "mixed",
+    "points": "int4",
+    SCALED: "fp16",
+    "experts": "fp16",
+}
+
 
 def make(name: str, folder: Path) -> Artifact:
     """Exports a base into `folder`/out; its dense model stands at `folder`/m."""

@@ -126,9 +126,3 @@ def test_a_fault_is_stopped(good: Good, copied: Good, name: str, fault: FormatFa
     assert code in fault.codes, line
     assert line
     assert "\n" not in line
-
-
-def test_every_artifact_is_used() -> None:
-    for name, faults in FAULTS.items():
-        assert len({fault.id for fault in faults}) == len(faults)
-        assert {fault.base for fault in faults} == SUBJECTS[name].bases.keys()

@@ -12,14 +12,6 @@ Tensors = dict[str, torch.Tensor]
 _LAYER = "model.layers.1."
 
 
-def _swap(one: str, other: str) -> Callable[[Tensors], None]:
-    def change(tensors: Tensors) -> None:
-        one_name, other_name = (f"{_LAYER}self_attn.{name}.weight" for name in (one, other))
-        tensors[one_name], tensors[other_name] = tensors[other_name], tensors[one_name]
-
-    return change
-
-
 def _roll(name: str, rows: int) -> Callable[[Tensors], None]:
     """The parts of a fused projection in another order."""
 
@@ -37,21 +29,18 @@ def _offset_twice(tensors: Tensors) -> None:
 
 
 def _config(id: str, base: str, change: Change, layer: Layer) -> Fault:
-    return quiet(f"config: {id}", base, change, codes=(3, 7), layer=layer)
+    return quiet("config", f"config: {id}", base, change, codes=(3, 7), layer=layer)
 
 
 def _weights(id: str, base: str, change: Callable[[Tensors], None], layer: Layer) -> Fault:
-    return quiet(f"weights: {id}", base, tensors(change), codes=(3,), layer=layer)
+    return quiet("weight", f"weights: {id}", base, tensors(change), codes=(3,), layer=layer)
 
 
 FAULTS: tuple[Fault, ...] = (
     _config("soft cap of logits", "gemma3", config(final_logit_softcapping=8.5), None),
     _config("base of local rotations", "gemma3", config(rope_local_base_freq=10000.0), 1),
-    _config("rotation in other layers", "smollm3", config(no_rope_layers=[1, 1, 0]), 1),
-    _config("longrope's switch", "phi3", config(original_max_position_embeddings=18), 0),
     _config("exact gelu", "gemma3", config(hidden_activation="gelu"), ANY),
     _config("a key that is not known", "granite", config(residual_dropout_scale=0.5), ANY),
     _weights("offset of norms twice", "gemma3", _offset_twice, 0),
-    _weights("norms of queries and keys swapped", "hunyuan", _swap("query_layernorm", "key_layernorm"), 1),
     _weights("values before queries and keys", "phi3", _roll("self_attn.qkv_proj", 48), 1),
 )

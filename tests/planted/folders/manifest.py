@@ -19,17 +19,8 @@ def _set(**values: Any) -> Change:
     return _manifest(lambda manifest: manifest.update(values))
 
 
-def _hash_changed(manifest: dict[str, Any]) -> None:
-    entry = manifest["files"]["a-0/onnx/model.onnx.data"]
-    entry["sha256"] = entry["sha256"][::-1]
-
-
 def _steps_lost(manifest: dict[str, Any]) -> None:
     del manifest["steps"]["a-0/hf"]
-
-
-def _text(text: str) -> Change:
-    return lambda artifact: artifact.manifest.write_text(text, "utf-8")
 
 
 def _plan(change: Callable[[dict[str, Any]], Any]) -> Change:
@@ -52,22 +43,16 @@ def _folder_lost(name: str) -> Change:
 
 
 FAULTS: tuple[Fault, ...] = (
-    damage("manifest has another hash", "whole", _manifest(_hash_changed)),
-    damage("manifest not complete", "whole", _set(complete=False)),
-    damage("manifest lacks a step", "whole", _manifest(_steps_lost)),
-    damage("manifest no JSON", "whole", _text('{"schema": ')),
-    damage("model of a variant missing", "tied", _folder_lost("a-0.2/hf")),
+    damage("metadata", "manifest not complete", "whole", _set(complete=False)),
+    damage("metadata", "manifest lacks a step", "whole", _manifest(_steps_lost)),
+    damage("file", "model of a variant missing", "tied", _folder_lost("a-0.2/hf")),
     damage(
+        "file",
         "calibration changed",
         "half",
         lambda artifact: flip_byte(artifact.out / "calibration" / "a" / "layer-00000.safetensors", 0.9),
     ),
-    quiet("plan keeps less", "routed", _plan(_plan_keeps_less)),
-    quiet("plan of another layout", "standard", _plan(lambda plan: plan.update(layout="per-layer"))),
-    quiet("plan keeps other neurons", "routed", _plan(_plan_keeps_others)),
-    quiet(
-        "parity report says it failed",
-        "whole",
-        lambda artifact: edit_json(artifact.variant / "parity.json", lambda report: report.update(verdict="failed")),
-    ),
+    quiet("metadata", "plan keeps less", "routed", _plan(_plan_keeps_less)),
+    quiet("metadata", "plan of another layout", "standard", _plan(lambda plan: plan.update(layout="per-layer"))),
+    quiet("metadata", "plan keeps other neurons", "routed", _plan(_plan_keeps_others)),
 )

@@ -69,23 +69,28 @@ def _list_lacks_the_code(artifact: Artifact) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    damage("safetensors with another byte", "int4", _flip),
-    quiet("tensor missing", "routed", tensors(lambda tensors: tensors.pop(_LAYER + "mlp.up_proj.weight"))),
-    quiet("NaN in a rare token of the model", "routed", tensors(_not_finite), codes=(3, 7)),
-    quiet("sign in the model, int4", "int4", _sign_of(_LAYER + "self_attn.v_proj.weight"), codes=(3,), layer=1),
-    quiet("config: neurons of a layer", "routed", _layer_config(1, "intermediate_size", 1)),
-    quiet("config: tied", "routed", config(tie_word_embeddings=True), codes=(3, 7)),
-    quiet("config: no JSON", "whole", _text("config.json", "{")),
+    damage("file", "safetensors with another byte", "mixed", _flip),
+    quiet("weight", "NaN in a rare token of the model", "routed", tensors(_not_finite), codes=(3, 7)),
     quiet(
+        "weight", "sign in the model, int4", "int4", _sign_of(_LAYER + "self_attn.v_proj.weight"), codes=(3,), layer=1
+    ),
+    quiet("config", "config: neurons of a layer", "steps", _layer_config(1, "intermediate_size", 1)),
+    quiet("config", "config: tied", "mixed", config(tie_word_embeddings=True), codes=(3, 7)),
+    quiet("config", "config: no JSON", "whole", _text("config.json", "{")),
+    quiet(
+        "config",
         "generation config: end of sequence",
-        "routed",
+        "rows",
         lambda artifact: edit_json(
             artifact.hf / "generation_config.json", lambda values: values.update(eos_token_id=7)
         ),
     ),
-    quiet("modelling code changed, recorded", "routed", _code),
-    quiet("pickled weights, recorded", "whole", _text("pytorch_model.bin", "pickled")),
-    quiet("config: code on the hub", "tied", config(auto_map={"AutoConfig": "else/where--modeling_seap.SeapX"})),
-    damage("a file of secrets beside the model", "tied", _text(".env", "TOKEN=1")),
-    damage("list of files without the code", "routed", _list_lacks_the_code),
+    quiet("code", "modelling code changed, recorded", "rows", _code),
+    quiet("code", "code of one's own, recorded", "whole", _text("more.py", "print('hello')")),
+    quiet("code", "pickled weights, recorded", "window", _text("pytorch_model.bin", "pickled")),
+    quiet(
+        "code", "config: code on the hub", "steps", config(auto_map={"AutoConfig": "else/where--modeling_seap.SeapX"})
+    ),
+    damage("file", "a file of secrets beside the model", "rows", _text(".env", "TOKEN=1")),
+    damage("code", "list of files without the code", "mixed", _list_lacks_the_code),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from planted.editing import Artifact, flip_byte
+from planted.editing import Artifact
 from planted.fault import Change, Fault, damage, quiet
 from support.editing import edit_json
 
@@ -23,10 +23,6 @@ def _of(variant: str, *names: str) -> Change:
             shutil.copyfile(artifact.out / variant / "onnx" / name, artifact.onnx / name)
 
     return change
-
-
-def _flip(name: str, fraction: float) -> Change:
-    return lambda artifact: flip_byte(artifact.onnx / name, fraction)
 
 
 def _proto(change: Callable[[onnx.ModelProto], Any]) -> Change:
@@ -96,12 +92,6 @@ def _rounding(**grid: Any) -> Change:
     return lambda artifact: edit_json(artifact.onnx / "rounding.json", lambda note: note["grid"].update(grid))
 
 
-def _setting_twice(artifact: Artifact) -> None:
-    """Python takes the last value, others the first."""
-    path = artifact.onnx / _GENAI
-    path.write_text(path.read_text("utf-8").replace('"search": {', '"search": {"max_length": 1,', 1), "utf-8")
-
-
 def _stale(name: str) -> Change:
     def change(artifact: Artifact) -> None:
         path: Path = artifact.onnx / name
@@ -111,16 +101,18 @@ def _stale(name: str) -> Change:
 
 
 _INT8 = {"dtype": "fp32", "quantization": {"bits": 8, "block_size": 32, "symmetric": True, "embeddings": True}}
+_FLOAT = {"dtype": "fp32", "quantization": None}
 
 FAULTS: tuple[Fault, ...] = (
-    damage("data with another byte", "points", _flip(_DATA, 0.5)),
-    damage("stale file beside the graph", "whole", _stale("model_old.onnx.data")),
-    quiet("graph and data of another variant, recorded", "tied", _of("a-0.4", _MODEL, _DATA), codes=(3, 7)),
-    quiet("data outside the folder", "whole", _outside),
-    quiet("form: claims int8 for int4", "int4", _form(precision=_INT8), codes=(3, 7)),
-    quiet("rounding: claims another average", "mixed", _rounding(average=4.5)),
-    quiet("cache: claims to be appended", "whole", _note("seap_export.cache", "appended"), codes=(3, 7)),
-    quiet("graph declares another vocabulary", "whole", _declared("logits", 2, 97), codes=(3, 7)),
-    quiet("genai: end of sequence", "whole", _model(eos_token_id=5)),
-    quiet("genai: a setting twice", "whole", _setting_twice),
+    damage("file", "stale file beside the graph", "steps", _stale("model_old.onnx.data")),
+    quiet("file", "graph and data of another variant, recorded", "tied", _of("a-0.4", _MODEL, _DATA), codes=(3, 7)),
+    quiet("metadata", "data outside the folder", "whole", _outside),
+    quiet("bits", "form: claims int8 for int4", "int4", _form(precision=_INT8), codes=(3, 7)),
+    quiet("bits", "rounding: claims another average", "mixed", _rounding(average=4.5)),
+    quiet("bits", "form: claims fp32 for fp16", "half", _form(precision=_FLOAT), codes=(3, 7)),
+    quiet("bits", "rounding: claims 4 bits", "rows", _rounding(bits=4)),
+    quiet("bits", "rounding: claims 8 bits", "steps", _rounding(bits=8)),
+    quiet("metadata", "cache: claims to be appended", "rows", _note("seap_export.cache", "appended"), codes=(3, 7)),
+    quiet("metadata", "graph declares another vocabulary", "steps", _declared("logits", 2, 97), codes=(3, 7)),
+    quiet("config", "genai: end of sequence", "whole", _model(eos_token_id=5)),
 )

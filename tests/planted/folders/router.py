@@ -42,11 +42,6 @@ def _table(change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Chan
     return edit
 
 
-def _not_finite(table: NDArray[np.float32]) -> NDArray[np.float32]:
-    table[93, 0] = np.nan
-    return table
-
-
 def _rows_shifted(table: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.roll(table, 1, axis=0)
 
@@ -57,18 +52,19 @@ def _swap_words(values: dict[str, Any]) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    quiet("classes lead to each other's variants", "routed", _json(_swapped_variants)),
-    quiet("a variant outside the folder", "routed", _json(_outside)),
+    quiet("metadata", "classes lead to each other's variants", "routed", _json(_swapped_variants)),
+    quiet("metadata", "a variant outside the folder", "routed", _json(_outside)),
     quiet(
+        "metadata",
         "classes in another order",
         "routed",
         _json(lambda router: router["classes"].reverse()),
         codes=(4, 7),
         options=_ROUTER,
     ),
-    quiet("rows of the table shifted", "routed", _table(_rows_shifted), codes=(4, 7), options=_ROUTER),
-    quiet("NaN in the table", "routed", _table(_not_finite)),
+    quiet("weight", "rows of the table shifted", "routed", _table(_rows_shifted), codes=(4, 7), options=_ROUTER),
     quiet(
+        "tokenizer",
         "tokenizer of the router changed",
         "routed",
         lambda artifact: edit_json(artifact.router / "tokenizer.json", _swap_words),

@@ -45,10 +45,9 @@ def _other_template(config: dict[str, Any]) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    quiet("two ids of onnx swapped", "routed", _vocabulary(_swap, "onnx")),
-    quiet("texts of onnx in lower case", "standard", _edit(_TOKENIZER, _lower, "onnx")),
-    quiet("an id beyond the model", "whole", _vocabulary(_beyond, "onnx", "hf")),
-    quiet("two ids of both swapped", "routed", _vocabulary(_swap, "onnx", "hf")),
-    quiet("two ids of both swapped, without a router", "whole", _vocabulary(_swap, "onnx", "hf")),
-    quiet("chat template of onnx changed", "int4", _edit(_CONFIG, _other_template, "onnx")),
+    quiet("tokenizer", "two ids of onnx swapped", "rows", _vocabulary(_swap, "onnx")),
+    quiet("tokenizer", "texts of onnx in lower case", "steps", _edit(_TOKENIZER, _lower, "onnx")),
+    quiet("tokenizer", "an id beyond the model", "whole", _vocabulary(_beyond, "onnx", "hf")),
+    quiet("tokenizer", "two ids of both swapped, without a router", "whole", _vocabulary(_swap, "onnx", "hf")),
+    quiet("tokenizer", "chat template of onnx changed", "mixed", _edit(_CONFIG, _other_template, "onnx")),
 )

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 from planted.formats.files import added, file_plant
 from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
+from planted.kinds import Kind
 from support.formats.written import WrittenModel
 from support.product import EXECUTORCH_PROGRAM as PROGRAM
 from support.product import read_spec
@@ -124,18 +125,18 @@ def _replaced(file: str, before: bytes, after: bytes) -> Plant:
     return file_plant(file, lambda data: data.replace(before, after, 1))
 
 
-_OWN: tuple[tuple[str, str, Plant], ...] = (
-    ("int8", "another epsilon", _graph(0, _epsilon)),
-    ("int4", "attention sees what comes", program(_not_causal)),
-    ("int8", "sines of another position", _table(lambda table: np.roll(table, 16), 1)),
-    ("int8", "keys and values swapped", _arguments("llama::custom_sdpa", _swapped(1, 2))),
-    ("int8", "activations are not rounded", _graph(0, _no_rounding)),
-    ("int4", "blocks of another size", _graph(0, lambda graph: setattr(_grouped(graph), "group_size", 64))),
-    ("int8", "another end token", _told("get_eos_ids", 40)),
-    ("int4", "other bits by name", _told("get_weight_bits", 8)),
-    ("int8", "a kernel of another name", _replaced(PROGRAM, b"aten::select_copy", b"aten::select_cope")),
-    ("int8", "a config of the tokenizer", added("tokenizer_config.json", b'{"bos_token": "x"}')),
-)  # fmt: skip
+_OWN: tuple[tuple[Kind, str, str, Plant], ...] = (
+    ("constant", "int8", "another epsilon", _graph(0, _epsilon)),
+    ("attribute", "int4", "attention sees what comes", program(_not_causal)),
+    ("constant", "int8", "sines of another position", _table(lambda table: np.roll(table, 16), 1)),
+    ("wiring", "int8", "keys and values swapped", _arguments("llama::custom_sdpa", _swapped(1, 2))),
+    ("wiring", "int8", "activations are not rounded", _graph(0, _no_rounding)),
+    ("bits", "int4", "blocks of another size", _graph(0, lambda graph: setattr(_grouped(graph), "group_size", 64))),
+    ("metadata", "int8", "another end token", _told("get_eos_ids", 40)),
+    ("metadata", "int4", "other bits by name", _told("get_weight_bits", 8)),
+    ("wiring", "int8", "a kernel of another name", _replaced(PROGRAM, b"aten::select_copy", b"aten::select_cope")),
+    ("tokenizer", "int8", "a config of the tokenizer", added("tokenizer_config.json", b'{"bos_token": "x"}')),
+)
 
 
 def _grouped(graph: Graph) -> Any:
@@ -156,7 +157,7 @@ SUBJECT = Subject(
     _open,
     _holds,
     PROGRAM,
-    tuple(FormatFault(f"{base}: {id}", base, plant, (DAMAGE,)) for base, id, plant in _OWN),
+    tuple(FormatFault(kind, f"{base}: {id}", base, plant, (DAMAGE,)) for kind, base, id, plant in _OWN),
     # the apps that run it have their own
     frozenset({"another chat template"}),
 )

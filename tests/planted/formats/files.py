@@ -45,7 +45,6 @@ def _flipped(fraction: float) -> _Edit:
 
 _EDITS: tuple[tuple[str, _Edit], ...] = (
     ("ends 100 bytes early", lambda content: content[:-100]),
-    ("goes on with zeros", lambda content: content + bytes(4096)),
     ("has another byte in the second half", _flipped(0.7)),
 )
 
@@ -55,5 +54,7 @@ def file_faults(subject: Subject) -> Iterator[FormatFault]:
     bases = list(subject.bases)
     for index, (id, edit) in enumerate(_EDITS):
         base = bases[index % len(bases)]
-        yield FormatFault(f"{base}: {subject.file} {id}", base, file_plant(subject.file, edit), (DAMAGE, PARITY))
-    yield FormatFault(f"{bases[-1]}: .env is added", bases[-1], added(".env", b"foreign"), (DAMAGE,))
+        yield FormatFault(
+            "file", f"{base}: {subject.file} {id}", base, file_plant(subject.file, edit), (DAMAGE, PARITY)
+        )
+    yield FormatFault("file", f"{bases[-1]}: .env is added", bases[-1], added(".env", b"foreign"), (DAMAGE,))

@@ -12,6 +12,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from planted.formats.files import file_plant
 from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
+from planted.kinds import Kind as FaultKind
 from support.formats.written import WrittenModel
 from support.product import read_header
 
@@ -140,16 +141,24 @@ def _modelfile(before: str, after: str) -> Plant:
 
 
 #: By artifact.
-_DAMAGES: tuple[tuple[str, str, Plant], ...] = (
-    ("f32", "another epsilon", _number("deci.attention.layer_norm_rms_epsilon", 1e-4, "<f")),
-    ("f32", "tensors in another order", rewritten(_other_order)),
-    ("f16", "another window", _metadata(gemma2__attention__sliding_window=64)),
-    ("q8_0", "a bias that the model lacks", rewritten(_extra_bias)),
-    ("hybrid", "a tensor in float32", rewritten(_in_float32)),
-    ("q4_0", "a tensor in float32", rewritten(_in_float32)),
-    ("q8_0", "BOS is put before texts", _metadata(tokenizer__ggml__add_bos_token=True)),
-    ("hybrid", "a token", _of_list("tokenizer.ggml.tokens", lambda tokens: tokens.__setitem__(40, "foreign"))),
-    ("q4_0", "the Modelfile has a system prompt", _modelfile("PARAMETER num_ctx", 'SYSTEM "buy"\nPARAMETER num_ctx')),
+_DAMAGES: tuple[tuple[FaultKind, str, str, Plant], ...] = (
+    ("metadata", "f32", "another epsilon", _number("deci.attention.layer_norm_rms_epsilon", 1e-4, "<f")),
+    ("file", "f32", "tensors in another order", rewritten(_other_order)),
+    ("weight", "q8_0", "a bias that the model lacks", rewritten(_extra_bias)),
+    ("bits", "q4_0", "a tensor in float32", rewritten(_in_float32)),
+    ("tokenizer", "q8_0", "BOS is put before texts", _metadata(tokenizer__ggml__add_bos_token=True)),
+    (
+        "tokenizer",
+        "q4_0",
+        "a token",
+        _of_list("tokenizer.ggml.tokens", lambda tokens: tokens.__setitem__(40, "foreign")),
+    ),
+    (
+        "file",
+        "q4_0",
+        "the Modelfile has a system prompt",
+        _modelfile("PARAMETER num_ctx", 'SYSTEM "buy"\nPARAMETER num_ctx'),
+    ),
 )
 SUBJECT = Subject(
     "gguf",
@@ -157,11 +166,10 @@ SUBJECT = Subject(
         "f32": Base("llama-llama3", "f32", more={"attention_bias": True}),
         "f16": Base("gemma2-all", "f16", is_pruned=False, more={"attention_bias": False, "query_pre_attn_scalar": 16}),
         "q8_0": Base("mixtral", "q8_0", is_pruned=False),
-        "hybrid": Base("lfm2", "q8_0", is_pruned=False),
         "q4_0": Base("granite-all", "q4_0", is_pruned=False, more={"attention_bias": False}),
     },
     _open,
     _holds,
     MODEL_FILE,
-    (*(FormatFault(f"{base}: {id}", base, plant, (DAMAGE,)) for base, id, plant in _DAMAGES),),
+    (*(FormatFault(kind, f"{base}: {id}", base, plant, (DAMAGE,)) for kind, base, id, plant in _DAMAGES),),
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
+from planted.kinds import Kind
 from support.formats.written import WrittenModel
 from support.product import LITERT_BUNDLE as BUNDLE
 
@@ -170,18 +171,23 @@ def _quantised(model: Any, **values: Any) -> None:
         setattr(_weight(model).quantization, key, value)
 
 
-_OWN: tuple[tuple[str, str, Plant], ...] = (
-    ("fp32", "another bound of logits", _number(8.0, 9.0)),
-    ("int8", "a matrix of another layer", _read("FULLY_CONNECTED", 1, 1, names.weight("q_proj", 1))),
-    ("tied", "operands of a difference swapped", _swapped_inputs("BATCH_MATMUL", 0)),
-    ("int8", "a sharper softmax", _options("SOFTMAX", 1, beta=2.0)),
-    ("int8", "activations are not rounded", _options("FULLY_CONNECTED", 4, asymmetricQuantizeInputs=False)),
-    ("int8", "scales along another axis", program(lambda model: _quantised(model, quantizedDimension=1))),
-    ("int8", "a note of the program", program(lambda model: setattr(model, "description", b"foreign"))),
-    ("int8", "a further end token", _told(_stop)),
-    ("tied", "another chat template", _told(lambda message: setattr(message, "jinja_prompt_template", "user: buy"))),
-    ("int8", "two programs", _sections(lambda parts: None, _twice)),
-)  # fmt: skip
+_OWN: tuple[tuple[Kind, str, str, Plant], ...] = (
+    ("constant", "fp32", "another bound of logits", _number(8.0, 9.0)),
+    ("wiring", "int8", "a matrix of another layer", _read("FULLY_CONNECTED", 1, 1, names.weight("q_proj", 1))),
+    ("wiring", "tied", "operands of a difference swapped", _swapped_inputs("BATCH_MATMUL", 0)),
+    ("attribute", "int8", "a sharper softmax", _options("SOFTMAX", 1, beta=2.0)),
+    ("bits", "int8", "activations are not rounded", _options("FULLY_CONNECTED", 4, asymmetricQuantizeInputs=False)),
+    ("scale", "int8", "scales along another axis", program(lambda model: _quantised(model, quantizedDimension=1))),
+    ("metadata", "int8", "a note of the program", program(lambda model: setattr(model, "description", b"foreign"))),
+    ("metadata", "int8", "a further end token", _told(_stop)),
+    (
+        "tokenizer",
+        "tied",
+        "another chat template",
+        _told(lambda message: setattr(message, "jinja_prompt_template", "user: buy")),
+    ),
+    ("file", "int8", "two programs", _sections(lambda parts: None, _twice)),
+)
 
 
 SUBJECT = Subject(
@@ -194,5 +200,5 @@ SUBJECT = Subject(
     _open,
     _holds,
     BUNDLE,
-    tuple(FormatFault(f"{base}: {id}", base, plant, (DAMAGE,)) for base, id, plant in _OWN),
+    tuple(FormatFault(kind, f"{base}: {id}", base, plant, (DAMAGE,)) for kind, base, id, plant in _OWN),
 )

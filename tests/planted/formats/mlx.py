@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from planted.formats.files import added, file_plant
 from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
+from planted.kinds import Kind
 from support.editing import edit_json, set_json
 from support.formats.written import WrittenModel
 
@@ -77,18 +78,17 @@ def _replaced(file: str, before: str, after: str) -> Plant:
 
 
 _IMPORT = "import mlx.core as mx\n"
-_OWN: tuple[tuple[str, str, Plant], ...] = (
-    ("fp32", "another scale of attention", _attention(1, scale=0.3)),
-    ("fp32", "periods backwards", _decoder(lambda decoder: decoder["ropes"][0]["periods"].reverse())),
-    ("fp32", "a bias is not added", _layer(1, biases=["q_proj"])),
-    ("8bit", "another activation", _decoder(lambda decoder: decoder.update(activation="gelu_tanh"))),
-    ("4bit", "fewer experts for a token", _experts(per_token=1)),
-    ("hybrid", "a kernel without its biases", _mixer(2, "convolution", kernel_bias=False)),
-    ("8bit", "other bits", _said("config.json", quantization={"group_size": 64, "bits": 4})),
-    ("4bit", "add_bos_token in the config", _said("tokenizer_config.json", add_bos_token=True)),
-    ("fp16", "a command in the code", _replaced(MODEL_FILE, _IMPORT, f"{_IMPORT}import os; os.getcwd()\n")),
-    ("4bit", "further code", added("tokenization_foreign.py", b"pass")),
-)  # fmt: skip
+_OWN: tuple[tuple[Kind, str, str, Plant], ...] = (
+    ("attribute", "fp32", "another scale of attention", _attention(1, scale=0.3)),
+    ("constant", "fp32", "periods backwards", _decoder(lambda decoder: decoder["ropes"][0]["periods"].reverse())),
+    ("wiring", "fp32", "a bias is not added", _layer(1, biases=["q_proj"])),
+    ("attribute", "8bit", "another activation", _decoder(lambda decoder: decoder.update(activation="gelu_tanh"))),
+    ("attribute", "4bit", "fewer experts for a token", _experts(per_token=1)),
+    ("bits", "8bit", "other bits", _said("config.json", quantization={"group_size": 64, "bits": 4})),
+    ("tokenizer", "4bit", "add_bos_token in the config", _said("tokenizer_config.json", add_bos_token=True)),
+    ("code", "fp16", "a command in the code", _replaced(MODEL_FILE, _IMPORT, f"{_IMPORT}import os; os.getcwd()\n")),
+    ("code", "4bit", "further code", added("tokenization_foreign.py", b"pass")),
+)
 SUBJECT = Subject(
     "mlx",
     {
@@ -96,10 +96,9 @@ SUBJECT = Subject(
         "fp16": Base("gemma2-all", "fp16"),
         "8bit": Base("llama-biases", "8bit"),
         "4bit": Base("qwen2_moe", "4bit"),
-        "hybrid": Base("lfm3-all", "fp32"),
     },
     _open,
     _holds,
     WEIGHTS,
-    tuple(FormatFault(f"{base}: {id}", base, plant, (DAMAGE,)) for base, id, plant in _OWN),
+    tuple(FormatFault(kind, f"{base}: {id}", base, plant, (DAMAGE,)) for kind, base, id, plant in _OWN),
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from planted.formats.files import added, file_plant
+from planted.formats.files import file_plant
 from planted.formats.planting import DAMAGE, PARITY, Base, FormatFault, Parts, Plant, Subject
+from planted.kinds import Kind
 from support.formats.written import WrittenModel
 from support.product import OPENVINO_MODEL as MODEL_FILE
 
@@ -149,20 +150,29 @@ def _detokenizer_misreads(content: bytes) -> bytes:
 
 
 _ATTENTION = "ScaledDotProductAttention"
-_COMPUTED: tuple[tuple[str, str, Plant], ...] = (
-    ("fp32", "another epsilon", _number(1e-5, 1e-3)),
-    ("fp32", "attention is causal by itself", _data(_ATTENTION, causal="true")),
-    ("fp32", "keys are read as values", _rewired(_ATTENTION, 1, 2, _source(_ATTENTION, 1, 1))),
-    ("int8", "a scale is added", net(lambda opened: opened.first("Multiply", 2).attrib.update(type="Add"))),
-    ("int4", "levels are widened otherwise", _data("Convert", 1, destination_type="bf16")),
-    ("fp16", "an option for the runtime", net(lambda opened: opened.note("runtime_options", "KV_CACHE_PRECISION=u8"))),
+_COMPUTED: tuple[tuple[Kind, str, str, Plant], ...] = (
+    ("constant", "fp32", "another epsilon", _number(1e-5, 1e-3)),
+    ("attribute", "fp32", "attention is causal by itself", _data(_ATTENTION, causal="true")),
+    ("wiring", "fp32", "keys are read as values", _rewired(_ATTENTION, 1, 2, _source(_ATTENTION, 1, 1))),
+    ("wiring", "int8", "a scale is added", net(lambda opened: opened.first("Multiply", 2).attrib.update(type="Add"))),
+    ("bits", "int4", "levels are widened otherwise", _data("Convert", 1, destination_type="bf16")),
+    (
+        "metadata",
+        "fp16",
+        "an option for the runtime",
+        net(lambda opened: opened.note("runtime_options", "KV_CACHE_PRECISION=u8")),
+    ),
 )
-_DAMAGES: tuple[tuple[str, str, Plant], ...] = (
-    ("int8", "levels are read as other numbers", net(lambda opened: _weight(opened).attrib.update(element_type="u8"))),
-    ("fp16", "the note of EOS by another release", net(_noted_by_another_release, _TOKENIZER)),
-    ("int4", "BOS is put before texts", _noted("add_special_tokens", "False")),
-    ("fp32", "words of the tokenizer", file_plant("openvino_tokenizer.bin", _detokenizer_misreads)),
-    ("fp32", "settings of the runtime", added("openvino_config.json", b'{"KV_CACHE_PRECISION": "u8"}')),
+_DAMAGES: tuple[tuple[Kind, str, str, Plant], ...] = (
+    (
+        "bits",
+        "int8",
+        "levels are read as other numbers",
+        net(lambda opened: _weight(opened).attrib.update(element_type="u8")),
+    ),
+    ("metadata", "fp16", "the note of EOS by another release", net(_noted_by_another_release, _TOKENIZER)),
+    ("metadata", "int4", "BOS is put before texts", _noted("add_special_tokens", "False")),
+    ("tokenizer", "fp32", "words of the tokenizer", file_plant("openvino_tokenizer.bin", _detokenizer_misreads)),
 )
 
 
@@ -184,7 +194,7 @@ SUBJECT = Subject(
     _holds,
     DATA_FILE,
     (
-        *(FormatFault(f"{base}: {id}", base, plant, (PARITY,)) for base, id, plant in _COMPUTED),
-        *(FormatFault(f"{base}: {id}", base, plant, (DAMAGE,)) for base, id, plant in _DAMAGES),
+        *(FormatFault(kind, f"{base}: {id}", base, plant, (PARITY,)) for kind, base, id, plant in _COMPUTED),
+        *(FormatFault(kind, f"{base}: {id}", base, plant, (DAMAGE,)) for kind, base, id, plant in _DAMAGES),
     ),
 )

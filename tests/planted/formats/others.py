@@ -102,11 +102,13 @@ def other_faults(subject: Subject) -> Iterator[FormatFault]:
     for other in COMPUTATIONS:
         base = next((name for name, config in configs.items() if other.applies(config)), None)
         if base is not None:
-            yield FormatFault(f"{base}: {other.id}", base, _written_from(other.change), (DAMAGE, PARITY))
+            yield FormatFault("config", f"{base}: {other.id}", base, _written_from(other.change), (DAMAGE, PARITY))
     for index, (id, change) in enumerate(one for one in TOKENIZERS if one[0] not in subject.lacks):
         base = bases[index % len(bases)]
-        yield FormatFault(f"{base}: {id}", base, _written_from(change), (DAMAGE,))
-    yield FormatFault(f"{bases[-1]}: weights of another model", bases[-1], _written_from(_other_weights), (PARITY,))
+        yield FormatFault("tokenizer", f"{base}: {id}", base, _written_from(change), (DAMAGE,))
+    yield FormatFault(
+        "weight", f"{bases[-1]}: weights of another model", bases[-1], _written_from(_other_weights), (PARITY,)
+    )
 
 
 def _other_weights(folder: Path) -> None:

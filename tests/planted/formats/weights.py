@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from planted.formats.planting import DAMAGE, PARITY, Base, FormatFault, Opener, Parts, Plant, Subject
+from planted.kinds import Kind
 
 from seap_export.model.families import names
 
@@ -21,12 +22,14 @@ class _Kind:
     """A kind of fault.
 
     Attributes:
+        kind: What is at fault.
         id: Its name.
         tensors: What it changes, of each the first name that the model has.
         edit: Changes the arrays of one tensor, or of two.
         on: Whether numbers are to be floats, levels, or either.
     """
 
+    kind: Kind
     id: str
     tensors: tuple[tuple[str, ...], ...]
     edit: Callable[..., None]
@@ -112,14 +115,14 @@ _FIRST, _SECOND = (
 _O_BIAS, _DOWN_BIAS = (names.bias("o_proj", 1),), (names.bias("down_proj", 1),)
 
 _KINDS: tuple[_Kind, ...] = (
-    _Kind("two rows of q swapped", (_Q,), _all(_swapped(0, 1))),
-    _Kind("k and v exchanged", (_K, _V), _exchanged),
-    _Kind("norms of a layer exchanged", (_FIRST, _SECOND), _exchanged),
-    _Kind("the bias of o is zero", (_O_BIAS,), _part("numbers", _set(0))),
-    _Kind("one number off", (_UP,), _part("numbers", _one_off), "float"),
-    _Kind("a level off by one", (_UP,), _part("numbers", _flipped(0, (3, ..., 5))), "levels"),
-    _Kind("scales of other rows", (_UP,), _part("scales", _shifted(1)), "levels"),
-    _Kind("a zero point off", (_UP,), _part("points", _one_up(3)), "points"),
+    _Kind("weight", "two rows of q swapped", (_Q,), _all(_swapped(0, 1))),
+    _Kind("weight", "k and v exchanged", (_K, _V), _exchanged),
+    _Kind("weight", "norms of a layer exchanged", (_FIRST, _SECOND), _exchanged),
+    _Kind("weight", "the bias of o is zero", (_O_BIAS,), _part("numbers", _set(0))),
+    _Kind("weight", "one number off", (_UP,), _part("numbers", _one_off), "float"),
+    _Kind("weight", "a level off by one", (_UP,), _part("numbers", _flipped(0, (3, ..., 5))), "levels"),
+    _Kind("scale", "scales of other rows", (_UP,), _part("scales", _shifted(1)), "levels"),
+    _Kind("zero point", "a zero point off", (_UP,), _part("points", _one_up(3)), "points"),
 )
 
 
@@ -130,7 +133,9 @@ def weight_faults(subject: Subject) -> Iterator[FormatFault]:
         for base in (*bases[index % len(bases) :], *bases[: index % len(bases)]):
             if tensors := _tensors(kind, subject, subject.bases[base]):
                 codes = (PARITY, DAMAGE) if kind.on == "points" else (PARITY,)
-                yield FormatFault(f"{base}: {kind.id}", base, _planting(subject.open, kind.edit, tensors), codes)
+                yield FormatFault(
+                    kind.kind, f"{base}: {kind.id}", base, _planting(subject.open, kind.edit, tensors), codes
+                )
                 if kind.on == "either":
                     break
 

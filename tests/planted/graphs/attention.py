@@ -124,24 +124,24 @@ def _holes_unguarded(graph: Graph) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    numeric("head zeroed, fp16", "half", _zeroed_head(2, 0), layer=2),
-    numeric("heads of q in the order of another grouping", "whole", _heads("q_proj", 0, [0, 2, 4, 1, 3, 5]), layer=0),
-    numeric("KV heads swapped", "whole", _keys_and_values_swapped(2), layer=2),
+    numeric("weight", "head zeroed, fp16", "half", _zeroed_head(2, 0), layer=2),
+    numeric("weight", "KV heads swapped", "whole", _keys_and_values_swapped(2), layer=2),
     # Rotations are relative: logits stay as they are, and only what the caches hold tells.
-    numeric("both caches shifted by a position", "whole", _caches(cos=_shifted, sin=_shifted), layer=0),
-    numeric("rotation interleaved", "routed", _all_attention(rotary_interleaved=1), layer=0),
-    numeric("positions one further in decode", "whole", _decode_one_further, layer=0),
-    numeric("position ids one further in decode", "standard", _position_ids_in_decode, layer=0),
-    numeric("window one wider", "window", _all_attention(local_window_size=6), layer=0),
-    numeric("window one narrower, standard", "standard", _window_constant(-1), layer=0),
+    numeric("constant", "both caches shifted by a position", "whole", _caches(cos=_shifted, sin=_shifted), layer=0),
+    numeric("attribute", "rotation interleaved", "routed", _all_attention(rotary_interleaved=1), layer=0),
+    numeric("wiring", "positions one further in decode", "whole", _decode_one_further, layer=0),
+    numeric("wiring", "position ids one further in decode", "standard", _position_ids_in_decode, layer=0),
+    numeric("attribute", "window one wider", "window", _all_attention(local_window_size=6), layer=0),
+    numeric("constant", "window one narrower, standard", "standard", _window_constant(-1), layer=0),
     numeric(
+        "attribute",
         "no window",
         "points",
         all_of(*(attributes(ATTENTION.format(layer), local_window_size=-1) for layer in (1, 2))),
         layer=1,
     ),
-    numeric("the future is seen", "standard", _sees_the_future, layer=0),
-    numeric("padding is seen", "standard", _sees_padding, layer=0),
-    numeric("padding is counted", "whole", _counts_padding, layer=ANY),
-    numeric("holes in a mask are not refused, int4", "int4", _holes_unguarded, layer=ANY),
+    numeric("wiring", "the future is seen", "standard", _sees_the_future, layer=0),
+    numeric("wiring", "padding is seen", "standard", _sees_padding, layer=0),
+    numeric("wiring", "padding is counted", "whole", _counts_padding, layer=ANY),
+    numeric("wiring", "holes in a mask are not refused, int4", "int4", _holes_unguarded, layer=ANY),
 )

@@ -45,12 +45,12 @@ def _norm_first(layer: int, part: str) -> Edit:
 
 _MLP_READS = (f"layers.1.mlp.{name}" for name in ("gate_proj", "up_proj"))
 FAULTS: tuple[Fault, ...] = (
-    numeric("norm after attention left out", "gemma3", left_out(f"layers.1.{_ATTENTION}"), layer=1),
-    numeric("norm after the MLP left out, standard", "gemma2 standard", left_out(f"layers.1.{_MLP}"), layer=1),
-    numeric("offsets of all norms lost", "gemma3", _all_offsets_lost, layer=0),
-    numeric("offset of a norm of heads twice", "gemma3", _added(_gain(2, "self_attn.k_norm"), 1), layer=2),
-    numeric("norm of queries before the rotation", "hunyuan", _norm_first(1, "query"), layer=1),
+    numeric("wiring", "norm after attention left out", "gemma3", left_out(f"layers.1.{_ATTENTION}"), layer=1),
+    numeric("weight", "offsets of all norms lost", "gemma3", _all_offsets_lost, layer=0),
+    numeric("weight", "offset of a norm of heads twice", "gemma3", _added(_gain(2, "self_attn.k_norm"), 1), layer=2),
+    numeric("wiring", "norm of queries before the rotation", "hunyuan", _norm_first(1, "query"), layer=1),
     numeric(
+        "wiring",
         "MLP reads the stream without its norm",
         "gemma2 standard",
         all_of(*(reads(name, 0, "layers.1.post_attention_layernorm.residual.output") for name in _MLP_READS)),

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from planted.editing import Artifact
 from planted.fault import Fault, numeric, quiet
 from planted.graphs.graph import Edit, Graph, edited
-from support.editing import edit_weights
 
 #: "the", which the texts hold, and an id without a word.
 _COMMON, _RARE = 4, 93
@@ -54,24 +52,10 @@ def _last_column(graph: Graph) -> None:
     node.op_type, node.input[:] = "Add", ["last_token.end.output", batch]
 
 
-def _one_before_the_last(graph: Graph) -> None:
-    one, zero = graph.constant([1]), graph.constant([0])
-    graph.behind("last_token.place.output", ("Sub", ["", one], {}), ("Max", ["", zero], {}))
-
-
-def _embedding_of_the_model(artifact: Artifact) -> None:
-    def change(tensors: dict[str, Any]) -> None:
-        tensors[_EMBEDDING][_COMMON, 3] += 0.5
-
-    edit_weights(artifact.hf, change)
-
-
 FAULTS: tuple[Fault, ...] = (
-    numeric("embedding of a rare token off by 2 %", "whole", _row(_RARE, 1.02), layer=None),
-    quiet("NaN in a rare token, fp16", "half", _one_value(np.nan), codes=(3, 7)),
-    quiet("embedding of the model", "whole", _embedding_of_the_model, codes=(3,), layer=None),
-    numeric("LM head untied and perturbed", "tied", _untied_and_perturbed, layer=None),
-    numeric("rows of a batch give each other's logits", "whole", _logits_backwards, layer=None),
-    numeric("last column in the place of the last token, int8", "window", _last_column, layer=None),
-    numeric("token before the last", "window", _one_before_the_last, layer=None),
+    numeric("weight", "embedding of a rare token off by 2 %", "whole", _row(_RARE, 1.02), layer=None),
+    quiet("weight", "NaN in a rare token, fp16", "half", _one_value(np.nan), codes=(3, 7)),
+    numeric("wiring", "LM head untied and perturbed", "tied", _untied_and_perturbed, layer=None),
+    numeric("wiring", "rows of a batch give each other's logits", "whole", _logits_backwards, layer=None),
+    numeric("wiring", "last column in the place of the last token, int8", "window", _last_column, layer=None),
 )

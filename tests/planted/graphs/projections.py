@@ -48,21 +48,16 @@ def _no_compensation(node: str) -> Edit:
     return edit
 
 
-def _bias_add_skipped(graph: Graph) -> None:
-    graph.rename_inputs({"layers.1.mlp.gate_proj.bias_add.output": "layers.1.mlp.gate_proj.output"})
-
-
 def _zero(bias: Array) -> Array:
     return bias * 0
 
 
 FAULTS: tuple[Fault, ...] = (
-    numeric("sign in up_proj", "routed", with_weight(1, "up_proj", _flip_largest), layer=1),
-    numeric("sign in down_proj, standard", "standard", with_weight(2, "down_proj", _flip_largest), layer=2),
-    numeric("all weights in fp16", "whole", _all_in_half, layer=0),
-    numeric("gate and up swapped", "routed", _gate_and_up_swapped(1), layer=1),
-    numeric("o_proj of another layer", "whole", _of_another_layer("self_attn.o_proj", 2, 1), layer=2),
-    numeric("bias of q dropped", "routed", with_bias(1, "q_proj", _zero), layer=1),
-    numeric("bias of gate_proj not added", "routed", _bias_add_skipped, layer=1),
-    numeric("compensation of the last down_proj dropped", "tied", _no_compensation("norm"), layer=2),
+    numeric("weight", "sign in up_proj", "routed", with_weight(1, "up_proj", _flip_largest), layer=1),
+    numeric("weight", "sign in down_proj, standard", "standard", with_weight(2, "down_proj", _flip_largest), layer=2),
+    numeric("bits", "all weights in fp16", "whole", _all_in_half, layer=0),
+    numeric("wiring", "gate and up swapped", "routed", _gate_and_up_swapped(1), layer=1),
+    numeric("weight", "o_proj of another layer", "whole", _of_another_layer("self_attn.o_proj", 2, 1), layer=2),
+    numeric("weight", "bias of q dropped", "routed", with_bias(1, "q_proj", _zero), layer=1),
+    numeric("wiring", "compensation of the last down_proj dropped", "tied", _no_compensation("norm"), layer=2),
 )

@@ -85,12 +85,6 @@ def _a_scale_negated(scales: Array) -> Array:
     return scales
 
 
-def _points_one_up(points: Array) -> Array:
-    """Each of the two zero points in a byte."""
-    low, high = points & 15, points >> 4
-    return np.minimum(low + 1, 15) | (np.minimum(high + 1, 15) << 4)
-
-
 def _points_of_a_row_one_down(points: Array) -> Array:
     points[4] = np.maximum(points[4] & 15, 1) - 1 | (points[4] & 240)
     return points
@@ -139,34 +133,45 @@ def _constant_doubled(prefix: str) -> Edit:
 
 
 FAULTS: tuple[Fault, ...] = (
-    numeric("int4: a scale negated", "int4", _part(0, "gate_proj", "scales", _a_scale_negated), layer=0),
-    numeric("int4: nibbles swapped", "int4", _part(1, "v_proj", "packed", _nibbles_swapped), layer=1),
-    numeric("int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None),
+    numeric("scale", "int4: a scale negated", "int4", _part(0, "gate_proj", "scales", _a_scale_negated), layer=0),
+    numeric("weight", "int4: nibbles swapped", "int4", _part(1, "v_proj", "packed", _nibbles_swapped), layer=1),
+    numeric(
+        "scale", "int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None
+    ),
     quiet(
+        "scale",
         "int4: o_proj negated, and noted so",
         "int4",
         _noted(1, "o_proj", _part(1, "o_proj", "scales", np.negative)),
         codes=(PARITY,),
         layer=1,
     ),
-    numeric("w8a8: a scale doubled", "rows", _of_rows(1, "q_proj", "scales", _scale_doubled), layer=1),
-    numeric("w8a8: a row one up", "rows", _of_rows(1, "up_proj", "packed", _row_one_up), layer=1),
-    structural("w8a8: steps of another size", "rows", _constant_doubled("level_step")),
-    numeric("w4a8: a block with one step more", "steps", _of_rows(1, "q_proj", "steps", _a_step_more), layer=1),
-    numeric("w4a8: a step doubled", "steps", _of_rows(0, "o_proj", "scales", _scale_doubled), layer=0),
-    numeric("mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
-    numeric("mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),
-    numeric("mixed: places in the LM head swapped", "mixed", _table("lm_head", "places", _rows_swapped), layer=None),
-    structural("mixed: rows of another kernel", "mixed", _constant_doubled("embed_tokens.end")),
-    structural("mixed: bits of a plane left out", "mixed", _constant_doubled("mask_")),
-    numeric("asymmetric: zero points one up", "points", _part(1, "up_proj", "zero_points", _points_one_up), layer=1),
+    numeric("scale", "w8a8: a scale doubled", "rows", _of_rows(1, "q_proj", "scales", _scale_doubled), layer=1),
+    numeric("weight", "w8a8: a row one up", "rows", _of_rows(1, "up_proj", "packed", _row_one_up), layer=1),
+    structural("constant", "w8a8: steps of another size", "rows", _constant_doubled("level_step")),
     numeric(
+        "scale", "w4a8: a block with one step more", "steps", _of_rows(1, "q_proj", "steps", _a_step_more), layer=1
+    ),
+    numeric("weight", "w4a8: two rows swapped", "steps", _of_rows(1, "v_proj", "packed", _rows_swapped), layer=1),
+    numeric("scale", "w4a8: a step doubled", "steps", _of_rows(0, "o_proj", "scales", _scale_doubled), layer=0),
+    numeric("scale", "mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
+    numeric("bits", "mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),
+    numeric(
+        "weight",
+        "mixed: places in the LM head swapped",
+        "mixed",
+        _table("lm_head", "places", _rows_swapped),
+        layer=None,
+    ),
+    structural("constant", "mixed: rows of another kernel", "mixed", _constant_doubled("embed_tokens.end")),
+    structural("constant", "mixed: bits of a plane left out", "mixed", _constant_doubled("mask_")),
+    numeric(
+        "zero point",
         "asymmetric: zero points of a row one down",
         "points",
         _part(2, "gate_proj", "zero_points", _points_of_a_row_one_down),
         layer=2,
     ),
-    numeric("int8: a block one up", "window", _part(1, "up_proj", "packed", _a_level_up), layer=1),
-    numeric("int8: two rows swapped", "window", _part(0, "o_proj", "packed", _rows_swapped), layer=0),
-    numeric("int8: a scale doubled", "window", _part(2, "q_proj", "scales", _a_scale_doubled), layer=2),
+    numeric("weight", "int8: a block one up", "window", _part(1, "up_proj", "packed", _a_level_up), layer=1),
+    numeric("scale", "int8: a scale doubled", "window", _part(2, "q_proj", "scales", _a_scale_doubled), layer=2),
 )

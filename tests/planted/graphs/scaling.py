@@ -32,14 +32,15 @@ def _note(change: dict[str, Any] | None) -> Change:
 
 
 FAULTS: tuple[Fault, ...] = (
-    numeric("scaling: half as much of a tied table", SCALED, scaled(_TABLE, 2.0), layer=None),
-    numeric("scaling: not taken back after up_proj", SCALED, scaled(_UP, 0.5), layer=1),
+    numeric("weight", "scaling: half as much of a tied table", SCALED, scaled(_TABLE, 2.0), layer=None),
+    numeric("weight", "scaling: not taken back after up_proj", SCALED, scaled(_UP, 0.5), layer=1),
     numeric(
+        "attribute",
         "scaling: epsilon of a norm as in the model, but larger",
         SCALED,
         attributes("layers.1.input_layernorm", epsilon=1e5),
         layer=1,
     ),
-    quiet("scaling: claims another stream", SCALED, _note({"stream": 1}), codes=(3, 7)),
-    quiet("scaling: no number", SCALED, _note({"stream": "4"})),
+    quiet("metadata", "scaling: claims another stream", SCALED, _note({"stream": 1}), codes=(3, 7)),
+    quiet("metadata", "scaling: no number", SCALED, _note({"stream": "4"})),
 )

@@ -8,17 +8,19 @@ from __future__ import annotations
 import onnx
 from planted.editing import Artifact
 from planted.fault import Change, Fault, quiet
+from planted.kinds import Kind
 from support.formats.graph_faults import STRUCTURE, Edit
 
-#: In which artifacts.
-_CHOSEN = {
-    "one token is never chosen": ("whole", "window", "int4", "half"),
-    "one token in a prompt changes all": ("whole", "rows"),
-    "a window that no prompt reaches": ("tied", "steps"),
-    "an epsilon that is a little off": ("routed", "mixed"),
-    "data outside the folder": ("routed",),
-    "a further output": ("points",),
-    "an older opset": ("mixed",),
+#: What is at fault, and in which artifacts.
+_CHOSEN: dict[str, tuple[Kind, tuple[str, ...]]] = {
+    "one token is never chosen": ("wiring", ("whole", "window", "int4", "half", "steps", "mixed")),
+    "one token in a prompt changes all": ("wiring", ("rows",)),
+    "a window that no prompt reaches": ("attribute", ("tied", "steps")),
+    "an epsilon that is a little off": ("attribute", ("rows", "mixed")),
+    "a constant with another value": ("constant", ("int4", "steps", "half")),
+    "data outside the folder": ("metadata", ("routed",)),
+    "an older opset": ("metadata", ("mixed",)),
+    "a further output": ("wiring", ("points",)),
 }
 
 
@@ -33,5 +35,8 @@ def _in_the_file(edit: Edit) -> Change:
 
 
 FAULTS: tuple[Fault, ...] = tuple(
-    quiet(f"{name}, {base}", base, _in_the_file(edit)) for name, edit, _ in STRUCTURE for base in _CHOSEN.get(name, ())
+    quiet(_CHOSEN[name][0], f"{name}, {base}", base, _in_the_file(edit))
+    for name, edit, _ in STRUCTURE
+    if name in _CHOSEN
+    for base in _CHOSEN[name][1]
 )
