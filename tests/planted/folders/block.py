@@ -40,7 +40,7 @@ FAULTS: tuple[Fault, ...] = (
     _config("soft cap of logits", "gemma3", config(final_logit_softcapping=8.5), None),
     _config("base of local rotations", "gemma3", config(rope_local_base_freq=10000.0), 1),
     _config("exact gelu", "gemma3", config(hidden_activation="gelu"), ANY),
-    _config("a key that is not known", "granite", config(residual_dropout_scale=0.5), ANY),
+    _config("a key that is not known", "half", config(residual_dropout_scale=0.5), ANY),
     _weights("offset of norms twice", "gemma3", _offset_twice, 0),
     _weights("values before queries and keys", "phi3", _roll("self_attn.qkv_proj", 48), 1),
 )

@@ -15,20 +15,12 @@ def _manifest(change: Callable[[dict[str, Any]], Any]) -> Change:
     return lambda artifact: edit_json(artifact.manifest, change)
 
 
-def _set(**values: Any) -> Change:
-    return _manifest(lambda manifest: manifest.update(values))
-
-
 def _steps_lost(manifest: dict[str, Any]) -> None:
     del manifest["steps"]["a-0/hf"]
 
 
 def _plan(change: Callable[[dict[str, Any]], Any]) -> Change:
     return lambda artifact: edit_json(artifact.variant / "plan.json", change)
-
-
-def _plan_keeps_less(plan: dict[str, Any]) -> None:
-    del plan["layers"][1]["neurons"][-1]
 
 
 def _plan_keeps_others(plan: dict[str, Any]) -> None:
@@ -43,7 +35,6 @@ def _folder_lost(name: str) -> Change:
 
 
 FAULTS: tuple[Fault, ...] = (
-    damage("metadata", "manifest not complete", "whole", _set(complete=False)),
     damage("metadata", "manifest lacks a step", "whole", _manifest(_steps_lost)),
     damage("file", "model of a variant missing", "tied", _folder_lost("a-0.2/hf")),
     damage(
@@ -52,7 +43,6 @@ FAULTS: tuple[Fault, ...] = (
         "half",
         lambda artifact: flip_byte(artifact.out / "calibration" / "a" / "layer-00000.safetensors", 0.9),
     ),
-    quiet("metadata", "plan keeps less", "routed", _plan(_plan_keeps_less)),
     quiet("metadata", "plan of another layout", "standard", _plan(lambda plan: plan.update(layout="per-layer"))),
     quiet("metadata", "plan keeps other neurons", "routed", _plan(_plan_keeps_others)),
 )

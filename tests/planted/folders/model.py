@@ -76,7 +76,6 @@ FAULTS: tuple[Fault, ...] = (
     ),
     quiet("config", "config: neurons of a layer", "steps", _layer_config(1, "intermediate_size", 1)),
     quiet("config", "config: tied", "mixed", config(tie_word_embeddings=True), codes=(3, 7)),
-    quiet("config", "config: no JSON", "whole", _text("config.json", "{")),
     quiet(
         "config",
         "generation config: end of sequence",

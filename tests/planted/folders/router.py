@@ -24,10 +24,6 @@ def _swapped_variants(router: dict[str, Any]) -> None:
     router["variants"]["0.2"].update(a="b-0.2", b="a-0.2")
 
 
-def _outside(router: dict[str, Any]) -> None:
-    router["variants"]["0.2"]["a"] = "../elsewhere"
-
-
 def _table(change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Change:
     """Edits the table of logits, which the graph holds."""
 
@@ -53,7 +49,6 @@ def _swap_words(values: dict[str, Any]) -> None:
 
 FAULTS: tuple[Fault, ...] = (
     quiet("metadata", "classes lead to each other's variants", "routed", _json(_swapped_variants)),
-    quiet("metadata", "a variant outside the folder", "routed", _json(_outside)),
     quiet(
         "metadata",
         "classes in another order",

@@ -60,7 +60,6 @@ def _other(key: str, value: Any, applies: Callable[[Config], bool] | None = None
 
 COMPUTATIONS: tuple[_Other, ...] = (
     _times("rope_theta", 2.0),
-    _times("sliding_window", 2),
     _times("layer_norm_epsilon", 10),
     _other("num_experts_per_tok", 1),
 )

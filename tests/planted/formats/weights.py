@@ -64,13 +64,6 @@ def _shifted(by: int) -> Change:
     return change
 
 
-def _set(value: float, where: Any = slice(None)) -> Change:
-    def change(array: NDArray[Any]) -> None:
-        array[where] = value
-
-    return change
-
-
 def _one_up(where: Any = slice(None)) -> Change:
     """By a level, or by a little if zero points are no levels."""
 
@@ -112,13 +105,11 @@ _FIRST, _SECOND = (
     tuple(names.tensor(name, 1) for name in ("input_layernorm", "post_self_attn_layernorm")),
     tuple(names.tensor(name, 1) for name in ("post_attention_layernorm", "post_mlp_layernorm")),
 )
-_O_BIAS, _DOWN_BIAS = (names.bias("o_proj", 1),), (names.bias("down_proj", 1),)
 
 _KINDS: tuple[_Kind, ...] = (
     _Kind("weight", "two rows of q swapped", (_Q,), _all(_swapped(0, 1))),
     _Kind("weight", "k and v exchanged", (_K, _V), _exchanged),
     _Kind("weight", "norms of a layer exchanged", (_FIRST, _SECOND), _exchanged),
-    _Kind("weight", "the bias of o is zero", (_O_BIAS,), _part("numbers", _set(0))),
     _Kind("weight", "one number off", (_UP,), _part("numbers", _one_off), "float"),
     _Kind("weight", "a level off by one", (_UP,), _part("numbers", _flipped(0, (3, ..., 5))), "levels"),
     _Kind("scale", "scales of other rows", (_UP,), _part("scales", _shifted(1)), "levels"),
@@ -136,7 +127,7 @@ def weight_faults(subject: Subject) -> Iterator[FormatFault]:
                 yield FormatFault(
                     kind.kind, f"{base}: {kind.id}", base, _planting(subject.open, kind.edit, tensors), codes
                 )
-                if kind.on == "either":
+                if kind.on in ("either", "float"):
                     break
 
 

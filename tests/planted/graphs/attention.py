@@ -6,33 +6,10 @@ from typing import Any
 
 import numpy as np
 from planted.fault import ANY, Fault, numeric
-from planted.graphs.edits import ATTENTION, all_of, attributes
 from planted.graphs.graph import Edit, Graph
-from planted.graphs.weights import Array, change_weight, heads_of
-from support.product import Projection
+from planted.graphs.weights import Array, change_weight
 
 _FAR = np.iinfo(np.int64).max
-
-
-def _heads(projection: Projection, layer: int, order: list[int]) -> Edit:
-    """The heads of a projection's output in another order; heads that `order` does not name stay."""
-
-    def edit(graph: Graph) -> None:
-        def reorder(weight: Array) -> Array:
-            parts = heads_of(weight, graph.spec.head_dim)
-            return np.concatenate([*(parts[head] for head in order), *parts[len(order) :]])
-
-        change_weight(graph, layer, projection, reorder)
-
-    return edit
-
-
-def _keys_and_values_swapped(layer: int) -> Edit:
-    def edit(graph: Graph) -> None:
-        for projection in ("k_proj", "v_proj"):
-            _heads(projection, layer, [1, 0])(graph)  # type: ignore[arg-type]
-
-    return edit
 
 
 def _zeroed_head(layer: int, head: int) -> Edit:
@@ -108,13 +85,6 @@ def _sees_padding(graph: Graph) -> None:
     node.input[0] = graph.before(node, "Equal", ["attention_mask", "attention_mask"])
 
 
-def _counts_padding(graph: Graph) -> None:
-    """The fused dialect: every row is as long as the batch is wide, which its guard takes for a hole."""
-    node = graph.node("mask.count")
-    equal = graph.before(node, "Equal", ["attention_mask", "attention_mask"])
-    node.input[0] = graph.before(node, "Cast", [equal], to=7)
-
-
 def _holes_unguarded(graph: Graph) -> None:
     """As this was once: only the first column is looked at."""
     node = graph.node("mask.wanted")
@@ -125,23 +95,13 @@ def _holes_unguarded(graph: Graph) -> None:
 
 FAULTS: tuple[Fault, ...] = (
     numeric("weight", "head zeroed, fp16", "half", _zeroed_head(2, 0), layer=2),
-    numeric("weight", "KV heads swapped", "whole", _keys_and_values_swapped(2), layer=2),
     # Rotations are relative: logits stay as they are, and only what the caches hold tells.
     numeric("constant", "both caches shifted by a position", "whole", _caches(cos=_shifted, sin=_shifted), layer=0),
-    numeric("attribute", "rotation interleaved", "routed", _all_attention(rotary_interleaved=1), layer=0),
     numeric("wiring", "positions one further in decode", "whole", _decode_one_further, layer=0),
     numeric("wiring", "position ids one further in decode", "standard", _position_ids_in_decode, layer=0),
     numeric("attribute", "window one wider", "window", _all_attention(local_window_size=6), layer=0),
     numeric("constant", "window one narrower, standard", "standard", _window_constant(-1), layer=0),
-    numeric(
-        "attribute",
-        "no window",
-        "points",
-        all_of(*(attributes(ATTENTION.format(layer), local_window_size=-1) for layer in (1, 2))),
-        layer=1,
-    ),
     numeric("wiring", "the future is seen", "standard", _sees_the_future, layer=0),
     numeric("wiring", "padding is seen", "standard", _sees_padding, layer=0),
-    numeric("wiring", "padding is counted", "whole", _counts_padding, layer=ANY),
     numeric("wiring", "holes in a mask are not refused, int4", "int4", _holes_unguarded, layer=ANY),
 )

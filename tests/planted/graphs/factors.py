@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from planted.fault import Fault, numeric, structural
 from planted.graphs.edits import ATTENTION, all_of, attributes, becomes, constant, left_out, scaled
-from planted.graphs.graph import Graph
 
 from converters.onnx.graph.graph import MS_DOMAIN
-
-
-def _bias_not_multiplied(graph: Graph) -> None:
-    """The bias of down_proj is added behind the multiplier."""
-    graph.node("layers.1.mlp.multiplied").input[0] = "layers.1.mlp.down_proj.output"
-    graph.node("layers.2.input_layernorm").input.append("model.layers.1.mlp.down_proj.bias")
-
 
 _FIRST = ATTENTION.format(1)
 _SCALES = all_of(*(attributes(ATTENTION.format(layer), scale=0.25) for layer in range(3)))
 FAULTS: tuple[Fault, ...] = (
     numeric("constant", "embedding multiplier off by 2 %", "gemma3", scaled(f"float_{96**0.5!r}", 1.02), layer=None),
     numeric("wiring", "residual multiplier left out", "granite", left_out("layers.1.self_attn.multiplied"), layer=1),
-    numeric("wiring", "residual multiplier not on the bias", "granite", _bias_not_multiplied, layer=1),
     numeric(
         "constant", "logits multiplied and not divided", "granite", constant("norm.multiplied", 1, 2.0), layer=None
     ),

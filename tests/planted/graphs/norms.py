@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from planted.fault import Fault, numeric
-from planted.graphs.edits import ATTENTION, all_of, left_out, reads
+from planted.graphs.edits import ATTENTION, all_of, reads
 from planted.graphs.graph import Edit, Graph
-
-_ATTENTION, _MLP = "post_self_attn_layernorm", "post_mlp_layernorm"
 
 
 def _gain(layer: int, norm: str) -> str:
@@ -45,7 +43,6 @@ def _norm_first(layer: int, part: str) -> Edit:
 
 _MLP_READS = (f"layers.1.mlp.{name}" for name in ("gate_proj", "up_proj"))
 FAULTS: tuple[Fault, ...] = (
-    numeric("wiring", "norm after attention left out", "gemma3", left_out(f"layers.1.{_ATTENTION}"), layer=1),
     numeric("weight", "offsets of all norms lost", "gemma3", _all_offsets_lost, layer=0),
     numeric("weight", "offset of a norm of heads twice", "gemma3", _added(_gain(2, "self_attn.k_norm"), 1), layer=2),
     numeric("wiring", "norm of queries before the rotation", "hunyuan", _norm_first(1, "query"), layer=1),

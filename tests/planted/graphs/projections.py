@@ -22,30 +22,11 @@ def _gate_and_up_swapped(layer: int) -> Edit:
     return edit
 
 
-def _of_another_layer(stem: str, layer: int, other: int) -> Edit:
-    def edit(graph: Graph) -> None:
-        name = f"model.layers.{{}}.{stem}.weight.transposed"
-        graph[name.format(layer)] = graph[name.format(other)]
-
-    return edit
-
-
 def _all_in_half(graph: Graph) -> None:
     """fp32 weights that went through fp16 on their way."""
     for tensor in list(graph.proto.graph.initializer):
         if tensor.name.endswith("_proj.weight.transposed"):
             graph[tensor.name] = graph[tensor.name].astype(np.float16).astype(np.float32)
-
-
-def _no_compensation(node: str) -> Edit:
-    """The bias that makes up for what was removed is not added: the fourth input of the fused sum and norm."""
-
-    def edit(graph: Graph) -> None:
-        inputs = graph.node(node).input
-        assert inputs[3].endswith("_proj.bias")
-        del inputs[3]
-
-    return edit
 
 
 def _zero(bias: Array) -> Array:
@@ -57,7 +38,5 @@ FAULTS: tuple[Fault, ...] = (
     numeric("weight", "sign in down_proj, standard", "standard", with_weight(2, "down_proj", _flip_largest), layer=2),
     numeric("bits", "all weights in fp16", "whole", _all_in_half, layer=0),
     numeric("wiring", "gate and up swapped", "routed", _gate_and_up_swapped(1), layer=1),
-    numeric("weight", "o_proj of another layer", "whole", _of_another_layer("self_attn.o_proj", 2, 1), layer=2),
     numeric("weight", "bias of q dropped", "routed", with_bias(1, "q_proj", _zero), layer=1),
-    numeric("wiring", "compensation of the last down_proj dropped", "tied", _no_compensation("norm"), layer=2),
 )

@@ -73,11 +73,6 @@ def _switch(at: int) -> Edit:
     return constant("rows_0.is_long", 1, [at])
 
 
-def _each_token_switches(graph: Graph) -> None:
-    """The position of a token decides, and not that of the last one."""
-    graph.node("rows_0.is_long").input[0] = "positions.output"
-
-
 def _query_position(by: int) -> Edit:
     """Queries are scaled by another position."""
 
@@ -88,23 +83,15 @@ def _query_position(by: int) -> Edit:
     return edit
 
 
-def _position_in_call(graph: Graph) -> None:
-    """Queries are scaled by the position in their call: wrong as soon as there is a cache."""
-    node = graph.node("query_scaling.blocks")
-    node.input[0] = graph.before(node, "Sub", ["position_ids.output", "past_length.output"])
-
-
 _LOCAL = all_of(*(reads(ATTENTION.format(2), 7 + side, f"{name}.1") for side, name in enumerate(_TABLES)))
 _NEXT = all_of(_rotates_in_attention(0, False), _rotates_in_attention(1, True))
 FAULTS: tuple[Fault, ...] = (
     numeric("wiring", "local rotation in a global layer", "gemma3", _LOCAL, layer=2),
     numeric("attribute", "window moved to the next layer", "gemma3", all_of(_window(1, -1), _window(2, 5)), layer=1),
     numeric("constant", "switch one token later", "phi3", _switch(17), layer=0),
-    numeric("wiring", "each token switches for itself", "phi3", _each_token_switches, layer=0),
     numeric("constant", "factor on both tables lost", "phi3", _unscaled, layer=0),
     numeric("attribute", "pairs of neighbours in a layer", "phi3", _rotates(1, interleaved=1), layer=1),
     numeric("constant", "alpha is a factor of the base", "hunyuan", _tables("", 0, theta=1e7), layer=0),
     numeric("attribute", "rotation moved to the next layer", "smollm3", _NEXT, layer=0),
     numeric("constant", "queries scaled a position early", "ministral3", _query_position(1), layer=0),
-    numeric("wiring", "queries scaled by the position in a call", "ministral3", _position_in_call, layer=0),
 )

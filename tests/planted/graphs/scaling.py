@@ -15,7 +15,6 @@ from converters.onnx.weights.scaling import SCALING_NOTE
 _O_PROJ, _UP, _DOWN = (
     f"model.layers.1.{name}.weight.transposed" for name in ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 )
-_NORM, _TABLE = "model.norm.weight", "model.embed_tokens.weight"
 
 
 def _note(change: dict[str, Any] | None) -> Change:
@@ -32,7 +31,6 @@ def _note(change: dict[str, Any] | None) -> Change:
 
 
 FAULTS: tuple[Fault, ...] = (
-    numeric("weight", "scaling: half as much of a tied table", SCALED, scaled(_TABLE, 2.0), layer=None),
     numeric("weight", "scaling: not taken back after up_proj", SCALED, scaled(_UP, 0.5), layer=1),
     numeric(
         "attribute",
@@ -42,5 +40,4 @@ FAULTS: tuple[Fault, ...] = (
         layer=1,
     ),
     quiet("metadata", "scaling: claims another stream", SCALED, _note({"stream": 1}), codes=(3, 7)),
-    quiet("metadata", "scaling: no number", SCALED, _note({"stream": "4"})),
 )

@@ -15,10 +15,9 @@ from support.formats.graph_faults import STRUCTURE, Edit
 _CHOSEN: dict[str, tuple[Kind, tuple[str, ...]]] = {
     "one token is never chosen": ("wiring", ("whole", "window", "int4", "half", "steps", "mixed")),
     "one token in a prompt changes all": ("wiring", ("rows",)),
-    "a window that no prompt reaches": ("attribute", ("tied", "steps")),
+    "a window that no prompt reaches": ("attribute", ("steps",)),
     "an epsilon that is a little off": ("attribute", ("rows", "mixed")),
     "a constant with another value": ("constant", ("int4", "steps", "half")),
-    "data outside the folder": ("metadata", ("routed",)),
     "an older opset": ("metadata", ("mixed",)),
     "a further output": ("wiring", ("points",)),
 }

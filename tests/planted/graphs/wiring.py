@@ -10,10 +10,6 @@ from planted.graphs.edits import scaled, swapped_inputs
 from planted.graphs.graph import Edit, Graph
 
 
-def _swap_outputs(one: str, other: str) -> Edit:
-    return lambda graph: graph.rename_outputs({one: other, other: one})
-
-
 def _not_updated(name: str) -> Edit:
     """The cache of the tokens before, and nothing for the new ones."""
 
@@ -65,19 +61,8 @@ def _residual_dropped(norm: str) -> Edit:
     return edit
 
 
-def _gelu(graph: Graph) -> None:
-    graph.set(graph.node("layers.1.mlp.silu"), alpha=1.702)
-
-
 FAULTS: tuple[Fault, ...] = (
     numeric("weight", "norm off by 1 %, fp16", "half", scaled("model.layers.1.input_layernorm.weight"), 1),
-    numeric(
-        "wiring",
-        "caches of two layers swapped on their way out",
-        "whole",
-        _swap_outputs("present.0.value", "present.2.value"),
-        layer=0,
-    ),
     numeric(
         "wiring",
         "keys and values swapped on their way in, standard",
@@ -87,7 +72,6 @@ FAULTS: tuple[Fault, ...] = (
     ),
     numeric("wiring", "cache of a layer not updated", "whole", _not_updated("present.1.key"), layer=1),
     numeric("wiring", "past of a layer forgotten, fp16", "half", _past_forgotten(2, "key"), layer=2),
-    numeric("attribute", "silu replaced by gelu", "whole", _gelu, layer=1),
     numeric("wiring", "residual dropped", "routed", _residual_dropped("layers.1.post_attention_layernorm"), layer=1),
     numeric("wiring", "two layers swapped, standard", "standard", _layers({0: 1, 1: 0}), layer=0),
 )
