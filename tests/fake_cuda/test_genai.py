@@ -39,13 +39,8 @@ print(model.device_type)
 """
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [
-        *(pytest.param(name, marks=pytest.mark.release) for name in ("fp16", "int4")),
-        *(pytest.param(name, marks=pytest.mark.full) for name in ("bf16", "int8")),
-    ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
 def test_it_runs_batches_and_captures_single_prompts(
     precision: PrecisionName, tmp_path: Path, fake_cuda: type[Machine]
 ) -> None:

@@ -1,7 +1,7 @@
 """What CUDA is asked for by the graphs that `--provider cuda` writes: where nodes run, kernels, copies and waits.
 
-Every family is run in each precision, for one row or for four, on one kind of GPU. The release tests run three
-families that differ most with all combinations of precision, logits, rows and kinds of GPU, and the standard dialect.
+One model is run in CI. `make test-all` runs every family in each precision, for one row and for four, mixtures, older
+GPUs, the standard dialect, cuDNN's attention and a second GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from fake_cuda.log import Counts
-from fake_cuda.machine import Machine
+from fake_cuda.machine import Machine, Ran
 from fake_cuda.steps import Job, run
 
 pytestmark = pytest.mark.needs("fake-cuda")
@@ -131,22 +131,47 @@ def check_fused(machine: Machine, asked: Sequence[tuple[Graph, int]]) -> None:
             assert attention <= (3 if section == "prompt" else 1) * attending, where
 
 
-@pytest.mark.parametrize(
-    "families",
-    [ON_GPUS[start : start + 9] for start in range(0, len(ON_GPUS), 9)],
-    ids=lambda families: f"{families[0]} to {families[-1]}",
-)
-def test_every_family(families: Sequence[str], graphs: Graphs, fake_cuda: type[Machine]) -> None:
-    """The precisions in turn with one row and with four; the next family has them the other way round."""
-    jobs = [
-        (graphs.write(family, precision), (1, 4)[(row + number) % 2])
-        for row, family in enumerate(families)
-        for number, precision in enumerate(PRECISIONS)
-    ]
-    check_fused(fake_cuda(sm=90, without=(CUDNN,)), jobs)
+def test_a_layer_is_four_kernels_and_five_products(graphs: Graphs, fake_cuda: type[Machine]) -> None:
+    """Attention, the gate's product, and two norms with their sums; what is outside layers does not grow with them.
+
+    The products are queries with keys and values, output, gate, up and down. Captured steps launch the same.
+    """
+    one, three = (graphs.write("llama-gqa", "fp16", layers=layers) for layers in (1, 3))
+    check_fused(fake_cuda(sm=90, without=(CUDNN,)), [(one, 1), (three, 4)])
+    ran, _ = run(fake_cuda(without=(CUDNN,)), [one.job(1), three.job(1), three.job(1, is_captured=True)])
+    first, last = (ran[f"{graph.job(1).name} step 2"] for graph in (one, three))
+    assert (last.launches - first.launches, last.calls.total() - first.calls.total()) == (2 * 4, 2 * 5)
+    assert first.calls.total() == 5 + 1
+    check_replay(ran, three, last)
 
 
-@pytest.mark.release
+def check_replay(ran: Ran, graph: Graph, expected: Counts) -> None:
+    """A captured step is one launch, of what steps launch without it; a node that copies would forbid it."""
+    job = graph.job(1, is_captured=True)
+    steps = [ran[f"{job.name} step {n}"] for n in range(1, job.steps + 1)]
+    assert (sum(it.captures for it in steps), sum(it.lost for it in steps)) == (1, 0), job.name
+    last = steps[-1]
+    assert (last.launches, last.calls, last.copies) == (0, {}, []), job.name
+    assert last.waits.total() <= 1, job.name
+    whole = (expected.launches, expected.calls.total(), len(expected.within_devices), expected.sets)
+    assert last.replays == [whole], job.name
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", ON_GPUS)
+def test_every_family(family: str, graphs: Graphs, fake_cuda: type[Machine]) -> None:
+    """Each precision with one row and with four, on two kinds of GPU; then captured."""
+    written = [graphs.write(family, precision) for precision in PRECISIONS]
+    check_fused(fake_cuda(sm=80, without=(CUDNN,)), [(graph, 4) for graph in written])
+    machine = fake_cuda(sm=90, without=(CUDNN,))
+    check_fused(machine, [(graph, 1) for graph in written])
+    if family in RICH:
+        ran, _ = run(machine, [graph.job(1, is_captured=it) for graph in written for it in (False, True)])
+        for graph in written:
+            check_replay(ran, graph, ran[f"{graph.job(1).name} step 2"])
+
+
+@pytest.mark.full
 def test_mixtures(graphs: Graphs, fake_cuda: type[Machine]) -> None:
     """Experts stay on CUDA; the host reads the logits alone once kernels are chosen, which the first calls do."""
     written = [graphs.write(family, ("fp16", "bf16")[row % 2]) for row, family in enumerate(MIXTURES_ON_GPUS)]
@@ -162,15 +187,7 @@ def test_mixtures(graphs: Graphs, fake_cuda: type[Machine]) -> None:
     assert (last.launches, last.calls, last.copies, len(last.replays)) == (0, {}, [], 1)
 
 
-@pytest.mark.release
-@pytest.mark.parametrize("sm", [80, 120])
-@pytest.mark.parametrize("family", RICH)
-def test_every_kind_of_gpu(family: str, sm: int, graphs: Graphs, fake_cuda: type[Machine]) -> None:
-    logits: tuple[Logits, ...] = ("all", "last")
-    written = [graphs.write(family, precision, "fused", which) for precision in PRECISIONS for which in logits]
-    check_fused(fake_cuda(sm=sm, without=(CUDNN,)), [(graph, batch) for graph in written for batch in (1, 4)])
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("family", RICH)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_turing(family: str, precision: str, graphs: Graphs, fake_cuda: type[Machine]) -> None:
@@ -182,35 +199,7 @@ def test_turing(family: str, precision: str, graphs: Graphs, fake_cuda: type[Mac
         check_call(ran[f"{job.name} {section}"], section)
 
 
-def test_a_layer_is_four_kernels_and_five_products(graphs: Graphs, fake_cuda: type[Machine]) -> None:
-    """Attention, the gate's product, and two norms with their sums; what is outside layers does not grow with them.
-
-    The products are queries with keys and values, output, gate, up and down.
-    """
-    jobs = [graphs.write("llama-gqa", "fp16", layers=layers).job(1) for layers in (1, 3)]
-    ran, _ = run(fake_cuda(without=(CUDNN,)), jobs)
-    one, three = (ran[f"{job.name} step 2"] for job in jobs)
-    assert (three.launches - one.launches, three.calls.total() - one.calls.total()) == (2 * 4, 2 * 5)
-    assert one.calls.total() == 5 + 1
-
-
-@pytest.mark.parametrize("family", RICH)
-def test_steps_replay_a_captured_graph(family: str, graphs: Graphs, fake_cuda: type[Machine]) -> None:
-    """A step is one launch of a graph with what steps launch without it; a node that copies would forbid it."""
-    written = [graphs.write(family, precision) for precision in PRECISIONS]
-    plain, captured = ([graph.job(1, is_captured=it) for graph in written] for it in (False, True))
-    ran, _ = run(fake_cuda(without=(CUDNN,)), plain + captured)
-    for without, job in zip(plain, captured, strict=True):
-        expected = ran[f"{without.name} step 2"]
-        steps = [ran[f"{job.name} step {n}"] for n in range(1, job.steps + 1)]
-        assert (sum(it.captures for it in steps), sum(it.lost for it in steps)) == (1, 0), job.name
-        last = steps[-1]
-        assert (last.launches, last.calls, last.copies) == (0, {}, []), job.name
-        assert last.waits.total() <= 1, job.name
-        whole = (expected.launches, expected.calls.total(), len(expected.within_devices), expected.sets)
-        assert last.replays == [whole], job.name
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("family", RICH)
 def test_the_standard_dialect_attends_on_cuda(family: str, graphs: Graphs, fake_cuda: type[Machine]) -> None:
     """Its guards are read by the host, and cuDNN computes its maximum; but all work is on CUDA."""
@@ -227,6 +216,7 @@ def test_the_standard_dialect_attends_on_cuda(family: str, graphs: Graphs, fake_
             assert counts.waits.total() <= 3, job.name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sm", [80, 90])
 def test_cudnn_computes_attention_at_most(sm: int, graphs: Graphs, fake_cuda: type[Machine]) -> None:
     """From SM 90 on, ONNX Runtime prefers cuDNN's attention where cuDNN is installed."""
@@ -239,6 +229,7 @@ def test_cudnn_computes_attention_at_most(sm: int, graphs: Graphs, fake_cuda: ty
         assert calls == ({"cudnnBackendExecute": LAYERS} if sm >= 90 else {})
 
 
+@pytest.mark.full
 def test_all_stays_on_the_second_gpu(graphs: Graphs, fake_cuda: type[Machine]) -> None:
     graph = graphs.write("llama-gqa", "fp16")
     job = Job("second", str(graph.model), options={"device_id": "1"})

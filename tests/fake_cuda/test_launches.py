@@ -16,7 +16,7 @@ from converters.onnx import write_onnx
 from seap_export.common.json_file import read_json
 from seap_export.model.families import model_spec
 
-pytestmark = pytest.mark.needs("fake-cuda")
+pytestmark = [pytest.mark.needs("fake-cuda"), pytest.mark.full]
 
 
 def test_the_table(tmp_path: Path) -> None:

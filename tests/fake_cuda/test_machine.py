@@ -9,7 +9,7 @@ import pytest
 from fake_cuda.log import Copy
 from fake_cuda.machine import Machine, Ran
 
-pytestmark = pytest.mark.needs("fake-cuda")
+pytestmark = [pytest.mark.needs("fake-cuda"), pytest.mark.full]
 
 #: What each program here begins with: calls of the runtime library return CUDA's error codes.
 BEGIN = """
@@ -64,22 +64,6 @@ print(json.dumps(errors))
     assert ran["copies"].waits == {"copy": 2}
 
 
-def test_a_copy_must_go_where_it_says(fake_cuda: type[Machine]) -> None:
-    program = """
-host, other = ctypes.create_string_buffer(8), ctypes.create_string_buffer(8)
-print(json.dumps([cuda.cudaMemcpy(host, other, size(8), kind) for kind in (0, 1, 2, 3)]))
-"""
-    assert run(fake_cuda(), program)[1] == [0, 1, 1, 1]
-
-
-def test_without_gpu_there_is_nothing(fake_cuda: type[Machine]) -> None:
-    program = """
-count = ctypes.c_int(5)
-print(json.dumps([cuda.cudaGetDeviceCount(ctypes.byref(count)), count.value, made("cudaMalloc", size(8))[0]]))
-"""
-    assert run(fake_cuda(gpus=0), program)[1] == [NO_DEVICE, 0, NO_DEVICE]
-
-
 def test_a_captured_graph_replays_what_it_recorded(fake_cuda: type[Machine]) -> None:
     program = """
 _, memory = made("cudaMalloc", size(64))
@@ -123,10 +107,3 @@ errors += [cuda.cudaMemsetAsync(memory, 0, size(64), stream)]
 print(json.dumps(errors))
 """
     assert run(fake_cuda(gpus=2), program)[1] == [0, 0, INVALID_HANDLE]
-
-
-def test_a_library_can_be_missing(fake_cuda: type[Machine]) -> None:
-    program = "import ctypes; ctypes.CDLL('libcudnn.so.9')"
-    assert fake_cuda().run(["-c", program]).returncode == 0
-    ran = fake_cuda(without=("libcudnn.so.9",)).run(["-c", program])
-    assert "libcudnn.so.9: cannot open shared object file" in ran.stderr

@@ -63,7 +63,6 @@ BASES: dict[str, Base] = {
         {"model_type": "llama", "tie_word_embeddings": True}, ratios=("0.2", "0.4"), options=("--logits", "last")
     ),
     "standard": Base({"model_type": "mistral", "sliding_window": 5}, options=(*_STANDARD, "--layout", "uniform")),
-    "qwen3": Base({"model_type": "qwen3", "head_dim": 32}),
     "window": Base(
         {"model_type": "mistral", "sliding_window": 5}, options=("--precision", "int8", "--logits", "last")
     ),
@@ -76,7 +75,6 @@ BASES: dict[str, Base] = {
     ),
     "points": Base({"model_type": "qwen2", **_WINDOW}, options=("--precision", "int4", "--set", "asymmetric=true")),
     "gemma3": Base(VARIATIONS["gemma3-all"]),
-    "gemma2": Base(VARIATIONS["gemma2-all"], ratios=("0",)),
     "gemma2 standard": Base(VARIATIONS["gemma2-all"], options=_STANDARD),
     "phi3": Base(VARIATIONS["phi3-all"], options=("--logits", "last")),
     "hunyuan": Base(VARIATIONS["hunyuan-all"]),
@@ -92,12 +90,22 @@ BASES: dict[str, Base] = {
             "down_proj": 2.0,
         },
     ),
-    "granite half": Base(VARIATIONS["granite-all"], options=("--precision", "fp16")),
     "experts": Base(VARIATIONS["gpt_oss"], options=("--precision", "fp16")),
-    "glm4": Base(VARIATIONS["glm4-biases"], options=("--precision", "int4")),
     "ministral3": Base(VARIATIONS["ministral3-all"], options=_STANDARD),
     "smollm3": Base(VARIATIONS["smollm3-all"], ratios=("0",)),
-    "exaone4": Base(VARIATIONS["exaone4-window"], options=_STANDARD),
+}
+
+#: Where it is not fp32.
+PRECISIONS = {
+    "window": "int8",
+    "half": "fp16",
+    "int4": "int4",
+    "rows": "w8a8",
+    "steps": "w4a8",
+    "mixed": "mixed",
+    "points": "int4",
+    SCALED: "fp16",
+    "experts": "fp16",
 }
 
 

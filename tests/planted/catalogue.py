@@ -40,7 +40,7 @@ FAULTS: tuple[Fault, ...] = (
     *manifest.FAULTS,
     *router.FAULTS,
 )
-NUMERIC: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault.kind == "numeric")
+NUMERIC: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault.is_numeric)
 #: Those that `seap-export validate` does not stop, or not with the code or the layer that is right, and why.
 MISSED: Mapping[str, str] = {
     "two ids of both swapped, without a router": "only the dense model's own tokenizer could tell",

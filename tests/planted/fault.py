@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Any
 
 from planted.editing import Artifact, re_record
 from planted.graphs.graph import Edit, edited
+from planted.kinds import Kind
 
 Change = Callable[[Artifact], Any]
 
@@ -28,54 +29,59 @@ class Fault:
     """A change to a good artifact.
 
     Attributes:
+        kind: What is at fault.
         id: A name of its own.
         base: The artifact; see `planted.artifacts`.
         plant: Makes the change.
-        kind: "numeric": the ONNX file and the model compute different things; "file": files, or what describes them,
-            are damaged or contradict each other.
+        is_numeric: Whether the ONNX file and the model compute different things, which results and weights must show;
+            otherwise files, or what describes them, are damaged or contradict each other.
         codes: The exit codes that are right.
         recorded: Whether the manifest has the sizes and hashes of the files as they are now.
         layer: The layer that a bisection must name, None for the embedding, the last norm and the LM head.
         options: Further arguments of the command; {dense} stands for the dense model.
-        is_repeated: Whether the same fault in another artifact is found by the same code; `make test-all` plants it.
     """
 
+    kind: Kind
     id: str
     base: str
     plant: Change
-    kind: Literal["numeric", "file"]
+    is_numeric: bool
     codes: frozenset[int]
     recorded: bool = True
     layer: Layer = ANY
     options: tuple[str, ...] = ()
-    is_repeated: bool = False
 
     @property
     def is_bisected(self) -> bool:
         return self.layer is not ANY
 
 
-def numeric(id: str, base: str, edit: Edit, layer: Layer, **more: Any) -> Fault:
+def numeric(kind: Kind, id: str, base: str, edit: Edit, layer: Layer) -> Fault:
     """A fault in the ONNX file."""
-    return Fault(id, base, recorded(edited(edit)), "numeric", frozenset({PARITY}), layer=layer, **more)
+    return Fault(kind, id, base, recorded(edited(edit)), True, frozenset({PARITY}), layer=layer)
 
 
-def structural(id: str, base: str, edit: Edit) -> Fault:
+def structural(kind: Kind, id: str, base: str, edit: Edit) -> Fault:
     """A fault in the ONNX file that results do not tell, as rounding explains it: the graph itself is another."""
-    return quiet(id, base, edited(edit))
+    return quiet(kind, id, base, edited(edit))
 
 
 def quiet(
-    id: str, base: str, change: Change, codes: Collection[int] = (ARTIFACT,), layer: Layer = ANY, **more: Any
+    kind: Kind,
+    id: str,
+    base: str,
+    change: Change,
+    codes: Collection[int] = (ARTIFACT,),
+    layer: Layer = ANY,
+    **more: Any,
 ) -> Fault:
     """A change of files that the manifest agrees with: hashes give nothing away."""
-    kind: Literal["numeric", "file"] = "file" if layer is ANY else "numeric"
-    return Fault(id, base, recorded(change), kind, frozenset(codes), layer=layer, **more)
+    return Fault(kind, id, base, recorded(change), layer is not ANY, frozenset(codes), layer=layer, **more)
 
 
-def damage(id: str, base: str, change: Change, **more: Any) -> Fault:
+def damage(kind: Kind, id: str, base: str, change: Change) -> Fault:
     """A change that the manifest knows nothing of, or of the manifest itself."""
-    return Fault(id, base, change, "file", frozenset({ARTIFACT}), recorded=False, **more)
+    return Fault(kind, id, base, change, False, frozenset({ARTIFACT}), recorded=False)
 
 
 def recorded(change: Change) -> Change:

@@ -7,8 +7,7 @@ import shutil
 import torch
 from planted.editing import Artifact
 from planted.fault import Change, Fault, recorded
-from planted.folders.block import offset_twice
-from planted.folders.model import config, tensors
+from planted.folders.model import tensors
 from support.product import convert_folder
 
 from seap_export.common.checksums import write_checksums
@@ -34,19 +33,9 @@ def _layer_repeated(tensors: Tensors) -> None:
         tensors[name] = tensors[name.replace("layers.2.", "layers.1.")].clone()
 
 
-def _head_negated(tensors: Tensors) -> None:
-    tensors["model.layers.1.self_attn.o_proj.weight"][:, :16] *= -1
-
-
 def _too_far(id: str, base: str, change: Change) -> Fault:
     options = ("--dense", "{dense}", "--max-kl", "0.01")
-    return Fault(id, base, recorded(_converted(change)), "numeric", frozenset({4}), options=options)
+    return Fault("weight", id, base, recorded(_converted(change)), True, frozenset({4}), options=options)
 
 
-FAULTS: tuple[Fault, ...] = (
-    _too_far("layer repeated on both sides", "whole", tensors(_layer_repeated)),
-    _too_far("head negated on both sides", "whole", tensors(_head_negated)),
-    _too_far("offset of norms twice on both sides", "gemma2", tensors(offset_twice)),
-    _too_far("no soft cap of scores on both sides", "gemma2", config(attn_logit_softcapping=None)),
-    _too_far("rotation in other layers on both sides", "smollm3", config(no_rope_layers=[1, 1, 0])),
-)
+FAULTS: tuple[Fault, ...] = (_too_far("layer repeated on both sides", "whole", tensors(_layer_repeated)),)

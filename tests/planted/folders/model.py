@@ -40,31 +40,8 @@ def _sign_of(name: str) -> Change:
     return tensors(change)
 
 
-def _in_half(tensors: dict[str, torch.Tensor]) -> None:
-    for name, tensor in tensors.items():
-        tensors[name] = tensor.half()
-
-
-def _heads_rolled(tensors: dict[str, torch.Tensor]) -> None:
-    name = _LAYER + "self_attn.q_proj.weight"
-    tensors[name] = tensors[name].roll(16, 0)
-
-
-def _norm_scaled(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["model.layers.2.post_attention_layernorm.weight"] *= 1.01
-
-
-def _extra(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["model.layers.3.mlp.up_proj.weight"] = tensors[_LAYER + "mlp.up_proj.weight"].clone()
-
-
 def _not_finite(tensors: dict[str, torch.Tensor]) -> None:
     tensors["model.embed_tokens.weight"][93, 0] = float("nan")
-
-
-def _cut(artifact: Artifact) -> None:
-    path = artifact.hf / _WEIGHTS
-    path.write_bytes(path.read_bytes()[:-1000])
 
 
 def _flip(artifact: Artifact) -> None:
@@ -91,56 +68,28 @@ def _list_lacks_the_code(artifact: Artifact) -> None:
     path.write_text("".join(line for line in lines if "modeling_seap.py" not in line), "utf-8")
 
 
-def _missing(name: str) -> Change:
-    return lambda artifact: (artifact.hf / name).unlink()
-
-
 FAULTS: tuple[Fault, ...] = (
-    damage("safetensors cut", "routed", _cut),
-    damage("safetensors with another byte", "int4", _flip),
-    damage("safetensors missing", "tied", _missing(_WEIGHTS)),
-    damage("modelling code changed", "qwen3", _code),
-    quiet("safetensors cut, recorded", "tied", _cut),
-    quiet("tensor missing", "routed", tensors(lambda tensors: tensors.pop(_LAYER + "mlp.up_proj.weight"))),
-    quiet("bias missing", "routed", tensors(lambda tensors: tensors.pop(_LAYER + "self_attn.q_proj.bias"))),
-    quiet("tensor too many", "whole", tensors(_extra)),
-    quiet("NaN in a rare token of the model", "routed", tensors(_not_finite), codes=(3, 7)),
-    quiet("weights in another dtype", "routed", tensors(_in_half), codes=(3, 7)),
-    quiet("sign in the model", "routed", _sign_of(_LAYER + "mlp.down_proj.weight"), codes=(3,), layer=1),
-    quiet("sign in the model, int4", "int4", _sign_of(_LAYER + "self_attn.v_proj.weight"), codes=(3,), layer=1),
-    quiet("heads of the model rolled", "whole", tensors(_heads_rolled), codes=(3,), layer=1),
-    quiet("norm of the model off by 1 %", "routed", tensors(_norm_scaled), codes=(3,), layer=2),
-    quiet("config: epsilon", "whole", config(rms_norm_eps=1e-3), codes=(3, 7), layer=0),
-    quiet("config: rope theta", "routed", config(rope_theta=20000.0), codes=(3, 7), layer=0),
-    quiet("config: rope scaling lost", "whole", config(rope_scaling=None), codes=(3, 7), layer=0),
-    quiet("config: window", "standard", config(sliding_window=4), codes=(3, 7), layer=0),
-    quiet("config: vocabulary", "routed", config(vocab_size=97)),
-    quiet("config: heads of all layers", "standard", config(num_attention_heads=96)),
-    quiet("config: neurons of a layer", "routed", _layer_config(1, "intermediate_size", 1)),
-    quiet("config: KV heads of a layer", "qwen3", _layer_config(2, "num_attention_heads", 3)),
-    quiet("config: tied", "routed", config(tie_word_embeddings=True), codes=(3, 7)),
-    quiet("config: not tied", "tied", config(tie_word_embeddings=False), codes=(3, 7)),
-    quiet("config: layers", "whole", config(num_hidden_layers=2)),
-    quiet("config: positions", "whole", config(max_position_embeddings=256)),
-    quiet("config: activation", "routed", config(hidden_act="mish")),
-    quiet("config: no biases", "routed", config(attention_bias=False)),
-    quiet("config: end of sequence", "tied", config(eos_token_id=5, bos_token_id=6)),
-    quiet("config: no JSON", "whole", _text("config.json", "{")),
-    quiet("config missing", "int4", _missing("config.json")),
+    damage("file", "safetensors with another byte", "mixed", _flip),
+    quiet("weight", "NaN in a rare token of the model", "routed", tensors(_not_finite), codes=(3, 7)),
     quiet(
+        "weight", "sign in the model, int4", "int4", _sign_of(_LAYER + "self_attn.v_proj.weight"), codes=(3,), layer=1
+    ),
+    quiet("config", "config: neurons of a layer", "steps", _layer_config(1, "intermediate_size", 1)),
+    quiet("config", "config: tied", "mixed", config(tie_word_embeddings=True), codes=(3, 7)),
+    quiet(
+        "config",
         "generation config: end of sequence",
-        "routed",
+        "rows",
         lambda artifact: edit_json(
             artifact.hf / "generation_config.json", lambda values: values.update(eos_token_id=7)
         ),
     ),
-    quiet("modelling code changed, recorded", "routed", _code),
-    quiet("modelling code of one's own, recorded", "tied", _text("more.py", "print('hello')")),
-    quiet("compiled code, recorded", "routed", _text("__pycache__/modeling_seap.cpython-311.pyc", "code")),
-    quiet("pickled weights, recorded", "whole", _text("pytorch_model.bin", "pickled")),
-    quiet("config: code on the hub", "tied", config(auto_map={"AutoConfig": "else/where--modeling_seap.SeapX"})),
-    quiet("config: a kernel on the hub", "whole", config(attn_implementation="else/where")),
-    damage("a file of secrets beside the model", "tied", _text(".env", "TOKEN=1")),
-    damage("list of files without the code", "routed", _list_lacks_the_code),
-    damage("list of files missing", "qwen3", _missing("SHA256SUMS")),
+    quiet("code", "modelling code changed, recorded", "rows", _code),
+    quiet("code", "code of one's own, recorded", "whole", _text("more.py", "print('hello')")),
+    quiet("code", "pickled weights, recorded", "window", _text("pytorch_model.bin", "pickled")),
+    quiet(
+        "code", "config: code on the hub", "steps", config(auto_map={"AutoConfig": "else/where--modeling_seap.SeapX"})
+    ),
+    damage("file", "a file of secrets beside the model", "rows", _text(".env", "TOKEN=1")),
+    damage("code", "list of files without the code", "mixed", _list_lacks_the_code),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+from planted.kinds import Kind
 from support.formats.written import WrittenModel
 from support.models import write_micro_model
 from support.tokenizers import write_byte_level
@@ -68,18 +69,18 @@ class FormatFault:
     """A change to a written folder.
 
     Attributes:
+        kind: What is at fault.
         id: A name of its own within the format.
         base: The artifact that it is planted in.
         plant: Makes the change.
         codes: The exit codes that are right: 7 if files are damaged or not of the model, 3 if it computes otherwise.
-        missed: Why it is not stopped; None: it is.
     """
 
+    kind: Kind
     id: str
     base: str
     plant: Plant
     codes: tuple[int, ...]
-    missed: str | None = None
 
 
 @dataclass(frozen=True)

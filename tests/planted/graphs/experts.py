@@ -29,9 +29,9 @@ def _without_bound(graph: Graph) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    numeric("two rows of a router swapped", "experts", _changed("mlp.gate.weight.transposed", _swapped), layer=1),
-    numeric("bias of a router dropped", "experts", _changed("mlp.gate.bias", np.zeros_like), layer=1),
-    numeric("biases of experts dropped", "experts", _changed("mlp.experts.output_bias", np.zeros_like), layer=1),
-    numeric("gates not clamped", "experts", _without_bound, layer=1),
-    numeric("sinks dropped", "experts", _changed("self_attn.sinks", np.zeros_like), layer=1),
+    numeric(
+        "weight", "two rows of a router swapped", "experts", _changed("mlp.gate.weight.transposed", _swapped), layer=1
+    ),
+    numeric("attribute", "gates not clamped", "experts", _without_bound, layer=1),
+    numeric("weight", "sinks dropped", "experts", _changed("self_attn.sinks", np.zeros_like), layer=1),
 )

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from planted.editing import Artifact
 from planted.fault import Fault, numeric, quiet
 from planted.graphs.graph import Edit, Graph, edited
-from support.editing import edit_weights
 
 #: "the", which the texts hold, and an id without a word.
 _COMMON, _RARE = 4, 93
@@ -21,16 +19,6 @@ def _row(token: int, factor: float) -> Edit:
         table = graph[_EMBEDDING]
         table[token] *= factor
         graph[_EMBEDDING] = table
-
-    return edit
-
-
-def _swapped(name: str, axis: int, one: int, other: int) -> Edit:
-    def edit(graph: Graph) -> None:
-        table = graph[name]
-        rows = np.arange(table.shape[axis])
-        rows[[one, other]] = other, one
-        graph[name] = np.take(table, rows, axis)
 
     return edit
 
@@ -52,19 +40,9 @@ def _untied_and_perturbed(graph: Graph) -> None:
     node.input[index] = graph.constant(table + noise, table.dtype)
 
 
-def _logits_scaled(graph: Graph) -> None:
-    graph.behind("logits", ("Mul", ["", graph.constant(1.01, np.float32)], {}))
-
-
 def _logits_backwards(graph: Graph) -> None:
     """The rows of the batch in the opposite order."""
     graph.behind("logits", ("Slice", ["", *(graph.constant(value) for value in _BACKWARDS)], {}))
-
-
-def _ids_backwards(graph: Graph) -> None:
-    node = graph.node("embed_tokens")
-    index = list(node.input).index("input_ids")
-    node.input[index] = graph.before(node, "Slice", ["input_ids", *(graph.constant(value) for value in _BACKWARDS)])
 
 
 def _last_column(graph: Graph) -> None:
@@ -74,41 +52,10 @@ def _last_column(graph: Graph) -> None:
     node.op_type, node.input[:] = "Add", ["last_token.end.output", batch]
 
 
-def _first_token(graph: Graph) -> None:
-    graph.behind("last_token.place.output", ("Sub", ["", ""], {}))
-
-
-def _one_before_the_last(graph: Graph) -> None:
-    one, zero = graph.constant([1]), graph.constant([0])
-    graph.behind("last_token.place.output", ("Sub", ["", one], {}), ("Max", ["", zero], {}))
-
-
-def _embedding_of_the_model(artifact: Artifact) -> None:
-    def change(tensors: dict[str, Any]) -> None:
-        tensors[_EMBEDDING][_COMMON, 3] += 0.5
-
-    edit_weights(artifact.hf, change)
-
-
 FAULTS: tuple[Fault, ...] = (
-    numeric("embedding of a common token", "routed", _row(_COMMON, 1.02), layer=None),
-    numeric("embedding of a common token, standard", "standard", _row(_COMMON, -1.0), layer=None),
-    numeric("embeddings of two tokens swapped", "whole", _swapped(_EMBEDDING, 0, 4, 5), layer=None),
-    numeric("embedding of a rare token", "routed", _row(_RARE, -1.0), layer=None),
-    numeric("embedding of a rare token off by 2 %", "whole", _row(_RARE, 1.02), layer=None),
-    numeric("embedding of a rare token, fp16", "half", _row(_RARE, -1.0), layer=None),
-    quiet("infinity in a rare token, fp16", "half", _one_value(np.inf), codes=(3, 7)),
-    quiet("NaN in a rare token, fp16", "half", _one_value(np.nan), codes=(3, 7)),
-    quiet("NaN in a rare token", "qwen3", _one_value(np.nan), codes=(3, 7)),
-    quiet("embedding of the model", "whole", _embedding_of_the_model, codes=(3,), layer=None),
-    numeric("LM head untied and perturbed", "tied", _untied_and_perturbed, layer=None),
-    numeric("rows of the LM head swapped", "whole", _swapped(_HEAD, 1, 40, 41), layer=None),
-    numeric("rows of the LM head swapped, fp16", "half", _swapped(_HEAD, 1, 10, 50), layer=None),
-    numeric("logits off by 1 %", "qwen3", _logits_scaled, layer=None),
-    numeric("rows of a batch give each other's logits", "whole", _logits_backwards, layer=None),
-    numeric("rows of a batch read each other's ids", "standard", _ids_backwards, layer=None),
-    numeric("last column in the place of the last token", "tied", _last_column, layer=None),
-    numeric("last column in the place of the last token, int8", "window", _last_column, layer=None),
-    numeric("first token in the place of the last", "tied", _first_token, layer=None),
-    numeric("token before the last", "window", _one_before_the_last, layer=None),
+    numeric("weight", "embedding of a rare token off by 2 %", "whole", _row(_RARE, 1.02), layer=None),
+    quiet("weight", "NaN in a rare token, fp16", "half", _one_value(np.nan), codes=(3, 7)),
+    numeric("wiring", "LM head untied and perturbed", "tied", _untied_and_perturbed, layer=None),
+    numeric("wiring", "rows of a batch give each other's logits", "whole", _logits_backwards, layer=None),
+    numeric("wiring", "last column in the place of the last token, int8", "window", _last_column, layer=None),
 )

@@ -11,7 +11,7 @@ import numpy as np
 from planted.editing import Artifact
 from planted.fault import PARITY, Change, Fault, numeric, quiet, structural
 from planted.graphs.graph import Edit, Graph, edited
-from planted.graphs.weights import Array, columns_of, layer_name
+from planted.graphs.weights import Array, columns_of
 from support.editing import edit_json
 
 from converters.formats import read_format
@@ -31,17 +31,6 @@ def _part(layer: int, projection: Projection, part: str, change: Callable[[Array
 
 def _table(name: str, part: str, change: Callable[[Array], Any]) -> Edit:
     return lambda graph: _change(graph, f"{name}.weight.{part}", slice(None), change)
-
-
-def _largest_part(name: str, change: Callable[[Array], Any]) -> Edit:
-    """Alters the packed weights of most rows of a table whose rows have bits of their own."""
-
-    def edit(graph: Graph) -> None:
-        names = [tensor.name for tensor in graph.proto.graph.initializer]
-        parts = [part for part in names if part.startswith(f"{name}.weight.") and part.endswith(".packed")]
-        _change(graph, max(parts, key=lambda part: len(graph[part])), slice(None), change)
-
-    return edit
 
 
 def _change(graph: Graph, name: str, rows: slice, change: Callable[[Array], Any]) -> None:
@@ -67,11 +56,6 @@ def _of_rows(layer: int, projection: Projection, part: str, change: Callable[[Ar
     return edit
 
 
-def _row_of_scales_shifted(scales: Array) -> Array:
-    scales[3] = np.roll(scales[3], 1)
-    return scales
-
-
 def _all_scales_shifted(scales: Array) -> Array:
     return np.roll(scales, 1, axis=0)
 
@@ -91,10 +75,6 @@ def _a_step_more(steps: Array) -> Array:
     return steps
 
 
-def _steps_shifted(steps: Array) -> Array:
-    return np.roll(steps, 1, axis=2)
-
-
 def _row_one_up(levels: Array) -> Array:
     levels[3] = np.minimum(levels[3], 126) + 1
     return levels
@@ -103,12 +83,6 @@ def _row_one_up(levels: Array) -> Array:
 def _a_scale_negated(scales: Array) -> Array:
     scales[2, -1] *= -1
     return scales
-
-
-def _points_one_up(points: Array) -> Array:
-    """Each of the two zero points in a byte."""
-    low, high = points & 15, points >> 4
-    return np.minimum(low + 1, 15) | (np.minimum(high + 1, 15) << 4)
 
 
 def _points_of_a_row_one_down(points: Array) -> Array:
@@ -125,31 +99,9 @@ def _rows_swapped(packed: Array) -> Array:
     return packed
 
 
-def _blocks_shifted(packed: Array) -> Array:
-    return np.roll(packed, 1, axis=1)
-
-
 def _a_level_up(packed: Array) -> Array:
     packed[3, 0] = np.minimum(packed[3, 0], 254) + 1
     return packed
-
-
-def _gate_and_up_swapped(layer: int) -> Edit:
-    def edit(graph: Graph) -> None:
-        names = [f"{layer_name(layer, projection)}.weight" for projection in ("gate_proj", "up_proj")]
-        gate, up = names
-        parts = ("packed", "scales", "zero_points", "steps")
-        graph.rename_inputs({f"{a}.{part}": f"{b}.{part}" for a, b in ((gate, up), (up, gate)) for part in parts})
-
-    return edit
-
-
-def _last_block_lost(graph: Graph) -> None:
-    """The products leave out the last block of what they read."""
-    stem, _ = columns_of(graph, 1, "down_proj")
-    scales = graph[f"{stem}.weight.scales"]
-    scales[:, -1] = 0
-    graph[f"{stem}.weight.scales"] = scales
 
 
 def _bits_from_other_planes(packed: Array) -> Array:
@@ -181,69 +133,45 @@ def _constant_doubled(prefix: str) -> Edit:
 
 
 FAULTS: tuple[Fault, ...] = (
-    numeric("int4: scales of a row shifted", "int4", _part(1, "up_proj", "scales", _row_of_scales_shifted), layer=1),
-    numeric("int4: scales of all rows shifted", "int4", _part(2, "o_proj", "scales", _all_scales_shifted), layer=2),
-    numeric("int4: a scale doubled", "int4", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
-    numeric("int4: a scale negated", "int4", _part(0, "gate_proj", "scales", _a_scale_negated), layer=0),
-    numeric("int4: nibbles swapped", "int4", _part(1, "v_proj", "packed", _nibbles_swapped), layer=1),
-    numeric("int4: two rows swapped", "int4", _part(2, "down_proj", "packed", _rows_swapped), layer=2),
-    numeric("int4: blocks shifted", "int4", _part(0, "k_proj", "packed", _blocks_shifted), layer=0),
-    numeric("int4: gate and up swapped", "int4", _gate_and_up_swapped(1), layer=1),
-    numeric("int4: last block of down_proj lost", "int4", _last_block_lost, layer=1),
-    numeric("int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None),
-    numeric("int4: rows of the LM head swapped", "int4", _table("lm_head", "packed", _rows_swapped), layer=None),
+    numeric("scale", "int4: a scale negated", "int4", _part(0, "gate_proj", "scales", _a_scale_negated), layer=0),
+    numeric("weight", "int4: nibbles swapped", "int4", _part(1, "v_proj", "packed", _nibbles_swapped), layer=1),
+    numeric(
+        "scale", "int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None
+    ),
     quiet(
+        "scale",
         "int4: o_proj negated, and noted so",
         "int4",
         _noted(1, "o_proj", _part(1, "o_proj", "scales", np.negative)),
         codes=(PARITY,),
         layer=1,
     ),
-    numeric("w8a8: a scale doubled", "rows", _of_rows(1, "q_proj", "scales", _scale_doubled), layer=1),
-    numeric("w8a8: scales shifted", "rows", _of_rows(2, "o_proj", "scales", _all_scales_shifted), layer=2),
-    numeric("w8a8: a row one up", "rows", _of_rows(1, "up_proj", "packed", _row_one_up), layer=1),
-    numeric("w8a8: two rows swapped", "rows", _of_rows(0, "down_proj", "packed", _rows_swapped), layer=0),
-    numeric("w8a8: gate and up swapped", "rows", _gate_and_up_swapped(1), layer=1),
-    structural("w8a8: steps of another size", "rows", _constant_doubled("level_step")),
-    structural("w8a8: another level for zero", "rows", _constant_doubled("level_of_zero")),
-    numeric("w4a8: a block with one step more", "steps", _of_rows(1, "q_proj", "steps", _a_step_more), layer=1),
-    numeric("w4a8: steps of blocks shifted", "steps", _of_rows(2, "down_proj", "steps", _steps_shifted), layer=2),
-    numeric("w4a8: a step doubled", "steps", _of_rows(0, "o_proj", "scales", _scale_doubled), layer=0),
-    numeric("w4a8: two rows swapped", "steps", _of_rows(1, "v_proj", "packed", _rows_swapped), layer=1),
-    numeric("w4a8: gate and up swapped", "steps", _gate_and_up_swapped(1), layer=1),
-    numeric("mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
-    numeric("mixed: two rows swapped", "mixed", _part(2, "down_proj", "packed", _rows_swapped), layer=2),
-    numeric("mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),
-    numeric("mixed: rows of the LM head swapped", "mixed", _largest_part("lm_head", _rows_swapped), layer=None),
-    numeric("mixed: places in the LM head swapped", "mixed", _table("lm_head", "places", _rows_swapped), layer=None),
+    numeric("scale", "w8a8: a scale doubled", "rows", _of_rows(1, "q_proj", "scales", _scale_doubled), layer=1),
+    numeric("weight", "w8a8: a row one up", "rows", _of_rows(1, "up_proj", "packed", _row_one_up), layer=1),
+    structural("constant", "w8a8: steps of another size", "rows", _constant_doubled("level_step")),
     numeric(
-        "mixed: places in the embedding shifted",
+        "scale", "w4a8: a block with one step more", "steps", _of_rows(1, "q_proj", "steps", _a_step_more), layer=1
+    ),
+    numeric("weight", "w4a8: two rows swapped", "steps", _of_rows(1, "v_proj", "packed", _rows_swapped), layer=1),
+    numeric("scale", "w4a8: a step doubled", "steps", _of_rows(0, "o_proj", "scales", _scale_doubled), layer=0),
+    numeric("scale", "mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
+    numeric("bits", "mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),
+    numeric(
+        "weight",
+        "mixed: places in the LM head swapped",
         "mixed",
-        _table("model.embed_tokens", "places", _all_scales_shifted),
+        _table("lm_head", "places", _rows_swapped),
         layer=None,
     ),
-    structural("mixed: rows of another kernel", "mixed", _constant_doubled("embed_tokens.end")),
-    structural("mixed: steps of another number of bits", "mixed", _constant_doubled("step_")),
-    structural("mixed: bits of a plane left out", "mixed", _constant_doubled("mask_")),
-    structural("mixed: levels between those of the file", "mixed", _constant_doubled("half_")),
-    numeric("asymmetric: zero points one up", "points", _part(1, "up_proj", "zero_points", _points_one_up), layer=1),
+    structural("constant", "mixed: rows of another kernel", "mixed", _constant_doubled("embed_tokens.end")),
+    structural("constant", "mixed: bits of a plane left out", "mixed", _constant_doubled("mask_")),
     numeric(
+        "zero point",
         "asymmetric: zero points of a row one down",
         "points",
         _part(2, "gate_proj", "zero_points", _points_of_a_row_one_down),
         layer=2,
     ),
-    numeric(
-        "asymmetric: zero points of v one up", "points", _part(0, "v_proj", "zero_points", _points_one_up), layer=0
-    ),
-    numeric(
-        "asymmetric: scales of the embedding shifted",
-        "points",
-        _table("model.embed_tokens", "scales", _all_scales_shifted),
-        layer=None,
-    ),
-    numeric("int8: a block one up", "window", _part(1, "up_proj", "packed", _a_level_up), layer=1),
-    numeric("int8: two rows swapped", "window", _part(0, "o_proj", "packed", _rows_swapped), layer=0),
-    numeric("int8: a scale doubled", "window", _part(2, "q_proj", "scales", _a_scale_doubled), layer=2),
-    numeric("int8: blocks shifted", "window", _part(1, "k_proj", "packed", _blocks_shifted), layer=1),
+    numeric("weight", "int8: a block one up", "window", _part(1, "up_proj", "packed", _a_level_up), layer=1),
+    numeric("scale", "int8: a scale doubled", "window", _part(2, "q_proj", "scales", _a_scale_doubled), layer=2),
 )

@@ -1,0 +1,22 @@
+"""What is at fault where a fault is planted, and which kinds a format or a precision has no place for."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+#: Numbers and how they are rounded; nodes, what they read and their settings; what says how to compute; other files.
+Kind = Literal[
+    "weight",
+    "scale",
+    "zero point",
+    "bits",
+    "wiring",
+    "attribute",
+    "constant",
+    "metadata",
+    "tokenizer",
+    "config",
+    "code",
+    "file",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
