@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from support.corpora import task_texts
 from support.editing import set_json
@@ -107,6 +108,15 @@ def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing
         Router(done / "router")
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_is_not_finite_is_refused(done: Path) -> None:
+    model = onnx.load(path := done / "router" / "router.onnx")
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == "logits_of_token")
+    table.raw_data = np.full(list(table.dims), np.nan, np.float32).tobytes()
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="not probabilities"):
+        Router(done / "router").probabilities([[4, 5]])
 
 
 def test_a_graph_of_other_classes_is_refused(done: Path) -> None:
