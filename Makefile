@@ -38,7 +38,8 @@ FREEZE = .venv/bin/python -m pip freeze --exclude-editable --path $$(ls -d $(1)/
 PLAIN := sed 's/+cpu$$//' | grep -v '^nvidia-' | sort -fu
 
 # Tests of further runtimes, with what is installed for them; CI leaves out vLLM.
-IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv-runtimes/bin/
+NODE_MODULES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules
+IN_RUNTIMES := $(NODE_MODULES) .venv-runtimes/bin/
 FEWER_RUNTIMES := llama.cpp,openvino,transformers.js,mlx-lm,litert,executorch
 RUNTIMES := $(FEWER_RUNTIMES),vllm
 
@@ -86,7 +87,7 @@ test-all: lint environments $(MODEL) $(CODER)
 
 # Plants bugs in a module, or a random sample of them in all that compute, and names those that no test finds.
 mutants: .venv-mutants/installed
-	.venv-mutants/bin/python tests/mutate.py $(FILE) $(ARGS)
+	$(NODE_MODULES) .venv-mutants/bin/python tests/mutate.py $(FILE) $(ARGS)
 
 # The fast tests with the lowest releases that pyproject.toml allows; it is not in CI.
 test-floors: .venv-floors/installed $(MODEL)
@@ -163,9 +164,10 @@ endef
 	$(INTO) --no-deps $(call CONSTRAIN,current.txt) onnxruntime-genai-cuda
 	@touch $@
 
-# With its packages: what the tests of a changed module need, and what changes it.
-.venv-mutants/installed: .venv/installed
+# With the packages of .venv and of the other runtimes: what the tests of a changed module need, and what changes it.
+.venv-mutants/installed: .venv-runtimes/installed
 	$(LENT)
+	ls -d $(CURDIR)/.venv-runtimes/lib/python*/site-packages >> $$(ls -d $(@D)/lib/python*/site-packages)/shared.pth
 	$(INTO) 'cosmic-ray==8.7.*'
 	@touch $@
 

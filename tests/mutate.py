@@ -1,7 +1,7 @@
 """Plants bugs in the code, one at a time, and names those that the tests let live: `make mutants FILE=...`.
 
-The tests of a module are those of its own test file; what these let live meets all tests of the folder beside it.
-Each bug is planted in a copy of the tree, so the checkout stays as it is.
+The tests of a module are those of its own test file; what these let live meets all tests of the folder beside it, then
+those of its package. Each bug is planted in a copy of the tree, so the checkout stays as it is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ SAMPLED = (
 )  # fmt: skip
 #: `|` stands in annotations, which nothing evaluates, and a decorator that is gone is mostly an import that fails.
 _LEFT_OUT = ("ReplaceBinaryOperator_BitOr", "RemoveDecorator", "VariableInserter", "VariableReplacer")
-_SECONDS = 600
+_SECONDS = 900
+#: What the pipeline decides is seen where its results are shown.
+COMMANDS = "tests/seap_export/cli/commands"
 #: Exit codes of pytest.
 _PASSED, _NO_TESTS = 0, 5
 
@@ -76,12 +78,15 @@ def mutants_of(module: str, draw: random.Random) -> list[Mutant]:
 
 
 def tests_of(module: str) -> list[str]:
-    """The module's own test file if it has one, then the nearest folder of tests; both as paths from the root."""
+    """The module's test file if it has one, the nearest folder of tests, then those of its package, from the root."""
     path = Path("tests", module)
-    own, folder = path.with_name(f"test_{path.name}"), path.parent
+    test_file, folder = path.with_name(f"test_{path.name}"), path.parent
     while not any((ROOT / folder).glob("test_*.py")):
         folder = folder.parent
-    return [*([str(own)] if (ROOT / own).is_file() else []), str(folder)]
+    package = Path(*folder.parts[:3])
+    further = [str(package)] if package != folder else []
+    further += [COMMANDS] if package.name == "pipeline" else []
+    return [*([str(test_file)] if (ROOT / test_file).is_file() else []), str(folder), *further]
 
 
 def is_found(mutant: Mutant, tree: Path) -> bool:
