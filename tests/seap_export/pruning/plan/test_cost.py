@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.plans import attention_cost, small_spec, smollm2_spec
+from support.plans import attention_cost, small_spec
 
-from seap_export.model.families import Attention, Mlp
-from seap_export.pruning.plan.cost import BUDGETS, CostModel
+from seap_export.model.families import Mlp
+from seap_export.pruning.plan.cost import CostModel
 from seap_export.pruning.plan.sublayers import NeuronOptions, layer_cost, smallest_layer
 
 #: 6 query heads of 4 channels, 3 KV groups, 40 neurons, width 24.
@@ -17,31 +17,17 @@ LAYER = SPEC.layers[0]
 PROJECTIONS = {"q": 24 * 24, "k": 24 * 12, "v": 24 * 12, "o": 24 * 24, "gate": 24 * 40, "up": 24 * 40, "down": 40 * 24}
 
 
-def test_weights_are_those_of_the_projections() -> None:
-    spec = smollm2_spec()
-    assert layer_cost(LAYER, 24, CostModel()) == SPEC.prunable_weights(0) == sum(PROJECTIONS.values())
-    assert layer_cost(spec.layers[0], 576, CostModel()) == spec.prunable_weights(0)
-    assert LAYER[Attention].weights(24) == attention_cost(SPEC, CostModel(), 6, 3)
-    assert LAYER[Attention].weights(24) == sum(PROJECTIONS[name] for name in "qkvo")
-    assert LAYER[Mlp].weights(24) == sum(PROJECTIONS[name] for name in ("gate", "up", "down"))
-
-
-def test_macs_are_one_a_weight_and_two_a_head_channel_and_position() -> None:
-    cost = CostModel("macs", 100)
-    scores, mixing = 6 * 4 * 100, 6 * 100 * 4
-    assert layer_cost(LAYER, 24, cost) == sum(PROJECTIONS.values()) + scores + mixing
-    assert attention_cost(SPEC, cost, 2, 1) == 2 * (24 * 4 * 2) + 2 * (24 * 4) + 2 * 2 * 4 * 100
-
-
-def test_bytes_are_the_weights_and_the_keys_and_values_of_every_position() -> None:
-    cost = CostModel("bytes", 100)
-    assert layer_cost(LAYER, 24, cost) == sum(PROJECTIONS.values()) + 2 * 3 * 4 * 100
-    assert attention_cost(SPEC, cost, 2, 1) == 2 * (24 * 4 * 2) + 2 * (24 * 4) + 2 * 4 * 100
-
-
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_a_neuron_costs_its_weights_and_the_least_is_a_head_and_a_step(budget: Any) -> None:
-    cost = CostModel(budget, 9)
+@pytest.mark.parametrize(
+    ("cost", "whole", "shrunk"),
+    [
+        (CostModel(), 0, 0),
+        (CostModel("macs", 100), 2 * 6 * 4 * 100, 2 * 2 * 4 * 100),  # scores and mixing of each head
+        (CostModel("bytes", 100), 2 * 3 * 4 * 100, 2 * 4 * 100),  # keys and values of each group
+    ],
+)
+def test_it_is_the_weights_and_what_every_position_adds(cost: CostModel, whole: int, shrunk: int) -> None:
+    assert layer_cost(LAYER, 24, cost) == SPEC.prunable_weights(0) + whole == sum(PROJECTIONS.values()) + whole
+    assert attention_cost(SPEC, cost, 2, 1) == 2 * (24 * 4 * 2) + 2 * (24 * 4) + shrunk
     assert NeuronOptions.cost_of(LAYER.changed(intermediate_size=1)[Mlp], 24, cost) == 3 * 24
     for align, neurons in ((16, 16), (64, 40)):
         least = layer_cost(smallest_layer(SPEC, LAYER, align), 24, cost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,46 +12,31 @@ from seap_export.errors import UsageError
 from seap_export.pruning.plan.sparsity import SPARSITY_KINDS, Sparsity, default_protection
 
 
-@pytest.mark.parametrize(("layers", "protected"), [(1, 0), (7, 0), (8, 1), (15, 1), (16, 2), (32, 2), (80, 2)])
-def test_two_layers_at_each_end_are_protected_but_fewer_in_a_shallow_model(layers: int, protected: int) -> None:
-    for kind in ("logistic", "uniform"):
-        assert default_protection(kind, layers) == protected
-        resolved = Sparsity(kind).resolved(layers)
-        assert (resolved.protect_first, resolved.protect_last) == (protected, protected)
-
-
-@pytest.mark.parametrize("kind", ["adaptive", "global"])
-def test_no_layer_is_protected_where_losses_or_the_ranking_decide_unless_asked(kind: Any) -> None:
-    resolved = Sparsity(kind).resolved(32)
-    assert (resolved.protect_first, resolved.protect_last) == (0, 0)
-    assert Sparsity(kind, protect_last=3).resolved(32).protect_last == 3
-
-
-def test_resolving_keeps_all_other_settings() -> None:
-    resolved = Sparsity("adaptive", 0.5, 0.1, 1, None, "macs", 300).resolved(32)
-    assert resolved == Sparsity("adaptive", 0.5, 0.1, 1, 0, "macs", 300)
+@pytest.mark.parametrize(("layers", "protected"), [(1, 0), (7, 0), (8, 1), (15, 1), (16, 2), (80, 2)])
+@pytest.mark.parametrize("kind", SPARSITY_KINDS)
+def test_two_layers_at_each_end_are_protected_on_a_curve_but_fewer_in_a_shallow_model(
+    kind: Any, layers: int, protected: int
+) -> None:
+    number = protected if kind in ("logistic", "uniform") else 0
+    assert default_protection(kind, layers) == number
+    sparsity = Sparsity(kind, 0.5, 0.1)
+    assert sparsity.resolved(layers) == replace(sparsity, protect_first=number, protect_last=number)
+    assert replace(sparsity, protect_last=0).resolved(layers).protect_last == 0
 
 
 @pytest.mark.parametrize("kind", SPARSITY_KINDS)
-def test_protected_layers_have_no_sparsity_and_all_others_some(kind: Any) -> None:
-    curve = Sparsity(kind, protect_first=3, protect_last=1).curve(9)
-    assert [value > 0.0 for value in curve] == [False] * 3 + [True] * 5 + [False]
+def test_protected_layers_have_no_sparsity_and_the_others_that_of_the_curve(kind: Any) -> None:
+    """The logistic one is the paper's."""
+    curve = Sparsity(kind, 0.8, 0.3, protect_first=3, protect_last=1).curve(9)
+    logistic = [1.0 / (1.0 + math.exp(-0.8 * (x - 0.3))) for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    expected = pytest.approx(logistic, rel=1e-12) if kind == "logistic" else [1.0] * 5
+    assert (curve[:3], curve[3:-1], curve[-1]) == ([0.0] * 3, expected, 0.0)
 
 
-def test_the_logistic_curve_is_the_paper_s_over_the_unprotected_layers() -> None:
-    curve = Sparsity("logistic", k=0.8, x0=0.3, protect_first=2, protect_last=2).curve(9)
-    expected = [1.0 / (1.0 + math.exp(-0.8 * (x - 0.3))) for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    assert curve[2:-2] == pytest.approx(expected, rel=1e-12)
-
-
-def test_the_uniform_curve_is_the_same_for_all_unprotected_layers() -> None:
-    assert Sparsity("uniform", protect_first=1, protect_last=2).curve(6) == [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize(("first", "last"), [(4, 0), (0, 4), (2, 2), (9, 9)])
-def test_protecting_every_layer_is_refused(first: int, last: int) -> None:
-    with pytest.raises(UsageError, match=r"all 4 layers would be protected; lower protect_first"):
-        Sparsity(protect_first=first, protect_last=last).resolved(4)
+def test_protecting_every_layer_is_refused() -> None:
+    for first, last in ((4, 0), (2, 2), (9, 9)):
+        with pytest.raises(UsageError, match=r"all 4 layers would be protected; lower protect_first"):
+            Sparsity(protect_first=first, protect_last=last).resolved(4)
 
 
 @pytest.mark.parametrize(

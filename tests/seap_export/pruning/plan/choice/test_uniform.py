@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from support.chosen import JOINT
-from support.plans import kept_sizes, random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.plans import (
+    kept_sizes,
+    random_scores,
+    random_sensitivity,
+    scored_options,
+    small_spec,
+    smollm2_spec,
+    whole_layer,
+)
 from support.product import LayerPlan
 from support.variations import VARIATIONS, micro_config
 
@@ -92,14 +100,6 @@ def test_it_is_the_best_of_all_shapes(balance: Any, align: int, head_worth: floa
     assert achieved == pytest.approx(best.achieved, abs=1e-12)
 
 
-@pytest.mark.parametrize("variation", JOINT)
-def test_ratio_0_is_the_dense_model(variation: str) -> None:
-    spec = model_spec(micro_config(**VARIATIONS[variation]))
-    layers, achieved = solve(spec, 0.0)
-    assert achieved == 0.0
-    assert [plan.sizes for plan in layers] == [layer.sizes for layer in spec.layers]
-
-
 @pytest.mark.parametrize(
     ("model_type", "heads"), [("llama", {1, 2, 3, 4, 6}), ("mistral", {1, 2, 3, 4, 5, 6}), ("qwen2", {5})]
 )
@@ -122,18 +122,6 @@ def test_heads_stay_where_the_family_s_class_takes_their_size_from_their_number(
     assert (neurons == {6}) is fixed
 
 
-def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
-    spec = model_spec(micro_config(**VARIATIONS["granitemoehybrid"]))
-    most = 3 * 79 / (2 * 16 * (6 + 3) + 3 * 80)
-    layers, achieved = solve(spec, most, align=1)
-    assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
-    assert kept_sizes(layers[0]) == (3, 6, 1)
-    check_ratio(spec, most + 0.01, EVEN, 1)
-    for refused in (lambda: solve(spec, most + 0.01, align=1), lambda: check_ratio(spec, 0.9, EVEN, 1, "uniform")):
-        with pytest.raises(UsageError, match=f"fixes sizes.* at most {most:.3f} can be removed.* --layout uniform"):
-            refused()
-
-
 @pytest.mark.parametrize("changed", [{"intermediate_size": 64}, {"num_attention_heads": 3}])
 def test_layers_that_differ_already_are_refused(changed: dict[str, int]) -> None:
     spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=2)
@@ -142,21 +130,30 @@ def test_layers_that_differ_already_are_refused(changed: dict[str, int]) -> None
         solve(spec, 0.2)
 
 
-def test_a_ratio_out_of_reach_is_refused() -> None:
-    spec = smollm2_spec(num_hidden_layers=4)
-    most = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536)
-    layers, achieved = solve(spec, most)
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_ratio_out_of_reach_is_refused_and_where_heads_stay_one_that_takes_some(fixed: bool) -> None:
+    if fixed:
+        spec, align, least = model_spec(micro_config(**VARIATIONS["granitemoehybrid"])), 1, (3, 6, 1)
+        most, message = (
+            3 * 79 / (2 * 16 * (6 + 3) + 3 * 80),
+            "fixes sizes.* at most {} can be removed.* --layout uniform",
+        )
+    else:
+        spec, align, least = smollm2_spec(num_hidden_layers=4), 16, (1, 1, 16)
+        most, message = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536), "at most {} can be removed"
+    assert solve(spec, 0.0) == (tuple(map(whole_layer, spec.layers)), 0.0)
+    layers, achieved = solve(spec, most, align=align)
     assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
-    assert kept_sizes(layers[0]) == (1, 1, 16)
-    for refused in (lambda: solve(spec, most + 0.01), lambda: check_ratio(spec, most + 0.01, EVEN, 16)):
-        with pytest.raises(UsageError, match=f"at most {most:.3f} can be removed"):
-            refused()
+    assert kept_sizes(layers[0]) == least
+    with pytest.raises(UsageError, match=message.format(f"{most:.3f}")):
+        solve(spec, most + 0.01, align=align)
+    with contextlib.nullcontext() if fixed else pytest.raises(UsageError, match=f"at most {most:.3f}"):
+        check_ratio(spec, most + 0.01, EVEN, align)
 
 
-@pytest.mark.parametrize("sensitivity", [np.ones((1, 2)), np.full((2, 2), np.nan), -np.ones((2, 2))])
-def test_a_sensitivity_that_makes_no_sense_is_refused(sensitivity: np.ndarray) -> None:
+def test_what_makes_no_sense_is_refused() -> None:
     spec = smollm2_spec(num_hidden_layers=2)
     with pytest.raises(ValueError, match="sensitivity must be finite"):
-        solve_uniform(spec, scored_options(spec, random_scores(spec)), 0.2, 16, "loss", sensitivity)
+        solve_uniform(spec, scored_options(spec, random_scores(spec)), 0.2, 16, "loss", -np.ones((2, 2)))
     with pytest.raises(ValueError, match="balance must be one of"):
         solve(spec, 0.2, "even")

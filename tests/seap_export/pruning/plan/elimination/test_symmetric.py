@@ -27,16 +27,15 @@ def test_the_inverse_and_the_factor_take_the_place_of_the_matrix(regular: torch.
         result, expected = work(given), known(regular)
         torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9 * float(expected.max()))
         assert result.data_ptr() == given.data_ptr()
+        with pytest.raises(UsageError, match="ridge is too small"):  # it is not positive definite
+            work(regular - 2.0 * torch.diag(regular.diagonal()))
 
 
-def test_a_square_is_subtracted(regular: torch.Tensor) -> None:
+def test_a_square_is_subtracted_and_rows_and_columns_move_within_their_memory(regular: torch.Tensor) -> None:
     across = torch.randn(3, CHANNELS, dtype=torch.float64)
     expected = regular - across.T @ across
     symmetric.subtract_square(regular, across)
     torch.testing.assert_close(regular, expected)
-
-
-def test_rows_and_columns_move_within_their_memory(regular: torch.Tensor) -> None:
     order, keep = torch.randperm(CHANNELS), torch.tensor([1, 2, 5, 6, 7, 11, 20, 22])
     expected = regular[order][:, order]
     symmetric.permute(regular, order)
@@ -44,10 +43,3 @@ def test_rows_and_columns_move_within_their_memory(regular: torch.Tensor) -> Non
     front = symmetric.reduced(regular, keep)
     assert torch.equal(front, expected[keep][:, keep])
     assert front.data_ptr() == regular.data_ptr()
-
-
-def test_a_matrix_that_is_not_positive_definite_is_refused(regular: torch.Tensor) -> None:
-    regular[-1, -1] = -1.0
-    for work in (symmetric.invert, symmetric.factorise):
-        with pytest.raises(UsageError, match="ridge is too small"):
-            work(regular.clone())
