@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.calibration import Killed
 from support.exports import tree
 from support.models import micro_source
 from support.plans import assert_same_options
@@ -21,10 +22,6 @@ from seap_export.pruning.plan.recipes import open_recipe
 from seap_export.pruning.plan.settings import PlanSettings
 
 Calibrate = Callable[..., Calibration]
-
-
-class Interrupted(Exception):
-    """In the place of a kill."""
 
 
 @pytest.fixture
@@ -49,6 +46,11 @@ def test_an_interrupted_ranking_goes_on_and_is_the_same(
 ) -> None:
     settings = open_recipe(recipe)
     whole = ranked(source, statistics, settings, tmp_path / "whole")
+    read = read_ranking(source.spec, tmp_path / "whole")
+    assert torch.equal(read.sensitivity, statistics.sensitivity())
+    assert (read.scores is None) is (recipe == "reconstruct")
+    for option, other in zip(whole.options, read.options, strict=True):
+        assert_same_options(option, other)
     made: list[int] = []
     for name in ("_eliminate", "_scores"):
         monkeypatch.setattr(make, name, counted(getattr(make, name), made))
@@ -57,9 +59,9 @@ def test_an_interrupted_ranking_goes_on_and_is_the_same(
 
         def interrupt(layer: int, last: int = last) -> None:
             if layer == last:
-                raise Interrupted
+                raise Killed
 
-        with pytest.raises(Interrupted):
+        with pytest.raises(Killed):
             ranked(source, statistics, settings, folder, on_layer=interrupt)
         made.clear()
         done: list[int] = []
@@ -77,18 +79,6 @@ def counted(work: Callable[..., Any], made: list[int]) -> Callable[..., Any]:
         return work(*arguments)
 
     return run
-
-
-@pytest.mark.parametrize("recipe", ["reconstruct", "seap"])
-def test_a_finished_folder_is_the_ranking(
-    source: Source, statistics: TaskMixture, tmp_path: Path, recipe: str
-) -> None:
-    ranking = ranked(source, statistics, open_recipe(recipe), tmp_path / "ranking")
-    assert torch.equal(ranking.sensitivity, statistics.sensitivity())
-    read = read_ranking(source.spec, tmp_path / "ranking")
-    assert (read.scores is None) is (recipe == "reconstruct")
-    for option, other in zip(ranking.options, read.options, strict=True):
-        assert_same_options(option, other)
 
 
 def test_half_a_file_counts_as_none_and_a_damaged_one_is_refused(
