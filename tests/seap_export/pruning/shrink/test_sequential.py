@@ -16,7 +16,7 @@ from support.chosen import FEATURED
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
-from support.plans import micro_plan, plan_of, uniform_plan, whole_layer
+from support.plans import micro_plan, plan_of, uniform_plan, whole_layer, with_settings
 from support.product import (
     OUTPUTS,
     Compute,
@@ -31,6 +31,7 @@ from seap_export.model.families import names
 from seap_export.pruning.shrink.layer import kept_channels
 from seap_export.pruning.shrink.refit_streams import RefitStreams
 from seap_export.pruning.shrink.sequential import SequentialLayers
+from seap_export.pruning.shrink.single import single_layers
 from seap_export.pruning.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(8, longest=40)
@@ -58,7 +59,7 @@ def logits(model: PreTrainedModel, texts: Sequence[Sequence[int]] = TEXTS) -> to
 
 
 @torch.no_grad()
-def last_stream(model: PreTrainedModel, texts: Sequence[Sequence[int]] = TEXTS) -> torch.Tensor:
+def last_stream(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
     """The residual stream behind the last layer, [tokens, hidden_size]."""
     seen: list[torch.Tensor] = []
     hook = model.model.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].double()))
@@ -122,13 +123,17 @@ def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Pat
 
 @pytest.mark.parametrize("variation", FEATURED)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
+    """Fitted one after another, and each alone."""
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
     plan = plan_of(source, [whole_layer(layer) for layer in source.spec.layers], "sequential")
-    for index, layer in enumerate(fitted_layers(source, plan, statistics)):
+    alone = single_layers(source, with_settings(plan, compensation="one-shot"), statistics)
+    fitted = fitted_layers(source, plan, statistics)
+    for index, layers in enumerate(zip(alone, fitted, strict=True)):
         dense = source.read_layer(index)
-        assert layer.keys() == dense.keys()
-        assert all(torch.equal(layer[name], dense[name]) for name in dense)
+        for layer in layers:
+            assert layer.keys() == dense.keys()
+            assert all(torch.equal(layer[name], dense[name]) for name in dense)
 
 
 @pytest.mark.parametrize("variation", ["mistral-window", "phi3-all"])
@@ -146,23 +151,9 @@ def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> 
 def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dtype = torch.bfloat16
     source = micro_source(tmp_path / "model", dtype="bfloat16")
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    plan = micro_plan(source, "sequential")
-    layers = fitted_layers(source, plan, statistics)
-    fitted = [
-        f"model.layers.1.{path}.{part}"
-        for path in ("self_attn.o_proj", "mlp.down_proj")
-        for part in ("weight", "bias")
-    ]
-    assert {layers[1][name].dtype for name in fitted} == {dtype}
-    shrunk = written(tmp_path / "shrunk", source, plan, statistics)  # runs what is stored, in float32
-    stored = load_file(tmp_path / "shrunk" / "model.safetensors")
-    assert {tensor.dtype for tensor in stored.values()} == {dtype}
-    assert all(torch.equal(stored[name], layers[1][name]) for name in fitted)
-    streams: list[Any] = []
-    plain = RefitStreams.layer
+    plan, streams, plain = micro_plan(source, "sequential"), list[Any](), RefitStreams.layer
 
     def noted(self: Any, index: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         outcome = plain(self, index, tensors)
@@ -170,13 +161,11 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
         return outcome
 
     monkeypatch.setattr(RefitStreams, "layer", noted)
-    fitted_layers(source, plan, statistics)
-    stream, expected = (
-        torch.cat([part.double() for part in parts]) for parts in (streams, [last_stream(shrunk, _in_order(TEXTS))])
-    )
-    assert_close(stream, expected, 1e-5)
-
-
-def _in_order(texts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """As batches hold them."""
-    return sorted(texts, key=lambda ids: (len(ids), list(ids)))
+    layers = fitted_layers(source, plan, statistics)
+    stream = torch.cat([part.double() for part in streams])
+    shrunk = written(tmp_path / "shrunk", source, plan, statistics)  # runs what is stored, in float32
+    stored = load_file(tmp_path / "shrunk" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert all(torch.equal(stored[name], tensor) for layer in layers for name, tensor in layer.items())
+    in_batches = sorted(TEXTS, key=lambda ids: (len(ids), list(ids)))
+    assert_close(stream, last_stream(shrunk, in_batches), 1e-5)

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from support.calibration import single_mixture
-from support.chosen import FEATURED
 from support.models import micro_source
 from support.oracles.plain_loop import WITHOUT_BIAS
-from support.plans import micro_plan, uniform_plan, whole_layer, with_settings
+from support.plans import micro_plan, uniform_plan
 from support.product import OUTPUTS, Calibration, Compensation, Source
 
 from seap_export.model.families import names
@@ -77,16 +76,3 @@ def test_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
         for name, tensor in expected.items():
             assert torch.equal(tensors[name].float(), tensor), name
     assert index == 2
-
-
-@pytest.mark.parametrize("variation", FEATURED)
-def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
-    tmp_path: Path, random_calibration: Callable[[Source], Calibration], variation: str
-) -> None:
-    source = micro_source(tmp_path / "model", variation)
-    plan = micro_plan(source, "one-shot")
-    whole = with_settings(plan, layers=tuple(map(whole_layer, source.spec.layers)))
-    for index, tensors in enumerate(single_layers(source, whole, single_mixture(random_calibration(source)))):
-        dense = source.read_layer(index)
-        assert tensors.keys() == dense.keys()
-        assert all(torch.equal(tensors[name], dense[name]) for name in dense)
