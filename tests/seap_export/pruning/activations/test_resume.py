@@ -35,6 +35,20 @@ def run(source: Source, folder: Path, compute: Compute, **options: Any) -> None:
     collect_statistics(source, TOKEN_IDS, folder, compute, **options)
 
 
+def killed(
+    monkeypatch: pytest.MonkeyPatch,
+    source: Source,
+    folder: Path,
+    compute: Compute,
+    place: tuple[object, str, int],
+    **options: Any,
+) -> None:
+    with monkeypatch.context() as patch:
+        die_at(patch, *place)
+        with pytest.raises(Killed):
+            run(source, folder, compute, **options)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return micro_source(tmp_path_factory.mktemp("source") / "model", "gemma2-all")
@@ -64,6 +78,7 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
     name: str,
     call: int,
 ) -> None:
+    """What is finished is not computed again."""
     compute = compute_on_disk(source) if call % 2 else compute_in_memory()
     computed: Counter[int] = Counter()
     plain = DecoderLayer.__init__
@@ -73,18 +88,18 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
         plain(self, spec, index, *arguments, **options)
 
     monkeypatch.setattr(DecoderLayer, "__init__", counted)
-    with monkeypatch.context() as patch:
-        die_at(patch, module, name, call)
-        with pytest.raises(Killed):
-            run(source, tmp_path, compute, check=False)
-    before = Counter(computed)
+    killed(monkeypatch, source, tmp_path, compute, (module, name, call), check=False)
     reported: list[int] = []
     run(source, tmp_path, compute, check=False, on_layer=reported.append)
     assert reported == [0, 1, 2]
     assert file_contents(tmp_path) == expected
     again = {index: count for index, count in computed.items() if count > 3}  # two sublayers, and the way back
-    assert sum(computed.values()) <= 9 + 2, (before, computed)
+    assert sum(computed.values()) <= 9 + 2
     assert len(again) <= 1
+    computed.clear()
+    run(source, tmp_path, compute, check=False)
+    assert not computed
+    assert file_contents(tmp_path) == expected
 
 
 @pytest.mark.parametrize("lost", ["layer-00000.safetensors", "unfinished/inputs-00000", "unfinished/gradient-00002"])
@@ -98,10 +113,7 @@ def test_what_was_lost_since_is_made_again(
     lost: str,
 ) -> None:
     """On the way forward, and on the way back."""
-    with monkeypatch.context() as patch:
-        die_at(patch, *place)
-        with pytest.raises(Killed):
-            run(source, tmp_path, compute_in_memory(), check=False)
+    killed(monkeypatch, source, tmp_path, compute_in_memory(), place, check=False)
     (tmp_path / lost).unlink(missing_ok="gradient" in lost)
     run(source, tmp_path, compute_in_memory(), check=False)
     assert file_contents(tmp_path) == expected
@@ -111,10 +123,7 @@ def test_what_was_lost_since_is_made_again(
 def test_the_comparison_with_transformers_goes_on_too(
     source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, name: str
 ) -> None:
-    with monkeypatch.context() as patch:
-        die_at(patch, calibrate, name, call)
-        with pytest.raises(Killed):
-            run(source, tmp_path, compute_in_memory())
+    killed(monkeypatch, source, tmp_path, compute_in_memory(), (calibrate, name, call))
     compared: list[str] = []
     plain = calibrate.WalkCheck._compare
     monkeypatch.setattr(
@@ -141,14 +150,4 @@ collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compu
     assert done.code == -signal.SIGKILL, done.err
     assert (tmp_path / "unfinished").is_dir()
     run(source, tmp_path, compute_in_memory())
-    assert file_contents(tmp_path) == expected
-
-
-def test_what_is_finished_is_not_computed_again(
-    source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(source, tmp_path, compute_in_memory())
-    with monkeypatch.context() as patch:
-        die_at(patch, calibrate._Run, "_sublayer", 0)
-        run(source, tmp_path, compute_in_memory())
     assert file_contents(tmp_path) == expected

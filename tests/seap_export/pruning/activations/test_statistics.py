@@ -53,8 +53,7 @@ SPEC = model_spec(
 )
 TOKEN_IDS = [[5, 0, 7], [70000], [1, 2]]
 SENSITIVITY = torch.tensor([[0.1, 2.0], [1.0 / 3.0, 4e-9]], dtype=torch.float64)
-LAYER_FILES = ("layer-00000.safetensors", "layer-00001.safetensors")
-FILES = ("calibration.json", "sensitivity.safetensors", "tokens.safetensors", *LAYER_FILES)
+FILES = ("calibration.json", "sensitivity.safetensors", TOKENS, "layer-00000.safetensors", "layer-00001.safetensors")
 
 
 def some_statistics(channels: int, seed: int) -> SublayerStatistics:
@@ -82,16 +81,6 @@ def write(folder: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     write(tmp_path)
     return tmp_path
-
-
-def change_record(folder: Path, **values: Any) -> None:
-    path = folder / "calibration.json"
-    changed = json.loads(path.read_text("utf-8")) | values
-    path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}), "utf-8")
-
-
-def change_tensors(folder: Path, file: str, **values: torch.Tensor) -> None:
-    save_file(load_file(folder / file) | values, folder / file)
 
 
 def read_all(folder: Path) -> None:
@@ -122,24 +111,14 @@ def test_it_comes_back_as_it_was_and_covariances_in_the_precision_of_float32(fol
             assert covariance.dtype == torch.float64
             assert torch.equal(covariance, covariance.T)
             assert torch.equal(pack_symmetric(covariance), layer[output].further["covariance"])
-
-
-def test_covariances_take_the_bytes_announced(folder: Path) -> None:
-    tensors = [load_file(folder / file)[f"{output}.covariance"] for file in LAYER_FILES for output in OUTPUTS]
+    for read in (lambda: calibration.layer(2), lambda: calibration.covariance(2, "o_proj")):
+        with pytest.raises(ArtifactError, match="another model"):
+            read()
+    tensors = [load_file(folder / file)[f"{output}.covariance"] for file in FILES[3:] for output in OUTPUTS]
     assert covariance_bytes(SPEC) == sum(tensor.nbytes for tensor in tensors) == 4 * 2 * (21 + 45)
-
-
-def test_two_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "again").mkdir()
-    write(tmp_path / "again")
-    assert all((folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in FILES)
-
-
-@pytest.mark.parametrize("file", FILES[:-1])
-def test_half_a_calibration_is_none(folder: Path, file: str) -> None:
-    (folder / file).unlink()
-    with pytest.raises(ArtifactError, match="no calibration"):
-        Calibration(folder)
+    (folder / "again").mkdir()
+    write(folder / "again")
+    assert all((folder / file).read_bytes() == (folder / "again" / file).read_bytes() for file in FILES)
 
 
 @pytest.mark.parametrize(
@@ -153,36 +132,31 @@ def test_half_a_calibration_is_none(folder: Path, file: str) -> None:
     ],
 )
 def test_a_record_that_is_no_such_record_is_refused(folder: Path, values: dict[str, Any], message: str) -> None:
-    change_record(folder, **values)
+    path = folder / "calibration.json"
+    changed = json.loads(path.read_text("utf-8")) | values
+    path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}), "utf-8")
     with pytest.raises(ArtifactError, match=message):
         Calibration(folder)
 
 
-@pytest.mark.parametrize("size", [0, -8])
-@pytest.mark.parametrize("file", [file for file in FILES if file.endswith(".safetensors")])
-def test_truncated_tensors_are_refused_by_name(folder: Path, file: str, size: int) -> None:
-    read_all(folder)
-    path = folder / file
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ArtifactError, match=file.replace(".", r"\.") + ": damaged"):
-        read_all(folder)
-
-
-@pytest.mark.parametrize(
-    ("file", "name", "values"),
-    [
-        ("layer-00001.safetensors", "o_proj.covariance", torch.zeros(20)),
-        ("tokens.safetensors", "lengths", torch.tensor([3, 1, 1], dtype=torch.int32)),
-    ],
-)
-def test_tensors_of_another_size_are_refused_by_name(folder: Path, file: str, name: str, values: torch.Tensor) -> None:
-    change_tensors(folder, file, **{name: values})
-    with pytest.raises(ArtifactError, match=file.replace(".", r"\.") + ": damaged"):
-        read_all(folder)
-
-
-def test_a_layer_that_was_not_calibrated_is_refused(folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="another model"):
-        Calibration(folder).layer(2)
-    with pytest.raises(ArtifactError, match="another model"):
-        Calibration(folder).covariance(2, "o_proj")
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_missing_or_truncated_or_of_another_size_is_refused_by_name(folder: Path, file: str) -> None:
+    path, damaged = folder / file, file.replace(".", r"\.") + ": damaged"
+    content = path.read_bytes()
+    others = {
+        "layer-00001.safetensors": ("o_proj.covariance", torch.zeros(20)),
+        TOKENS: ("lengths", torch.tensor([3, 1, 1], dtype=torch.int32)),
+    }
+    if file in others:
+        name, values = others[file]
+        save_file(load_file(path) | {name: values}, path)
+        with pytest.raises(ArtifactError, match=damaged):
+            read_all(folder)
+    for size in (0, -8):
+        path.write_bytes(content[:size])
+        with pytest.raises(ArtifactError, match=damaged if path.suffix == ".safetensors" else "calibration"):
+            read_all(folder)
+    path.unlink()
+    if file != FILES[-1]:  # the first four tell a calibration
+        with pytest.raises(ArtifactError, match="no calibration"):
+            Calibration(folder)
