@@ -1,4 +1,4 @@
-"""The note of a rounded model: it tells another origin, and proves weights that were read back."""
+"""The note of a rounded model tells another origin, proves weights that were read back, and makes it again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.editing import edit_weights, set_json
-from support.models import micro_source, put_on_grid
+from support.models import micro_source, put_on_grid, rounded_copy
+from support.product import SafetensorsReader
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.note import RoundingNote, read_note
+from seap_export.pruning.rounding.restore import restore_rounded_model
 
 HOW = BlockQuantization(4, embeddings=False)
 BIAS = "model.layers.1.self_attn.v_proj.bias"
@@ -44,15 +46,28 @@ def test_it_is_read_as_it_was_written(folders: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("change", [{"schema": "seap-export/rounding/1"}, {"grid": {"bits": 7}}, {"dtype": "int8"}])
 def test_a_damaged_note_is_refused(folders: tuple[Path, Path], change: dict[str, object]) -> None:
     set_json(folders[1] / "rounding.json", **change)
-    with pytest.raises(ArtifactError, match=r"rounding\.json"):
-        read_note(folders[1])
+    for text in (None, "{}", "[]", "not JSON"):
+        if text is not None:
+            (folders[1] / "rounding.json").write_text(text, "utf-8")
+        with pytest.raises(ArtifactError, match=r"rounding\.json"):
+            read_note(folders[1])
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "not JSON"])
-def test_something_else_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "rounding.json").write_text(text, "utf-8")
-    with pytest.raises(ArtifactError, match=r"rounding\.json"):
-        read_note(tmp_path)
+@pytest.mark.parametrize("variation", ["llama-biases", "phi3-all", "gemma2-all"])
+def test_a_rounded_model_is_made_again_from_stored_weights(tmp_path: Path, variation: str) -> None:
+    hf, rounded, again = (tmp_path / name for name in ("hf", "rounded", "again"))
+    micro_source(hf, variation, "bfloat16")
+    note = rounded_copy(hf, rounded, BlockQuantization(4))
+    again.mkdir()
+    assert restore_rounded_model(hf, SafetensorsReader(rounded).read, note, again) == []
+    wanted, remade = (load_file(folder / "model.safetensors") for folder in (rounded, again))
+    assert wanted.keys() == remade.keys()
+    assert all(remade[name].equal(tensor) for name, tensor in wanted.items())
+    for name in ("config.json", "rounding.json"):
+        assert (rounded / name).read_bytes() == (again / name).read_bytes()
+    edit_weights(hf, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(InputError, match=r"model\.norm\.weight"):
+        restore_rounded_model(hf, lambda names: {}, note, tmp_path)
 
 
 def test_what_is_not_the_model_that_was_rounded_is_named(folders: tuple[Path, Path]) -> None:

@@ -43,17 +43,12 @@ def test_a_matrix_on_a_grid_keeps_its_levels(how: BlockQuantization, count: int)
     # and once more, when powers of two were taken into it and scales are stored in 16 bits
     scales, points = best_scales(blocks / 64, how)
     assert torch.equal(on_grid(blocks / 64, scales.bfloat16().float(), points, how).flatten(1) * 64, weights)
-
-
-@pytest.mark.parametrize("how", WAYS, ids=str)
-def test_a_single_weight_off_the_grid_is_not_taken_for_one_on_it(how: BlockQuantization) -> None:
-    weights = some_levels(how, 7, seed=3)
-    off = weights.clone()
-    off[:, 9] += 0.3 * weights.abs().max(1).values
-    for matrix, exact in ((weights, True), (off, False)):
-        blocks = padded_blocks(matrix, how)
-        error = (on_grid(blocks, *best_scales(blocks, how), how) - blocks).abs().amax(-1)[:, 0]
-        assert bool((error == 0).all()) is exact
+    # a single weight off the grid is not taken for one on it
+    if count == 7:
+        off = weights.clone()
+        off[:, 9] += 0.3 * weights.abs().max(1).values
+        blocks = padded_blocks(off, how)
+        assert (on_grid(blocks, *best_scales(blocks, how), how) != blocks)[:, 0].any(-1).all()
 
 
 def test_scales_of_other_matrices_are_the_best_that_float16_holds() -> None:
@@ -68,26 +63,18 @@ def test_scales_of_other_matrices_are_the_best_that_float16_holds() -> None:
     assert torch.equal(best_scales(blocks, WAYS[0])[0], tried.gather(0, errors.argmin(0)[None])[0])
 
 
-def test_a_block_of_few_levels_keeps_a_step_that_all_float_types_hold() -> None:
+def test_short_scales_are_held_by_all_float_types() -> None:
+    """A block of few levels keeps its step, and where all scales are above zero they clip nothing of either sign."""
     for how, number in ((WAYS[0], 7), (WAYS[1], 15)):
         block = torch.zeros(1, 1, how.block_size)
-        block[..., 3] = number * 0.01171875  # 1.5 / 128; the number of times that takes more digits than bfloat16 has
-        block[..., 9] = block[..., 3]
+        block[..., [3, 9]] = number * 0.01171875  # 1.5 / 128; that many take more digits than bfloat16 has
         scales, points = best_scales(block, how)
         assert torch.equal(short_scales(scales), scales)
         assert torch.equal(on_grid(block, scales, points, how), block)
-
-
-def test_scales_may_all_be_above_zero_and_clip_nothing_of_either_sign() -> None:
-    blocks = torch.tensor([[1.0], [-1.0]])[:, :, None] * torch.linspace(-1.0, 0.5, 32)
-    how = BlockQuantization(4, positive=True)
+    blocks, how = torch.tensor([[1.0], [-1.0]])[:, :, None] * torch.linspace(-1.0, 0.5, 32), WAYS[-1]
     scales, points = best_scales(blocks, how)
     assert (scales > 0).all()
-    # 1 / 7 and 1 / 8 of the largest weight clip nothing
-    assert (on_grid(blocks, scales, points, how) - blocks).abs().max() < 1 / 12
-
-
-def test_short_scales_are_held_by_all_float_types() -> None:
+    assert (on_grid(blocks, scales, points, how) - blocks).abs().max() < 1 / 12  # 1 / 7 and 1 / 8 of the largest
     given = torch.cat([torch.logspace(-9, 4, 500), -torch.logspace(-9, 4, 500)])
     scales = short_scales(given)
     assert torch.equal(scales.half().float(), scales)
@@ -119,11 +106,8 @@ def test_scales_of_a_row_are_multiples_of_its_step() -> None:
         other = on_grid(blocks, torch.copysign(steps, scales) * count, points, how)
         assert ((rounded - blocks).square().sum(-1) <= (other - blocks).square().sum(-1)).all()
     assert torch.equal(on_grid(rounded, *best_scales(rounded, how), how), rounded)
-
-
-def test_a_row_of_multiples_of_a_step_keeps_it() -> None:
-    how, generator = BlockQuantization(4, rows=True), torch.Generator().manual_seed(1)
-    counts = torch.tensor([4.0, 9.0, 11.0, 5.0, 10.0])[:, None]
+    # a row of multiples of a step keeps it
+    counts, generator = torch.tensor([4.0, 9.0, 11.0, 5.0, 10.0])[:, None], torch.Generator().manual_seed(1)
     steps = short_scales(torch.rand(30, 1, 1, generator=generator) + 0.1)
     blocks = torch.randint(-8, 8, (30, 5, 32), generator=generator) * counts * steps
     assert torch.equal(on_grid(blocks, *best_scales(blocks, how), how), blocks)
