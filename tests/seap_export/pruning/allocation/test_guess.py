@@ -35,11 +35,5 @@ def test_pruning_costs_what_trials_have_less_what_more_tokens_gain(tmp_path: Pat
     assert plain == [(0.2, pytest.approx(found[0])), (0.5, pytest.approx(found[1]))]
     fresh = guess_pruning(*case, replace(SETTINGS, fresh_tokens=16_384), [0.2], tmp_path, COMPUTE)
     assert fresh == [(0.2, pytest.approx(found[0] * 0.9**2 * 0.85))]  # two doublings, and distilled
-
-
-def test_a_single_text_tells_nothing_of_pruning(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "dense")
-    statistics = mixture_of(source, tmp_path / "all", {"a": random_token_ids(1)})
-    (tmp_path / "ranking").mkdir()
-    ranking = rank_layers(source, statistics, SETTINGS, tmp_path / "ranking", compute=COMPUTE)
-    assert guess_pruning(source, statistics, ranking, SETTINGS, [0.2], tmp_path, COMPUTE) == []
+    single = mixture_of(source, tmp_path / "single", {"a": random_token_ids(1)})  # which tells nothing
+    assert guess_pruning(source, single, ranking, SETTINGS, [0.2], tmp_path, COMPUTE) == []

@@ -37,8 +37,7 @@ def chosen(case: Case, folder: Path, settings: PlanSettings = SETTINGS, ratio: f
 
 
 def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> None:
-    lines: list[str] = []
-    units: list[object] = []
+    lines, units = list[str](), list[object]()
     plan = chosen(case, tmp_path, say=lines.append, on_trial=units.append)
     texts = draw_texts(case[1])
     assert texts is not None
@@ -56,7 +55,7 @@ def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("ratio", "more", "passes"), [(0.5, 0, 1.0), (0.5, 1, 0.0), (0.0, 1, 0.0)])
 def test_a_plan_of_too_few_tokens_is_not_distilled_and_says_so(
-    case: Case, tmp_path: Path, ratio: float, more: int, passes: float
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, more: int, passes: float
 ) -> None:
     tokens, lines = case[1].num_tokens, list[str]()
     settings = replace(SETTINGS, trials=0, min_tokens=tokens + more)
@@ -66,6 +65,12 @@ def test_a_plan_of_too_few_tokens_is_not_distilled_and_says_so(
     assert lines == ([says_so] if more and ratio else [])
     write_plan(plan, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json") == plan
+    die_at(monkeypatch, trials.Trials, "__init__", 0)  # nothing is tried without need
+    for settings in (replace(SETTINGS, trials=0), replace(SETTINGS, compensation="one-shot")):
+        expected = plan_variant(*case, settings, ratio)
+        assert chosen(case, tmp_path, settings, ratio) == expected
+        assert expected.settings.trials == settings.tried
+    assert ratio or chosen(case, tmp_path, SETTINGS, ratio) == plan_variant(*case, SETTINGS, ratio)
 
 
 @pytest.mark.parametrize("call", [0, 1, 5])
@@ -80,15 +85,3 @@ def test_interrupted(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(trials.Trials, "divergence", lambda self, plan: calls.append(plan) or plain(self, plan))
     assert chosen(case, tmp_path / "killed") == expected
     assert len(calls) == 9 - call
-
-
-def test_nothing_is_tried_without_need(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    die_at(monkeypatch, trials.Trials, "__init__", 0)
-    for settings, ratio in (
-        (replace(SETTINGS, trials=0), 0.5),
-        (replace(SETTINGS, compensation="one-shot"), 0.5),
-        (SETTINGS, 0.0),
-    ):
-        expected = plan_variant(*case, settings, ratio)
-        assert chosen(case, tmp_path, settings, ratio) == expected
-        assert expected.settings.trials == settings.tried

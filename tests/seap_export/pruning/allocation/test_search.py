@@ -35,18 +35,11 @@ def test_it_finds_the_best_and_stops_by_itself() -> None:
     assert (best.before, best.after) == (bowl(dict.fromkeys(NAMES, 0.0)), 1.0)
     assert best.trials == len(measured) < 40
     assert len({tuple(steps.items()) for steps in measured}) == len(measured)
-
-
-@pytest.mark.parametrize("trials", [1, 2, 7])
-def test_it_keeps_the_best_of_few(trials: int) -> None:
-    best, measured = search_bowl(trials)
-    assert best.trials == len(measured) == trials
-    assert best.after == min(map(bowl, measured))
-    assert bowl(dict.fromkeys(NAMES, 0.0) | best.steps) == best.after
-
-
-def test_equal_proposals_are_measured_once() -> None:
-    calls = []
+    for trials in (1, 2, 7):
+        best, measured = search_bowl(trials)
+        assert best.trials == len(measured) == trials
+        assert best.after == min(map(bowl, measured)) == bowl(dict.fromkeys(NAMES, 0.0) | best.steps)
+    calls: list[object] = []  # equal proposals are measured once
     best = search(NAMES, lambda steps: "the same", lambda steps: calls.append(steps) or 1.0, 50)
     assert (len(calls), best.steps, best.before) == (1, {}, best.after)
 
@@ -68,13 +61,10 @@ def test_a_log_repeats_nothing_that_was_written_whole(tmp_path: Path) -> None:
     assert [third.next(never) for _ in values] == values
 
 
-@pytest.mark.parametrize("layers", [1, 2, 30])
-def test_no_steps_change_nothing(layers: int) -> None:
-    assert (multipliers(layers, {}) == np.ones((layers, 2))).all()
-    assert all(direction.shape == (layers, 2) for direction in directions(layers).values())
-
-
-def test_a_step_of_1_by_depth() -> None:
+def test_steps_multiply_and_none_change_nothing() -> None:
+    for layers in (1, 2, 30):
+        assert (multipliers(layers, {}) == np.ones((layers, 2))).all()
+        assert all(direction.shape == (layers, 2) for direction in directions(layers).values())
     factors = multipliers(12, {"depth": 1.0})
     assert factors[-1] / factors[0] == pytest.approx(np.exp([2.0, 2.0]))
     assert np.divide(*multipliers(12, {"heads": 1.0}).T) == pytest.approx(np.e)

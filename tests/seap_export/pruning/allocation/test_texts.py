@@ -44,6 +44,12 @@ def test_parts_are_apart_and_do_not_depend_on_the_order() -> None:
     assert fitted | judged <= {tuple(ids) for ids in texts}
     total = sum(map(len, {tuple(ids) for ids in texts}))
     assert total / 4 <= sum(map(len, judged)) < total / 4 + 30
+    # a text of two tasks is in one part only, and a single text is too few
+    parts = drawn({"a": texts, "b": [*texts, *random_token_ids(40, seed=3)]})
+    every = [ids for ids, _ in (*parts.fitted, *parts.judged)]
+    assert len(every) == len(set(every))
+    for tasks in ({"a": [[1, 2, 3]]}, {"a": texts, "b": [[4], [4]]}):
+        assert draw_texts(mixture(tasks)) is None
 
 
 def test_long_corpora_give_a_few_thousand_tokens() -> None:
@@ -66,15 +72,3 @@ def test_tasks_count_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sum(len(ids) * weight for ids, weight in part) == pytest.approx(1.0)
     tokens = {task: sum(len(ids) for ids, _ in parts.fitted if (ids in first) is (task == "a")) for task in tasks}
     assert parts.effective_tokens == pytest.approx(1 / (0.75**2 / tokens["a"] + 0.25**2 / tokens["b"]))
-
-
-def test_a_text_of_two_tasks_is_in_one_part_only() -> None:
-    texts = random_token_ids(40)
-    parts = drawn({"a": texts, "b": [*texts, *random_token_ids(40, seed=3)]})
-    every = [ids for ids, _ in (*parts.fitted, *parts.judged)]
-    assert len(every) == len(set(every))
-
-
-@pytest.mark.parametrize("tasks", [{"a": [[1, 2, 3]]}, {"a": random_token_ids(20), "b": [[4], [4]]}])
-def test_a_single_text_is_too_few(tasks: Mapping[str, Sequence[Sequence[int]]]) -> None:
-    assert draw_texts(mixture(tasks)) is None

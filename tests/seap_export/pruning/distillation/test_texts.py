@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from support.corpora import random_token_ids
-from support.product import Compute, length_buckets
+from support.product import Compute
 
 from seap_export.pruning.distillation import texts as texts_module
 from seap_export.pruning.distillation.texts import TrainingStep, number_of_steps, training_steps
@@ -30,40 +30,24 @@ def rows_of(step: TrainingStep) -> list[list[int]]:
     ]
 
 
-def test_a_pass_shows_every_text_once() -> None:
+@pytest.mark.parametrize("batch_tokens", [1, 32, 48, 4096])
+def test_a_pass_shows_every_text_once_and_neither_order_nor_batches_change_the_steps(batch_tokens: int) -> None:
     texts = random_token_ids(40)
-    steps = steps_of([(ids, 1.0) for ids in texts])
-    assert sorted(row for step in steps for row in rows_of(step)) == sorted(texts)
-    indices = sorted(position for step in steps for position in step.batch_indices)
-    assert indices == list(range(len(length_buckets(texts, 64))))
-
-
-def test_steps_are_nearly_full_and_never_too_long() -> None:
-    steps = steps_of([(ids, 1.0) for ids in random_token_ids(40)])
-    tokens = [sum(map(len, rows_of(step))) for step in steps]
-    assert len(steps) > 3
+    expected = list(map(rows_of, steps_of([(ids, 1.0) for ids in texts])))
+    assert sorted(row for rows in expected for row in rows) == sorted(texts)
+    tokens = [sum(map(len, rows)) for rows in expected]
+    assert len(tokens) > 3
     assert max(tokens) <= 150
     assert min(tokens[:-1]) > 150 - 64  # a batch has 64 positions
-
-
-def test_the_order_of_the_texts_does_not_matter() -> None:
-    texts = [(ids, 1.0) for ids in random_token_ids(40)]
     shuffled = random.Random(1).sample(texts, len(texts))
-    assert list(map(rows_of, steps_of(shuffled))) == list(map(rows_of, steps_of(texts)))
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 32, 48, 4096])
-def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> None:
-    texts = [(ids, 1.0) for ids in random_token_ids(40)]
-    steps = steps_of(texts, batch_tokens)
-    assert list(map(rows_of, steps)) == list(map(rows_of, steps_of(texts)))
-    by_index = {
-        position: batch for step in steps for position, batch in zip(step.batch_indices, step.batches, strict=True)
-    }
+    steps = steps_of([(ids, 1.0) for ids in shuffled], batch_tokens)
+    assert list(map(rows_of, steps)) == expected
+    by_index = {index: batch for step in steps for index, batch in zip(step.batch_indices, step.batches, strict=True)}
+    assert sorted(by_index) == list(range(len(by_index)))
     inputs = [pair for _, rows in sorted(by_index.items()) for pair in zip(rows.input_ids, rows.real, strict=True)]
-    assert [ids[real].tolist() for ids, real in inputs] == sorted(
-        (ids for ids, _ in texts), key=lambda ids: (len(ids), ids)
-    )
+    assert [ids[real].tolist() for ids, real in inputs] == sorted(texts, key=lambda ids: (len(ids), ids))
+    numbers = [number_of_steps(passes, 7) for passes in (1.0, 0.5, 2.0, 0.001)]
+    assert numbers == [7, 4, 14, 1]
 
 
 def test_tokens_count_by_the_probability_of_their_task_and_sum_to_one() -> None:
@@ -73,8 +57,3 @@ def test_tokens_count_by_the_probability_of_their_task_and_sum_to_one() -> None:
     assert sum(weights) == pytest.approx(1.0)
     weight_of_row = dict(zip((row[0] for row in rows_of(step)), (weights[0], weights[3]), strict=True))
     assert weight_of_row[1] == pytest.approx(3 * weight_of_row[2])
-
-
-@pytest.mark.parametrize(("passes", "steps", "number"), [(1.0, 7, 7), (0.5, 7, 4), (2.0, 7, 14), (0.001, 7, 1)])
-def test_passes_may_be_a_fraction(passes: float, steps: int, number: int) -> None:
-    assert number_of_steps(passes, steps) == number
