@@ -67,7 +67,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Source]:
     work = tmp_path_factory.mktemp("sources")
     return {
         layers: micro_source(work / str(layers), intermediate_size=NEURONS, num_hidden_layers=layers)
-        for layers in (2, 5)
+        for layers in (2, 4)
     }
 
 
@@ -102,7 +102,7 @@ def test_the_refit_has_one_matrix_and_its_solver_s_copy_and_no_list_of_inputs(
 ) -> None:
     inputs = 4 * sum(map(len, TEXTS)) * NEURONS
     assert inputs > 0.8 * MATRIX
-    disk = _refit(sources[2], tmp_path / "disk", compute_on_disk(sources[2]))
+    disk = _refit(sources[4], tmp_path / "disk", compute_on_disk(sources[4]))
     memory = _refit(sources[2], tmp_path / "memory", compute_in_memory())
-    assert disk < 2.25 * MATRIX
+    assert disk < 2.25 * MATRIX  # however many layers there are
     assert memory > disk + inputs / 2  # where there is room, they are kept

@@ -11,13 +11,15 @@ import pytest
 import torch
 from support.plans import both, random_projection, refitted_loss, small_spec
 from support.product import OUTPUTS, Projection
+from support.stand_ins.cuda import fake_tensors
 
 from seap_export.errors import UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.pruning.plan.elimination import channels as elimination
-from seap_export.pruning.plan.elimination import head_sets
-from seap_export.pruning.plan.elimination.channels import eliminate_channels
-from seap_export.pruning.plan.elimination.refit import removal_losses
+from seap_export.pruning.plan.elimination import head_sets, symmetric
+from seap_export.pruning.plan.elimination.channels import eliminate_channels, removal_order
+from seap_export.pruning.plan.elimination.head_sets import HeadGroups
+from seap_export.pruning.plan.elimination.refit import Refit, removal_losses
 from seap_export.pruning.plan.layer_options import options_from_elimination
 from seap_export.pruning.plan.sublayers import HeadOptions
 from seap_export.pruning.plan.sublayers.grouped import KeptGrouped
@@ -191,3 +193,22 @@ def test_what_has_no_meaning_is_refused() -> None:
     for broken in (covariances["down_proj"][:19, :19], torch.full((20, 20), math.nan, dtype=torch.float64)):
         with pytest.raises(ValueError, match="must be finite, and as wide"):
             options_of(spec, (weights, covariances | {"down_proj": broken}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_computed_is_there(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake tensors have no values, so whether a factorisation succeeded is not asked."""
+    monkeypatch.setattr(symmetric, "_refuse", lambda failed: None)
+    with fake_tensors():
+        weight = torch.empty(7, 1200, dtype=torch.bfloat16, device="cuda")
+
+        def covariance() -> torch.Tensor:
+            return torch.empty(1200, 1200, dtype=dtype, device="cuda")
+
+        order = removal_order(weight, covariance(), 1e-4, 0.125)
+        assert (order.device.type, order.shape) == ("cuda", (1200,))
+        losses = removal_losses(weight, covariance(), 1e-4, torch.arange(1200, device="cuda"))
+        assert (losses.device.type, losses.shape, losses.dtype) == ("cuda", (1201,), torch.float64)
+        refit = Refit(weight, covariance(), 1e-4).copy()
+        heads = HeadGroups(1, 300, 4).channels([2, 5], torch.device("cuda"))
+        assert refit.increase(heads).device.type == refit.remove(heads).device.type == "cuda"
