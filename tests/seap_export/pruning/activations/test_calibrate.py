@@ -60,11 +60,3 @@ def test_batches_and_order_change_nothing(tmp_path: Path, variation: str) -> Non
     expected = projection_inputs(transformers_model(tmp_path / "model"), texts)
     for max_batch_tokens, sequences in ((1, texts), (40, texts), (4096, shuffled)):
         assert_all_of(full_statistics(source, sequences, max_batch_tokens=max_batch_tokens), expected)
-
-
-@pytest.mark.parametrize("length", [5, 6, 7])
-def test_a_window_starts_to_matter_one_token_past_its_width(tmp_path: Path, length: int) -> None:
-    source = micro_source(tmp_path / "model", "mistral-window")
-    ids = list(range(10, 10 + length))
-    layers = full_statistics(source, [ids])
-    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), [ids]))

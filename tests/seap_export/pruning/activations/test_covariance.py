@@ -1,4 +1,4 @@
-"""Streaming covariances are those of a two-pass computation, however the tokens come."""
+"""Streaming covariances and moments are those of a two-pass computation, however the tokens come."""
 
 from __future__ import annotations
 

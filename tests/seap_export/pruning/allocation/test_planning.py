@@ -44,11 +44,8 @@ def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> No
     judge = trials.Trials(case[0], texts, tmp_path, compute_in_memory())
     before, after = judge.divergence(plan_variant(*case, SETTINGS, 0.5)), judge.divergence(plan)
     assert after < before
-    assert lines == [
-        f"the best of 9 plans has a KL of {after:.4f} instead of {before:.4f} nats "
-        f"on {texts.judged_tokens} calibration tokens"
-    ]
-    assert len(units) == 9
+    assert f"KL of {after:.4f} instead of {before:.4f} nats on {texts.judged_tokens} " in lines[0]
+    assert (len(lines), len(units)) == (1, 9)
     assert (plan.settings.trials, plan.method) == (9, "reconstruct")
     assert abs(plan.achieved_ratio - 0.5) < 0.02
 
@@ -61,8 +58,7 @@ def test_a_plan_of_too_few_tokens_is_not_distilled_and_says_so(
     settings = replace(SETTINGS, trials=0, min_tokens=tokens + more)
     plan = chosen(case, tmp_path, settings, ratio, say=lines.append)
     assert (plan.settings.distillation, plan.method) == (passes, "reconstruct")
-    says_so = f"not distilled: {tokens} calibration tokens, fewer than min_tokens = {tokens + 1}"
-    assert lines == ([says_so] if more and ratio else [])
+    assert [line.partition(":")[0] for line in lines] == ["not distilled"] * int(more and ratio > 0)
     write_plan(plan, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json") == plan
     die_at(monkeypatch, trials.Trials, "__init__", 0)  # nothing is tried without need

@@ -1,4 +1,4 @@
-"""The steps are those of torch's Adam, with a rate that follows the size of the matrix."""
+"""Steps are those of torch's Adam at a relative rate; layers in memory and in files are the same."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from support.models import micro_source, write_micro_model
 from support.plans import assert_same_options, both, kept_sizes
 from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_source
 
-from seap_export.errors import InputError
+from seap_export.errors import InputError, UsageError
 from seap_export.model.families import names
 from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.make import plan_variant, rank_layers
@@ -83,6 +83,8 @@ def test_every_layer_is_scored_by_its_own_weights_and_statistics(
     other = open_source(str(write_micro_model(source.files[0].parent.with_name("other"), seed=1, model_type="llama")))
     with pytest.raises(InputError, match="'boolq' was made with another model"):
         ranking_of(source, single_mixture(random_calibration(other)), score)
+    with pytest.raises(UsageError, match="has none; use another recipe"):  # no experts
+        ranking_of(source, single_mixture(calibration), "reap")
 
 
 @pytest.mark.parametrize("score", ["wifv", "elimination"])

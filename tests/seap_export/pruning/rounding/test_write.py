@@ -6,6 +6,7 @@ import copy
 import itertools
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,19 +48,16 @@ Made = tuple[Path, TaskMixture]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     """The pruned model folder and the statistics of a variation."""
-    known: dict[str, Made] = {}
 
+    @cache
     def make(variation: str) -> Made:
-        if variation not in known:
-            work = tmp_path_factory.mktemp(variation)
-            source = micro_source(work / "model", variation)
-            statistics = mixture_of(source, work / "statistics", {"boolq": TOKEN_IDS})
-            (work / "hf").mkdir()
-            write_shrunk_model(
-                source, micro_plan(source, "sequential"), statistics, work / "hf", compute=compute_in_memory()
-            )
-            known[variation] = work / "hf", statistics
-        return known[variation]
+        work = tmp_path_factory.mktemp(variation)
+        source = micro_source(work / "model", variation)
+        statistics = mixture_of(source, work / "statistics", {"boolq": TOKEN_IDS})
+        (work / "hf").mkdir()
+        plan = micro_plan(source, "sequential")
+        write_shrunk_model(source, plan, statistics, work / "hf", compute=compute_in_memory())
+        return work / "hf", statistics
 
     return make
 

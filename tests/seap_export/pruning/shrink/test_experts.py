@@ -16,19 +16,16 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import masked_logits, micro_source, transformers_model, write_micro_model
 from support.plans import layer_plan, plan_of
-from support.product import LayerPlan, length_buckets, open_source, rank_layers, router_weights
+from support.product import LayerPlan, length_buckets, open_source, router_weights
 from support.variations import VARIATIONS
 from torch import nn
 
-from seap_export.errors import UsageError
 from seap_export.model.families import Attention, Experts
 from seap_export.model.layers import working_memory
-from seap_export.model.layers.compute import Compute
 from seap_export.model.layers.hidden_states import HiddenStates
 from seap_export.model.layers.layer import DecoderLayer
 from seap_export.model.sources.source import Source
 from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.plan.recipes import open_recipe
 from seap_export.pruning.plan.settings import Compensation
 from seap_export.pruning.plan.sublayers import KeptExperts, KeptHeads
 from seap_export.pruning.shrink.expert_refit import ExpertFit
@@ -132,13 +129,6 @@ def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path) -> None:
         kept = list(shrunk_plan.layers[index][KeptExperts].experts)
         assert torch.equal(stored[name], dense[name][kept])
     assert all(torch.equal(stored[name], dense[name]) for name in stored if name.endswith("norm.weight"))
-
-
-def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "dense", "llama-gqa")
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
-    with pytest.raises(UsageError, match="has none; use another recipe"):
-        rank_layers(source, statistics, open_recipe("reap"), tmp_path, compute=Compute())
 
 
 @pytest.mark.parametrize("summed", [4, 1, 0])

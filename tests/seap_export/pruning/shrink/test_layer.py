@@ -8,7 +8,7 @@ from support.plans import kept_layer
 from support.variations import micro_config
 
 from seap_export.model.families import model_spec
-from seap_export.pruning.shrink.layer import kept_channels, shrink_layer, with_all_biases
+from seap_export.pruning.shrink.layer import kept_channels, shrink_layer
 
 #: Of 6 query heads in 3 groups of 2: group 1 goes, group 0 keeps its second head, group 2 its first.
 PLAN = kept_layer(2, kv_groups=(0, 2), heads=(1, 4), neurons=(0, 3, 79))
@@ -40,19 +40,3 @@ def test_what_is_kept_are_rows_and_their_biases_or_columns_and_all_norms(model_t
     assert all(torch.equal(whole[name], tensors[name]) for name in tensors)
     for output, kept in COLUMNS.items():
         assert kept_channels(PLAN, spec.layers[0], output).tolist() == kept  # type: ignore[arg-type]
-
-
-def test_places_for_biases_are_filled_with_zeros_and_what_is_there_stays() -> None:
-    dense = model_spec(micro_config(model_type="qwen2"))
-    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-    layer = dense.layers[0].changed(**sizes, biases={"q_proj", "k_proj", "v_proj", "o_proj"})
-    spec = dense.with_layers((layer,) * 3)
-    tensors = {"model.layers.1.self_attn.q_proj.bias": torch.ones(64), "other": torch.ones(1)}
-    filled = with_all_biases(tensors, spec, 1)
-    assert {name: (tuple(tensor.shape), float(tensor.sum())) for name, tensor in filled.items()} == {
-        "other": ((1,), 1.0),
-        "model.layers.1.self_attn.q_proj.bias": ((64,), 64.0),
-        "model.layers.1.self_attn.k_proj.bias": ((32,), 0.0),
-        "model.layers.1.self_attn.v_proj.bias": ((32,), 0.0),
-        "model.layers.1.self_attn.o_proj.bias": ((96,), 0.0),
-    }

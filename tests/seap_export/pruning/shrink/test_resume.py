@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from support.calibration import (
 )
 from support.models import micro_source
 from support.plans import micro_plan
-from support.processes import Tool
 from support.product import COMPENSATIONS, Compensation, Compute, SafetensorsWriter, Source, TaskMixture
 
 from seap_export.model.layers import streams
@@ -132,28 +130,5 @@ def test_what_was_lost_since_is_made_again(
         os.truncate(tmp_path / lost, (tmp_path / lost).stat().st_size - 1)
     else:
         (tmp_path / lost).unlink()
-    run(case, tmp_path, "sequential", compute_in_memory())
-    assert file_contents(tmp_path) == case.expected["sequential"]
-
-
-def test_a_process_that_is_killed(tool: Tool, case: Case, tmp_path: Path) -> None:
-    script = """
-import os, signal, sys
-from pathlib import Path
-from support.calibration import compute_in_memory, single_mixture
-from support.plans import micro_plan
-from support.processes import Tool
-from seap_export.pruning.activations.statistics import Calibration
-from seap_export.pruning.shrink.write import write_shrunk_model
-from seap_export.model.sources.open import open_source
-source = open_source(sys.argv[1])
-kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
-statistics, plan = single_mixture(Calibration(Path(sys.argv[2]))), micro_plan(source, "sequential")
-write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=compute_in_memory())
-"""
-    model = case.source.files[0].parent
-    done = tool(tmp_path, model, model.parent / "statistics" / "boolq", tmp_path, program=script)
-    assert done.code == -signal.SIGKILL, done.err
-    assert (tmp_path / "unfinished").is_dir()
     run(case, tmp_path, "sequential", compute_in_memory())
     assert file_contents(tmp_path) == case.expected["sequential"]

@@ -181,16 +181,12 @@ CUT = {"per-layer": (set(), {"o_proj", "down_proj"}, {"o_proj"}), "uniform": ({"
 @pytest.mark.parametrize(
     ("layout", "variation", "compensation"),
     [
-        ("per-layer", "llama-gqa", "one-shot"),
         ("per-layer", "llama-biases", "one-shot"),
         ("per-layer", "qwen3-biases", "bias"),
-        ("per-layer", "llama-gqa", "bias"),
         ("per-layer", "llama-gqa", "none"),
         ("uniform", "mistral", "one-shot"),
         ("uniform", "qwen2", "bias"),
         ("uniform", "qwen3-biases", "one-shot"),
-        ("uniform", "llama-biases", "bias"),
-        ("uniform", "llama-gqa", "one-shot"),
     ],
 )
 def test_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(

@@ -20,9 +20,13 @@ def refit_of(tokens: int = 40) -> tuple[Refit, torch.Tensor, torch.Tensor]:
     return Refit(weight, covariance.clone(), RIDGE * float(covariance.trace())), weight, covariance
 
 
+@pytest.mark.parametrize("strip", [1, 4, 14, 512])
 @pytest.mark.parametrize("tokens", [40, 5])
-def test_the_growth_of_the_loss_is_that_of_a_refit_from_nothing(tokens: int) -> None:
-    """With 5 tokens the covariance is singular."""
+def test_the_growth_of_the_loss_is_that_of_a_refit_from_nothing(
+    tokens: int, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 5 tokens the covariance is singular; blocks of any size give what whole matrices give."""
+    monkeypatch.setattr(symmetric, "_STRIP", strip)
     refit, weight, covariance = refit_of(tokens)
     left, loss = list(range(CHANNELS)), 0.0
     for removal in REMOVALS:
@@ -30,6 +34,8 @@ def test_the_growth_of_the_loss_is_that_of_a_refit_from_nothing(tokens: int) -> 
         left = [channel for channel in left if channel not in removal]
         assert loss == pytest.approx(refitted_loss(weight, covariance, left, RIDGE), rel=1e-9)
         assert refit.left.tolist() == left
+    with pytest.raises(UsageError, match="ridge is too small"):
+        Refit(weight, covariance - 10.0 * torch.eye(CHANNELS), 1.0)
 
 
 @pytest.mark.parametrize("tokens", [40, 5])
@@ -67,39 +73,3 @@ def test_increases_are_what_removing_one_channel_or_a_set_would_add() -> None:
     torch.testing.assert_close(single.increases().double(), refit.increases(), rtol=1e-4, atol=0.0)
     without = refitted_loss(weight, covariance, set(left) - {5, 11, 3}, RIDGE)
     assert loss + refit.increase(torch.tensor([5, 11, 3])) == pytest.approx(without, rel=1e-9)
-
-
-WIDTH = 23
-
-
-@pytest.fixture(params=[1, 4, 23, 512])
-def regular(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """A positive definite matrix, and strips of several widths."""
-    monkeypatch.setattr(symmetric, "_STRIP", request.param)
-    _, covariance = random_projection(WIDTH, 10)
-    covariance.diagonal().add_(1e-4 * covariance.trace())
-    return covariance
-
-
-def test_the_inverse_and_the_factor_take_the_place_of_the_matrix(regular: torch.Tensor) -> None:
-    for work, known in ((symmetric.invert, torch.linalg.inv), (symmetric.factorise, torch.linalg.cholesky)):
-        given = regular.clone()
-        result, expected = work(given), known(regular)
-        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9 * float(expected.max()))
-        assert result.data_ptr() == given.data_ptr()
-        with pytest.raises(UsageError, match="ridge is too small"):  # it is not positive definite
-            work(regular - 2.0 * torch.diag(regular.diagonal()))
-
-
-def test_a_square_is_subtracted_and_rows_and_columns_move_within_their_memory(regular: torch.Tensor) -> None:
-    across = torch.randn(3, WIDTH, dtype=torch.float64)
-    expected = regular - across.T @ across
-    symmetric.subtract_square(regular, across)
-    torch.testing.assert_close(regular, expected)
-    order, keep = torch.randperm(WIDTH), torch.tensor([1, 2, 5, 6, 7, 11, 20, 22])
-    expected = regular[order][:, order]
-    symmetric.permute(regular, order)
-    assert torch.equal(regular, expected)
-    front = symmetric.reduced(regular, keep)
-    assert torch.equal(front, expected[keep][:, keep])
-    assert front.data_ptr() == regular.data_ptr()
