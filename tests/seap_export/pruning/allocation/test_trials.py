@@ -1,4 +1,4 @@
-"""The divergence of a plan that is tried is that of the model which the same texts would give."""
+"""The divergence of a plan that is tried is that of the model which the same texts would give; so is a guess."""
 
 from __future__ import annotations
 

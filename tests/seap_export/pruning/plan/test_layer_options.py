@@ -1,4 +1,4 @@
-"""Options of scores lose the scores of what they remove; options that contradict themselves are refused."""
+"""Options lose the scores of what they remove and cost what is counted part by part."""
 
 from __future__ import annotations
 
