@@ -108,28 +108,22 @@ def test_of_three_sublayers_the_best_selection_is_found() -> None:
 
 
 def test_rankings_of_scores_and_of_elimination_come_back(tmp_path: Path) -> None:
-    spec = hybrid_spec()
-    generator = torch.Generator().manual_seed(1)
+    spec, generator = hybrid_spec(), torch.Generator().manual_seed(1)
+    scores = random_scores(spec)
     for index, layer in enumerate(spec.layers):
-        weights = {
-            sublayer.output: torch.randn(24, sublayer.channels, generator=generator) for sublayer in layer.sublayers
-        }
-        covariances = {
-            sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in layer.sublayers
-        }
+        channels = {sublayer.output: sublayer.channels for sublayer in layer.sublayers}
+        weights = {output: torch.randn(24, number, generator=generator) for output, number in channels.items()}
+        covariances = {output: torch.eye(number, dtype=torch.float64) for output, number in channels.items()}
         write_options(tmp_path, index, options_from_elimination(spec, index, weights, covariances, ridge=0.01))
     finish_ranking(tmp_path, torch.ones(4, 3, dtype=torch.float64))
     ranking = read_ranking(spec, tmp_path)
     assert ranking.scores is None
-    assert [[type(option.dense) for option in layer] for layer in ranking.options] == [
-        [type(sublayer) for sublayer in layer.sublayers] for layer in spec.layers
+    assert [[option.dense for option in layer] for layer in ranking.options] == [
+        list(layer.sublayers) for layer in spec.layers
     ]
-    scores = random_scores(spec)
     for index, layer in enumerate(spec.layers):
         write_scores(tmp_path, index, layer, scores[index])
-    read = read_ranking(spec, tmp_path).scores
-    assert read is not None
-    for found, written in zip(read, scores, strict=True):
+    for found, written in zip(read_ranking(spec, tmp_path).scores or (), scores, strict=True):
         assert found.keys() == written.keys()
         assert all(torch.equal(found[output], written[output]) for output in written)
 

@@ -139,18 +139,6 @@ def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: P
             assert all(torch.equal(layer[name], dense[name]) for name in dense)
 
 
-@pytest.mark.parametrize("variation", ["mistral-window", "phi3-all"])
-def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> None:
-    source = micro_source(tmp_path / "model", variation)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    plan = micro_plan(source, "sequential")
-    first = fitted_layers(source, plan, statistics, 1)
-    for size in (64, 4096):
-        for ours, theirs in zip(fitted_layers(source, plan, statistics, size), first, strict=True):
-            for name, tensor in theirs.items():
-                assert_close(ours[name], tensor, 1e-4)
-
-
 def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,19 +274,24 @@ def test_a_class_that_does_not_read_the_size_of_a_head_is_refused(shrink: Shrink
 
 
 @pytest.mark.parametrize(("dtype", "compensation"), [("bfloat16", "sequential"), ("float16", "bias")])
-def test_half_precision_weights_keep_their_dtype_and_values(
-    shrink: Shrink, dtype: str, compensation: Compensation
+def test_half_precision_weights_keep_their_dtype_and_values_and_those_that_are_not_finite_are_refused(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration], dtype: str, compensation: Compensation
 ) -> None:
-    shrunk = shrink("llama-gqa", compensation, dtype=dtype)
-    stored, dense = (load_file(folder / "model.safetensors") for folder in (shrunk.folder, shrunk.dense))
+    """Whatever the dense config says."""
+    folder = write_micro_model(tmp_path / "dense", dtype=dtype, **VARIATIONS["llama-gqa"])
+    set_json(folder / "config.json", dtype="float32")
+    shrunk = shrink_folder(folder, tmp_path / "out", random_calibration, compensation, micro_plan)
+    stored, dense = shrunk.stored(), load_file(folder / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
     assert shrunk.config()["dtype"] == dtype
-    neurons = list(shrunk.plan.layers[1][KeptNeurons].neurons)
-    name = "model.layers.1.mlp.up_proj.weight"
-    assert torch.equal(stored[name], dense[name][neurons])
-    name = "model.layers.1.mlp.down_proj.weight"
-    assert torch.equal(stored[name], dense[name][:, neurons]) is (compensation == "bias")
     assert transformers_model(shrunk.folder, "auto").dtype == getattr(torch, dtype)
+    neurons = list(shrunk.plan.layers[1][KeptNeurons].neurons)
+    up, down = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("up", "down"))
+    assert torch.equal(stored[up], dense[up][neurons])
+    assert torch.equal(stored[down], dense[down][:, neurons]) is (compensation == "bias")
+    edit_weights(folder, lambda tensors: tensors["model.layers.2.mlp.up_proj.weight"][0, 0].fill_(float("nan")))
+    with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
+        shrink_folder(folder, tmp_path / "refused", random_calibration, "bias", micro_plan)
 
 
 @pytest.mark.parametrize(
@@ -327,19 +332,6 @@ def test_what_was_made_from_something_else_is_refused_before_anything_is_written
         with pytest.raises(InputError, match=message):
             write_shrunk_model(shrunk.source, plan, statistics, tmp_path / "empty")
         assert not list((tmp_path / "empty").iterdir())
-
-
-def test_the_dtype_is_that_of_the_weights_and_those_that_are_not_finite_are_refused(
-    tmp_path: Path, random_calibration: Callable[[Source], Calibration]
-) -> None:
-    """Whatever the dense config says."""
-    dense = write_micro_model(tmp_path / "dense", dtype="bfloat16", model_type="llama")
-    set_json(dense / "config.json", dtype="float32")
-    shrunk = shrink_folder(dense, tmp_path / "out", random_calibration, "bias", micro_plan)
-    assert transformers_model(shrunk.folder, "auto").dtype == torch.bfloat16
-    edit_weights(dense, lambda tensors: tensors["model.layers.2.mlp.up_proj.weight"][0, 0].fill_(float("nan")))
-    with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
-        shrink_folder(dense, tmp_path / "refused", random_calibration, "bias", micro_plan)
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,10 @@ from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.pruning.scores import LayerScores
 
 
-def ranked(
-    spec: ModelSpec, scores: list[LayerScores], fraction: float, align: int = 1, free: list[bool] | None = None
-) -> list[Planned]:
-    choices = [LayerChoices(option, align) for option in scored_options(spec, scores)]
+def ranked(spec: ModelSpec, scores: list[LayerScores], fraction: float) -> list[Planned]:
+    choices = [LayerChoices(option, 1) for option in scored_options(spec, scores)]
     budget = fraction * sum(choice.total_weights for choice in choices)
-    return rank(choices, scores, free or [True] * len(choices), budget)
+    return rank(choices, scores, [True] * len(choices), budget)
 
 
 def standardised_by_hand(scores: LayerScores) -> tuple[list[float], list[float]]:
@@ -98,13 +96,3 @@ def test_an_uneven_rest_takes_the_nearest_even_shape_that_loses_least() -> None:
     plan, weights = ranked(spec, [scores], (6 * 2 * 24 * 4 + 10 * 72) / spec.prunable_weights(0))[0]
     assert (plan[KeptHeads].heads, len(plan[KeptNeurons].neurons)) == ((0, 1, 2, 3), 10)
     assert weights == 6 * 2 * 24 * 4 + 10 * 72
-
-
-def test_layers_that_are_not_free_are_not_ranked() -> None:
-    spec = small_spec(4, 4, 30, layers=3)
-    scores = random_scores(spec)
-    kept = ranked(spec, scores, 0.6, free=[True, False, True])
-    assert kept[1][1] == spec.prunable_weights(1)
-    assert kept[0][1] < spec.prunable_weights(0)
-    others = ranked(spec, [scores[0], random_scores(spec, seed=9)[1], scores[2]], 0.6, free=[True, False, True])
-    assert [plan for plan, _ in others] == [plan for plan, _ in kept]
