@@ -48,29 +48,25 @@ def by_hand(score: str, weight: torch.Tensor, moments: Moments) -> list[float]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_channel_scores_are_those_by_hand(score: str, dtype: torch.dtype) -> None:
-    """In float64, whatever the weights are stored in."""
-    weight, moments = some_weight(NEURONS, 0).to(dtype), some_moments(NEURONS, 1)
-    expected = torch.tensor(by_hand(score, weight, moments), dtype=torch.float64)
-    torch.testing.assert_close(channel_scores(score, weight, moments), expected, rtol=1e-12, atol=0.0)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_a_head_s_score_is_the_mean_over_its_channels(score: Any, square: bool) -> None:
-    """Or over their squares."""
-    o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
-    moments = {"o_proj": some_moments(HEADS * HEAD_DIM, 4), "down_proj": some_moments(NEURONS, 5)}
-    weights: Any = {"o_proj": o_proj, "down_proj": down_proj}
+def test_scores_are_those_by_hand_and_a_head_s_is_the_mean_over_its_channels(
+    score: Any, square: bool, dtype: torch.dtype
+) -> None:
+    """Or over their squares; in float64, whatever the weights are stored in."""
+    sizes = {"o_proj": HEADS * HEAD_DIM, "down_proj": NEURONS}
+    weights: Any = {name: some_weight(size, size).to(dtype) for name, size in sizes.items()}
+    moments: Any = {name: some_moments(size, size + 1) for name, size in sizes.items()}
     scores = layer_scores(score, weights, moments, LAYER, square_heads=square)
-    channels = [channel ** (1 + square) for channel in by_hand(score, o_proj, moments["o_proj"])]
+    by_channel = {name: by_hand(score, weights[name], moments[name]) for name in sizes}
+    channels = [channel ** (1 + square) for channel in by_channel["o_proj"]]
     heads = [sum(channels[head * HEAD_DIM : (head + 1) * HEAD_DIM]) / HEAD_DIM for head in range(HEADS)]
-    torch.testing.assert_close(
-        unit_scores(scores["o_proj"]), torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0
-    )
-    neurons = torch.tensor(by_hand(score, down_proj, moments["down_proj"]), dtype=torch.float64)
-    torch.testing.assert_close(scores["down_proj"], neurons, rtol=1e-12, atol=0.0)
+    for found, expected in (
+        (unit_scores(scores["o_proj"]), heads),
+        (scores["down_proj"], by_channel["down_proj"]),
+        (channel_scores(score, weights["o_proj"], moments["o_proj"]), by_channel["o_proj"]),
+    ):
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("is_normalised", [True, False])

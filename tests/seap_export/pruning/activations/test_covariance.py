@@ -1,4 +1,4 @@
-"""Streaming covariances are those of a two-pass computation, however the tokens come."""
+"""Streaming covariances and moments are those of a two-pass computation, however the tokens come."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import torch
 
 from seap_export.pruning.activations import covariance as module
 from seap_export.pruning.activations.covariance import CovarianceAccumulator, add_packed, mirrored, pack_symmetric
+from seap_export.pruning.activations.moments import MomentAccumulator
 
 TOKENS = 500
-BATCHINGS = {"at once": [TOKENS], "one by one": [1] * TOKENS, "uneven": [7, 100, 1, 192, 200]}
-
-
-def unpacked_of(packed: torch.Tensor, n: int) -> torch.Tensor:
-    matrix = torch.zeros(n, n, dtype=torch.float64)
-    add_packed(matrix, packed, 1.0)
-    return mirrored(matrix)
+BATCHINGS = ([TOKENS], [1] * TOKENS, [7, 100, 1, 192, 200])
 
 
 def some_values(channels: int = 7, seed: int = 0) -> torch.Tensor:
@@ -50,34 +45,37 @@ def two_pass(a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor | None = No
 def streamed(
     values: torch.Tensor, batches: list[int], targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
 ) -> CovarianceAccumulator:
+    """What is given stays as it is."""
     sums = CovarianceAccumulator()
-    start = 0
-    for size in batches:
-        part = slice(start, start + size)
-        start += size
-        sums.update(
-            values[part].clone(),
-            None if targets is None else targets[part].clone(),
-            None if weights is None else weights[part].clone(),
-        )
+    given = [values, targets, weights]
+    before = [None if one is None else one.clone() for one in given]
+    for part in torch.arange(len(values)).split(batches):
+        rows = slice(int(part[0]), int(part[-1]) + 1)
+        sums.update(*(None if one is None else one[rows] for one in given))  # type: ignore[arg-type]
+    assert all(one is None or torch.equal(one, other) for one, other in zip(given, before, strict=True))  # type: ignore[arg-type]
     return sums
 
 
 def assert_covariance(actual: torch.Tensor, expected: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """Within a small part of the product of the standard deviations."""
     assert actual.dtype == torch.float64
-    assert actual.shape == expected.shape
-    scale = torch.outer(a.double().std(0), b.double().std(0))
+    scale = torch.outer(a.double().std(0), b.double().std(0)) + 1e-6
     assert float(((actual - expected).abs() / scale).max()) < 2e-6
 
 
-@pytest.mark.parametrize("batches", BATCHINGS.values(), ids=BATCHINGS)
+@pytest.mark.parametrize(("batches", "block"), [*((each, None) for each in BATCHINGS), ([TOKENS], 1), ([TOKENS], 64)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_covariances_and_means_are_those_of_two_passes(batches: list[int], weighted: bool) -> None:
+def test_covariances_and_means_are_those_of_two_passes(
+    batches: list[int], block: int | None, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block or module._BLOCK)
     values = some_values()
     targets, weights = some_targets(values), some_weights() if weighted else None
+    values[:, 2] = 3.7
     sums = streamed(values, batches, targets, weights)
-    assert_covariance(sums.covariance(), two_pass(values, values, weights), values, values)
+    covariance = sums.covariance()
+    assert not covariance[2].any()  # of what never varies
+    assert_covariance(covariance, two_pass(values, values, weights), values, values)
     assert_covariance(sums.cross_covariance(), two_pass(targets, values, weights), targets, values)
     p = torch.ones(TOKENS, dtype=torch.float64) if weights is None else weights.double()
     assert sums.weight == pytest.approx(float(p.sum()))
@@ -87,43 +85,50 @@ def test_covariances_and_means_are_those_of_two_passes(batches: list[int], weigh
 
 
 @pytest.mark.parametrize("channels", [383, 384, 385, 900])
-def test_wide_inputs_are_computed_strip_by_strip(channels: int) -> None:
+def test_wide_inputs_are_computed_strip_by_strip_and_packed_row_by_row(channels: int) -> None:
     values = some_values(channels)
     covariance = streamed(values, [TOKENS]).covariance()
     assert_covariance(covariance, two_pass(values, values), values, values)
     assert torch.equal(covariance, covariance.T)
+    packed, unpacked = pack_symmetric(covariance), torch.zeros(channels, channels, dtype=torch.float64)
+    assert torch.equal(packed, covariance[torch.ones(channels, channels).triu().bool()].float())
+    add_packed(unpacked, packed, 1.0)
+    assert torch.equal(mirrored(unpacked), covariance.float().double())
 
 
-@pytest.mark.parametrize("block", [1, 64, 499])
-def test_the_size_of_the_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    values, weights = some_values(), some_weights()
-    targets = some_targets(values)
-    monkeypatch.setattr(module, "_BLOCK", block)
-    sums = streamed(values, [TOKENS], targets, weights)
-    assert_covariance(sums.covariance(), two_pass(values, values, weights), values, values)
-    assert_covariance(sums.cross_covariance(), two_pass(targets, values, weights), targets, values)
+MANY = 1000
 
 
-def test_what_never_varies_has_no_covariance() -> None:
-    values = some_values()
+def activations() -> torch.Tensor:
+    """Channels of many kinds: plain, mean 1e4 and 1e6 times the spread, constant, zero, tiny, huge, an outlier."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(MANY, 8, generator=generator)
+    values[:, 1] = values[:, 1] * 0.25 + 2500.0
     values[:, 2] = 3.7
-    covariance = streamed(values, [1, 99, 400]).covariance()
-    assert torch.equal(covariance[2], torch.zeros(7, dtype=torch.float64))
+    values[:, 3] = 0.0
+    values[:, 4] *= 1e-6
+    values[:, 5] = values[:, 5] * 1e4 - 3e4
+    values[0, 6] = 1e4
+    values[:, 7] = values[:, 7] * 0.25 + 250000.0
+    return values
 
 
-def test_the_values_given_are_not_changed() -> None:
-    values = some_values()
-    targets, weights = some_targets(values), some_weights()
-    sums = CovarianceAccumulator()
-    sums.update(values, targets, weights)
-    assert torch.equal(values, some_values())
-    assert torch.equal(targets, some_targets(values))
-    assert torch.equal(weights, some_weights())
-
-
-def test_packed_is_the_upper_triangle_row_by_row() -> None:
-    matrix = torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 5.0], [3.0, 5.0, 6.0]])
-    assert pack_symmetric(matrix).tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    unpacked = unpacked_of(pack_symmetric(matrix), 3)
-    assert unpacked.dtype == torch.float64
-    assert torch.equal(unpacked, matrix.double())
+@pytest.mark.parametrize(
+    "batches", [[MANY], [1] * MANY, [0, MANY - 1, 1, 0], [7, 300, 1, 192, 500]], ids=lambda sizes: len(sizes)
+)
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_moments_are_those_of_two_passes_for_any_batches_and_order(batches: list[int], order: int) -> None:
+    values = activations()
+    if order:
+        values = values[torch.randperm(MANY, generator=torch.Generator().manual_seed(order))]
+    accumulator, given = MomentAccumulator(), values.clone()
+    with pytest.raises(ValueError, match="at least one token"):
+        accumulator.result()
+    for batch in given.split(batches):
+        accumulator.update(batch)
+    assert torch.equal(given, values)
+    moments, exact = accumulator.result(), values.double()
+    assert moments.count == MANY
+    torch.testing.assert_close(moments.mean, exact.mean(0), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(moments.variance, exact.var(0, correction=0), rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(moments.mean_square, exact.square().mean(0), rtol=1e-6, atol=1e-12)

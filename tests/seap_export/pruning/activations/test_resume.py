@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from support.product import Compute, DecoderLayer, Source
 from seap_export.pruning.activations import calibrate, sensitivity
 from seap_export.pruning.activations.calibrate import collect_statistics
 
+#: Where the process dies: a function or method, and which of its calls.
+Place = tuple[object, str, int]
 #: Functions that calibration calls, and how often: each call is a place to die at.
-INTERRUPTED_CALLS: tuple[tuple[object, str, int], ...] = (
+INTERRUPTED_CALLS: tuple[Place, ...] = (
     (calibrate, "write_layer", 3),
     (calibrate._Run, "_save", 3),
     (calibrate._Run, "_sublayer", 6),
@@ -41,30 +44,43 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture(scope="module")
-def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
     run(source, folder, compute_in_memory())
-    return dict(file_contents(folder))
+    return file_contents(folder)
+
+
+Dies = Callable[..., None]
+
+
+@pytest.fixture
+def dies(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dies:
+    """Runs until the process dies at a place."""
+
+    def run_until(place: Place, compute: Compute, **options: Any) -> None:
+        with monkeypatch.context() as patch:
+            die_at(patch, *place)
+            with pytest.raises(Killed):
+                run(source, tmp_path, compute, **options)
+
+    return run_until
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "call"),
-    [
-        pytest.param(module, name, call, id=f"{name}-{call}")
-        for module, name, calls in INTERRUPTED_CALLS
-        for call in range(calls)
-    ],
+    "place",
+    [(module, name, call) for module, name, calls in INTERRUPTED_CALLS for call in range(calls)],
+    ids=lambda place: f"{place[1]}-{place[2]}",
 )
 def test_the_bytes_are_those_of_an_undisturbed_run(
     source: Source,
-    expected: dict[str, bytes],
+    expected: Mapping[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    module: object,
-    name: str,
-    call: int,
+    place: Place,
+    dies: Dies,
 ) -> None:
-    compute = compute_on_disk(source) if call % 2 else compute_in_memory()
+    """What is finished is not computed again."""
+    compute = compute_on_disk(source) if place[2] % 2 else compute_in_memory()
     computed: Counter[int] = Counter()
     plain = DecoderLayer.__init__
 
@@ -73,35 +89,26 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
         plain(self, spec, index, *arguments, **options)
 
     monkeypatch.setattr(DecoderLayer, "__init__", counted)
-    with monkeypatch.context() as patch:
-        die_at(patch, module, name, call)
-        with pytest.raises(Killed):
-            run(source, tmp_path, compute, check=False)
-    before = Counter(computed)
+    dies(place, compute, check=False)
     reported: list[int] = []
     run(source, tmp_path, compute, check=False, on_layer=reported.append)
     assert reported == [0, 1, 2]
     assert file_contents(tmp_path) == expected
-    again = {index: count for index, count in computed.items() if count > 3}  # two sublayers, and the way back
-    assert sum(computed.values()) <= 9 + 2, (before, computed)
-    assert len(again) <= 1
+    assert sum(computed.values()) <= 9 + 2
+    assert sum(count > 3 for count in computed.values()) <= 1  # two sublayers, and the way back
+    computed.clear()
+    run(source, tmp_path, compute, check=False)
+    assert not computed
+    assert file_contents(tmp_path) == expected
 
 
 @pytest.mark.parametrize("lost", ["layer-00000.safetensors", "unfinished/inputs-00000", "unfinished/gradient-00002"])
 @pytest.mark.parametrize("place", [(calibrate._Run, "_sublayer", 4), (sensitivity, "_backward", 2)])
 def test_what_was_lost_since_is_made_again(
-    source: Source,
-    expected: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: tuple[Any, str, int],
-    lost: str,
+    source: Source, expected: Mapping[str, bytes], tmp_path: Path, place: Place, lost: str, dies: Dies
 ) -> None:
     """On the way forward, and on the way back."""
-    with monkeypatch.context() as patch:
-        die_at(patch, *place)
-        with pytest.raises(Killed):
-            run(source, tmp_path, compute_in_memory(), check=False)
+    dies(place, compute_in_memory(), check=False)
     (tmp_path / lost).unlink(missing_ok="gradient" in lost)
     run(source, tmp_path, compute_in_memory(), check=False)
     assert file_contents(tmp_path) == expected
@@ -109,25 +116,29 @@ def test_what_was_lost_since_is_made_again(
 
 @pytest.mark.parametrize(("name", "call"), [("write_layer", 0), ("keep_tensors", 1), ("write_layer", 2)])
 def test_the_comparison_with_transformers_goes_on_too(
-    source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, name: str
+    source: Source,
+    expected: Mapping[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
+    name: str,
+    dies: Dies,
 ) -> None:
-    with monkeypatch.context() as patch:
-        die_at(patch, calibrate, name, call)
-        with pytest.raises(Killed):
-            run(source, tmp_path, compute_in_memory())
+    dies((calibrate, name, call), compute_in_memory())
     compared: list[str] = []
     plain = calibrate.WalkCheck._compare
-    monkeypatch.setattr(
-        calibrate.WalkCheck,
-        "_compare",
-        lambda self, where, *values: (compared.append(where), plain(self, where, *values)),
-    )
+
+    def noted(self: Any, where: str, *values: Any) -> Any:
+        compared.append(where)
+        return plain(self, where, *values)
+
+    monkeypatch.setattr(calibrate.WalkCheck, "_compare", noted)
     run(source, tmp_path, compute_in_memory())
     assert compared == ["the embedding", *(f"layer {index}" for index in range(call, 3)), "the logits"]
     assert file_contents(tmp_path) == expected
 
 
-def test_a_process_that_is_killed(tool: Tool, source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_process_that_is_killed(tool: Tool, source: Source, expected: Mapping[str, bytes], tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -141,14 +152,4 @@ collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compu
     assert done.code == -signal.SIGKILL, done.err
     assert (tmp_path / "unfinished").is_dir()
     run(source, tmp_path, compute_in_memory())
-    assert file_contents(tmp_path) == expected
-
-
-def test_what_is_finished_is_not_computed_again(
-    source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(source, tmp_path, compute_in_memory())
-    with monkeypatch.context() as patch:
-        die_at(patch, calibrate._Run, "_sublayer", 0)
-        run(source, tmp_path, compute_in_memory())
     assert file_contents(tmp_path) == expected

@@ -1,18 +1,22 @@
-"""Statistics come back from disk as they were, and damaged ones are refused."""
+"""Statistics come back from disk as they were, and those of a mixture count tokens by their task's weight."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source, projection_inputs, transformers_model
 from support.product import OUTPUTS, Projection
 from support.variations import micro_config
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.model.families import model_spec
 from seap_export.pruning.activations.covariance import pack_symmetric
 from seap_export.pruning.activations.moments import Moments
@@ -27,6 +31,7 @@ from seap_export.pruning.activations.statistics import (
     write_sensitivity,
     write_tokens,
 )
+from seap_export.pruning.activations.task_mixture import FRESH_WEIGHT, TaskMixture
 
 RECORD = CalibrationRecord(
     task="boolq",
@@ -53,8 +58,7 @@ SPEC = model_spec(
 )
 TOKEN_IDS = [[5, 0, 7], [70000], [1, 2]]
 SENSITIVITY = torch.tensor([[0.1, 2.0], [1.0 / 3.0, 4e-9]], dtype=torch.float64)
-LAYER_FILES = ("layer-00000.safetensors", "layer-00001.safetensors")
-FILES = ("calibration.json", "sensitivity.safetensors", "tokens.safetensors", *LAYER_FILES)
+FILES = ("calibration.json", "sensitivity.safetensors", TOKENS, "layer-00000.safetensors", "layer-00001.safetensors")
 
 
 def some_statistics(channels: int, seed: int) -> SublayerStatistics:
@@ -82,16 +86,6 @@ def write(folder: Path) -> None:
 def folder(tmp_path: Path) -> Path:
     write(tmp_path)
     return tmp_path
-
-
-def change_record(folder: Path, **values: Any) -> None:
-    path = folder / "calibration.json"
-    changed = json.loads(path.read_text("utf-8")) | values
-    path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}), "utf-8")
-
-
-def change_tensors(folder: Path, file: str, **values: torch.Tensor) -> None:
-    save_file(load_file(folder / file) | values, folder / file)
 
 
 def read_all(folder: Path) -> None:
@@ -122,24 +116,14 @@ def test_it_comes_back_as_it_was_and_covariances_in_the_precision_of_float32(fol
             assert covariance.dtype == torch.float64
             assert torch.equal(covariance, covariance.T)
             assert torch.equal(pack_symmetric(covariance), layer[output].further["covariance"])
-
-
-def test_covariances_take_the_bytes_announced(folder: Path) -> None:
-    tensors = [load_file(folder / file)[f"{output}.covariance"] for file in LAYER_FILES for output in OUTPUTS]
+    for read in (lambda: calibration.layer(2), lambda: calibration.covariance(2, "o_proj")):
+        with pytest.raises(ArtifactError, match="another model"):
+            read()
+    tensors = [load_file(folder / file)[f"{output}.covariance"] for file in FILES[3:] for output in OUTPUTS]
     assert covariance_bytes(SPEC) == sum(tensor.nbytes for tensor in tensors) == 4 * 2 * (21 + 45)
-
-
-def test_two_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "again").mkdir()
-    write(tmp_path / "again")
-    assert all((folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in FILES)
-
-
-@pytest.mark.parametrize("file", FILES[:-1])
-def test_half_a_calibration_is_none(folder: Path, file: str) -> None:
-    (folder / file).unlink()
-    with pytest.raises(ArtifactError, match="no calibration"):
-        Calibration(folder)
+    (folder / "again").mkdir()
+    write(folder / "again")
+    assert all((folder / file).read_bytes() == (folder / "again" / file).read_bytes() for file in FILES)
 
 
 @pytest.mark.parametrize(
@@ -153,36 +137,107 @@ def test_half_a_calibration_is_none(folder: Path, file: str) -> None:
     ],
 )
 def test_a_record_that_is_no_such_record_is_refused(folder: Path, values: dict[str, Any], message: str) -> None:
-    change_record(folder, **values)
+    path = folder / "calibration.json"
+    changed = json.loads(path.read_text("utf-8")) | values
+    path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}), "utf-8")
     with pytest.raises(ArtifactError, match=message):
         Calibration(folder)
 
 
-@pytest.mark.parametrize("size", [0, -8])
-@pytest.mark.parametrize("file", [file for file in FILES if file.endswith(".safetensors")])
-def test_truncated_tensors_are_refused_by_name(folder: Path, file: str, size: int) -> None:
-    read_all(folder)
-    path = folder / file
-    path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ArtifactError, match=file.replace(".", r"\.") + ": damaged"):
-        read_all(folder)
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_missing_or_truncated_or_of_another_size_is_refused_by_name(folder: Path, file: str) -> None:
+    path, damaged = folder / file, file.replace(".", r"\.") + ": damaged"
+    content = path.read_bytes()
+    others = {
+        "layer-00001.safetensors": ("o_proj.covariance", torch.zeros(20)),
+        TOKENS: ("lengths", torch.tensor([3, 1, 1], dtype=torch.int32)),
+    }
+    if file in others:
+        name, values = others[file]
+        save_file(load_file(path) | {name: values}, path)
+        with pytest.raises(ArtifactError, match=damaged):
+            read_all(folder)
+    for size in (0, -8):
+        path.write_bytes(content[:size])
+        with pytest.raises(ArtifactError, match=damaged if path.suffix == ".safetensors" else "calibration"):
+            read_all(folder)
+    path.unlink()
+    if file != FILES[-1]:  # the first four tell a calibration
+        with pytest.raises(ArtifactError, match="no calibration"):
+            Calibration(folder)
 
 
-@pytest.mark.parametrize(
-    ("file", "name", "values"),
-    [
-        ("layer-00001.safetensors", "o_proj.covariance", torch.zeros(20)),
-        ("tokens.safetensors", "lengths", torch.tensor([3, 1, 1], dtype=torch.int32)),
-    ],
-)
-def test_tensors_of_another_size_are_refused_by_name(folder: Path, file: str, name: str, values: torch.Tensor) -> None:
-    change_tensors(folder, file, **{name: values})
-    with pytest.raises(ArtifactError, match=file.replace(".", r"\.") + ": damaged"):
-        read_all(folder)
+#: Of different sizes, and with one text in common.
+TASKS = {"one": [[5, 6, 7], *random_token_ids(4, seed=1)], "two": [[5, 6, 7], *random_token_ids(15, seed=2)]}
+WEIGHTS = {"one": 3.0, "two": 0.5}
 
 
-def test_a_layer_that_was_not_calibrated_is_refused(folder: Path) -> None:
-    with pytest.raises(ArtifactError, match="another model"):
-        Calibration(folder).layer(2)
-    with pytest.raises(ArtifactError, match="another model"):
-        Calibration(folder).covariance(2, "o_proj")
+def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model")
+    mixture = mixture_of(source, tmp_path / "statistics", TASKS, **WEIGHTS)
+    model = transformers_model(tmp_path / "model")
+    tokens = {task: sum(map(len, texts)) for task, texts in TASKS.items()}
+    seen = {task: projection_inputs(model, texts) for task, texts in TASKS.items()}
+    weights = torch.cat(
+        [torch.full((tokens[task],), WEIGHTS[task] / tokens[task], dtype=torch.float64) for task in TASKS]
+    )
+    weights = (weights / weights.sum()).unsqueeze(1)
+    assert mixture.num_tokens == sum(tokens.values())
+    for index in range(3):
+        for output in OUTPUTS:
+            values = torch.cat([seen[task][index][output] for task in TASKS])
+            mean = (weights * values).sum(0)
+            expected = ((values - mean) * weights).T @ (values - mean)
+            sublayer, spread = mixture.layer(index)[output], expected.diagonal().sqrt()
+            assert sublayer.count == mixture.num_tokens
+            assert ((sublayer.mean - mean).abs() <= 1e-5 * spread).all()
+            torch.testing.assert_close(sublayer.variance, expected.diagonal(), rtol=2e-5, atol=0.0)
+            covariance = mixture.covariance(index, output)
+            assert ((covariance - expected).abs() <= 1e-5 * torch.outer(spread, spread)).all()
+    one, two = (mixture.calibrations[task].sensitivity() for task in TASKS)
+    torch.testing.assert_close(mixture.sensitivity(), (3.0 * one + 0.5 * two) / 3.5, rtol=1e-12, atol=0.0)
+    assert not torch.allclose(one, two)
+    # the first tokens keep the weights of the tasks: 12 of the first one, 2 of the second
+    few = mixture.of_first_tokens(14)
+    texts = few.token_ids()
+    assert few.num_tokens == sum(len(ids) for ids, _ in texts) == 14
+    assert texts[-1][0] == TASKS["two"][0][:2]
+    assert [token for ids, _ in texts[:-1] for token in ids] == [token for ids in TASKS["one"] for token in ids][:12]
+    assert sum(len(ids) * each for ids, each in texts[:-1]) == pytest.approx(3.0 / 3.5)
+    assert few.effective_tokens < mixture.effective_tokens
+    assert mixture.of_first_tokens(10**6).token_ids() == mixture.token_ids()
+
+
+def test_fresh_texts_count_less_than_calibration_texts(
+    tmp_path: Path, random_calibration: Callable[..., Calibration]
+) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task) for task in TASKS}
+    mixture, fresh = TaskMixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]
+    texts, more = mixture.token_ids(), mixture.with_fresh({"two": fresh})
+    assert [ids for ids, _ in more.token_ids()] == [ids for ids, _ in texts] + fresh
+    assert more.num_tokens == mixture.num_tokens + 5
+    weights = torch.cat([torch.full((len(ids),), each, dtype=torch.float64) for ids, each in more.token_ids()])
+    assert float(weights.sum()) == pytest.approx(1.0)
+    assert float(weights.square().sum()) == pytest.approx(1.0 / more.effective_tokens)
+    assert more.token_ids()[-1][1] == pytest.approx(FRESH_WEIGHT * more.token_ids()[-3][1])
+
+
+def test_tokens_of_small_weight_hardly_count_and_other_models_not_at_all(
+    tmp_path: Path, random_calibration: Callable[..., Calibration]
+) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
+    number = calibrations["two"].record.num_tokens
+    assert number == calibrations["one"].record.num_tokens
+
+    def effective(**weights: float) -> float:
+        return TaskMixture("mix", weights, calibrations).effective_tokens
+
+    assert effective(one=1.0) == pytest.approx(number)
+    assert effective(one=1.0, two=1.0) == pytest.approx(2 * number)
+    assert effective(one=3.0, two=1.0) == pytest.approx(16 / 10 * number)
+    assert effective(one=1.0, two=1e-6) == pytest.approx(number, rel=1e-5)
+    calibrations["two"] = random_calibration(micro_source(tmp_path / "two", "qwen2"), "two")
+    with pytest.raises(InputError, match=r"'mix'.* different models"):
+        effective(one=1.0, two=1.0)

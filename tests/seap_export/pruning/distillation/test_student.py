@@ -99,10 +99,10 @@ def in_modules(
     experts = ExpertModules(spec, modules)
     if not experts.are_joint:
         return dict(stored)
-    prefixes = [spec.family.names["layer"].format(layer=index) for index in range(len(spec.layers))]
-    layers = [{name: tensor for name, tensor in stored.items() if name.startswith(prefix)} for prefix in prefixes]
     gradients: dict[str, torch.Tensor] = {}
-    for index, layer in enumerate(layers):
+    for index in range(len(spec.layers)):
+        prefix = spec.family.names["layer"].format(layer=index)
+        layer = {name: tensor for name, tensor in stored.items() if name.startswith(prefix)}
         others, matrices = experts.filled(index, layer)
         joint = {name: torch.stack([every[i] for i in range(len(every))]) for name, every in matrices.items()}
         gradients |= others | joint

@@ -1,4 +1,4 @@
-"""Options of scores lose the scores of what they remove; options that contradict themselves are refused."""
+"""Options lose the scores of what they remove and cost what is counted part by part."""
 
 from __future__ import annotations
 
@@ -7,35 +7,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.plans import both, random_scores, scores_of, small_spec
+from support.plans import attention_cost, both, random_scores, scores_of, small_spec
 from support.variations import VARIATIONS, micro_config
 
-from seap_export.model.families import Convolution, model_spec
+from seap_export.model.families import Convolution, Mlp, model_spec
 from seap_export.pruning.plan.cost import BUDGETS, CostModel
 from seap_export.pruning.plan.layer_options import options_from_scores
-from seap_export.pruning.plan.sublayers import KeptHeads
+from seap_export.pruning.plan.sublayers import KeptHeads, NeuronOptions, layer_cost, smallest_layer
 from seap_export.pruning.plan.sublayers.convolution import ConvolutionOptions
 
 SPEC = small_spec(6, 3, 5)
 HEADS, NEURONS = both(options_from_scores(SPEC, 0, random_scores(SPEC)[0]))
 
 
-def test_an_attention_option_loses_the_scores_of_all_channels_of_the_heads_removed() -> None:
+def test_an_option_loses_the_scores_of_what_it_removes_and_costs_what_the_shrunk_sublayer_does() -> None:
     scores = random_scores(SPEC)[0]
     for kept, loss, weights in zip(HEADS.sets, HEADS.losses, HEADS.costs(CostModel()), strict=True):
         removed = [head for head in range(6) if head not in kept.units]
         lost = sum(float(scores["o_proj"][head, channel]) for head in removed for channel in range(4))
         assert loss == pytest.approx(lost, rel=1e-12, abs=0.0)
         assert weights == 2 * 24 * 4 * (len(kept.units) + len(kept.groups))
-
-
-def test_neurons_are_sorted_by_score_and_lose_the_scores_of_the_rest() -> None:
     _, neurons = both(options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 5, 1])))
     assert neurons.order.tolist() == [1, 3, 0, 4, 2]
     assert neurons.loss_of.tolist() == [13, 8, 3, 1, 0, 0]
-
-
-def test_a_head_or_a_channel_costs_what_the_shrunk_sublayer_does() -> None:
     for options in (HEADS, NEURONS, NEURONS.aligned(2)):
         for budget in BUDGETS:
             cost = CostModel(budget, 9)
@@ -72,12 +66,10 @@ def test_options_that_contradict_themselves_are_refused(options: Any, values: di
     assert type(dataclasses.replace(options)) is type(options)
 
 
-@pytest.mark.parametrize(
-    ("size", "groups", "heads"), [(2, (), ()), (2, (0, 1), (0, 1, 2)), (2, (0,), ()), (0, (0,), (0,)), (2, (1,), (0,))]
-)
-def test_heads_without_meaning_are_refused(size: int, groups: tuple[int, ...], heads: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must"):
-        KeptHeads(size, groups, heads)
+def test_heads_without_meaning_are_refused() -> None:
+    for size, groups, heads in ((2, (), ()), (2, (0, 1), (0, 1, 2)), (2, (0,), ()), (0, (0,), (0,)), (2, (1,), (0,))):
+        with pytest.raises(ValueError, match="must"):
+            KeptHeads(size, groups, heads)
 
 
 def test_stock_classes_load_convolutions_of_the_hidden_size_alone() -> None:
@@ -85,3 +77,39 @@ def test_stock_classes_load_convolutions_of_the_hidden_size_alone() -> None:
     whole = spec.first(Convolution)
     narrow = dataclasses.replace(whole, conv_dim=whole.conv_dim // 2)
     assert [ConvolutionOptions.is_loaded(spec, one) for one in (whole, narrow)] == [True, False]
+
+
+#: 6 query heads of 4 channels, 3 KV groups, 40 neurons, width 24.
+DENSE = small_spec(6, 3, 40)
+LAYER = DENSE.layers[0]
+PROJECTIONS = {"q": 24 * 24, "k": 24 * 12, "v": 24 * 12, "o": 24 * 24, "gate": 24 * 40, "up": 24 * 40, "down": 40 * 24}
+
+
+@pytest.mark.parametrize(
+    ("cost", "whole", "shrunk"),
+    [
+        (CostModel(), 0, 0),
+        (CostModel("macs", 100), 2 * 6 * 4 * 100, 2 * 2 * 4 * 100),  # scores and mixing of each head
+        (CostModel("bytes", 100), 2 * 3 * 4 * 100, 2 * 4 * 100),  # keys and values of each group
+    ],
+)
+def test_it_is_the_weights_and_what_every_position_adds(cost: CostModel, whole: int, shrunk: int) -> None:
+    assert layer_cost(LAYER, 24, cost) == DENSE.prunable_weights(0) + whole == sum(PROJECTIONS.values()) + whole
+    assert attention_cost(DENSE, cost, 2, 1) == 2 * (24 * 4 * 2) + 2 * (24 * 4) + shrunk
+    assert NeuronOptions.cost_of(LAYER.changed(intermediate_size=1)[Mlp], 24, cost) == 3 * 24
+    for align, neurons in ((16, 16), (64, 40)):
+        least = layer_cost(smallest_layer(DENSE, LAYER, align), 24, cost)
+        assert least == attention_cost(DENSE, cost, 1, 1) + neurons * 72
+
+
+@pytest.mark.parametrize("budget", ["macs", "bytes"])
+def test_a_sliding_window_is_all_that_is_seen_of_a_longer_context(budget: Any) -> None:
+    layer = small_spec(6, 3, 40, model_type="mistral", sliding_window=5).layers[0]
+    assert layer_cost(layer, 24, CostModel(budget, 1000)) == layer_cost(LAYER, 24, CostModel(budget, 5))
+    assert layer_cost(layer, 24, CostModel(budget, 3)) == layer_cost(LAYER, 24, CostModel(budget, 3))
+
+
+@pytest.mark.parametrize(("budget", "context"), [("seconds", 1), ("macs", 0)])
+def test_a_cost_without_meaning_is_refused(budget: Any, context: int) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        CostModel(budget, context)

@@ -16,7 +16,7 @@ from support.models import micro_source, write_micro_model
 from support.plans import assert_same_options, both, kept_sizes
 from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_source
 
-from seap_export.errors import InputError
+from seap_export.errors import InputError, UsageError
 from seap_export.model.families import names
 from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.make import plan_variant, rank_layers
@@ -52,22 +52,14 @@ def output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]
 
 
 def ranking_of(source: Source, statistics: TaskMixture, score: Any, **changes: Any) -> Ranking:
-    on_layer = changes.pop("on_layer", lambda layer: None)
+    done: list[int] = []
     settings = PlanSettings(score, **{"ridge": 1.0, **changes})
     with TemporaryDirectory() as folder:
-        return rank_layers(source, statistics, settings, Path(folder), on_layer, compute=Compute())
-
-
-def planned(source: Source, statistics: TaskMixture, ranking: Ranking, **changes: Any) -> Plan:
-    settings: dict[str, Any] = {
-        "score": "wifv",
-        "sparsity": Sparsity("adaptive"),
-        "align": 4,
-        "balance": "loss",
-        "compensation": "none",
-        "ridge": 1.0,
-    }
-    return plan_variant(source, statistics, ranking, PlanSettings(**{**settings, **changes}), 0.3)
+        ranking = rank_layers(source, statistics, settings, Path(folder), done.append, compute=Compute())
+    assert done == [0, 1, 2]
+    assert torch.equal(ranking.sensitivity, statistics.sensitivity())
+    assert (ranking.scores is None) is (score == "elimination")
+    return ranking
 
 
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
@@ -75,17 +67,24 @@ def test_every_layer_is_scored_by_its_own_weights_and_statistics(
     source: Source, random_calibration: Calibrate, score: ChannelScore
 ) -> None:
     calibration = random_calibration(source)
-    done: list[int] = []
-    ranking = ranking_of(source, single_mixture(calibration), score, on_layer=done.append)
-    assert done == [0, 1, 2]
-    assert ranking.scores is not None
-    assert torch.equal(ranking.sensitivity, calibration.sensitivity())
-    for index, (scores, options) in enumerate(zip(ranking.scores, ranking.options, strict=True)):
+    ranking = ranking_of(source, single_mixture(calibration), score)
+    squared = ranking_of(source, single_mixture(calibration), score, sparsity=Sparsity("global"))
+    for index, (scores, options) in enumerate(zip(ranking.scores or (), ranking.options, strict=True)):
         moments, weights = calibration.layer(index), output_weights(source, index)
         heads = channel_scores(score, weights["o_proj"], moments["o_proj"])
         assert torch.equal(unit_scores(scores["o_proj"]), heads.view(6, 16).mean(1))
         assert torch.equal(scores["down_proj"], channel_scores(score, weights["down_proj"], moments["down_proj"]))
         assert_same_options(options, options_from_scores(source.spec, index, scores))
+        expected = layer_scores(score, weights, moments, source.spec.layers[index], square_heads=True)
+        found = (squared.scores or ())[index]
+        assert torch.equal(found["o_proj"], expected["o_proj"])
+        assert not torch.equal(found["o_proj"], scores["o_proj"])
+        assert torch.equal(found["down_proj"], scores["down_proj"])
+    other = open_source(str(write_micro_model(source.files[0].parent.with_name("other"), seed=1, model_type="llama")))
+    with pytest.raises(InputError, match="'boolq' was made with another model"):
+        ranking_of(source, single_mixture(random_calibration(other)), score)
+    with pytest.raises(UsageError, match="has none; use another recipe"):  # no experts
+        ranking_of(source, single_mixture(calibration), "reap")
 
 
 @pytest.mark.parametrize("score", ["wifv", "elimination"])
@@ -115,27 +114,6 @@ def test_rows_count_by_the_gain_of_the_norm_behind_them(
         assert_same_options(options, expected)
 
 
-def test_heads_are_squared_where_asked(source: Source, random_calibration: Calibrate) -> None:
-    calibration = random_calibration(source)
-    plain, squared = (
-        ranking_of(source, single_mixture(calibration), "wifv", sparsity=sparsity).scores
-        for sparsity in (Sparsity("adaptive"), Sparsity("global"))
-    )
-    assert plain is not None
-    assert squared is not None
-    for index, score in enumerate(squared):
-        expected = layer_scores(
-            "wifv",
-            output_weights(source, index),
-            calibration.layer(index),
-            source.spec.layers[index],
-            square_heads=True,
-        )
-        assert torch.equal(score["o_proj"], expected["o_proj"])
-        assert not torch.equal(score["o_proj"], plain[index]["o_proj"])
-        assert torch.equal(score["down_proj"], plain[index]["down_proj"])
-
-
 @pytest.mark.parametrize("ridge", [0.5, 20.0])
 def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_refit(
     source: Source, random_calibration: Calibrate, ridge: float
@@ -143,12 +121,7 @@ def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_re
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
     mixture = TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
     assert mixture.effective_tokens == pytest.approx(72)  # of 80, unevenly weighted
-    done: list[int] = []
-    ranking = ranking_of(source, mixture, "elimination", ridge=ridge, on_layer=done.append)
-    assert done == [0, 1, 2]
-    assert ranking.scores is None
-    assert torch.equal(ranking.sensitivity, mixture.sensitivity())
-    for index, options in enumerate(ranking.options):
+    for index, options in enumerate(ranking_of(source, mixture, "elimination", ridge=ridge).options):
         covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
         expected = options_from_elimination(
             source.spec, index, output_weights(source, index), covariances, ridge=ridge / mixture.effective_tokens
@@ -156,78 +129,53 @@ def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_re
         assert_same_options(options, expected)
 
 
-def by_task(source: Source, mixture: TaskMixture, score: ChannelScore) -> dict[str, tuple[LayerScores, ...]]:
-    by_name = {
-        task: ranking_of(source, single_mixture(calibration), score).scores
-        for task, calibration in mixture.calibrations.items()
-    }
-    return {task: scores for task, scores in by_name.items() if scores is not None}
-
-
 def total(scores: tuple[LayerScores, ...]) -> float:
     return sum(float(score["o_proj"].sum() + score["down_proj"].sum()) for score in scores)
 
 
-@pytest.mark.parametrize("mix", ["scaled", "plain"])
-@pytest.mark.parametrize("score", CHANNEL_SCORES)
+@pytest.mark.parametrize(("score", "mix"), [("wifv", "scaled"), ("wifn", "scaled"), ("wifv", "plain")])
 def test_scores_of_several_tasks_are_added_by_their_weights(
     source: Source, random_calibration: Calibrate, score: ChannelScore, mix: ScoreMix
 ) -> None:
+    """A task whose scores are all 0 is no obstacle."""
     calibrations = {
-        "one": random_calibration(source, "one", 0),
-        "two": random_calibration(source, "two", 1, scale=10.0),
+        task: random_calibration(source, task, seed, scale=scale)
+        for seed, (task, scale) in enumerate({"one": 1.0, "two": 10.0, "none": 0.0}.items())
     }
-    mixture = TaskMixture("mix", {"one": 1.0, "two": 0.25}, calibrations)
-    scores = by_task(source, mixture, score)
+    mixture = TaskMixture("mix", {"one": 1.0, "two": 0.25, "none": 1.0}, calibrations)
+    scores = {
+        task: ranking_of(source, single_mixture(calibration), score).scores or ()
+        for task, calibration in calibrations.items()
+    }
     factors = {
-        task: weight / (total(scores[task]) if mix == "scaled" else 1.0) for task, weight in mixture.weights.items()
+        task: weight / (total(scores[task]) or 1.0 if mix == "scaled" else 1.0)
+        for task, weight in mixture.weights.items()
     }
     mixed = ranking_of(source, mixture, score, mix=mix)
-    assert mixed.scores is not None
-    for index, layer in enumerate(mixed.scores):
-        heads = sum(factors[task] * scores[task][index]["o_proj"] for task in scores)
-        neurons = sum(factors[task] * scores[task][index]["down_proj"] for task in scores)
-        torch.testing.assert_close(layer["o_proj"], heads, rtol=1e-12, atol=0.0)
-        torch.testing.assert_close(layer["down_proj"], neurons, rtol=1e-12, atol=0.0)
+    for index, layer in enumerate(mixed.scores or ()):
+        for output, found in layer.items():
+            expected = sum(factors[task] * scores[task][index][output] for task in scores)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=0.0)
         assert_same_options(mixed.options[index], options_from_scores(source.spec, index, layer))
-    if mix == "scaled":
-        assert total(mixed.scores) == pytest.approx(1.25)
-
-
-def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_calibration: Calibrate) -> None:
-    calibrations = {
-        "one": random_calibration(source, "one", 0),
-        "two": random_calibration(source, "two", 1, scale=0.0),
-    }
-    mixture = TaskMixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
-    mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single_mixture(calibrations["one"]), "wifv")
-    for option, other in zip(mixed.options, alone.options, strict=True):
-        assert (both(option)[1].order == both(other)[1].order).all()
-
-
-@pytest.mark.parametrize("score", ["wifv", "elimination"])
-def test_statistics_of_another_model_are_refused(
-    source: Source, tmp_path: Path, random_calibration: Calibrate, score: str
-) -> None:
-    other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
-    with pytest.raises(InputError, match="'boolq' was made with another model"):
-        ranking_of(source, single_mixture(random_calibration(other)), score)
+    assert mix == "plain" or total(mixed.scores or ()) == pytest.approx(1.25)
 
 
 def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calibration: Calibrate) -> None:
     statistics = single_mixture(random_calibration(source))
+
+    def planned(ranking: Ranking, kind: Any = "adaptive", balance: Any = "loss") -> Plan:
+        settings = PlanSettings("wifv", Sparsity(kind), align=4, balance=balance, compensation="none")
+        return plan_variant(source, statistics, ranking, settings, 0.3)
+
     ranking = ranking_of(source, statistics, "elimination")
-    plan = planned(source, statistics, ranking)
+    plan = planned(ranking)
     other = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1e6, 1e6]], dtype=torch.float64)
-    sensitive = planned(source, statistics, dataclasses.replace(ranking, sensitivity=other))
+    sensitive = planned(dataclasses.replace(ranking, sensitivity=other))
     assert sensitive.layers[2] != plan.layers[2]
     assert kept_sizes(sensitive.layers[2]) == (3, 6, 80)
     parts = [both(option) for option in ranking.options]
     cheap = [(heads, dataclasses.replace(neurons, loss_of=1e-6 * neurons.loss_of)) for heads, neurons in parts]
     ranking = dataclasses.replace(ranking, options=tuple(cheap))
-    by_loss, alike = (
-        planned(source, statistics, ranking, sparsity=Sparsity("uniform"), balance=balance).layers
-        for balance in ("loss", "alike")
-    )
+    by_loss, alike = (planned(ranking, "uniform", balance).layers for balance in ("loss", "alike"))
     assert all(len(layer[KeptHeads].heads) == 6 for layer in by_loss)
     assert any(len(layer[KeptHeads].heads) < 6 for layer in alike)

@@ -45,6 +45,11 @@ PLAN = Plan(
     layers=LAYERS,
 )
 
+EVEN_LAYERS = tuple(kept_layer(2, (0, 2), (0, 5), range(start, start + 48)) for start in (0, 7, 30))
+UNIFORM = with_settings(PLAN, layers=EVEN_LAYERS, layout="uniform", sparsity=EVEN)
+OUTPUTS = ("o_proj", "down_proj")
+BOTH = set(OUTPUTS)
+
 
 def dense_spec(**values: Any) -> ModelSpec:
     return model_spec(micro_config(**{"model_type": "llama", **values}))
@@ -63,146 +68,104 @@ def changed_layer(**values: Any) -> list[dict[str, Any]]:
     return [rows[0] | values, *rows[1:]]
 
 
-def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
-    write_plan(PLAN, tmp_path / "plan.json")
-    assert read_plan(tmp_path / "plan.json") == PLAN
-
-
-def test_a_group_tolerance_is_recorded_where_there_is_one(tmp_path: Path) -> None:
-    for tolerance, is_written in ((0.0, False), (0.01, True)):
-        plan = with_settings(PLAN, group_tolerance=tolerance)
-        write_plan(plan, tmp_path / "plan.json")
-        assert ("group_tolerance" in (tmp_path / "plan.json").read_text("utf-8")) is is_written
-        assert read_plan(tmp_path / "plan.json") == plan
-
-
-def test_without_biases_the_refit_adds_none_and_the_plan_says_so(tmp_path: Path) -> None:
-    for layout in ("per-layer", "uniform"):
-        plan = with_settings(UNIFORM, layout=layout, compensation="sequential", biases="none")
-        write_plan(plan, tmp_path / "plan.json")
-        assert read_plan(tmp_path / "plan.json") == plan
-        assert {layer.biases for layer in plan.shrunk_spec(dense_spec()).layers} == {frozenset()}
-        assert not any(plan.has_intercept(output, dense_spec().family) for output in OUTPUTS)
-        assert plan.compensated(dense_spec()) == with_settings(plan, biases="added").compensated(dense_spec())
-    write_plan(UNIFORM, tmp_path / "plan.json")
-    assert "biases" not in (tmp_path / "plan.json").read_text("utf-8")
-
-
-def test_a_vocabulary_is_recorded_where_there_is_one(tmp_path: Path) -> None:
-    plan = dataclasses.replace(PLAN, vocabulary=Vocabulary((0, 1, 2, 40, 95), 96))
-    for written, recorded in ((PLAN, None), (plan, {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"})):
-        write_plan(written, tmp_path / "plan.json")
-        assert json.loads((tmp_path / "plan.json").read_text("utf-8")).get("vocabulary") == recorded
-        assert read_plan(tmp_path / "plan.json") == written
-    dense = dense_spec()
-    assert PLAN.shrunk_spec(dense).vocab_size == 96
-    assert plan.shrunk_spec(dense) == PLAN.shrunk_spec(dense).with_tokens(5)
-    with pytest.raises(ArtifactError, match="96 tokens, but the model has 97"):
-        plan.shrunk_spec(dense_spec(vocab_size=97))
-
-
-@pytest.mark.parametrize("schema", ["seap-export/plan/4", "seap-export/calibration/2", None])
-def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
-    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/5'; make it again"):
-        read_plan(changed_file(tmp_path / "plan.json", schema=schema))
+VOCABULARY = {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"}
 
 
 @pytest.mark.parametrize(
-    "values",
+    ("values", "recorded"),
     [
-        {"kv_groups": [0, 1]},
-        {"heads": [0, 1, 4]},
-        {"heads": [0, 1, 2, 3]},
-        {"heads": []},
-        {"neurons": []},
-        {"neurons": [3, 1]},
-        {"neurons": [1, 1]},
-        {"neurons": [-1, 1]},
-        {"neurons": 5},
-        {"neurons": None},
-        {"num_heads_per_group": 0},
+        ({}, {}),
+        ({"group_tolerance": 0.01}, {"group_tolerance": 0.01}),
+        ({"vocabulary": Vocabulary((0, 1, 2, 40, 95), 96)}, {"vocabulary": VOCABULARY}),
+        ({"compensation": "sequential", "biases": "none"}, {"biases": "none"}),
     ],
 )
-def test_a_layer_that_contradicts_itself_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
-    with pytest.raises(ArtifactError, match=r"plan\.json: not a (valid plan|readable JSON file)"):
-        read_plan(changed_file(tmp_path / "plan.json", layers=changed_layer(**values)))
+def test_a_plan_comes_back_as_it_was_and_records_what_there_is(
+    tmp_path: Path, values: dict[str, Any], recorded: dict[str, Any]
+) -> None:
+    for base in (PLAN, UNIFORM):
+        plan = with_settings(base, **values)
+        write_plan(plan, tmp_path / "plan.json")
+        assert read_plan(tmp_path / "plan.json") == plan
+        content = json.loads((tmp_path / "plan.json").read_text("utf-8"))
+        found = {key: content[key] for key in ("group_tolerance", "vocabulary", "biases") if key in content}
+        assert found == recorded
+        if "biases" in values:
+            assert {layer.biases for layer in plan.shrunk_spec(dense_spec()).layers} == {frozenset()}
+            assert not any(plan.has_intercept(output, dense_spec().family) for output in OUTPUTS)
+            assert plan.compensated(dense_spec()) == with_settings(plan, biases="added").compensated(dense_spec())
+        if "vocabulary" in values:
+            assert plan.shrunk_spec(dense_spec()) == base.shrunk_spec(dense_spec()).with_tokens(5)
+            with pytest.raises(ArtifactError, match="96 tokens, but the model has 97"):
+                plan.shrunk_spec(dense_spec(vocab_size=97))
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"compensation": "weights"},
-        {"requested_ratio": 1.0},
-        {"distillation": -1.0},
-        {"distillation": 0.5},  # with the compensation "bias"
-        {"requested_ratio": "0.3"},
+        {"schema": "seap-export/plan/4"},
+        {"schema": None},
+        {"layers": changed_layer(kv_groups=[0, 1])},
+        {"layers": changed_layer(heads=[0, 1, 4])},
+        {"layers": changed_layer(heads=[0, 1, 2, 3])},
+        {"layers": changed_layer(heads=[])},
+        {"layers": changed_layer(neurons=[])},
+        {"layers": changed_layer(neurons=[3, 1])},
+        {"layers": changed_layer(neurons=[1, 1])},
+        {"layers": changed_layer(neurons=[-1, 1])},
+        {"layers": changed_layer(neurons=5)},
+        {"layers": changed_layer(neurons=None)},
+        {"layers": changed_layer(num_heads_per_group=0)},
         {"layers": "all"},
-        {"task": None},
+        {"layout": "uniform", "sparsity": dataclasses.asdict(EVEN)},  # though layers differ
+        {"layout": "even"},
+        {"requested_ratio": 1.0},
+        {"requested_ratio": "0.3"},
+        {"distillation": 0.5},  # with the compensation "bias"
         {"ridge": 0.0},
-        {"ridge": "5"},
+        {"task": None},
         {"weights": {}},
         {"weights": {"boolq": 0.0}},
         {"weights": {"boolq": -1.0, "piqa": 2.0}},
         {"weights": {"boolq": float("inf")}},
         {"weights": {"boolq": "1"}},
         {"weights": ["boolq"]},
-        {"score": "taste"},
         {"surplus": 1},
         {"sparsity": {"slope": 1.0}},
         {"sparsity": 7},
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
-    with pytest.raises(ArtifactError, match=r"plan\.json: not a (valid plan|readable JSON file)"):
+    with pytest.raises(ArtifactError, match=r"plan\.json"):
         read_plan(changed_file(tmp_path / "plan.json", **values))
 
 
-def test_a_layer_of_other_sublayers_does_not_fit() -> None:
-    heads, neurons = LAYERS[2].sublayers
-    for sublayers in ((heads,), (neurons,), (neurons, heads)):
-        plan = with_settings(PLAN, layers=(LayerPlan(sublayers), *LAYERS[1:]))
-        with pytest.raises(ArtifactError, match="layer 0 has another shape"):
-            plan.shrunk_spec(dense_spec())
-    for sublayers in ((), (heads, heads)):
-        with pytest.raises(ValueError, match="different kinds"):
-            LayerPlan(sublayers)
-
-
-def test_the_shrunk_shapes_are_those_of_the_plan() -> None:
-    first, second, third = PLAN.shrunk_spec(dense_spec()).layers
-    dense = dense_spec().layers[0]
-    assert first == dense.changed(num_attention_heads=4, num_key_value_heads=2, biases={"o_proj"})
-    assert second == dense.changed(num_attention_heads=3, intermediate_size=3, biases={"o_proj", "down_proj"})
-    assert third == dense
-
-
-BOTH = frozenset({"o_proj", "down_proj"})
+#: The last layer whole, but for neurons.
+NEURONS_ONLY = kept_layer(2, range(3), range(6), (0, 1))
 
 
 @pytest.mark.parametrize(
-    ("compensation", "expected"),
+    ("compensation", "layers", "expected"),
     [
-        ("bias", (frozenset({"o_proj"}), BOTH, frozenset())),
-        ("one-shot", (frozenset({"o_proj"}), BOTH, frozenset())),
-        ("sequential", (BOTH, BOTH, BOTH)),
-        ("none", (frozenset(),) * 3),
+        ("bias", LAYERS, ({"o_proj"}, BOTH, set())),
+        ("one-shot", LAYERS, ({"o_proj"}, BOTH, set())),
+        ("sequential", LAYERS, (BOTH, BOTH, BOTH)),
+        ("sequential", (LAYERS[2], NEURONS_ONLY, LAYERS[2]), (set(), {"down_proj"}, BOTH)),
+        ("sequential", (LAYERS[2],) * 3, (set(),) * 3),
+        ("none", LAYERS, (set(),) * 3),
     ],
 )
 def test_what_is_cut_is_compensated_and_in_the_sequential_mode_all_that_follows(
-    compensation: Compensation, expected: tuple[frozenset[str], ...]
+    compensation: Compensation, layers: tuple[LayerPlan, ...], expected: tuple[set[str], ...]
 ) -> None:
-    plan = with_settings(PLAN, compensation=compensation)
+    plan, dense = with_settings(PLAN, compensation=compensation, layers=layers), dense_spec().layers[0]
     assert plan.compensated(dense_spec()) == expected
-    assert tuple(layer.biases for layer in plan.shrunk_spec(dense_spec()).layers) == expected
-
-
-def test_in_the_sequential_mode_what_comes_before_the_first_cut_stays() -> None:
-    whole = LAYERS[2]
-    neurons_only = kept_layer(2, range(3), range(6), (0, 1))
-    plan = with_settings(PLAN, compensation="sequential", layers=(whole, neurons_only, whole))
-    assert plan.compensated(dense_spec()) == (frozenset(), frozenset({"down_proj"}), BOTH)
-    nothing = with_settings(PLAN, compensation="sequential", layers=(whole,) * 3)
-    assert nothing.compensated(dense_spec()) == (frozenset(),) * 3
+    assert plan.shrunk_spec(dense_spec()).layers == tuple(
+        dense.changed(**layer.sizes, biases=biases) for layer, biases in zip(layers, expected, strict=True)
+    )
+    sizes = [{**dense.sizes, "num_attention_heads": 4, "num_key_value_heads": 2}]
+    sizes += [{**dense.sizes, "num_attention_heads": 3, "intermediate_size": 3}, dense.sizes]
+    assert layers != LAYERS or [layer.sizes for layer in layers] == sizes
 
 
 @pytest.mark.parametrize(
@@ -217,18 +180,14 @@ def test_in_the_sequential_mode_what_comes_before_the_first_cut_stays() -> None:
 def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         PLAN.shrunk_spec(dense_spec(**values))
-
-
-EVEN_LAYERS = tuple(kept_layer(2, (0, 2), (0, 5), range(start, start + 48)) for start in (0, 7, 30))
-UNIFORM = with_settings(PLAN, layers=EVEN_LAYERS, layout="uniform", sparsity=EVEN)
-OUTPUTS = ("o_proj", "down_proj")
-
-
-def test_layers_that_differ_are_no_uniform_plan(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"not a valid plan.*uniform layout"):
-        read_plan(changed_file(tmp_path / "plan.json", layout="uniform", sparsity=dataclasses.asdict(EVEN)))
-    with pytest.raises(ArtifactError, match="layout: 'even' is not known"):
-        read_plan(changed_file(tmp_path / "plan.json", layout="even"))
+    heads, neurons = LAYERS[2].sublayers
+    for sublayers in ((heads,), (neurons,), (neurons, heads)):
+        plan = with_settings(PLAN, layers=(LayerPlan(sublayers), *LAYERS[1:]))
+        with pytest.raises(ArtifactError, match="layer 0 has another shape"):
+            plan.shrunk_spec(dense_spec())
+    for sublayers in ((), (heads, heads)):
+        with pytest.raises(ValueError, match="different kinds"):
+            LayerPlan(sublayers)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.calibration import Killed
 from support.exports import tree
 from support.models import micro_source
 from support.plans import assert_same_options
@@ -18,13 +19,8 @@ from seap_export.pruning.plan import make
 from seap_export.pruning.plan.make import plan_variant, rank_layers
 from seap_export.pruning.plan.ranked import Ranking, read_ranking
 from seap_export.pruning.plan.recipes import open_recipe
-from seap_export.pruning.plan.settings import PlanSettings
 
 Calibrate = Callable[..., Calibration]
-
-
-class Interrupted(Exception):
-    """In the place of a kill."""
 
 
 @pytest.fixture
@@ -38,71 +34,44 @@ def statistics(source: Source, random_calibration: Calibrate) -> TaskMixture:
     return TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
 
 
-def ranked(source: Source, statistics: TaskMixture, settings: PlanSettings, folder: Path, **more: Any) -> Ranking:
-    folder.mkdir(exist_ok=True)
-    return rank_layers(source, statistics, settings, folder, compute=Compute(), **more)
-
-
-@pytest.mark.parametrize("recipe", ["reconstruct", "seap"])
+@pytest.mark.parametrize(("recipe", "work"), [("reconstruct", "_eliminate"), ("seap", "_scores")])
 def test_an_interrupted_ranking_goes_on_and_is_the_same(
-    source: Source, statistics: TaskMixture, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+    source: Source, statistics: TaskMixture, tmp_path: Path, recipe: str, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = open_recipe(recipe)
-    whole = ranked(source, statistics, settings, tmp_path / "whole")
-    made: list[int] = []
-    for name in ("_eliminate", "_scores"):
-        monkeypatch.setattr(make, name, counted(getattr(make, name), made))
+    """Half a file counts as none, and a damaged one is refused."""
+    settings, made, plain = open_recipe(recipe), list[int](), getattr(make, work)
+    monkeypatch.setattr(make, work, lambda *given: made.append(given[2]) or plain(*given))
+
+    def ranked(folder: Path, **more: Any) -> Ranking:
+        folder.mkdir(exist_ok=True)
+        return rank_layers(source, statistics, settings, folder, compute=Compute(), **more)
+
+    whole = ranked(tmp_path / "whole")
+    expected, read = tree(tmp_path / "whole"), read_ranking(source.spec, tmp_path / "whole")
+    assert torch.equal(read.sensitivity, statistics.sensitivity())
+    assert (read.scores is None) is (recipe == "reconstruct")
+    for option, other in zip(whole.options, read.options, strict=True):
+        assert_same_options(option, other)
     for last in range(3):
         folder = tmp_path / str(last)
 
         def interrupt(layer: int, last: int = last) -> None:
             if layer == last:
-                raise Interrupted
+                raise Killed
 
-        with pytest.raises(Interrupted):
-            ranked(source, statistics, settings, folder, on_layer=interrupt)
+        with pytest.raises(Killed):
+            ranked(folder, on_layer=interrupt)
+        if last < 2:
+            (folder / "layer-00002.safetensors.part").write_bytes(b"half a file")
         made.clear()
         done: list[int] = []
-        again = ranked(source, statistics, settings, folder, on_layer=done.append)
+        again = ranked(folder, on_layer=done.append)
         assert done == [0, 1, 2]
         assert sorted(set(made)) == list(range(last + 1, 3))
-        assert tree(folder) == tree(tmp_path / "whole")
+        assert tree(folder) == expected
         plans = [plan_variant(source, statistics, ranking, settings, 0.3) for ranking in (whole, again)]
         assert plans[0] == plans[1]
-
-
-def counted(work: Callable[..., Any], made: list[int]) -> Callable[..., Any]:
-    def run(*arguments: Any) -> Any:
-        made.append(arguments[2])
-        return work(*arguments)
-
-    return run
-
-
-@pytest.mark.parametrize("recipe", ["reconstruct", "seap"])
-def test_a_finished_folder_is_the_ranking(
-    source: Source, statistics: TaskMixture, tmp_path: Path, recipe: str
-) -> None:
-    ranking = ranked(source, statistics, open_recipe(recipe), tmp_path / "ranking")
-    assert torch.equal(ranking.sensitivity, statistics.sensitivity())
-    read = read_ranking(source.spec, tmp_path / "ranking")
-    assert (read.scores is None) is (recipe == "reconstruct")
-    for option, other in zip(ranking.options, read.options, strict=True):
-        assert_same_options(option, other)
-
-
-def test_half_a_file_counts_as_none_and_a_damaged_one_is_refused(
-    source: Source, statistics: TaskMixture, tmp_path: Path
-) -> None:
-    settings, folder = open_recipe(), tmp_path / "ranking"
-    ranked(source, statistics, settings, folder)
-    expected = tree(folder)
-    last = folder / "layer-00002.safetensors"
-    (folder / "sensitivity.safetensors").unlink()
-    last.with_name(f"{last.name}.part").write_bytes(last.read_bytes()[:100])
-    last.unlink()
-    ranked(source, statistics, settings, folder)
-    assert tree(folder) == expected
-    last.write_bytes(last.read_bytes()[:100])
+    file = tmp_path / "whole" / "layer-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ArtifactError, match="rank again"):
-        read_ranking(source.spec, folder)
+        read_ranking(source.spec, file.parent)

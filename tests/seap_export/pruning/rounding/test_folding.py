@@ -45,42 +45,32 @@ def test_the_model_computes_the_same(variation: str, tmp_path: Path) -> None:
 
 
 def test_values_and_weights_share_the_unevenness(tmp_path: Path) -> None:
-    source = micro_source(tmp_path)
+    source = micro_source(tmp_path / "model")
     spec, tensors = source.spec, source.reader.read(source.reader.shapes())
-    mlp = spec.layers[1][Mlp]
+    mlp, attention = spec.layers[1][Mlp], spec.layers[0][Attention]
     values = torch.rand(spec.hidden_size).mul(4).exp()
     changed = folded_norm(spec, 1, mlp, tensors, values)
     readers = [names.weight(projection, 1) for projection in ("gate_proj", "up_proj")]
     gain = names.tensor(mlp.norm_before or "", 1)
     assert changed.keys() == {gain, *readers}
-    left = values * changed[gain] / tensors[gain]
+    left = (values * changed[gain] / tensors[gain]).log()
     before, after = (
         torch.stack([held[name].abs().amax(0) for name in readers]).amax(0).log() for held in (tensors, changed)
     )
+    uneven = values.log() + before
+    uneven -= uneven.mean()
     # what is left of the values' unevenness is what the weights have, to the same powers
-    assert torch.allclose(left.log() - left.log().mean(), 0.3 * _uneven(values.log() + before), atol=1e-3)
-    assert torch.allclose(after - after.mean(), 0.7 * _uneven(values.log() + before), atol=1e-3)
-
-
-def _uneven(logs: torch.Tensor) -> torch.Tensor:
-    return logs - logs.mean()
-
-
-def test_values_have_one_factor_for_all_heads_that_read_them(tmp_path: Path) -> None:
-    source = micro_source(tmp_path)
-    spec, tensors = source.spec, source.reader.read(source.reader.shapes())
-    attention = spec.layers[0][Attention]
+    assert torch.allclose(left - left.mean(), 0.3 * uneven, atol=1e-3)
+    assert torch.allclose(after - after.mean(), 0.7 * uneven, atol=1e-3)
+    # values have one factor for all heads that read them
     assert attention.heads_per_group > 1
-    sizes = torch.rand(attention.channels).mul(4).exp()
-    changed = folded_channels(0, attention, tensors, sizes)
+    changed = folded_channels(0, attention, tensors, torch.rand(attention.channels).mul(4).exp())
     name = names.weight("o_proj", 0)
     heads = (changed[name] / tensors[name]).mean(0).view(-1, attention.heads_per_group, attention.head_dim)
     assert torch.allclose(heads, heads[:, :1].expand_as(heads), rtol=1e-3)
     assert heads.std() > 0.1
-
-
-def test_what_experts_read_stays(tmp_path: Path) -> None:
-    spec = micro_source(tmp_path, "qwen3_moe").spec
+    # what experts read stays
+    spec = micro_source(tmp_path / "mixture", "qwen3_moe").spec
     experts = next(one for one in spec.layers[0].sublayers if isinstance(one, Experts))
     assert norm_readers(spec, 0, experts) == []
     assert norm_readers(spec, 0, spec.layers[0][Attention]) == ["q_proj", "k_proj", "v_proj"]

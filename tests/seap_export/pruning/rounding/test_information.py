@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.calibration import TOKEN_IDS
 from support.models import micro_source, transformers_model
-from support.product import StoredForm
+from support.product import Source, StoredForm
 
 from seap_export.model.families import names
 from seap_export.pruning.rounding.information import Information, _frequencies, information
@@ -17,14 +17,14 @@ CPU = torch.device("cpu")
 VARIATIONS = ["phi3-all", "granite-all", "bamba", "lfm2", "qwen3_moe", "gemma4-all"]
 
 
-def informed(folder: Path, variation: str) -> tuple[Path, dict[str, Information]]:
+def informed(folder: Path, variation: str) -> tuple[Source, dict[str, Information]]:
     source = micro_source(folder / "model", variation)
     (folder / "work").mkdir()
     every: dict[str, Information] = {}
     for layer in information(source, TOKEN_IDS, folder / "work", CPU):
         every |= layer
     assert not list((folder / "work").iterdir())
-    return folder / "model", every
+    return source, every
 
 
 @torch.no_grad()
@@ -35,9 +35,8 @@ def predictions(model: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "gemma2-all", "falcon_h1-all"])
 def test_small_random_errors_cost_what_is_predicted(variation: str, tmp_path: Path) -> None:
-    folder, every = informed(tmp_path, variation)
-    model = transformers_model(folder).requires_grad_(False)
-    form = StoredForm(micro_source(tmp_path / "again", variation).spec)
+    source, every = informed(tmp_path, variation)
+    model, form = transformers_model(tmp_path / "model").requires_grad_(False), StoredForm(source.spec)
     wanted = predictions(model)
     for name in ("model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.k_proj.weight"):
         (stored,) = form.holders([name])
@@ -56,16 +55,15 @@ def test_small_random_errors_cost_what_is_predicted(variation: str, tmp_path: Pa
 
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_every_matrix_of_a_family_has_some(variation: str, tmp_path: Path) -> None:
-    _, every = informed(tmp_path, variation)
-    spec = micro_source(tmp_path / "again", variation).spec
-    for index, layer in enumerate(spec.layers):
+    source, every = informed(tmp_path, variation)
+    for index, layer in enumerate(source.spec.layers):
         for sublayer in layer.sublayers:
-            for projection in sublayer.rounded(spec.hidden_size, 32):
+            for projection in sublayer.rounded(source.spec.hidden_size, 32):
                 what = every[names.weight(projection, index)]
                 assert float(what.rows.sum()) > 0
                 assert torch.linalg.eigvalsh(what.moment).min() > -1e-6 * what.moment.diagonal().max()
     tables = {name for name in every if ".layers." not in name}
-    assert len(tables) == (1 if spec.tie_word_embeddings else 2)
+    assert len(tables) == (1 if source.spec.tie_word_embeddings else 2)
 
 
 def test_tokens_that_no_text_has_share_what_one_text_alone_has() -> None:

@@ -1,19 +1,25 @@
-"""The note of a rounded model: it tells another origin, and proves weights that were read back."""
+"""The note of a rounded model tells another origin and proves weights; what cannot have been rounded is named."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.calibration import TOKEN_IDS, compute_in_memory, mixture_of
 from support.editing import edit_weights, set_json
-from support.models import micro_source, put_on_grid
+from support.models import micro_source, put_on_grid, rounded_copy
+from support.product import SafetensorsReader
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.likeness import unlike_tensors
 from seap_export.pruning.rounding.note import RoundingNote, read_note
+from seap_export.pruning.rounding.restore import restore_rounded_model
+from seap_export.pruning.rounding.write import write_rounded_model
 
 HOW = BlockQuantization(4, embeddings=False)
 BIAS = "model.layers.1.self_attn.v_proj.bias"
@@ -44,15 +50,28 @@ def test_it_is_read_as_it_was_written(folders: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize("change", [{"schema": "seap-export/rounding/1"}, {"grid": {"bits": 7}}, {"dtype": "int8"}])
 def test_a_damaged_note_is_refused(folders: tuple[Path, Path], change: dict[str, object]) -> None:
     set_json(folders[1] / "rounding.json", **change)
-    with pytest.raises(ArtifactError, match=r"rounding\.json"):
-        read_note(folders[1])
+    for text in (None, "{}", "[]", "not JSON"):
+        if text is not None:
+            (folders[1] / "rounding.json").write_text(text, "utf-8")
+        with pytest.raises(ArtifactError, match=r"rounding\.json"):
+            read_note(folders[1])
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "not JSON"])
-def test_something_else_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "rounding.json").write_text(text, "utf-8")
-    with pytest.raises(ArtifactError, match=r"rounding\.json"):
-        read_note(tmp_path)
+@pytest.mark.parametrize("variation", ["llama-biases", "phi3-all", "gemma2-all"])
+def test_a_rounded_model_is_made_again_from_stored_weights(tmp_path: Path, variation: str) -> None:
+    hf, rounded, again = (tmp_path / name for name in ("hf", "rounded", "again"))
+    micro_source(hf, variation, "bfloat16")
+    note = rounded_copy(hf, rounded, BlockQuantization(4))
+    again.mkdir()
+    assert restore_rounded_model(hf, SafetensorsReader(rounded).read, note, again) == []
+    wanted, remade = (load_file(folder / "model.safetensors") for folder in (rounded, again))
+    assert wanted.keys() == remade.keys()
+    assert all(remade[name].equal(tensor) for name, tensor in wanted.items())
+    for name in ("config.json", "rounding.json"):
+        assert (rounded / name).read_bytes() == (again / name).read_bytes()
+    edit_weights(hf, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(InputError, match=r"model\.norm\.weight"):
+        restore_rounded_model(hf, lambda names: {}, note, tmp_path)
 
 
 def test_what_is_not_the_model_that_was_rounded_is_named(folders: tuple[Path, Path]) -> None:
@@ -85,3 +104,44 @@ def test_weights_are_proven_exactly_and_vectors_in_16_bits_too(folders: tuple[Pa
     other = bias.half().float()
     other[1] += 2.0**-8
     assert not note.proves(BIAS, other)
+
+
+O_PROJ, UP_PROJ, NORM = (
+    f"model.layers.1.{part}.weight" for part in ("self_attn.o_proj", "mlp.up_proj", "input_layernorm")
+)
+HEAD = "lm_head.weight"
+Damage = Callable[[dict[str, torch.Tensor]], object]
+
+
+def _other_row(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP_PROJ][3] = tensors[UP_PROJ][4]
+
+
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    "negated": (O_PROJ, lambda tensors: tensors[O_PROJ].neg_()),
+    "columns permuted": (O_PROJ, lambda tensors: tensors[O_PROJ].copy_(tensors[O_PROJ].roll(1, 1))),
+    "doubled": (UP_PROJ, lambda tensors: tensors[UP_PROJ].mul_(2)),
+    "another row": (UP_PROJ, _other_row),
+    "NaN": (UP_PROJ, lambda tensors: tensors[UP_PROJ][5, 6].fill_(torch.nan)),
+    "rows of a table shifted": (HEAD, lambda tensors: tensors[HEAD].copy_(tensors[HEAD].roll(1, 0))),
+    "a gain": (NORM, lambda tensors: tensors[NORM][3].neg_()),
+}
+
+
+@pytest.mark.parametrize(
+    "how", [BlockQuantization(2), BlockQuantization(4), BlockQuantization(4, rows=True)], ids=lambda how: how.name
+)
+def test_what_rounding_cannot_have_made_is_named(tmp_path: Path, how: BlockQuantization) -> None:
+    source = micro_source(tmp_path / "hf", "llama-biases")
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TOKEN_IDS})
+    rounded = tmp_path / "rounded"
+    rounded.mkdir()
+    write_rounded_model(tmp_path / "hf", statistics, how, rounded, compute=compute_in_memory())
+    assert list(unlike_tensors(tmp_path / "hf", rounded, how)) == []
+    good = (rounded / "model.safetensors").read_bytes()
+    missed = {"doubled", "another row"} if how.bits == 2 else set()
+    for what, (name, damage) in DAMAGES.items():
+        edit_weights(rounded, damage)
+        named = [line.name for line in unlike_tensors(tmp_path / "hf", rounded, how)]
+        assert (name in named) is (what not in missed), what
+        (rounded / "model.safetensors").write_bytes(good)

@@ -53,15 +53,9 @@ def test_the_average_is_kept_and_what_is_joined_has_one_grid(variation: str, ave
     assert len({how.of(name) for name, *_ in how.others}) > 1
 
 
-def test_fewer_bits_are_guessed_to_cost_more(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model", "llama-gqa")
-    guessed = guess_rounding(source, TOKEN_IDS, BlockQuantization(4, average=4.5, ways=WAYS), tmp_path, CPU)
-    assert [average for average, _ in guessed] == [2.25 + step / 4 for step in range(25)]
-    assert all(more >= less for (_, more), (_, less) in itertools.pairwise(guessed))
-    assert guessed[0][1] > 10 * guessed[9][1] > 10 * guessed[-1][1] > 0.0
-
-
-def test_matrices_that_do_not_count_leave_their_bits_to_others(tmp_path: Path) -> None:
+def test_matrices_that_do_not_count_leave_their_bits_to_others_and_fewer_bits_are_guessed_to_cost_more(
+    tmp_path: Path,
+) -> None:
     micro_source(tmp_path / "model", "llama-gqa")
     how = BlockQuantization(4, average=3.5, ways=WAYS)
 
@@ -77,6 +71,11 @@ def test_matrices_that_do_not_count_leave_their_bits_to_others(tmp_path: Path) -
     idle = {DOWN, *(DOWN.replace("down", other) for other in ("gate", "up"))}
     assert {after[name] for name in idle} == {2}
     assert sum(after[name] - before[name] for name in after.keys() - idle) > 0
+    source = open_source(str(tmp_path / "model"))
+    guessed = guess_rounding(source, TOKEN_IDS, replace(how, average=4.5), tmp_path, CPU)
+    assert [average for average, _ in guessed] == [2.25 + step / 4 for step in range(25)]
+    assert all(more >= less for (_, more), (_, less) in itertools.pairwise(guessed))
+    assert guessed[0][1] > 10 * guessed[9][1] > 10 * guessed[-1][1] > 0.0
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -104,6 +103,9 @@ def test_rows_of_common_tokens_have_more_bits_than_rare_ones(tied: bool, tmp_pat
 
 
 def test_the_choice_is_nearly_the_best_of_all() -> None:
+    """What is larger and no better is left out."""
+    given = [[_Option(Way(2, 32), 3.0, 10), _Option(Way(3, 64), 3.5, 11), _Option(Way(4, 32), 1.0, 20)]]
+    assert [option.way for option in _together(given)] == [Way(2, 32), Way(4, 32)]
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         factors = torch.rand(5, generator=generator).tolist()
@@ -128,11 +130,6 @@ def test_ways_whose_blocks_do_not_fit_are_none(tmp_path: Path) -> None:
     sizes = {name: {way.block_size for way in group.ways} for group in groups_of(spec, how) for name in group.names}
     assert sizes["model.embed_tokens.weight"] == sizes["model.layers.0.mlp.up_proj.weight"] == {32, 64}
     assert sizes[DOWN] == {32}
-
-
-def test_options_that_are_larger_and_no_better_are_left_out() -> None:
-    given = [[_Option(Way(2, 32), 3.0, 10), _Option(Way(3, 64), 3.5, 11), _Option(Way(4, 32), 1.0, 20)]]
-    assert [option.way for option in _together(given)] == [Way(2, 32), Way(4, 32)]
 
 
 def test_a_rounded_model_keeps_its_levels_and_is_the_same_after_an_interruption(

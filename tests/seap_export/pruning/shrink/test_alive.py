@@ -67,7 +67,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Source]:
     work = tmp_path_factory.mktemp("sources")
     return {
         layers: micro_source(work / str(layers), intermediate_size=NEURONS, num_hidden_layers=layers)
-        for layers in (2, 5)
+        for layers in (2, 4)
     }
 
 
@@ -80,16 +80,19 @@ def test_calibration_has_one_covariance_at_a_time(sources: dict[int, Source], tm
 def test_more_layers_take_no_more(sources: dict[int, Source], tmp_path: Path) -> None:
     peaks = []
     for layers, source in sources.items():
-        (tmp_path / str(layers)).mkdir()
-        texts, folder = TEXTS[:20], tmp_path / str(layers)
-        peaks.append(peak_of(partial(collect_statistics, source, texts, folder, compute_in_memory(), check=False)))
+        folder = tmp_path / str(layers)
+        folder.mkdir()
+        peaks.append(
+            peak_of(partial(collect_statistics, source, TEXTS[:20], folder, compute_in_memory(), check=False))
+        )
     assert peaks[1] < 1.02 * peaks[0]
 
 
 def _refit(source: Source, work: Path, compute: Compute) -> int:
     statistics = mixture_of(source, work / "statistics", {"boolq": TEXTS})
-    cut = [layer_plan(layer, None, 0, range(1, NEURONS)) for layer in source.spec.layers]
-    plan = plan_of(source, cut, "sequential")
+    plan = plan_of(
+        source, [layer_plan(layer, None, 0, range(1, NEURONS)) for layer in source.spec.layers], "sequential"
+    )
     (work / "out").mkdir()
     return peak_of(lambda: write_shrunk_model(source, plan, statistics, work / "out", compute=compute))
 
@@ -99,11 +102,7 @@ def test_the_refit_has_one_matrix_and_its_solver_s_copy_and_no_list_of_inputs(
 ) -> None:
     inputs = 4 * sum(map(len, TEXTS)) * NEURONS
     assert inputs > 0.8 * MATRIX
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "memory").mkdir()
-    disk, memory = (
-        _refit(sources[2], tmp_path / name, compute)
-        for name, compute in (("disk", compute_on_disk(sources[2])), ("memory", compute_in_memory()))
-    )
-    assert disk < 2.25 * MATRIX
+    disk = _refit(sources[4], tmp_path / "disk", compute_on_disk(sources[4]))
+    memory = _refit(sources[2], tmp_path / "memory", compute_in_memory())
+    assert disk < 2.25 * MATRIX  # however many layers there are
     assert memory > disk + inputs / 2  # where there is room, they are kept

@@ -16,19 +16,16 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import masked_logits, micro_source, transformers_model, write_micro_model
 from support.plans import layer_plan, plan_of
-from support.product import LayerPlan, length_buckets, open_source, rank_layers, router_weights
+from support.product import LayerPlan, length_buckets, open_source, router_weights
 from support.variations import VARIATIONS
 from torch import nn
 
-from seap_export.errors import UsageError
 from seap_export.model.families import Attention, Experts
 from seap_export.model.layers import working_memory
-from seap_export.model.layers.compute import Compute
 from seap_export.model.layers.hidden_states import HiddenStates
 from seap_export.model.layers.layer import DecoderLayer
 from seap_export.model.sources.source import Source
 from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.plan.recipes import open_recipe
 from seap_export.pruning.plan.settings import Compensation
 from seap_export.pruning.plan.sublayers import KeptExperts, KeptHeads
 from seap_export.pruning.shrink.expert_refit import ExpertFit
@@ -39,7 +36,7 @@ ALL, FEWER = range(80), range(0, 80, 2)
 SOME_HEADS = (1, 2, 5)
 
 
-def plan(source: Source, compensation: Compensation) -> Plan:
+def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
     """The second layer and the last lack an expert, and the last half of all neurons, and of heads with sinks."""
     pairs = zip(source.spec.layers, (ALL, FEWER, FEWER), strict=True)
     *layers, last = [layer_plan(layer, None, None, neurons) for layer, neurons in pairs]
@@ -47,15 +44,11 @@ def plan(source: Source, compensation: Compensation) -> Plan:
     half = KeptExperts(experts, width // 2, tuple(tuple(range(expert % 2, width, 2)) for expert in experts))
     attention = source.spec.layers[-1][Attention]
     heads = KeptHeads.of(attention, SOME_HEADS) if attention.has_sinks else last[KeptHeads]
-    return plan_of(source, [*layers, LayerPlan((heads, half))], compensation)
-
-
-def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
-    shrunk_plan = plan(source, compensation)
-    statistics = mixture_of(source, folder / "statistics", {"boolq": random_token_ids()})
+    plan = plan_of(source, [*layers, LayerPlan((heads, half))], compensation)
     (folder / "hf").mkdir()
-    write_shrunk_model(source, shrunk_plan, statistics, folder / "hf")
-    return shrunk_plan
+    statistics = mixture_of(source, folder / "statistics", {"boolq": random_token_ids()})
+    write_shrunk_model(source, plan, statistics, folder / "hf")
+    return plan
 
 
 def hide(model: Any, experts: Experts, layer: int, kept: Sequence[int]) -> None:
@@ -138,13 +131,6 @@ def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path) -> None:
     assert all(torch.equal(stored[name], dense[name]) for name in stored if name.endswith("norm.weight"))
 
 
-def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "dense", "llama-gqa")
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
-    with pytest.raises(UsageError, match="has none; use another recipe"):
-        rank_layers(source, statistics, open_recipe("reap"), tmp_path, compute=Compute())
-
-
 @pytest.mark.parametrize("summed", [4, 1, 0])
 @torch.no_grad()
 def test_moments_are_those_of_each_expert_s_channels(
@@ -173,45 +159,37 @@ def test_moments_are_those_of_each_expert_s_channels(
     assert first == (int((tokens < 64).sum()), 4)
 
 
-class Walk:
-    """A mixture in two models: that of the second has other output projections."""
-
-    def __init__(self, folder: Path, scale: float) -> None:
-        source = micro_source(folder, "mixtral", num_experts_per_tok=1)
-        self.spec, tensors = source.spec, source.read_layer(0)
-        self.experts = self.spec.layers[0][Experts]
-        name = "model.layers.0.mlp.experts.down_proj.weight"
-        self.exact = DecoderLayer(self.spec, 0, tensors, only=Experts.output)
-        self.layer = DecoderLayer(self.spec, 0, {**tensors, name: scale * tensors[name]}, only=Experts.output)
-        batches = length_buckets(random_token_ids(60, longest=40), 256)
-        embedding = source.read_embedding()
-        self.dense, self.changed = (HiddenStates.embedded(self.spec, embedding, batches) for _ in range(2))
-        self.weights = [torch.ones(batch.num_tokens) for batch in batches]
-        parts, counts = [], []
-        for stream, batch in zip(self.dense.streams, batches, strict=True):
-            channels, product = self.exact.channels_and_product(Experts.output, stream, batch)
-            count = (stream + product).norm(dim=1).reciprocal()
-            parts.append(channels)
-            counts.append([count[reached != 0] for reached in router_weights(self.exact, self.experts, stream).T])
-        #: Of each expert, and what its tokens count, by the lengths of their hidden states.
-        self.channels = [torch.cat(part) for part in zip(*parts, strict=True)]
-        self.counts = [torch.cat(part).double() for part in zip(*counts, strict=True)]
-
-    def fit(self, ridge: float) -> torch.Tensor:
-        fit = ExpertFit(self.experts, self.layer, self.changed, self.weights)
-        self.dense.advance(self.exact, Experts.output, partial(fit.add, self.exact))
-        return fit.fitted(self.layer.weight(Experts.output), ridge, lambda one, _: one)
-
-
 @torch.no_grad()
 def test_the_fit_of_each_expert_is_least_squares_with_a_ridge_by_its_own_tokens(tmp_path: Path) -> None:
-    walk = Walk(tmp_path / "m", 0.5)
-    fitted = walk.fit(2.0).double()
-    before, wanted = (one.weight(Experts.output).double() for one in (walk.layer, walk.exact))
-    for expert in range(4):  # with one expert for each token, what it writes is all of the product
-        columns = walk.experts.of_expert(expert)
-        c = walk.channels[expert].double()
-        p = walk.counts[expert] / walk.counts[expert].sum()
+    """Of a mixture in two models, the second of which has other output projections.
+
+    With one expert for each token, what it writes is all of the product. Tokens count by their hidden states' lengths.
+    """
+    source = micro_source(tmp_path / "m", "mixtral", num_experts_per_tok=1)
+    experts, tensors, output = source.spec.layers[0][Experts], source.read_layer(0), Experts.output
+    name = "model.layers.0.mlp.experts.down_proj.weight"
+    exact = DecoderLayer(source.spec, 0, tensors, only=output)
+    layer = DecoderLayer(source.spec, 0, {**tensors, name: 0.5 * tensors[name]}, only=output)
+    batches = length_buckets(random_token_ids(60, longest=40), 256)
+    dense, changed = (HiddenStates.embedded(source.spec, source.read_embedding(), batches) for _ in range(2))
+    channels, counts = [list[torch.Tensor]() for _ in range(4)], [list[torch.Tensor]() for _ in range(4)]
+    for stream, batch in zip(dense.streams, batches, strict=True):
+        parts, product = exact.channels_and_product(output, stream, batch)
+        count = (stream + product).norm(dim=1).reciprocal()
+        for expert, reached in enumerate(router_weights(exact, experts, stream).T):
+            channels[expert].append(parts[expert])
+            counts[expert].append(count[reached != 0])
+    fit = ExpertFit(experts, layer, changed, [torch.ones(batch.num_tokens) for batch in batches])
+    dense.advance(exact, output, partial(fit.add, exact))
+    fitted = fit.fitted(layer.weight(output), 2.0, lambda one, _: one).double()
+    before, wanted = layer.weight(output).double(), exact.weight(output).double()
+    for expert in range(4):
+        columns, c, p = (
+            experts.of_expert(expert),
+            torch.cat(channels[expert]).double(),
+            torch.cat(counts[expert]).double(),
+        )
+        p /= p.sum()
         moment = (p[:, None] * c).T @ c
         ridge = 2.0 * moment.trace() * p.square().sum() * torch.eye(len(moment), dtype=torch.float64)
         change = (wanted - before)[:, columns] @ moment @ torch.linalg.inv(moment + ridge)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ from support.calibration import (
 )
 from support.models import micro_source
 from support.plans import micro_plan
-from support.processes import Tool
 from support.product import COMPENSATIONS, Compensation, Compute, SafetensorsWriter, Source, TaskMixture
 
 from seap_export.model.layers import streams
@@ -54,20 +52,20 @@ def run(case: Case, folder: Path, compensation: Compensation, compute: Compute, 
     write_shrunk_model(case.source, plan, case.statistics, folder, compute=compute, **options)
 
 
-@pytest.mark.parametrize("compensation", ["bias", "sequential"])
-def test_killed_before_any_tensor_is_written(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensation: Compensation
-) -> None:
+@pytest.fixture
+def layers_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     layers: list[int] = []
     plain = Source.read_layer
+    monkeypatch.setattr(Source, "read_layer", lambda self, layer: (layers.append(layer), plain(self, layer))[1])
+    return layers
 
-    def noted(self: Source, layer: int) -> Any:
-        layers.append(layer)
-        return plain(self, layer)
 
-    monkeypatch.setattr(Source, "read_layer", noted)
+@pytest.mark.parametrize("compensation", ["bias", "sequential"])
+def test_killed_before_any_tensor_is_written(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers_read: list[int], compensation: Compensation
+) -> None:
     for call in itertools.count(step=3):
-        layers.clear()
+        layers_read.clear()
         folder = tmp_path / str(call)
         with monkeypatch.context() as patch:
             die_at(patch, SafetensorsWriter, "write", call)
@@ -80,7 +78,7 @@ def test_killed_before_any_tensor_is_written(
         run(case, folder, compensation, compute_in_memory(), on_layer=reported.append)
         assert reported == [0, 1, 2]
         assert file_contents(folder) == case.expected[compensation]
-        assert len(layers) <= 4
+        assert len(layers_read) <= 4
     assert call > 20
 
 
@@ -100,17 +98,15 @@ def test_killed_while_the_streams_are_saved(
     case: Case,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    layers_read: list[int],
     what: object,
     name: str,
     calls: Sequence[int],
     where: str,
 ) -> None:
     compute = compute_in_memory() if where == "memory" else compute_on_disk(case.source)
-    layers: list[int] = []
-    plain = Source.read_layer
-    monkeypatch.setattr(Source, "read_layer", lambda self, layer: (layers.append(layer), plain(self, layer))[1])
     for call in calls:
-        layers.clear()
+        layers_read.clear()
         folder = tmp_path / str(call)
         with monkeypatch.context() as patch:
             die_at(patch, what, name, call)
@@ -118,7 +114,7 @@ def test_killed_while_the_streams_are_saved(
                 run(case, folder, "sequential", compute)
         run(case, folder, "sequential", compute)
         assert file_contents(folder) == case.expected["sequential"]
-        assert len(layers) <= 4
+        assert len(layers_read) <= 4
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "unfinished/dense-00002"])
@@ -134,33 +130,5 @@ def test_what_was_lost_since_is_made_again(
         os.truncate(tmp_path / lost, (tmp_path / lost).stat().st_size - 1)
     else:
         (tmp_path / lost).unlink()
-    run(case, tmp_path, "sequential", compute_in_memory())
-    assert file_contents(tmp_path) == case.expected["sequential"]
-
-
-def test_streams_on_disk_and_inputs_computed_twice_give_the_same_bytes(case: Case, tmp_path: Path) -> None:
-    run(case, tmp_path, "sequential", compute_on_disk(case.source))
-    assert file_contents(tmp_path) == case.expected["sequential"]
-
-
-def test_a_process_that_is_killed(tool: Tool, case: Case, tmp_path: Path) -> None:
-    script = """
-import os, signal, sys
-from pathlib import Path
-from support.calibration import compute_in_memory, single_mixture
-from support.plans import micro_plan
-from support.processes import Tool
-from seap_export.pruning.activations.statistics import Calibration
-from seap_export.pruning.shrink.write import write_shrunk_model
-from seap_export.model.sources.open import open_source
-source = open_source(sys.argv[1])
-kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
-statistics, plan = single_mixture(Calibration(Path(sys.argv[2]))), micro_plan(source, "sequential")
-write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=compute_in_memory())
-"""
-    model = case.source.files[0].parent
-    done = tool(tmp_path, model, model.parent / "statistics" / "boolq", tmp_path, program=script)
-    assert done.code == -signal.SIGKILL, done.err
-    assert (tmp_path / "unfinished").is_dir()
     run(case, tmp_path, "sequential", compute_in_memory())
     assert file_contents(tmp_path) == case.expected["sequential"]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.calibration import mixture_of
+from support.calibration import mixture_of, single_mixture
 from support.chosen import FEATURED
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
-from support.plans import micro_plan, plan_of, uniform_plan, whole_layer
+from support.plans import micro_plan, plan_of, uniform_plan, whole_layer, with_settings
 from support.product import (
     OUTPUTS,
+    Calibration,
+    Compensation,
     Compute,
     Plan,
     Source,
@@ -28,9 +30,11 @@ from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.model.families import names
-from seap_export.pruning.shrink.layer import kept_channels
+from seap_export.pruning.shrink.layer import kept_channels, shrink_layer
+from seap_export.pruning.shrink.refit import mean_fit, refit_from_dense
 from seap_export.pruning.shrink.refit_streams import RefitStreams
 from seap_export.pruning.shrink.sequential import SequentialLayers
+from seap_export.pruning.shrink.single import single_layers
 from seap_export.pruning.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(8, longest=40)
@@ -58,7 +62,7 @@ def logits(model: PreTrainedModel, texts: Sequence[Sequence[int]] = TEXTS) -> to
 
 
 @torch.no_grad()
-def last_stream(model: PreTrainedModel, texts: Sequence[Sequence[int]] = TEXTS) -> torch.Tensor:
+def last_stream(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
     """The residual stream behind the last layer, [tokens, hidden_size]."""
     seen: list[torch.Tensor] = []
     hook = model.model.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].double()))
@@ -122,47 +126,25 @@ def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Pat
 
 @pytest.mark.parametrize("variation", FEATURED)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
+    """Fitted one after another, and each alone."""
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
     plan = plan_of(source, [whole_layer(layer) for layer in source.spec.layers], "sequential")
-    for index, layer in enumerate(fitted_layers(source, plan, statistics)):
+    alone = single_layers(source, with_settings(plan, compensation="one-shot"), statistics)
+    fitted = fitted_layers(source, plan, statistics)
+    for index, layers in enumerate(zip(alone, fitted, strict=True)):
         dense = source.read_layer(index)
-        assert layer.keys() == dense.keys()
-        assert all(torch.equal(layer[name], dense[name]) for name in dense)
-
-
-@pytest.mark.parametrize("variation", ["mistral-window", "phi3-all"])
-def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> None:
-    source = micro_source(tmp_path / "model", variation)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    plan = micro_plan(source, "sequential")
-    first = fitted_layers(source, plan, statistics, 1)
-    for size in (64, 4096):
-        for ours, theirs in zip(fitted_layers(source, plan, statistics, size), first, strict=True):
-            for name, tensor in theirs.items():
-                assert_close(ours[name], tensor, 1e-4)
+        for layer in layers:
+            assert layer.keys() == dense.keys()
+            assert all(torch.equal(layer[name], dense[name]) for name in dense)
 
 
 def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dtype = torch.bfloat16
     source = micro_source(tmp_path / "model", dtype="bfloat16")
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    plan = micro_plan(source, "sequential")
-    layers = fitted_layers(source, plan, statistics)
-    fitted = [
-        f"model.layers.1.{path}.{part}"
-        for path in ("self_attn.o_proj", "mlp.down_proj")
-        for part in ("weight", "bias")
-    ]
-    assert {layers[1][name].dtype for name in fitted} == {dtype}
-    shrunk = written(tmp_path / "shrunk", source, plan, statistics)  # runs what is stored, in float32
-    stored = load_file(tmp_path / "shrunk" / "model.safetensors")
-    assert {tensor.dtype for tensor in stored.values()} == {dtype}
-    assert all(torch.equal(stored[name], layers[1][name]) for name in fitted)
-    streams: list[Any] = []
-    plain = RefitStreams.layer
+    plan, streams, plain = micro_plan(source, "sequential"), list[Any](), RefitStreams.layer
 
     def noted(self: Any, index: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         outcome = plain(self, index, tensors)
@@ -170,13 +152,67 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
         return outcome
 
     monkeypatch.setattr(RefitStreams, "layer", noted)
-    fitted_layers(source, plan, statistics)
-    stream, expected = (
-        torch.cat([part.double() for part in parts]) for parts in (streams, [last_stream(shrunk, _in_order(TEXTS))])
-    )
-    assert_close(stream, expected, 1e-5)
+    layers = fitted_layers(source, plan, statistics)
+    stream = torch.cat([part.double() for part in streams])
+    shrunk = written(tmp_path / "shrunk", source, plan, statistics)  # runs what is stored, in float32
+    stored = load_file(tmp_path / "shrunk" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert all(torch.equal(stored[name], tensor) for layer in layers for name, tensor in layer.items())
+    in_batches = sorted(TEXTS, key=lambda ids: (len(ids), list(ids)))
+    assert_close(stream, last_stream(shrunk, in_batches), 1e-5)
 
 
-def _in_order(texts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """As batches hold them."""
-    return sorted(texts, key=lambda ids: (len(ids), list(ids)))
+#: What `micro_plan` and `uniform_plan` cut.
+CUT = {"per-layer": (set(), {"o_proj", "down_proj"}, {"o_proj"}), "uniform": ({"o_proj", "down_proj"},) * 3}
+
+
+@pytest.mark.parametrize(
+    ("layout", "variation", "compensation"),
+    [
+        ("per-layer", "llama-biases", "one-shot"),
+        ("per-layer", "qwen3-biases", "bias"),
+        ("per-layer", "llama-gqa", "none"),
+        ("uniform", "mistral", "one-shot"),
+        ("uniform", "qwen2", "bias"),
+        ("uniform", "qwen3-biases", "one-shot"),
+    ],
+)
+def test_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
+    tmp_path: Path,
+    random_calibration: Callable[[Source], Calibration],
+    layout: str,
+    variation: str,
+    compensation: Compensation,
+) -> None:
+    """In the uniform layout without an intercept where the family's class has no bias, and zeros behind a switch."""
+    source = micro_source(tmp_path / "model", variation)
+    statistics = single_mixture(random_calibration(source))
+    plan = (micro_plan if layout == "per-layer" else uniform_plan)(source, compensation)
+    shrunk_spec = plan.shrunk_spec(source.spec)
+    for index, tensors in enumerate(single_layers(source, plan, statistics)):
+        dense = source.read_layer(index)
+        expected = shrink_layer(dense, source.spec, index, plan.layers[index])
+        for output in OUTPUTS if compensation != "none" else ():
+            if output not in CUT[layout][index]:
+                continue
+            weight, bias = dense[names.weight(output, index)], dense.get(names.bias(output, index))
+            mean, intercept = statistics.layer(index)[output].mean, True
+            if layout == "uniform":
+                intercept = output not in WITHOUT_BIAS[source.spec.family.model_type]
+            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)
+            covariance = statistics.covariance(index, output)
+            if compensation == "one-shot":
+                fit = refit_from_dense(
+                    weight, bias, mean, covariance, kept, ridge=plan.settings.ridge, tokens=40, intercept=intercept
+                )
+            else:
+                fit = mean_fit(weight, bias, mean, kept)
+            expected[names.weight(output, index)] = fit.weight
+            if intercept and fit.bias is not None:
+                expected[names.bias(output, index)] = fit.bias
+        shapes = shrunk_spec.layer_tensors(index)
+        expected = {name: expected.get(name, torch.zeros(shape)).float() for name, shape in shapes.items()}
+        assert tensors.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(tensors[name].float(), tensor), name
+    assert index == 2

@@ -39,9 +39,7 @@ class OneSublayer:
         gain, factor = self.layer.gain(self.output), self.layer.factor(self.output, self.passed.product).double()
         product = self.passed.product.double()
         written = self.passed.update.double() + factor * gain.double() * (self.x @ weight.T + bias - product)  # type: ignore[union-attr]
-        return self._mean(self.shrunk.double() + written - self.passed.stream)
-
-    def _mean(self, distance: torch.Tensor) -> float:
+        distance = self.shrunk.double() + written - self.passed.stream
         return float((distance.square().sum(1) / self.passed.stream.double().norm(dim=1)).mean())
 
     def fit(self, target: torch.Tensor, weights: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,31 +71,24 @@ def sublayer_of(source: Source, output: Projection, disturbance: float) -> OneSu
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Path, output: Projection) -> None:
+def test_without_norm_it_reaches_the_dense_stream_and_a_token_without_a_hidden_state_does_not_count(
+    tmp_path: Path, output: Projection
+) -> None:
+    """Bit for bit the distance, where there is no multiplier."""
     sublayer = sublayer_of(micro_source(tmp_path / "model"), output, 0.1)
     target, weights = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
     assert torch.equal(target, sublayer.passed.stream - sublayer.shrunk)
     assert isinstance(weights, torch.Tensor)
     torch.testing.assert_close(weights * sublayer.passed.stream.norm(dim=1), torch.ones(len(target)))
-
-
-def test_a_token_without_a_hidden_state_does_not_count(tmp_path: Path) -> None:
-    sublayer = sublayer_of(micro_source(tmp_path / "model"), "o_proj", 0.1)
-    passed = dataclasses.replace(sublayer.passed, stream=sublayer.passed.stream.clone())
-    passed.stream[1] = 0.0
-    _, weights = refit_target(sublayer.layer, "o_proj", passed, sublayer.shrunk)
-    assert isinstance(weights, torch.Tensor)
-    assert weights[1] == 0.0
-    assert torch.isfinite(weights).all()
-
-
-@pytest.mark.parametrize("output", OUTPUTS)
-def test_with_a_multiplier_the_target_reaches_the_dense_stream(tmp_path: Path, output: Projection) -> None:
-    sublayer = sublayer_of(micro_source(tmp_path / "model", "granite-all"), output, 0.1)
+    sublayer.passed.stream[1] = 0.0
+    _, without = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
+    assert isinstance(without, torch.Tensor)
+    assert without[1] == 0.0
+    assert torch.isfinite(without).all()
+    sublayer = sublayer_of(micro_source(tmp_path / "multiplied", "granite-all"), output, 0.1)
     target, _ = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
-    torch.testing.assert_close(
-        sublayer.shrunk + sublayer.layer.update(output, target), sublayer.passed.stream, rtol=1e-5, atol=1e-5
-    )
+    reached = sublayer.shrunk + sublayer.layer.update(output, target)
+    torch.testing.assert_close(reached, sublayer.passed.stream, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

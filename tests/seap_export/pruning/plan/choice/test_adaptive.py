@@ -13,7 +13,7 @@ from support.product import BUDGETS, CostModel, LayerPlan
 
 from seap_export.model.families import ModelSpec
 from seap_export.pruning.plan.choice.adaptive import spend
-from seap_export.pruning.plan.choice.layer import LayerChoices
+from seap_export.pruning.plan.choice.layer import LayerChoices, Planned
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons, LayerOptions
 
 FRACTIONS = (0.35, 0.4, 0.5, 0.65, 0.8, 0.95)
@@ -52,10 +52,6 @@ def all_ways(choices: Sequence[LayerChoices], sensitivity: np.ndarray, cost: Cos
     return [(sum(each for each, _ in way), sum(loss for _, loss in way)) for way in itertools.product(*by_layer)]
 
 
-def least(ways: Sequence[tuple[int, float]], budget: float) -> float:
-    return min(loss for weight, loss in ways if weight <= budget)
-
-
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("seed", range(6))
 def test_the_loss_is_the_least_within_the_granularity(seed: int, budget: Any) -> None:
@@ -64,6 +60,10 @@ def test_the_loss_is_the_least_within_the_granularity(seed: int, budget: Any) ->
     cost = CostModel(budget, 20)
     ways = all_ways(choices, sensitivity, cost)
     dense = max(weight for weight, _ in ways)
+
+    def least(most: float) -> float:
+        return min(loss for weight, loss in ways if weight <= most)
+
     step = attention_cost(spec, cost, 4, 2) - attention_cost(spec, cost, 1, 1)
     for fraction in FRACTIONS:
         kept = spend(choices, [True, True], fraction * dense, sensitivity, cost)
@@ -73,39 +73,26 @@ def test_the_loss_is_the_least_within_the_granularity(seed: int, budget: Any) ->
         assert (weight, pytest.approx(loss)) in ways
         left_out = any(len(plan[KeptNeurons].neurons) < 12 for plan, _ in kept)
         assert not left_out or fraction * dense - weight < 3 * 3 * 24
-        assert loss >= least(ways, weight) - 1e-9
+        assert loss >= least(weight) - 1e-9
         if fraction * dense - step >= min(each for each, _ in ways):
-            assert loss <= least(ways, fraction * dense - step) + 1e-9
+            assert loss <= least(fraction * dense - step) + 1e-9
 
 
-def test_layers_that_are_not_free_stay_whole_and_are_paid_for() -> None:
-    _, choices, sensitivity = tiny(0)
-    budget = 0.7 * sum(choice.total_weights for choice in choices)
-    kept = spend(choices, [False, True], budget, sensitivity, CostModel())
-    assert kept[0] == choices[0].kept(choices[0].whole)
-    assert sum(weight for _, weight in kept) <= budget
-
-
-@pytest.mark.parametrize("scale", [1e-250, 1e-12, 1e12, 1e200])
-def test_the_unit_of_the_sensitivity_does_not_matter(scale: float) -> None:
+def test_what_is_not_free_stays_whole_and_the_size_of_the_sensitivity_does_not_matter() -> None:
     _, choices, sensitivity = tiny(1)
-    budget = 0.6 * sum(choice.total_weights for choice in choices)
-    plain = spend(choices, [True, True], budget, sensitivity, CostModel())
-    assert spend(choices, [True, True], budget, scale * sensitivity, CostModel()) == plain
 
+    def spent(values: np.ndarray, free: Sequence[bool] = (True, True)) -> tuple[list[Planned], float]:
+        """What is kept, and what is left of the budget."""
+        budget = 0.7 * sum(choice.total_weights for choice in choices)
+        kept = spend(choices, free, budget, values, CostModel())
+        return kept, budget - sum(weight for _, weight in kept)
 
-def test_without_any_loss_the_budget_is_spent_all_the_same() -> None:
-    _, choices, _ = tiny(0)
-    budget = 0.6 * sum(choice.total_weights for choice in choices)
-    kept = spend(choices, [True, True], budget, np.zeros((2, 2)), CostModel())
-    assert budget - 3 * 72 < sum(weight for _, weight in kept) <= budget
-
-
-@pytest.mark.parametrize(
-    "sensitivity",
-    [np.ones((3, 2)), np.ones(2), np.full((2, 2), -1.0), np.full((2, 2), np.nan), np.full((2, 2), np.inf)],
-)
-def test_a_sensitivity_without_meaning_is_refused(sensitivity: np.ndarray) -> None:
-    _, choices, _ = tiny(0)
-    with pytest.raises(ValueError, match="sensitivity must be finite"):
-        spend(choices, [True, True], 1e4, sensitivity, CostModel())
+    kept, left = spent(sensitivity, (False, True))
+    assert kept[0] == choices[0].kept(choices[0].whole)
+    assert left >= 0
+    for scale in (1e-250, 1e-12, 1e12, 1e200):
+        assert spent(scale * sensitivity) == spent(sensitivity)
+    assert 0 <= spent(np.zeros((2, 2)))[1] < 3 * 72
+    for refused in (np.ones((3, 2)), np.ones(2), -sensitivity, np.full((2, 2), np.nan), np.full((2, 2), np.inf)):
+        with pytest.raises(ValueError, match="sensitivity must be finite"):
+            spent(refused)

@@ -100,20 +100,17 @@ def test_no_set_that_fits_the_budget_is_worth_more(attention: str, head_worth: f
         assert weights == kept_weights(len(heads.heads), len(heads.kv_groups), len(neurons))
 
 
-@pytest.mark.parametrize(("steps", "count"), [(1.6, 8), (2.4, 8), (2.6, 12)])
-def test_the_rest_of_the_budget_is_rounded_to_the_nearest_step(steps: float, count: int) -> None:
+@pytest.mark.parametrize(
+    ("budget", "heads", "neurons"),
+    [(0.0, 1, 4), *((384 + 288 * step, 1, n) for step, n in ((1.6, 8), (2.4, 8), (2.6, 12)))],
+)
+def test_the_rest_is_rounded_to_the_nearest_step_and_of_equal_scores_the_first_are_kept(
+    budget: float, heads: int, neurons: int
+) -> None:
     spec = layer_spec("gqa", neurons=20)
-    heads = torch.zeros(6, dtype=torch.float64)
-    choices = choices_of(spec, scores_of(heads, torch.ones(20, dtype=torch.float64)), 4)
-    plan, _ = choices.best(kept_weights(1, 1, 0) + 3 * HIDDEN * 4 * steps)
-    assert (len(plan[KeptHeads].heads), len(plan[KeptNeurons].neurons)) == (1, count)
-
-
-def test_of_equal_scores_the_first_are_kept() -> None:
-    spec = layer_spec("mha", neurons=8)
-    scores = scores_of(torch.ones(4, dtype=torch.float64), torch.ones(8, dtype=torch.float64))
-    plan, _ = choices_of(spec, scores, 4).best(0.0)
-    assert (plan[KeptHeads].heads, plan[KeptNeurons].neurons) == ((0,), (0, 1, 2, 3))
+    choices = choices_of(spec, scores_of([0.0] * 6, [1.0] * 20), 4)
+    plan, _ = choices.best(budget)
+    assert (plan[KeptHeads].heads, plan[KeptNeurons].neurons) == (tuple(range(heads)), tuple(range(neurons)))
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -128,18 +125,14 @@ def test_alike_takes_the_attention_nearest_to_the_layer_s_own_fraction(attention
         others = {kept_weights(len(heads), number, 0) for heads, number in attention_sets(spec)}
         fitting = [weight for weight in others if weight <= fraction * choices.total_weights] or [min(others)]
         assert abs(kept / whole - fraction) == min(abs(weight / whole - fraction) for weight in fitting), fraction
-        assert weights == kept_weights(
-            len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), len(plan[KeptNeurons].neurons)
-        )
-
-
-def test_alike_takes_the_least_loss_of_attention_of_the_same_weights() -> None:
-    """Two groups of 2 heads weigh as much as three groups of 1; here the heads of group 0 hold everything."""
-    spec = layer_spec("gqa", neurons=40)
-    scores = scores_of([5, 5, 1, 0, 0.5, 0], torch.ones(40))
-    choices = choices_of(spec, scores, 1, "alike")
-    fraction = kept_weights(4, 2, 0) / kept_weights(6, 3, 0)
-    assert choices.best(fraction * choices.total_weights)[0][KeptHeads].heads == (0, 1, 2, 3)
+        assert weights == kept + kept_weights(0, 0, len(plan[KeptNeurons].neurons))
+    if attention == "gqa":  # 2 groups of 2 heads weigh as much as 3 of 1; here those of group 0 hold everything
+        choices = choices_of(spec, scores_of([5, 5, 1, 0, 0.5, 0], torch.ones(40)), 1, "alike")
+        fraction = kept_weights(4, 2, 0) / whole
+        assert choices.best(fraction * choices.total_weights)[0][KeptHeads].heads == (0, 1, 2, 3)
+    for align, balance in ((0, "loss"), (4, "shares")):
+        with pytest.raises(ValueError, match="align must be positive, balance one of"):
+            choices_of(spec, some_scores(spec), align, balance)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -187,10 +180,3 @@ def test_one_free_layer_changes_to_come_nearer_and_never_a_protected_one() -> No
     assert changed[0] == kept[0]
     assert changed[1][1] == kept[1][1] - 4 * 72
     assert one_layer_nearer(choices, [False, False], kept, wanted, CostModel()) == kept
-
-
-@pytest.mark.parametrize(("align", "balance"), [(0, "loss"), (4, "shares")])
-def test_choices_without_meaning_are_refused(align: int, balance: Any) -> None:
-    spec = layer_spec("gqa")
-    with pytest.raises(ValueError, match="align must be positive, balance one of"):
-        choices_of(spec, some_scores(spec), align, balance)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from support.chosen import JOINT
-from support.plans import kept_sizes, random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.plans import (
+    kept_sizes,
+    random_scores,
+    random_sensitivity,
+    scored_options,
+    small_spec,
+    smollm2_spec,
+    whole_layer,
+)
 from support.product import LayerPlan
 from support.variations import VARIATIONS, micro_config
 
@@ -92,71 +100,61 @@ def test_it_is_the_best_of_all_shapes(balance: Any, align: int, head_worth: floa
     assert achieved == pytest.approx(best.achieved, abs=1e-12)
 
 
-@pytest.mark.parametrize("variation", JOINT)
-def test_ratio_0_is_the_dense_model(variation: str) -> None:
-    spec = model_spec(micro_config(**VARIATIONS[variation]))
-    layers, achieved = solve(spec, 0.0)
-    assert achieved == 0.0
-    assert [plan.sizes for plan in layers] == [layer.sizes for layer in spec.layers]
+SIX = {"num_key_value_heads": 6, "intermediate_size": 400}
 
 
 @pytest.mark.parametrize(
-    ("model_type", "heads"), [("llama", {1, 2, 3, 4, 6}), ("mistral", {1, 2, 3, 4, 5, 6}), ("qwen2", {5})]
+    ("values", "some", "refused"),
+    [
+        # transformers 5 takes no llama config whose heads do not divide the hidden size
+        ({"model_type": "llama", **SIX}, {1, 2, 3, 4, 6}, {5}),
+        ({"model_type": "mistral", **SIX}, {1, 2, 3, 4, 5, 6}, set()),
+        ({"model_type": "qwen2", **SIX}, {5}, set()),
+        # heads stay where the class takes their size from their number
+        (VARIATIONS["granitemoehybrid"], {6}, {1, 2, 3, 4, 5}),
+        (VARIATIONS["phi3-all"], {6}, {1, 2, 3, 4, 5}),
+        (VARIATIONS["phi3-partial"], {4}, set()),
+        (VARIATIONS["granite"], {4}, set()),
+    ],
 )
-def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(model_type: str, heads: set[int]) -> None:
-    """transformers 5 takes no llama config whose heads do not divide the hidden size."""
-    config = micro_config(model_type=model_type, num_key_value_heads=6, intermediate_size=400)
-    spec = model_spec(config)
-    neurons = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.85, 40)}
-    assert heads <= neurons
-    assert 5 not in neurons or model_type != "llama"
+def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(
+    values: dict[str, Any], some: set[int], refused: set[int]
+) -> None:
+    spec = model_spec(micro_config(**values))
+    most = 0.85 if SIX.items() <= values.items() else 0.4
+    heads = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, most, 30)}
+    assert some <= heads
+    assert not heads & refused
 
 
-@pytest.mark.parametrize(
-    ("variation", "fixed"),
-    [("granitemoehybrid", True), ("phi3-all", True), ("phi3-partial", False), ("granite", False), ("exaone4", False)],
-)
-def test_heads_stay_where_the_family_s_class_takes_their_size_from_their_number(variation: str, fixed: bool) -> None:
-    spec = model_spec(micro_config(**VARIATIONS[variation]))
-    neurons = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.4, 12)}
-    assert (neurons == {6}) is fixed
-
-
-def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
-    spec = model_spec(micro_config(**VARIATIONS["granitemoehybrid"]))
-    most = 3 * 79 / (2 * 16 * (6 + 3) + 3 * 80)
-    layers, achieved = solve(spec, most, align=1)
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_ratio_out_of_reach_is_refused_and_where_heads_stay_one_that_takes_some(fixed: bool) -> None:
+    if fixed:
+        spec, align, least = model_spec(micro_config(**VARIATIONS["granitemoehybrid"])), 1, (3, 6, 1)
+        most, message = (
+            3 * 79 / (2 * 16 * (6 + 3) + 3 * 80),
+            "fixes sizes.* at most {} can be removed.* --layout uniform",
+        )
+    else:
+        spec, align, least = smollm2_spec(num_hidden_layers=4), 16, (1, 1, 16)
+        most, message = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536), "at most {} can be removed"
+    assert solve(spec, 0.0) == (tuple(map(whole_layer, spec.layers)), 0.0)
+    layers, achieved = solve(spec, most, align=align)
     assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
-    assert kept_sizes(layers[0]) == (3, 6, 1)
-    check_ratio(spec, most + 0.01, EVEN, 1)
-    for refused in (lambda: solve(spec, most + 0.01, align=1), lambda: check_ratio(spec, 0.9, EVEN, 1, "uniform")):
-        with pytest.raises(UsageError, match=f"fixes sizes.* at most {most:.3f} can be removed.* --layout uniform"):
-            refused()
+    assert kept_sizes(layers[0]) == least
+    with pytest.raises(UsageError, match=message.format(f"{most:.3f}")):
+        solve(spec, most + 0.01, align=align)
+    with contextlib.nullcontext() if fixed else pytest.raises(UsageError, match=f"at most {most:.3f}"):
+        check_ratio(spec, most + 0.01, EVEN, align)
 
 
-@pytest.mark.parametrize("changed", [{"intermediate_size": 64}, {"num_attention_heads": 3}])
-def test_layers_that_differ_already_are_refused(changed: dict[str, int]) -> None:
+def test_what_makes_no_sense_is_refused() -> None:
     spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=2)
-    spec = spec.with_layers((spec.layers[0], spec.layers[1].changed(**changed)))
-    with pytest.raises(UsageError, match="the layers of this model differ in shape; leave out --layout uniform"):
-        solve(spec, 0.2)
-
-
-def test_a_ratio_out_of_reach_is_refused() -> None:
-    spec = smollm2_spec(num_hidden_layers=4)
-    most = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536)
-    layers, achieved = solve(spec, most)
-    assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
-    assert kept_sizes(layers[0]) == (1, 1, 16)
-    for refused in (lambda: solve(spec, most + 0.01), lambda: check_ratio(spec, most + 0.01, EVEN, 16)):
-        with pytest.raises(UsageError, match=f"at most {most:.3f} can be removed"):
-            refused()
-
-
-@pytest.mark.parametrize("sensitivity", [np.ones((1, 2)), np.full((2, 2), np.nan), -np.ones((2, 2))])
-def test_a_sensitivity_that_makes_no_sense_is_refused(sensitivity: np.ndarray) -> None:
-    spec = smollm2_spec(num_hidden_layers=2)
+    for changed in ({"intermediate_size": 64}, {"num_attention_heads": 3}):
+        other = spec.with_layers((spec.layers[0], spec.layers[1].changed(**changed)))
+        with pytest.raises(UsageError, match="the layers of this model differ in shape; leave out --layout uniform"):
+            solve(other, 0.2)
     with pytest.raises(ValueError, match="sensitivity must be finite"):
-        solve_uniform(spec, scored_options(spec, random_scores(spec)), 0.2, 16, "loss", sensitivity)
+        solve_uniform(spec, scored_options(spec, random_scores(spec)), 0.2, 16, "loss", -np.ones((2, 2)))
     with pytest.raises(ValueError, match="balance must be one of"):
         solve(spec, 0.2, "even")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 import torch
 from support.plans import both, random_projection, refitted_loss, small_spec
-from support.product import OUTPUTS
+from support.product import OUTPUTS, Projection
+from support.stand_ins.cuda import fake_tensors
 
 from seap_export.errors import UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.pruning.plan.elimination import channels as elimination
-from seap_export.pruning.plan.elimination import head_sets
-from seap_export.pruning.plan.elimination.channels import eliminate_channels
-from seap_export.pruning.plan.elimination.refit import removal_losses
+from seap_export.pruning.plan.elimination import head_sets, symmetric
+from seap_export.pruning.plan.elimination.channels import eliminate_channels, removal_order
+from seap_export.pruning.plan.elimination.head_sets import HeadGroups
+from seap_export.pruning.plan.elimination.refit import Refit, removal_losses
 from seap_export.pruning.plan.layer_options import options_from_elimination
-from seap_export.pruning.plan.sublayers import HeadOptions, NeuronOptions
+from seap_export.pruning.plan.sublayers import HeadOptions
 from seap_export.pruning.plan.sublayers.grouped import KeptGrouped
 
 RIDGE = 0.001
@@ -44,32 +47,29 @@ def eliminated_by_hand(weight: torch.Tensor, covariance: torch.Tensor, ridge: fl
     return order[::-1], losses[::-1]
 
 
-def eliminated(
-    spec: ModelSpec,
-    heads: tuple[torch.Tensor, torch.Tensor],
-    neurons: tuple[torch.Tensor, torch.Tensor],
-    ridge: float = RIDGE,
-) -> tuple[HeadOptions, NeuronOptions]:
-    """Given the weight and the covariance of each output projection."""
-    weights, covariances = zip(heads, neurons, strict=True)
-    named = (dict(zip(OUTPUTS, parts, strict=True)) for parts in (weights, covariances))
-    return both(options_from_elimination(spec, 0, *named, ridge=ridge))
+Statistics = tuple[dict[Projection, torch.Tensor], dict[Projection, torch.Tensor]]
 
 
-def options_of(
-    spec: ModelSpec, seed: int = 0, tokens: int = 60, ridge: float = RIDGE
-) -> tuple[HeadOptions, NeuronOptions]:
-    o_proj, o_cov, down_proj, down_cov = statistics_of(spec, seed, tokens)
-    return eliminated(spec, (o_proj, o_cov.clone()), (down_proj, down_cov.clone()), ridge)
+def statistics_of(spec: ModelSpec, seed: int = 0, tokens: int = 60) -> Statistics:
+    """The weights and the covariances of both output projections."""
+    projections = [
+        random_projection(one.channels, tokens, spec.hidden_size, seed + index)
+        for index, one in enumerate(spec.layers[0].sublayers)
+    ]
+    weights, covariances = (dict(zip(OUTPUTS, parts, strict=True)) for parts in zip(*projections, strict=True))
+    return weights, covariances
 
 
-def statistics_of(
-    spec: ModelSpec, seed: int = 0, tokens: int = 60
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    attention, mlp = spec.layers[0].sublayers
-    heads = random_projection(attention.channels, tokens, spec.hidden_size, seed)
-    neurons = random_projection(mlp.channels, tokens, spec.hidden_size, seed + 1)
-    return *heads, *neurons
+def options_of(spec: ModelSpec, statistics: Statistics, ridge: float = RIDGE) -> HeadOptions:
+    weights, covariances = statistics
+    copies = {output: covariance.clone() for output, covariance in covariances.items()}
+    return both(options_from_elimination(spec, 0, weights, copies, ridge=ridge))[0]
+
+
+def heads_loss(statistics: Statistics, heads: Iterable[int]) -> float:
+    weights, covariances = statistics
+    kept = [4 * head + i for head in heads for i in range(4)]
+    return refitted_loss(weights["o_proj"], covariances["o_proj"], kept, RIDGE)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -98,6 +98,15 @@ def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_ti
     for kept in range(40, -1, -1):
         highest = max(highest, refitted_loss(weight, covariance, order[:kept].tolist(), ridge))
         assert loss[kept] == pytest.approx(highest, rel=ROUNDING[ridge])
+    # the first block holds the channels that cost least on their own
+    block = max(1, int(fraction * 40))
+    alone = [refitted_loss(weight, covariance, set(range(40)) - {channel}, ridge) for channel in range(40)]
+    assert order[::-1][:block].tolist() == sorted(range(40), key=alone.__getitem__)[:block]
+    # neither very small variances nor very large ones change the choice, though it is made in float32
+    for scale in (2.0**-180, 2.0**180) if ridge == RIDGE else ():
+        other, scaled = eliminate_channels(weight, covariance * scale, ridge, fraction)
+        assert other.tolist() == order.tolist()
+        assert scaled == pytest.approx(loss * scale, rel=1e-12, abs=0.0)
 
 
 @pytest.mark.parametrize("tokens", [3000, 300])
@@ -112,23 +121,6 @@ def test_single_precision_chooses_and_weighs_as_double_precision_does(
     _, least = eliminate_channels(weight, covariance, 1 / tokens)
     assert loss[:594] == pytest.approx(exact[:594], rel=2e-5)
     assert loss[:594] == pytest.approx(least[:594], rel=2e-3)
-
-
-def test_the_scale_of_the_statistics_changes_nothing_about_the_choice() -> None:
-    """Neither of very small variances nor of very large ones, though the choice is made in float32."""
-    weight, covariance = random_projection(40, 90)
-    order, loss = eliminate_channels(weight, covariance, RIDGE, 0.125)
-    for scale in (2.0**-180, 2.0**180):
-        other, scaled = eliminate_channels(weight, covariance * scale, RIDGE, 0.125)
-        assert other.tolist() == order.tolist()
-        assert scaled == pytest.approx(loss * scale, rel=1e-12, abs=0.0)
-
-
-def test_a_block_holds_the_channels_that_cost_least_on_their_own() -> None:
-    weight, covariance = random_projection(20, 90)
-    order, _ = eliminate_channels(weight, covariance, RIDGE, 0.3)
-    alone = [refitted_loss(weight, covariance, set(range(20)) - {channel}, RIDGE) for channel in range(20)]
-    assert order[::-1][:6].tolist() == sorted(range(20), key=alone.__getitem__)[:6]
 
 
 @pytest.mark.parametrize(("ridge", "least"), [(RIDGE, 1e-4), (SMALL_RIDGE, 1e-9)])
@@ -159,36 +151,24 @@ def sets_by_hand(heads: int, groups: int, kept_groups: int, kept_heads: int) -> 
     ]
 
 
-@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 3), (6, 2), (4, 1)])
-@pytest.mark.parametrize("seed", [0, 5])
-def test_attention_keeps_the_best_of_all_sets(heads: int, groups: int, seed: int) -> None:
-    spec = small_spec(heads, groups, 20)
-    o_proj, o_cov, _, _ = statistics_of(spec, seed)
-    options, _ = options_of(spec, seed)
-    assert len(options.sets) == heads
-    for option, loss in zip(options.sets, options.losses, strict=True):
-        losses = {
-            subset: refitted_loss(o_proj, o_cov, [4 * head + i for head in subset for i in range(4)], RIDGE)
-            for subset in sets_by_hand(heads, groups, *pair(option))
-        }
-        assert option.units == min(losses, key=losses.__getitem__)
-        assert loss == pytest.approx(losses[option.units], rel=1e-8, abs=1e-12)
-
-
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 3), (6, 2), (8, 2), (4, 1)])
-def test_where_the_sets_are_many_the_elimination_is_greedy_and_its_losses_exact(
+def test_attention_keeps_the_best_of_all_sets_and_where_they_are_many_it_is_greedy_with_exact_losses(
     heads: int, groups: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = small_spec(heads, groups, 20)
-    o_proj, o_cov, _, _ = statistics_of(spec)
-    exact, _ = options_of(spec)
-    best = {pair(option): loss for option, loss in zip(exact.sets, exact.losses, strict=True)}
+    statistics = statistics_of(spec, seed=groups)
+    exact = options_of(spec, statistics)
     monkeypatch.setattr(head_sets, "_EXACT_SETS", 0)
-    greedy, _ = options_of(spec)
-    assert len(greedy.sets) == heads
+    greedy = options_of(spec, statistics)
+    assert len(exact.sets) == len(greedy.sets) == heads
+    best = {}
+    for option, loss in zip(exact.sets, exact.losses, strict=True):
+        losses = {subset: heads_loss(statistics, subset) for subset in sets_by_hand(heads, groups, *pair(option))}
+        assert option.units == min(losses, key=losses.__getitem__)
+        assert loss == pytest.approx(losses[option.units], rel=1e-8, abs=1e-12)
+        best[pair(option)] = loss
     for option, loss in zip(greedy.sets, greedy.losses, strict=True):
-        kept = [4 * head + i for head in option.units for i in range(4)]
-        assert loss == pytest.approx(refitted_loss(o_proj, o_cov, kept, RIDGE), rel=1e-8, abs=1e-12)
+        assert loss == pytest.approx(heads_loss(statistics, option.units), rel=1e-8, abs=1e-12)
         assert option.units in sets_by_hand(heads, groups, *pair(option))
         assert loss >= best[pair(option)] * (1.0 - 1e-9)
     # One removal from the whole is as good as the best.
@@ -198,29 +178,37 @@ def test_where_the_sets_are_many_the_elimination_is_greedy_and_its_losses_exact(
 def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() -> None:
     """Twelve groups of one head: 4095 sets, so the elimination is greedy."""
     spec = small_spec(12, 12, 20, hidden_size=48)
-    o_proj, o_cov, _, _ = statistics_of(spec, tokens=100)
-    options, _ = options_of(spec, tokens=100)
-    kept = set(range(12))
-    for option in options.sets[-2::-1]:
-        losses = {
-            head: refitted_loss(o_proj, o_cov, [4 * other + i for other in kept - {head} for i in range(4)], RIDGE)
-            for head in kept
-        }
-        kept.remove(min(losses, key=losses.__getitem__))
+    statistics, kept = statistics_of(spec, tokens=100), set(range(12))
+    for option in options_of(spec, statistics).sets[-2::-1]:
+        kept.remove(min(kept, key=lambda head: heads_loss(statistics, kept - {head})))
         assert option.units == tuple(sorted(kept))
 
 
-@pytest.mark.parametrize("ridge", [0.0, -1.0, math.nan, math.inf])
-def test_a_ridge_without_meaning_is_refused(ridge: float) -> None:
-    with pytest.raises(UsageError, match=r"ridge .* is out of range"):
-        options_of(small_spec(4, 2, 20), ridge=ridge)
-
-
-def test_covariances_that_do_not_fit_are_refused() -> None:
+def test_what_has_no_meaning_is_refused() -> None:
     spec = small_spec(4, 2, 20)
-    o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
-    broken = down_cov.clone()
-    broken[0, 0] = math.nan
-    for covariance in (down_cov[:19, :19], broken):
+    weights, covariances = statistics_of(spec)
+    for ridge in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match=r"ridge .* is out of range"):
+            options_of(spec, (weights, covariances), ridge)
+    for broken in (covariances["down_proj"][:19, :19], torch.full((20, 20), math.nan, dtype=torch.float64)):
         with pytest.raises(ValueError, match="must be finite, and as wide"):
-            eliminated(spec, (o_proj, o_cov.clone()), (down_proj, covariance.clone()))
+            options_of(spec, (weights, covariances | {"down_proj": broken}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_computed_is_there(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake tensors have no values, so whether a factorisation succeeded is not asked."""
+    monkeypatch.setattr(symmetric, "_refuse", lambda failed: None)
+    with fake_tensors():
+        weight = torch.empty(7, 1200, dtype=torch.bfloat16, device="cuda")
+
+        def covariance() -> torch.Tensor:
+            return torch.empty(1200, 1200, dtype=dtype, device="cuda")
+
+        order = removal_order(weight, covariance(), 1e-4, 0.125)
+        assert (order.device.type, order.shape) == ("cuda", (1200,))
+        losses = removal_losses(weight, covariance(), 1e-4, torch.arange(1200, device="cuda"))
+        assert (losses.device.type, losses.shape, losses.dtype) == ("cuda", (1201,), torch.float64)
+        refit = Refit(weight, covariance(), 1e-4).copy()
+        heads = HeadGroups(1, 300, 4).channels([2, 5], torch.device("cuda"))
+        assert refit.increase(heads).device.type == refit.remove(heads).device.type == "cuda"

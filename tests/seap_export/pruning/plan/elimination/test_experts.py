@@ -23,55 +23,44 @@ def mixture(*, is_normalised: bool) -> Experts:
     return Experts(num_experts=EXPERTS, moe_intermediate_size=4, experts_per_token=2, is_normalised=is_normalised)
 
 
-@pytest.fixture
-def logits() -> torch.Tensor:
-    return 2 * torch.randn(TOKENS, EXPERTS, generator=torch.Generator().manual_seed(0))
+#: What each expert writes for each token, float64 [tokens, experts, width].
+WRITTEN = torch.randn(TOKENS, EXPERTS, WIDTH, generator=torch.Generator().manual_seed(1)).double()
 
 
-@pytest.fixture
-def written() -> torch.Tensor:
-    """What each expert writes for each token, float64 [tokens, experts, width]."""
-    return torch.randn(TOKENS, EXPERTS, WIDTH, generator=torch.Generator().manual_seed(1)).double()
-
-
-def sampled(logits: torch.Tensor, written: torch.Tensor, bias: torch.Tensor | None = None) -> RoutingSample:
+def sampled(bias: torch.Tensor | None = None) -> RoutingSample:
     rows, columns = torch.triu_indices(EXPERTS, EXPERTS)
-    return RoutingSample(logits, (written @ written.mT)[:, rows, columns], bias)
+    logits = 2 * torch.randn(TOKENS, EXPERTS, generator=torch.Generator().manual_seed(0))
+    return RoutingSample(logits, (WRITTEN @ WRITTEN.mT)[:, rows, columns], bias)
 
 
-def output(experts: Experts, sample: RoutingSample, written: torch.Tensor, kept: list[int]) -> torch.Tensor:
+def output(experts: Experts, sample: RoutingSample, kept: list[int]) -> torch.Tensor:
     """What a layer with some of the experts gives, [tokens, width]."""
     fewer, bias = dataclasses.replace(experts, num_experts=len(kept)), sample.selection_bias
     weights = routing_weights(sample.logits[:, kept], fewer, bias if bias is None else bias[kept]).double()
-    return torch.einsum("te,tew->tw", weights, written[:, kept])
+    return torch.einsum("te,tew->tw", weights, WRITTEN[:, kept])
 
 
 @pytest.mark.parametrize("is_normalised", [True, False])
-def test_a_loss_is_the_change_of_what_the_layer_gives_without_the_experts(
-    logits: torch.Tensor, written: torch.Tensor, is_normalised: bool
-) -> None:
-    biased = dataclasses.replace(mixture(is_normalised=is_normalised), scores="sigmoid", scaling=2.5)
-    bias = torch.linspace(-0.5, 0.5, EXPERTS)
-    for experts, sample in (
-        (mixture(is_normalised=is_normalised), sampled(logits, written)),
-        (biased, sampled(logits, written, bias)),
-    ):
-        dense = output(experts, sample, written, list(range(EXPERTS)))
+def test_a_loss_is_the_change_of_what_the_layer_gives_without_the_experts(is_normalised: bool) -> None:
+    plain = mixture(is_normalised=is_normalised)
+    biased = dataclasses.replace(plain, scores="sigmoid", scaling=2.5)
+    for experts, sample in ((plain, sampled()), (biased, sampled(torch.linspace(-0.5, 0.5, EXPERTS)))):
+        dense = output(experts, sample, list(range(EXPERTS)))
         for kept in ([0, 1, 2, 3, 4], [1, 3, 5], [2, 4]):
-            expected = (output(experts, sample, written, kept) - dense).square().sum(1)
+            expected = (output(experts, sample, kept) - dense).square().sum(1)
             losses = RoutingLosses(experts, sample)(kept)
             torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_each_time_the_expert_goes_without_which_least_is_lost(logits: torch.Tensor, written: torch.Tensor) -> None:
+def test_each_time_the_expert_goes_without_which_least_is_lost() -> None:
     experts = mixture(is_normalised=True)
     weights = torch.rand(TOKENS, generator=torch.Generator().manual_seed(2)).double().softmax(0)
-    sample = sampled(logits, written)
+    sample = sampled()
     order, losses = eliminate_experts(experts, sample, weights)
-    dense = output(experts, sample, written, list(range(EXPERTS)))
+    dense = output(experts, sample, list(range(EXPERTS)))
 
     def loss(kept: list[int]) -> float:
-        return float((output(experts, sample, written, kept) - dense).square().sum(1) @ weights)
+        return float((output(experts, sample, kept) - dense).square().sum(1) @ weights)
 
     kept = list(range(EXPERTS))
     while len(kept) > 2:
