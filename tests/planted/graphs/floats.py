@@ -169,7 +169,7 @@ FAULTS: tuple[Fault, ...] = (
         "weight",
         "NaN in a rare token, fp16",
         "half",
-        edited(weight(_EMBEDDING, at((_RARE, 7), lambda _: np.nan))),
+        edited(weight(_EMBEDDING, at((_RARE, 7), lambda number: number * np.nan))),
         codes=(3, 7),
     ),
     numeric("weight", "scaling: not taken back after up_proj", SCALED, scaled(_UP, 0.5), 1),
