@@ -22,12 +22,6 @@ def _fail(folder: Path, error: BaseException) -> None:
         raise error
 
 
-def test_what_is_written_whole_stays(tmp_path: Path) -> None:
-    with whole_or_nothing(tmp_path):
-        _write_part(tmp_path)
-    assert {path.name for path in tmp_path.rglob("*")} == {"model.bin", "parts", "1"}
-
-
 @pytest.mark.parametrize("error", [InputError("damaged"), KeyboardInterrupt(), SystemExit(143)])
 def test_a_failure_empties_the_folder_and_is_raised(error: BaseException, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as caught:

@@ -52,6 +52,11 @@ class Base:
     def variant(self) -> str:
         return f"{self.tasks[0]}-{self.ratios[0]}"
 
+    @property
+    def precision(self) -> str:
+        asked = dict(zip(self.options, self.options[1:], strict=False))
+        return "mixed" if "--format" in asked else asked.get("--precision", "fp32")
+
 
 #: The base whose stream and channels overflow in fp16; but for its epsilons it computes what smaller weights would.
 SCALED = "scaled"
@@ -77,8 +82,6 @@ BASES: dict[str, Base] = {
     "gemma3": Base(VARIATIONS["gemma3-all"]),
     "gemma2 standard": Base(VARIATIONS["gemma2-all"], options=_STANDARD),
     "phi3": Base(VARIATIONS["phi3-all"], options=("--logits", "last")),
-    "hunyuan": Base(VARIATIONS["hunyuan-all"]),
-    "granite": Base(VARIATIONS["granite-all"]),
     SCALED: Base(
         {"model_type": "llama", "tie_word_embeddings": True},
         options=("--precision", "fp16"),
@@ -91,21 +94,6 @@ BASES: dict[str, Base] = {
         },
     ),
     "experts": Base(VARIATIONS["gpt_oss"], options=("--precision", "fp16")),
-    "ministral3": Base(VARIATIONS["ministral3-all"], options=_STANDARD),
-    "smollm3": Base(VARIATIONS["smollm3-all"], ratios=("0",)),
-}
-
-#: Where it is not fp32.
-PRECISIONS = {
-    "window": "int8",
-    "half": "fp16",
-    "int4": "int4",
-    "rows": "w8a8",
-    "steps": "w4a8",
-    "mixed": "mixed",
-    "points": "int4",
-    SCALED: "fp16",
-    "experts": "fp16",
 }
 
 
@@ -114,7 +102,7 @@ def make(name: str, folder: Path) -> Artifact:
     base = BASES[name]
     model = write_micro_model(folder / "m", **base.config)
     edit_weights(model, lambda tensors: _multiply(tensors, base.factors))
-    _add_chat_template(model)
+    set_json(model / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)
     write_task_corpora(folder)
     tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
     ratios = [part for ratio in base.ratios for part in ("--ratio", ratio)]
@@ -131,7 +119,3 @@ def _multiply(tensors: dict[str, torch.Tensor], factors: dict[str, float]) -> No
         for part, factor in factors.items():
             if part in name:
                 tensor.mul_(factor)
-
-
-def _add_chat_template(model: Path) -> None:
-    set_json(model / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)

@@ -62,7 +62,7 @@ def numeric(kind: Kind, id: str, base: str, edit: Edit, layer: Layer) -> Fault:
 
 
 def structural(kind: Kind, id: str, base: str, edit: Edit) -> Fault:
-    """A fault in the ONNX file that results do not tell, as rounding explains it: the graph itself is another."""
+    """A fault in the ONNX file that results need not tell, as rounding explains it: the graph itself is another."""
     return quiet(kind, id, base, edited(edit))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 
 import pytest
-from planted.artifacts import BASES, PRECISIONS
+from planted.artifacts import BASES
 from planted.catalogue import FAULTS, MISSED, NUMERIC
 from planted.kinds import KINDS
 from planted.test_format_faults import FAULTS as FORMAT_FAULTS
@@ -34,7 +34,7 @@ _NAMES = {"f32": "fp32", "f16": "fp16", "q8_0": "int8", "8bit": "int8", "q4_0": 
 
 
 def test_every_kind_meets_every_format_and_precision() -> None:
-    planted = {(name, fault.kind) for fault in FAULTS for name in ("onnx", PRECISIONS.get(fault.base, "fp32"))}
+    planted = {(name, fault.kind) for fault in FAULTS for name in ("onnx", BASES[fault.base].precision)}
     for format_name, faults in FORMAT_FAULTS.items():
         for fault in faults:
             precision = SUBJECTS[format_name].bases[fault.base].precision

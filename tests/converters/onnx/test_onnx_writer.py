@@ -72,17 +72,6 @@ def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> N
         assert np.abs(logits[:, -1] - made.truth(ids)[:, -1]).max() <= TOLERANCE
 
 
-def test_every_layer_declares_its_own_kv_heads(written: Callable[..., Any]) -> None:
-    made = written("llama", **PRUNED)
-    assert made.kv_dims() == [(3, 16), (1, 16), (2, 16)]
-    names = [i.name for i in made.session.get_inputs()]
-    assert names[:4] == ["input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value"]
-    outputs = made.session.get_outputs()
-    assert [o.name for o in outputs[:3]] == ["logits", "present.0.key", "present.0.value"]
-    assert outputs[0].shape == ["batch_size", "sequence_length", 128]
-    assert outputs[1].shape == ["batch_size", 3, "total_sequence_length", 16]
-
-
 def test_every_mask_of_a_prompt_is_computed_rightly_or_fails_by_name(written: Callable[..., Any]) -> None:
     made, ids = written(), tokens(1, 5)
     for mask in itertools.product((0, 1), repeat=5):
@@ -121,19 +110,6 @@ def test_everything_is_stored_once(tied: bool, written: Callable[..., Any]) -> N
     assert tables == ([[128, 64]] if tied else [[128, 64], [64, 128]])
     assert sorted(file.name for file in made.folder.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert not any(node.op_type == "Transpose" for node in graph.node)
-
-
-def test_ten_nodes_a_layer(written: Callable[..., Any]) -> None:
-    nodes = onnx.load(written().folder / "model.onnx", load_external_data=False).graph.node
-    assert len(nodes) == 18 + 3 * 10
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sixteen_bit_source(dtype: torch.dtype, written: Callable[..., Any]) -> None:
-    made = written("qwen2", dtype)  # its model is the 16-bit weights, computed in float32
-    ids = tokens(1, 9)
-    logits, _ = made.run(ids, np.ones_like(ids))
-    assert np.abs(logits - made.truth(ids)).max() <= TOLERANCE
 
 
 def refused(made: Any, folder: Path) -> str:

@@ -157,16 +157,6 @@ def test_mixtures_are_written(webbed: Callable[..., Any], variation: str, precis
     assert not names & {"accuracy_level", "weights_prepacked"}
 
 
-def test_states_of_a_fixed_size_have_the_names_that_transformers_js_fills(webbed: Callable[..., Any]) -> None:
-    model = webbed("qwen3_5-all")
-    graph = onnx.load(model.graph, load_external_data=False).graph
-    states = {f"{state}.{layer}" for layer in (0, 2) for state in ("_conv", "_ssm")} | {".1.key", ".1.value"}
-    past = {item.name.removeprefix("past").removeprefix("_key_values") for item in graph.input}
-    assert past - {"input_ids", "attention_mask", KEPT} == states
-    assert {item.name.removeprefix("present") for item in graph.output} - {"logits"} == states
-    assert read_json(model.folder / "config.json")["model_type"] == "falcon_h1"
-
-
 def test_no_attention_is_without_sinks_where_webgpu_would_compute_wrongly(webbed: Callable[..., Any]) -> None:
     model = webbed("llama-tied", pruned=True)
     graph = onnx.load(model.folder / "onnx" / file_name(model.format.precision), load_external_data=False).graph
@@ -208,11 +198,3 @@ def test_fault_in_blocks_is_found(
     model = webbed(precision=precision)
     edit(model)
     assert any(word in line for line in said(model, check))
-
-
-def test_folder_of_another_precision_is_found(webbed: Callable[..., Any]) -> None:
-    model = webbed(precision="q8")
-    model.graph.rename(model.graph.with_name("model_q4.onnx"))
-    lines = list(type(model.format)("q4").damages(model.source, model.folder))
-    assert any("it was written as int8 and not as q4" in line for line in lines)
-    assert any("transformers.js_config" in line for line in lines)

@@ -73,10 +73,6 @@ def _graph(index: int, change: Callable[[Graph], object]) -> Plant:
     return program(lambda changed: change(changed._graphs[index]))
 
 
-def _nodes(graph: Graph, kind: str) -> list[Any]:
-    return [node.xnode_union for node in graph._nodes if type(node.xnode_union).__name__ == f"XNN{kind}"]
-
-
 def _kernels(changed: Program, name: str) -> Iterator[Any]:
     index = next(number for number, (kernel, _) in enumerate(changed._operators) if kernel == name)
     return (one for one in changed._instructions if getattr(one, "op_index", None) == index)
@@ -98,27 +94,10 @@ def _not_causal(changed: Program) -> None:
     next(_kernels(changed, "llama::custom_sdpa")).args[6] = changed.scalar("Bool", False)
 
 
-def _table(change: Callable[[np.ndarray], np.ndarray], index: int) -> Plant:
-    """Changes a constant of the program."""
-
-    def plant(changed: Program) -> None:
-        changed._tables[index] = change(np.frombuffer(changed._tables[index], np.float32)).astype("<f4").tobytes()
-
-    return program(plant)
-
-
 def _epsilon(graph: Graph) -> None:
     old, new = (np.float32(number).tobytes() for number in (1e-5, 1e-3))
     assert old in graph._constants
     graph._constants = bytearray(bytes(graph._constants).replace(old, new, 1))
-
-
-def _no_rounding(graph: Graph) -> None:
-    """A product with levels reads what is not rounded."""
-    convert = _nodes(graph, "Convert")[0]
-    for node in _nodes(graph, "FullyConnected"):
-        if node.input1_id == convert.output_id:
-            node.input1_id = convert.input_id
 
 
 def _replaced(file: str, before: bytes, after: bytes) -> Plant:
@@ -128,9 +107,7 @@ def _replaced(file: str, before: bytes, after: bytes) -> Plant:
 _OWN: tuple[tuple[Kind, str, str, Plant], ...] = (
     ("constant", "int8", "another epsilon", _graph(0, _epsilon)),
     ("attribute", "int4", "attention sees what comes", program(_not_causal)),
-    ("constant", "int8", "sines of another position", _table(lambda table: np.roll(table, 16), 1)),
     ("wiring", "int8", "keys and values swapped", _arguments("llama::custom_sdpa", _swapped(1, 2))),
-    ("wiring", "int8", "activations are not rounded", _graph(0, _no_rounding)),
     ("bits", "int4", "blocks of another size", _graph(0, lambda graph: setattr(_grouped(graph), "group_size", 64))),
     ("metadata", "int8", "another end token", _told("get_eos_ids", 40)),
     ("metadata", "int4", "other bits by name", _told("get_weight_bits", 8)),

@@ -123,10 +123,6 @@ def _read(name: str, index: int, port: int, tensor: str, graph: int = 0) -> Plan
     return program(change)
 
 
-def _swapped_inputs(name: str, index: int) -> Plant:
-    return program(lambda model: setattr(one := _operators(model, name)[index], "inputs", list(one.inputs)[::-1]))
-
-
 def _number(value: float, other: float) -> Plant:
     """Changes a constant that is this number."""
 
@@ -174,7 +170,6 @@ def _quantised(model: Any, **values: Any) -> None:
 _OWN: tuple[tuple[Kind, str, str, Plant], ...] = (
     ("constant", "fp32", "another bound of logits", _number(8.0, 9.0)),
     ("wiring", "int8", "a matrix of another layer", _read("FULLY_CONNECTED", 1, 1, names.weight("q_proj", 1))),
-    ("wiring", "tied", "operands of a difference swapped", _swapped_inputs("BATCH_MATMUL", 0)),
     ("attribute", "int8", "a sharper softmax", _options("SOFTMAX", 1, beta=2.0)),
     ("bits", "int8", "activations are not rounded", _options("FULLY_CONNECTED", 4, asymmetricQuantizeInputs=False)),
     ("scale", "int8", "scales along another axis", program(lambda model: _quantised(model, quantizedDimension=1))),

@@ -99,26 +99,6 @@ def _data(kind: str, index: int = 0, **values: str) -> Plant:
     return net(change)
 
 
-def _rewired(kind: str, index: int, port: int, to: Callable[[Net], tuple[str, str]]) -> Plant:
-    """A node reads something else at a port."""
-
-    def change(opened: Net) -> None:
-        edge = opened.into(opened.first(kind, index))[port]
-        edge.attrib["from-layer"], edge.attrib["from-port"] = to(opened)
-
-    return net(change)
-
-
-def _source(kind: str, index: int, port: int) -> Callable[[Net], tuple[str, str]]:
-    """What a node reads at a port."""
-
-    def source(opened: Net) -> tuple[str, str]:
-        edge = opened.into(opened.first(kind, index))[port]
-        return edge.attrib["from-layer"], edge.attrib["from-port"]
-
-    return source
-
-
 def _number(value: float, other: float) -> Plant:
     """Changes the first constant that is this number, such as an epsilon."""
 
@@ -139,11 +119,6 @@ def _noted(tag: str, value: str, file: str = _TOKENIZER) -> Plant:
     return net(lambda opened: opened.note(tag, value), file)
 
 
-def _noted_by_another_release(opened: Net) -> None:
-    opened.note("eos_token_id", "40")
-    opened.note("openvino_tokenizers_version", "2026.0.0.0-1-other")
-
-
 def _detokenizer_misreads(content: bytes) -> bytes:
     assert b"cat" in content
     return content.replace(b"cat", b"cow", 1)
@@ -153,7 +128,6 @@ _ATTENTION = "ScaledDotProductAttention"
 _COMPUTED: tuple[tuple[Kind, str, str, Plant], ...] = (
     ("constant", "fp32", "another epsilon", _number(1e-5, 1e-3)),
     ("attribute", "fp32", "attention is causal by itself", _data(_ATTENTION, causal="true")),
-    ("wiring", "fp32", "keys are read as values", _rewired(_ATTENTION, 1, 2, _source(_ATTENTION, 1, 1))),
     ("wiring", "int8", "a scale is added", net(lambda opened: opened.first("Multiply", 2).attrib.update(type="Add"))),
     ("bits", "int4", "levels are widened otherwise", _data("Convert", 1, destination_type="bf16")),
     (
@@ -170,7 +144,6 @@ _DAMAGES: tuple[tuple[Kind, str, str, Plant], ...] = (
         "levels are read as other numbers",
         net(lambda opened: _weight(opened).attrib.update(element_type="u8")),
     ),
-    ("metadata", "fp16", "the note of EOS by another release", net(_noted_by_another_release, _TOKENIZER)),
     ("metadata", "int4", "BOS is put before texts", _noted("add_special_tokens", "False")),
     ("tokenizer", "fp32", "words of the tokenizer", file_plant("openvino_tokenizer.bin", _detokenizer_misreads)),
 )

@@ -23,24 +23,20 @@ class Graph:
     """The file, with its data in memory; `save` puts it back in the form it came in."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self.artifact, self.spec = artifact, artifact.spec
+        self.spec = artifact.spec
         self._path = artifact.onnx / "model.onnx"
         self.proto = onnx.load(self._path)
         self._made = 0
 
     def save(self) -> None:
         (self._path.parent / _DATA).unlink()  # or the new data would be appended to it
-        onnx.save(
-            self.proto,
-            self._path,
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            location=_DATA,
-            size_threshold=_EXTERNAL_BYTES,
-        )
+        kept = {"save_as_external_data": True, "all_tensors_to_one_file": True, "size_threshold": _EXTERNAL_BYTES}
+        onnx.save(self.proto, self._path, location=_DATA, **kept)
 
-    def __contains__(self, name: str) -> bool:
-        return any(tensor.name == name for tensor in self.proto.graph.initializer)
+    def names(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Of weights."""
+        names = [tensor.name for tensor in self.proto.graph.initializer]
+        return [name for name in names if name.startswith(prefix) and name.endswith(suffix)]
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A copy of a weight."""
@@ -65,9 +61,6 @@ class Graph:
     def nodes(self, *op_types: str) -> list[onnx.NodeProto]:
         return [node for node in self.proto.graph.node if node.op_type in op_types]
 
-    def attribute(self, node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
-        return next(attribute for attribute in node.attribute if attribute.name == name)
-
     def set(self, node: onnx.NodeProto, **attributes: Any) -> None:
         """Sets attributes of a node, whether or not it has them."""
         kept = [attribute for attribute in node.attribute if attribute.name not in attributes]
@@ -79,45 +72,30 @@ class Graph:
         for node in self.proto.graph.node:
             node.input[:] = [names.get(name, name) for name in node.input]
 
-    def rename_outputs(self, names: dict[str, str]) -> None:
-        """Every node that gives a value of `names` gives it under another name."""
-        for node in self.proto.graph.node:
-            node.output[:] = [names.get(name, name) for name in node.output]
-
     def before(self, node: onnx.NodeProto, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Puts an operator before a node; the name of what it gives, for the node to read."""
         self._made += 1
         output = f"planted_{self._made}"
-        self._insert(self._index(node), op_type, inputs, output, attributes)
+        index = next(i for i, other in enumerate(self.proto.graph.node) if other.name == node.name)
+        self._insert(index, op_type, inputs, output, attributes)
         return output
 
     def behind(self, value: str, *operators: tuple[str, Sequence[str], dict[str, Any]]) -> None:
         """Sends a node's output through operators before anyone reads it; "" in their inputs stands for it."""
-        behind = next(i for i, node in enumerate(self.proto.graph.node) if value in node.output) + 1
-        original = f"{value}.original"
-        self.rename_outputs({value: original})
-        current = original
+        nodes = self.proto.graph.node
+        behind = next(i for i, node in enumerate(nodes) if value in node.output) + 1
+        current = f"{value}.original"
+        nodes[behind - 1].output[:] = [current if name == value else name for name in nodes[behind - 1].output]
         for index, (op_type, inputs, attributes) in enumerate(operators):
-            last = index == len(operators) - 1
-            output = value if last else f"{value}.planted_{index}"
+            output = value if index == len(operators) - 1 else f"{value}.planted_{index}"
             self._insert(behind + index, op_type, [name or current for name in inputs], output, attributes)
             current = output
-
-    def move_behind(self, node: onnx.NodeProto, name: str) -> None:
-        """Moves a node behind the one of that name, on which it now depends."""
-        moved = onnx.NodeProto()
-        moved.CopyFrom(node)
-        self.proto.graph.node.remove(node)
-        self.proto.graph.node.insert(self._index(self.node(name)) + 1, moved)
 
     def _insert(
         self, index: int, op_type: str, inputs: Sequence[str], output: str, attributes: dict[str, Any]
     ) -> None:
         node = helper.make_node(op_type, list(inputs), [output], name=f"node_of_{output}", **attributes)
         self.proto.graph.node.insert(index, node)
-
-    def _index(self, node: onnx.NodeProto) -> int:
-        return next(i for i, other in enumerate(self.proto.graph.node) if other.name == node.name)
 
     def _tensor(self, name: str) -> onnx.TensorProto:
         return next(tensor for tensor in self.proto.graph.initializer if tensor.name == name)

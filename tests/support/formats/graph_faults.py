@@ -113,17 +113,6 @@ def _without_attribute(name: str, key: str) -> Edit:
     return edit
 
 
-def _bypassed(name: str) -> Edit:
-    """The node passes on its first input."""
-
-    def edit(model: onnx.ModelProto) -> None:
-        target = node(model, name)
-        del target.input[1:], target.attribute[:]
-        target.op_type, target.domain = "Identity", ""
-
-    return edit
-
-
 def _swapped_outputs(one: str, other: str) -> Edit:
     def edit(model: onnx.ModelProto) -> None:
         names = {one: other, other: one}
@@ -255,14 +244,6 @@ def _note(key: str, value: str) -> Edit:
     return lambda model: model.metadata_props.add(key=key, value=value)
 
 
-def _nothing(model: onnx.ModelProto) -> None:
-    _behind_logits(model, helper.make_node("Identity", ["planted.logits"], ["logits"]))
-
-
-def _of_layer_0(model: onnx.ModelProto) -> None:
-    node(model, "layers.1.post_attention_layernorm").input[1] = "layers.0.post_attention_layernorm.residual"
-
-
 def _note_of_a_node(model: onnx.ModelProto) -> None:
     node(model, _ATTENTION).metadata_props.add(key="device", value="other")
 
@@ -313,41 +294,24 @@ def _stated_type(model: onnx.ModelProto) -> None:
     model.graph.value_info.append(helper.make_tensor_value_info("norm.output", TensorProto.FLOAT, [1, 1, 1]))
 
 
-def _sparse(model: onnx.ModelProto) -> None:
-    values = helper.make_tensor("planted", TensorProto.FLOAT, [1], [1.0])
-    indices = helper.make_tensor("planted.indices", TensorProto.INT64, [1], [0])
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
-
-
 def _quantised(model: onnx.ModelProto) -> None:
     model.graph.quantization_annotation.add(tensor_name=_GAIN)
 
 
 #: Name, edit, and a word of what is said.
 STRUCTURE: list[tuple[str, Edit, str]] = [
-    ("one token gets no logit", _one_token(0.0), "'logits'"),
     ("one token is never chosen", _one_token(-np.inf), "'lm_head' gives"),
     ("one token in a prompt changes all", _trigger, "planted.equal"),
-    ("a node that changes nothing", _nothing, "Identity"),
-    ("a rewired residual", _of_layer_0, "layers.1"),
-    ("the norm of another layer", _reads(_NORM, 2, "model.layers.0.input_layernorm.weight"), "layers.1"),
     ("gate for up", _reads("layers.2.mlp.gated", 1, "layers.2.mlp.silu.output"), "layers.2.mlp.gated"),
     ("the cache of another layer", _reads(_ATTENTION, 3, "past_key_values.0.key"), "past_key_values.0.key"),
     ("the cache of a layer for another", _swapped_outputs("present.0.key", "present.1.key"), "present"),
-    ("keys for values", _swapped_outputs("present.1.key", "present.1.value"), "present.1"),
     ("a bias of attention", _further_input, _ATTENTION),
     ("another activation", _operator("layers.1.mlp.silu", "FastGelu", "com.microsoft"), "layers.1.mlp.silu"),
     ("an operator of another domain", _operator("layers.1.mlp.gated", "Mul", "ai.other"), "ai.other:Mul"),
-    ("another epsilon", _attribute(_NORM, epsilon=1e-2), "epsilon"),
     ("an epsilon that is a little off", _attribute(_NORM, epsilon=1.0001e-5), "epsilon"),
-    ("another scale of scores", _attribute(_ATTENTION, scale=0.5), "scale"),
     ("a window that no prompt reaches", _attribute(_ATTENTION, local_window_size=4096), "local_window_size"),
-    ("a soft cap that no score reaches", _attribute(_ATTENTION, softcap=1e4), "softcap"),
-    ("no rotation", _attribute(_ATTENTION, do_rotary=0), "do_rotary"),
     ("a scale that is left out", _without_attribute(_ATTENTION, "scale"), "scale"),
-    ("a norm that does nothing", _bypassed("norm"), "Identity"),
     ("no guard", _lost("mask_with_holes_or_left_padding_is_not_supported_pad_on_the_right"), "missing"),
-    ("a guard of the first column alone", _reads("mask.wanted", 1, "mask.least_dense.output"), "mask.wanted"),
     ("a node twice", _twice, "twice"),
     ("a node moved to the end", _moved, "another place"),
     ("a node in a branch", _branch, "norm"),
@@ -363,7 +327,6 @@ STRUCTURE: list[tuple[str, Edit, str]] = [
     ("a constant that is too long", _of_constant([1, 1]), "'one'"),
     ("data at the place of another tensor", _place_of("model.layers.0.input_layernorm.weight"), "shares bytes"),
     ("data one byte on", _a_byte_on, "bytes"),
-    ("data of another file", _place(location="other.data"), "other.data"),
     ("data outside the folder", _place(location="../model.onnx.data"), "../model.onnx.data"),
     ("data with another length", _place(length="8"), "8 bytes"),
     ("data at no number", _place(offset="-4"), "place"),
@@ -376,15 +339,12 @@ STRUCTURE: list[tuple[str, Edit, str]] = [
     ("a further domain of operators", lambda m: m.opset_import.add(domain="ai.other", version=1), "opset_import"),
     ("another version of the file format", _field("ir_version", 9), "ir_version"),
     ("the graph of another release", _field("model_version", 3), "another release"),
-    ("a domain of the model", _field("domain", "ai.other"), "domain"),
     ("a field of a later release", _unknown_field, "unknown"),
-    ("steps of training", lambda m: m.training_info.add(), "training_info"),
     ("ids of 32 bits", _input_type, "input_ids"),
     ("a single row", _fixed_batch, "input_ids"),
     ("inputs in another order", _input_order, "inputs"),
     ("a further output", _extra_output, "norm.output"),
     ("a cache that is not given", _output_lost, "present.2.value"),
     ("a type that is stated of a value", _stated_type, "norm.output"),
-    ("a sparse tensor", _sparse, "sparse_initializer"),
     ("a note of quantisation", _quantised, "quantization_annotation"),
 ]

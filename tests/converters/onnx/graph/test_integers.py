@@ -100,11 +100,6 @@ def test_in_floats_nothing_but_the_weights_is_rounded(
     assert np.allclose(biased - np.arange(OUT), plain, atol=1e-4)
 
 
-def test_what_several_weights_multiply_is_rounded_once(model: Path) -> None:
-    kinds = [node.op_type for node in onnx.load(model).graph.node]
-    assert (kinds.count("QuantizeLinear"), kinds.count("MatMulIntegerToFloat")) == (1, 2)
-
-
 def test_the_weight_is_made_when_the_file_is_opened(model: Path, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "opened.onnx")

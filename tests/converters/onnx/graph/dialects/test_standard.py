@@ -81,12 +81,6 @@ def test_logits_of_the_last_token_alone(side: str, written: Callable[..., Any]) 
     assert np.abs(logits - expected).max() < 1e-5
 
 
-def test_the_model_says_how_its_cache_grows(written: Callable[..., Any]) -> None:
-    for dialect, cache in (("fused", "shared"), ("standard", "appended")):
-        made = written("llama", dialect=dialect, folder=dialect)
-        assert made.session.get_modelmeta().custom_metadata_map["seap_export.cache"] == cache
-
-
 def test_quantised_weights_are_refused(written: Callable[..., Any]) -> None:
     with pytest.raises(UsageError, match=r"standard dialect.*; use the fused"):
         written("llama", precision=Precision("fp32", BlockQuantization(4)), dialect="standard")
