@@ -69,11 +69,7 @@ def _node(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
 
 def _input(name: str, index: int, other: str) -> Edit:
     """A node reads something else."""
-
-    def edit(graph: onnx.GraphProto) -> None:
-        _node(graph, name).input[index] = other
-
-    return edit
+    return lambda graph: _node(graph, name).input.__setitem__(index, other)
 
 
 def _number(name: str, factor: float) -> Edit:
@@ -98,24 +94,11 @@ def _attribute(name: str, attribute: str, value: float) -> Edit:
     return edit
 
 
-def _operator(name: str, operator: str, domain: str) -> Edit:
-    """A node is of another operator with the same inputs."""
-
-    def edit(graph: onnx.GraphProto) -> None:
-        node = _node(graph, name)
-        node.op_type, node.domain = operator, domain
-
-    return edit
-
-
-_FIRST, _SECOND, _THIRD = (f"layers.{index}.self_attn.attention" for index in range(3))
+_ATTENTION, _ROTATED = "layers.1.self_attn.attention", "layers.1.self_attn.query.rotated"
+_NORM = "layers.1.post_self_attn_layernorm"
 #: The model, the fault, and the place where it shows first.
 FAULTS: dict[str, tuple[str, Edit, str]] = {
-    "norm after attention": (
-        "gemma3-all",
-        _number("model.layers.1.post_self_attn_layernorm.weight", 1.1),
-        "layers.1.post_self_attn_layernorm",
-    ),
+    "norm after attention": ("gemma3-all", _number(f"model.{_NORM}.weight", 1.1), _NORM),
     "residual left out": (
         "exaone4-window",
         _input("layers.1.mlp.residual", 0, "embed_tokens.output"),
@@ -127,30 +110,16 @@ FAULTS: dict[str, tuple[str, Edit, str]] = {
         _input("layers.2.input_layernorm", 0, "layers.1.mlp.down_proj.output"),
         "layers.1.mlp.residual",
     ),
-    "norm of queries after the rotation": (
-        "hunyuan-all",
-        _number("model.layers.1.self_attn.q_norm.weight", 1.1),
-        "layers.1.self_attn.q_norm",
-    ),
     "keys counted from 0 in each call": (
         "hunyuan-all",
         _input("layers.1.self_attn.key.rotated", 1, "first"),
         "layers.1.self_attn.k_norm",
     ),
-    "soft cap of scores": ("gemma2-all", _attribute(_SECOND, "softcap", 0.0), _SECOND),
-    "window": ("gemma3-all", _attribute(_SECOND, "local_window_size", 6), _SECOND),
-    "global rotation in a local layer": ("gemma3-all", _input(_SECOND, 7, "cos_cache"), _SECOND),
-    "rotation": ("smollm3-all", _attribute(_THIRD, "do_rotary", 0), _THIRD),
-    "halves for pairs": ("ernie4_5-biases", _attribute(_SECOND, "rotary_interleaved", 0), _SECOND),
-    "short factors beyond the switch": (
-        "phi3-all",
-        _input("layers.1.self_attn.query.rotated", 1, "positions.output"),
-        _SECOND,
-    ),
-    "query scaling": ("ministral3-all", _number("query_scaling.beta", 1.1), _FIRST),
-    "activation": ("gemma2-all", _operator("layers.1.mlp.gelu_tanh", "Gelu", ""), "layers.1.mlp.gated"),
+    "soft cap of scores": ("gemma2-all", _attribute(_ATTENTION, "softcap", 0.0), _ATTENTION),
+    "window": ("gemma3-all", _attribute(_ATTENTION, "local_window_size", 6), _ATTENTION),
+    "global rotation in a local layer": ("gemma3-all", _input(_ATTENTION, 7, "cos_cache"), _ATTENTION),
+    "short factors beyond the switch": ("phi3-all", _input(_ROTATED, 1, "positions.output"), _ATTENTION),
     "logits multiplier": ("granite-all", _number("float_0.5", 1.1), "lm_head"),
-    "soft cap of logits": ("gemma2-all", _number("float_8.0", 0.1), "lm_head"),
 }
 
 

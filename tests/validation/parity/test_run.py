@@ -29,14 +29,9 @@ from validation.runtimes.pytorch.torch_runner import TakeCache
 
 VOCABULARY = 11
 CONFIG = {
-    "model_type": "seap_llama",
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 1,
-    "intermediate_size": 8,
-    "max_position_embeddings": 32,
-}
+    "model_type": "seap_llama", "vocab_size": VOCABULARY, "hidden_size": 16, "num_attention_heads": 2,
+    "num_hidden_layers": 1, "intermediate_size": 8, "max_position_embeddings": 32,
+}  # fmt: skip
 PROMPTS = ["one two three four five", "one two", "one two three"]
 Spoil = Callable[[str, int, int, np.ndarray], None]
 
@@ -168,21 +163,14 @@ def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityRepo
     said: list[str] = []
     report = run(on_progress=said.append)
     assert report.passed
-    assert [(stage.case, stage.stage, stage.rows, stage.figures.tokens) for stage in report.stages] == [
-        ("prompt 0", "prefill", 1, 5),
-        ("prompt 0", "decode", 1, 16),
-        ("prompt 1", "prefill", 1, 2),
-        ("prompt 1", "decode", 1, 16),
-        ("prompt 2", "prefill", 1, 3),
-        ("prompt 2", "decode", 1, 16),
-        ("batch of 3", "prefill", 3, 10),
-        ("batch of 3", "decode", 3, 48),
-        ("one token", "prefill", 1, 1),
-        ("one token", "decode", 1, 16),
-        ("random tokens", "prefill", 1, 16),
-        ("random tokens", "decode", 1, 16),
-        ("long prompt", "prefill", 1, 8),  # of 16 in two calls, so that the last is at the context's end
-        ("long prompt", "decode", 1, 16),
+    cases = [(stage.case, stage.stage, stage.rows, stage.figures.tokens) for stage in report.stages]
+    prefilled = {"prompt 0": 5, "prompt 1": 2, "prompt 2": 3, "batch of 3": 10, "one token": 1, "random tokens": 16}
+    prefilled["long prompt"] = 8  # of 16 in two calls, so that the last is at the context's end
+    assert cases == [
+        (case, stage, rows, tokens)
+        for case, prompt in prefilled.items()
+        for rows in (3 if "batch" in case else 1,)
+        for stage, tokens in (("prefill", prompt), ("decode", 16 * rows))
     ]
     assert said[0] == "torch: layer 1 of 1"
     assert said[-1] == "onnx: long prompt"
@@ -229,27 +217,19 @@ def test_on_a_gpu_a_prompt_and_a_batch_are_also_compared_as_served(on_cuda: Call
     report = on_cuda()
     assert report.passed
     served = [(s.case, s.stage, s.figures.tokens, s.cache) for s in report.stages if s.case.endswith("served")]
+    names = [("prompt 0, served", 1), ("batch of 3, served", 3)]
     assert served == [
-        ("prompt 0, served", "prefill", 1, None),
-        ("prompt 0, served", "decode", 16, None),
-        ("batch of 3, served", "prefill", 3, None),
-        ("batch of 3, served", "decode", 48, None),
+        (name, *stage, None) for name, rows in names for stage in (("prefill", rows), ("decode", 16 * rows))
     ]
     assert report.summary().endswith("in fp32 on CUDAExecutionProvider (NVIDIA H100)")
     assert report.to_json()["provider"]["gpu"] == "NVIDIA H100"
+    for wrong, where in ((-1, "row 2, position 2"), (3, "row 2, decode step 3")):
 
+        def spoil(step: int, logits: np.ndarray, wrong: int = wrong) -> None:
+            logits[2:, 7] += 0.25 * (step == wrong)
 
-@pytest.mark.parametrize(("wrong", "where"), [(-1, "row 2, position 2"), (3, "row 2, decode step 3")])
-def test_a_difference_in_what_is_served_is_located(
-    on_cuda: Callable[..., ParityReport], wrong: int, where: str
-) -> None:
-    def spoil(step: int, logits: np.ndarray) -> None:
-        if (step, len(logits)) == (wrong, 3):
-            logits[2, 7] += 0.25
-
-    report = on_cuda(spoil)
-    (reason,) = report.reasons
-    assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
+        (reason,) = on_cuda(spoil).reasons
+        assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
 
 
 def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[..., ParityReport]) -> None:
@@ -274,9 +254,7 @@ def test_a_difference_in_the_cache_alone_is_located(run: Callable[..., ParityRep
         if (stage, row) == ("cache", 2):
             values[0, 1] += 1.0
 
-    report = run(spoil)
-    assert not report.passed
-    (reason,) = report.reasons
+    (reason,) = run(spoil).reasons
     assert re.fullmatch(r"cache error \S+ > 0.001 in the values of layer 0, after case 'batch of 3'", reason)
 
 
@@ -309,16 +287,11 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
 
 def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Callable[..., ParityReport]) -> None:
     said: list[str] = []
-    report = run(raised(7, 0.0045, stage="decode 3", row=1), on_progress=said.append)
-    assert not report.passed
-    assert [line for line in said if "noise" in line] == [
-        f"torch: noise of {source}, sequence {number} of 3"
-        for source in ("another attention kernel", "float32")
-        for number in (1, 2, 3)
-    ]
-    said.clear()
     assert run(on_progress=said.append).passed
     assert not [line for line in said if "noise" in line]
+    assert not run(raised(7, 0.0045, stage="decode 3", row=1), on_progress=said.append).passed
+    noise = [f"torch: noise of {source}, sequence" for source in ("another attention kernel", "float32")]
+    assert [line for line in said if "noise" in line] == [f"{line} {n} of 3" for line in noise for n in (1, 2, 3)]
 
 
 def test_where_routers_choose_otherwise_predictions_count(
@@ -377,12 +350,24 @@ def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport])
     assert "(and 13 more)" in report.failure()
 
 
-def test_a_graph_that_takes_padding_on_the_left_fails(
-    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("model", "name", "value", "reason"),
+    [
+        (FakeOnnx, "misreads", True, "padded on the left"),
+        (
+            FakeTorch,
+            "logits",
+            lambda self, each: np.zeros((each.kept, 9), np.float32),
+            "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0",
+        ),
+    ],
+)
+def test_what_no_limit_would_let_pass(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch, model: type, name: str, value: Any, reason: str
 ) -> None:
-    monkeypatch.setattr(FakeOnnx, "misreads", True)
+    monkeypatch.setattr(model, name, value)
     report = run()
-    assert "padded on the left" in " ".join(report.reasons)
+    assert reason in " ".join(report.reasons)
     assert report.failure().endswith("no limit would pass")
 
 
@@ -398,12 +383,6 @@ def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], val
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_logits_of_another_vocabulary_fail(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeTorch, "logits", lambda self, each: np.zeros((each.kept, 9), np.float32))
-    report = run()
-    assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in report.reasons
-
-
 def test_a_tie_in_the_reference_is_no_disagreement(
     run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,11 +395,8 @@ def test_a_tie_in_the_reference_is_no_disagreement(
 
 def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     report = run(decode_steps=2).to_json()
-    assert (report["schema"], report["verdict"]) == ("seap-export/parity/5", "passed")
-    assert (report["format"], report["runtime"], report["precision"]) == ("onnx", "onnxruntime", "fp32")
     assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}
-    assert report["prompts"]["count"] == 3
-    assert report["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
+    assert (report["prompts"]["count"], report["max_prompt_tokens"]) == (3, 30)  # 32 positions, less two decode steps
     assert sorted(report["versions"]) == ["onnxruntime", "torch", "transformers"]
     assert report == run(decode_steps=2).to_json()
 
@@ -446,8 +422,11 @@ def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Calla
     assert with_nodes({**nodes, "CPUExecutionProvider": {"Shape": 3}}).passed
 
 
-def test_no_prompt_and_an_empty_prompt_are_refused(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least one prompt"):
-        run_parity(micro_hf("Llama"), tmp_path, [])
-    with pytest.raises(InputError, match="prompt 1 has no tokens"):
-        run_parity(micro_hf("Llama"), tmp_path, ["the cat", ""])
+@pytest.mark.parametrize(
+    ("prompts", "says"), [([], "at least one prompt"), (["the cat", ""], "prompt 1 has no tokens")]
+)
+def test_no_prompt_and_an_empty_prompt_are_refused(
+    micro_hf: Callable[[str], Path], tmp_path: Path, prompts: list[str], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        run_parity(micro_hf("Llama"), tmp_path, prompts)
