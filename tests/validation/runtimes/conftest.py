@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from support.execution import ONE_THREAD
-
-if TYPE_CHECKING:
-    from support.formats.written import WrittenModel
 
 Prompts = Sequence[Sequence[int]]
 
@@ -75,22 +72,3 @@ def check_rows(prompts: Prompts, torch_logits: Callable[..., list[np.ndarray]]) 
         assert np.abs(runner.append(np.array([long[6:]]))[0, 0] - truth[-1]).max() <= 1e-3
 
     return check
-
-
-@pytest.fixture
-def exact_and_rounded(prompts: Prompts, tmp_path: Path) -> Callable[[WrittenModel], Iterator[np.ndarray]]:
-    """The logits of the last prompt that torch computes with the weights that were written.
-
-    First from activations in floats, then from those rounded to int8.
-    """
-    from support.product import Run, choose_precision, open_torch_runner, round_activations
-
-    def compute(made: WrittenModel) -> Iterator[np.ndarray]:
-        run, how = Run([prompts[-1]], len(prompts[-1])), choose_precision("int8").quantization
-        assert how is not None
-        with open_torch_runner(made.with_stored_weights(tmp_path / "again"), ONE_THREAD) as torch_runner:
-            yield from torch_runner.run([run])
-            round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
-            yield from torch_runner.run([run])
-
-    return compute

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.chosen import VARIED_JOINT
+from support.chosen import JOINT, featured
 from support.corpora import WORDS
 from support.formats.web import WebModel
 from support.models import write_source
@@ -32,28 +32,17 @@ NARROW = 0.05
 Caches = list[list[States]]
 
 
-class Subject(WebModel):
-    """A written model, and torch with the weights that it has."""
-
-    def truth(self, *, rounds: bool = False) -> tuple[list[NDArray[np.float32]], Caches]:
-        """Logits of each row's real tokens and steps, and its cache; `rounds` as Node's kernels do."""
-        torch = TorchRunner(self.with_stored_weights(self.source.with_name("back")))
-        how = precision_of(self.format.precision).quantization
-        if how is not None and rounds:
-            round_activations(torch.model, self.spec, how)
-        rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
-        runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
-        caches: Caches = [[], []]
-        logits = list(torch.run(runs, lambda row, states: caches[row].append(states)))
-        return logits, [[states for states in cache if states] for cache in caches]
-
-
-@pytest.fixture
-def subject(tmp_path: Path) -> Callable[..., Subject]:
-    def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> Subject:
-        return Subject.of(WebFormat(precision), write_source(tmp_path / "hf", variation, pruned=pruned))
-
-    return make
+def truth(made: WebModel, *, rounds: bool = False) -> tuple[list[NDArray[np.float32]], Caches]:
+    """Logits of each row's real tokens and steps, and its cache, with the weights written; `rounds` as Node does."""
+    torch = TorchRunner(made.with_stored_weights(made.source.with_name("back")))
+    how = precision_of(made.format.precision).quantization
+    if how is not None and rounds:
+        round_activations(torch.model, made.spec, how)
+    rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
+    runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
+    caches: Caches = [[], []]
+    logits = list(torch.run(runs, lambda row, states: caches[row].append(states)))
+    return logits, [[states for states in cache if states] for cache in caches]
 
 
 @pytest.fixture
@@ -93,32 +82,33 @@ def largest(
     return float(max(np.abs(layer - other).max() for layer, other in pairs) / scale)
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("variation", VARIED_JOINT)
-def test_family(subject: Callable[..., Subject], opened: Any, variation: str) -> None:
-    model = subject(variation)
-    assert largest(computed(opened(model.folder)), model.truth()) < 5e-5  # GPT-Neo does not scale its attention
-
-
 @pytest.mark.parametrize(
     ("precision", "backend", "most", "variation"),
     [
         ("fp32", "node", 5e-5, "llama-biases"),
         ("q4", "wasm", 3e-5, "qwen3-biases"),
-        pytest.param("q8", "wasm", 3e-5, "qwen3-biases", marks=pytest.mark.full),
-        pytest.param("q8", "node", 2 * NARROW, "qwen3-biases", marks=pytest.mark.full),
-        pytest.param("q4f16", "node", 2 * NARROW, "qwen3-biases", marks=pytest.mark.full),
-        pytest.param("fp16", "wasm", NARROW, "qwen3-biases", marks=pytest.mark.full),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (
+                ("q8", "wasm", 3e-5, "qwen3-biases"),
+                ("q8", "node", 2 * NARROW, "qwen3-biases"),
+                ("q4f16", "node", 2 * NARROW, "qwen3-biases"),
+                ("fp16", "wasm", NARROW, "qwen3-biases"),
+                # GPT-Neo does not scale its attention
+                *(("fp32", "node", 5e-5, name) for name in featured(JOINT)),
+            )
+        ),
     ],
 )
-def test_precision(
-    subject: Callable[..., Subject], opened: Any, precision: str, most: float, backend: Backend, variation: str
+def test_equals_torch(
+    tmp_path: Path, opened: Any, precision: str, most: float, backend: Backend, variation: str
 ) -> None:
     """Node's kernels round activations to 8 bits, where a tie may fall to either side; WebAssembly's do not."""
-    model = subject(variation, precision, pruned=variation != "llama-biases")
-    runner = opened(model.folder, backend)
+    source = write_source(tmp_path / "hf", variation, pruned=variation != "llama-biases")
+    made = WebModel.of(WebFormat(precision), source)
+    runner = opened(made.folder, backend)
     assert ("web" if backend == "wasm" else "node") in runner.versions
-    assert largest(computed(runner), model.truth(rounds=backend == "node")) < most
+    assert largest(computed(runner), truth(made, rounds=backend == "node")) < most
 
 
 def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> str:
@@ -127,19 +117,15 @@ def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> s
     return str(tokenizer.decode(list(following)))
 
 
-def _talker(
-    root: Path, variation: str = "llama-tied", *, bos: bool = False, eos: int | None = None
-) -> tuple[Path, Path]:
+def _talker(root: Path, variation: str, *, bos: bool = False, eos: int = 2) -> tuple[Path, Path]:
     """A model all of whose tokens are words, and its folder."""
-    source = write_source(root / "hf", variation, pruned=False, vocab_size=len(WORDS) + 4)
+    source, folder = write_source(root / "hf", variation, vocab_size=len(WORDS) + 4), root / "web"
     path = source / "tokenizer.json"
     if bos:
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
         tokenizer.save(str(path))
-    if eos is not None:
-        (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, eos]}), "utf-8")
-    folder = root / "web"
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, eos]}), "utf-8")
     folder.mkdir()
     WebFormat("fp32").write(source, folder, lambda _: None)
     return source, folder
@@ -161,11 +147,10 @@ def test_pipeline_says_what_the_model_says(tmp_path: Path, opened: Any, variatio
 
 
 def test_pipeline_stops_at_the_end_of_text(tmp_path: Path, opened: Any) -> None:
-    source, _ = _talker(tmp_path / "one")
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    source, _ = _talker(tmp_path / "one", "llama-tied")
     words = _greedy(source, "the cat sat on", 10, (2,)).split()
     end = next(word for word in words[1:] if word != words[0])
-    eos = tokenizer.token_to_id(end)
-    source, folder = _talker(tmp_path / "two", eos=eos)
+    eos = Tokenizer.from_file(str(source / "tokenizer.json")).token_to_id(end)
+    _, folder = _talker(tmp_path / "two", "llama-tied", eos=eos)
     (text,) = opened(folder).generate(["the cat sat on"], 10)
     assert text.split() == words[: words.index(end) + 1]  # the pipeline shows it, as it is no special token
