@@ -11,19 +11,10 @@ from seap_export.model.families import model_spec
 from validation.speed.ideal import model_work
 
 CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 100,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 96,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-}
+    "model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 96,
+    "hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
 LINEAR = 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96)
 HEAD = 100 * 64
 CACHED = 2 * 2 * 2 * 16  # layers, keys and values, KV heads, width

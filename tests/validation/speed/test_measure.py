@@ -37,7 +37,7 @@ def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
     log: list[tuple[str, str]] = []
     prompts: dict[str, list[Any]] = {"one": [], "two": []}
     openers = {name: partial(Recorder, name, log, prompt) for name, prompt in prompts.items()}
-    cells = [SpeedCell(1, 4), SpeedCell(2, 3)]
+    cells = [SpeedCell(1, 4), SpeedCell(2, 3), SpeedCell(1, 10)]  # the last is longer than an engine takes
     lines: list[str] = []
     timings = measure_speed(openers, cells, vocab_size=50, runs=2, steps=3, on_progress=lines.append)
     warm_up, timed = " and 1", " and 3"
@@ -47,14 +47,10 @@ def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
     assert all(0 <= token < 50 for rows in prompts["one"] for row in rows for token in row)
     assert lines == ["run 1 of 2: one", "run 1 of 2: two", "run 2 of 2: one", "run 2 of 2: two"]
     for by_cell in timings.values():
-        assert {cell: (len(t.prefills), len(t.steps)) for cell, t in by_cell.items()} == dict.fromkeys(cells, (2, 6))
+        assert {cell: (len(t.prefills), len(t.steps)) for cell, t in by_cell.items()} == dict.fromkeys(
+            cells[:2], (2, 6)
+        )
         assert by_cell[cells[0]].prefills == [2.0, 6.0]  # not those of the warm-up
-
-
-def test_what_takes_no_batches_and_no_long_texts_is_timed_without_them() -> None:
-    log: list[tuple[str, str]] = []
-    openers = {name: partial(Recorder, name, log, [], name == "both") for name in ("both", "single")}
-    cells = [SpeedCell(1, 4), SpeedCell(2, 3), SpeedCell(1, 8)]
+    openers = {name: partial(Recorder, name, [], [], name == "both") for name in ("both", "single")}
     timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
     assert {name: list(timing) for name, timing in timings.items()} == {"both": cells[:2], "single": cells[:1]}
-    assert [what for name, what in log if name == "single"] == ["opened", "1x4 and 1", "1x4 and 2", "closed"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support.conversations import TEMPLATE
@@ -78,30 +79,22 @@ def test_each_difference_is_named_with_its_place(rich: Path) -> None:
     assert all("\n" not in reason for reason in reasons)
 
 
-def test_what_is_known_is_told_and_passes(rich: Path) -> None:
+def test_what_is_known_is_told_and_passes_and_many_differences_are_counted(rich: Path) -> None:
     runtime = Wrong(rich)
     runtime.read, runtime.known = ["emoji", "tabs"], {"emoji": "it has no emoji"}  # type: ignore[misc]
     figures = compare_texts(ModelTexts(rich), runtime, (), "X")
-    (reason,) = figures.reasons
+    ((reason,), (remark,)) = figures.reasons, figures.remarks
     assert reason.startswith("tabs: ")
-    (remark,) = figures.remarks
     assert remark.startswith("emoji: token ids of ")
     assert remark.endswith("(it has no emoji)")
-
-
-def test_many_differences_are_counted(rich: Path) -> None:
-    runtime = Wrong(rich)
     runtime.read = list(HARD_STRINGS)[5:25]
-    reasons = compare_texts(ModelTexts(rich), runtime, (), "X").reasons
-    assert len(reasons) == 6
-    assert reasons[-1] == "15 more texts differ in X"
+    many = compare_texts(ModelTexts(rich), runtime, (), "X")
+    assert len(many.reasons) == 6
+    assert many.reasons[-1] == f"{15 - len(many.remarks)} more texts differ in X"
 
 
 def test_what_a_runtime_refuses_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: OnnxTexts, conversation: Conversation) -> str:
-        raise ParityFailure("it has no templates")
-
-    monkeypatch.setattr(OnnxTexts, "render", refuse)
+    monkeypatch.setattr(OnnxTexts, "render", Mock(side_effect=ParityFailure("it has no templates")))
     figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
     assert figures.reasons[0] == f"chat template, {CONVERSATIONS[0].name}: it has no templates"
     monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)

@@ -20,13 +20,14 @@ from validation.texts.model import ModelTexts
 @pytest.mark.parametrize(
     ("runtime", "named", "precision", "conversations"),
     [
-        pytest.param("llama.cpp", "gguf", "f32", 2, id="llama.cpp", marks=pytest.mark.needs("llama.cpp")),
-        pytest.param("openvino", "openvino", "fp32", 2, id="openvino", marks=pytest.mark.needs("openvino")),
-        pytest.param(
-            "transformers.js", "web", "fp32", 2, id="transformers.js", marks=pytest.mark.needs("transformers.js")
-        ),
-        pytest.param("litert", "litert", "fp32", 1, id="litert", marks=pytest.mark.needs("litert")),
-        pytest.param("executorch", "executorch", "fp32", 0, id="executorch", marks=pytest.mark.needs("executorch")),
+        pytest.param(*case, id=case[0], marks=pytest.mark.needs(case[0]))
+        for case in (
+            ("llama.cpp", "gguf", "f32", 2),
+            ("openvino", "openvino", "fp32", 2),
+            ("transformers.js", "web", "fp32", 2),
+            ("litert", "litert", "fp32", 1),
+            ("executorch", "executorch", "fp32", 0),
+        )
     ],
 )
 def test_a_runtime_agrees_and_another_tokenizer_does_not(
