@@ -62,16 +62,15 @@ def _by_hand(models: Path) -> tuple[np.ndarray, float, float, float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    kl, losses, agree = [], {"dense": [], "other": []}, []
-    loaded = {name: AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32).eval() for name in losses}
+    kl, agree, losses = [], [], []
+    loaded = [AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32) for name in ("dense", "other")]
     for ids in TEXTS:
         with torch.no_grad():
-            p, q = (loaded[name](torch.tensor([ids])).logits[0].double().log_softmax(-1) for name in losses)
+            p, q = (model.eval()(torch.tensor([ids])).logits[0].double().log_softmax(-1) for model in loaded)
         kl += (p.exp() * (p - q)).sum(-1).tolist()
         agree += (p.argmax(-1) == q.argmax(-1)).tolist()
-        for name, log_p in (("dense", p), ("other", q)):
-            losses[name] += [-float(log_p[index, ids[index + 1]]) for index in range(len(ids) - 1)]
-    perplexity, dense = (math.exp(np.mean(losses[name])) for name in ("other", "dense"))
+        losses += [[-float(log_p[index, ids[index + 1]]) for log_p in (p, q)] for index in range(len(ids) - 1)]
+    dense, perplexity = np.exp(np.mean(losses, 0))
     return np.array(kl), perplexity, dense, float(np.mean(agree))
 
 
@@ -131,28 +130,20 @@ def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
     assert len({figures.kl.mean for figures in measured}) == len(sets)
 
 
-def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
+def test_nan_and_another_vocabulary_are_refused_and_named(models: Path, tmp_path: Path) -> None:
     spoilt = Path(shutil.copytree(models / "other", tmp_path / "spoilt"))
     _change_head(spoilt, lambda head, noise: head / 0.0)
-    with (
-        dense_reference(models / "dense") as reference,
-        pytest.raises(ArtifactError, match=r"(NaN|infinite) logits for text 0"),
-    ):
-        measure_divergence(reference, spoilt, execution=ONE_THREAD)
+    write_micro_model(tmp_path / "larger", vocab_size=97, model_type="llama")
+    larger = r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"
+    with dense_reference(models / "dense") as reference:
+        for folder, words in ((spoilt, r"(NaN|infinite) logits for text 0"), (tmp_path / "larger", larger)):
+            with pytest.raises(ArtifactError, match=words):
+                measure_divergence(reference, folder, execution=ONE_THREAD)
     with (
         pytest.raises(InputError, match="the dense model gives NaN or infinite logits for text 0"),
         dense_reference(spoilt),
     ):
         pass
-
-
-def test_another_vocabulary_is_refused(models: Path, tmp_path: Path) -> None:
-    write_micro_model(tmp_path / "larger", vocab_size=97, model_type="llama")
-    with (
-        dense_reference(models / "dense") as reference,
-        pytest.raises(ArtifactError, match=r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"),
-    ):
-        measure_divergence(reference, tmp_path / "larger", execution=ONE_THREAD)
 
 
 @pytest.mark.parametrize("texts", [[], [(4,)]])
@@ -165,24 +156,19 @@ def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[
 
 def test_prompts_are_continued_greedily(models: Path) -> None:
     """A model in torch and the same model as ONNX give the same tokens, which end before a stop."""
+
+    def continued(ids: tuple[int, ...], *more: Any) -> Any:
+        return continue_prompt(models / "onnx", "onnxruntime", ids, *more, execution=ONE_THREAD)
+
     with DenseAnswers(models / "other", ONE_THREAD) as answers:
         for ids in TEXTS:
             answers.run(prompts=[(ids,)], steps=5)
             prompt, following = answers.answer((ids,))
-            assert prompt == ids
-            assert len(following) == 5
-            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, execution=ONE_THREAD) == following
-            until = following[: following.index(following[3])]
-            assert (
-                continue_prompt(models / "onnx", "onnxruntime", ids, 5, following[3:4], execution=ONE_THREAD) == until
-            )
-
-
-def test_the_first_prompt_with_an_answer_is_taken(models: Path) -> None:
-    """What the model says first to the first prompt is made a stop, so that it has nothing to say to that one."""
-    stop = continue_prompt(models / "onnx", "onnxruntime", TEXTS[0], 1, execution=ONE_THREAD)
-    with DenseAnswers(models / "other", ONE_THREAD) as answers:
-        answers.run(prompts=[TEXTS], steps=5, stops=stop)
+            assert (prompt, len(following)) == (ids, 5)
+            assert continued(ids, 5) == following
+            assert continued(ids, 5, following[3:4]) == following[: following.index(following[3])]
+        # what it says first to the first prompt is made a stop, so that another prompt is taken
+        answers.run(prompts=[TEXTS], steps=5, stops=continued(TEXTS[0], 1))
         prompt, following = answers.answer(TEXTS)
     assert prompt != TEXTS[0]
     assert len(following) >= 3

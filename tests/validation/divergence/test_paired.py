@@ -21,14 +21,10 @@ def test_places_are_where_both_have_seen_the_same_text() -> None:
     assert pair.positions.tolist() == [[0, 2], [1, 3], [2, 5], [3, 6]]
     assert pair.split == (3 + 4) / 10
     assert (pair.dense, pair.variant) == ((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1))
-
-
-def test_both_end_at_the_last_place_within_the_limit() -> None:
-    pair = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 5)
-    assert pair is not None
-    assert (pair.dense, pair.variant) == ((2, 0), (0, 0, 0, 0))
-    assert pair.positions.tolist() == [[0, 2], [1, 3]]
-    assert pair.split == 3 / 4
+    short = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 5)  # up to the last place within the limit
+    assert short is not None
+    assert (short.dense, short.variant, short.split) == ((2, 0), (0, 0, 0, 0), 3 / 4)
+    assert short.positions.tolist() == [[0, 2], [1, 3]]
 
 
 def test_cuts_that_cross_are_not_shared() -> None:
@@ -50,7 +46,4 @@ def test_figures_per_byte_are_sums_over_sums() -> None:
     assert (figures.kl, figures.bytes) == (3.0 / 30, 30)
     assert (figures.bits, figures.dense_bits) == pytest.approx((5.2 / 26 / math.log(2), 5.0 / 25 / math.log(2)))
     assert astuple(cut_figures(texts, 9, 0.25, 0.5, 0.75)) == pytest.approx((9, 0.25, 0.5, 0.25, 10 / 30, 8 / 6 - 1))
-
-
-def test_there_are_none_where_a_length_is_not_known() -> None:
-    assert per_byte([_text(4, 6, 0.5, Bytes(20, 18, 19)), _text(2, 2, 0.0, None)], 3.0, 5.2, 5.0) is None
+    assert per_byte([*texts, _text(2, 2, 0.0, None)], 3.0, 5.2, 5.0) is None  # a length is not known

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,39 +14,34 @@ from seap_export.errors import InputError
 from validation.zero_shot import Question, evaluate_zero_shot, local_task
 
 
-def _by_hand(folder: Path, questions: Sequence[Question]) -> tuple[list[int], list[int]]:
-    """The choices of highest log-likelihood, and of highest log-likelihood a character, one sequence at a time."""
+@pytest.fixture(scope="module")
+def by_hand(model: Path, questions: list[Question]) -> np.ndarray:
+    """Of each question the choice of highest log-likelihood, and of highest log-likelihood a character."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    chosen, chosen_by_length = [], []
+    tokenizer = AutoTokenizer.from_pretrained(model / "hf")
+    network = AutoModelForCausalLM.from_pretrained(model / "hf", dtype=torch.float32).eval()
+    chosen = []
     for question in questions:
         start = len(tokenizer(question.prompt).input_ids)
         likelihoods = []
         for choice in question.choices:
             ids = tokenizer(question.prompt + choice).input_ids
             with torch.no_grad():
-                log_p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+                log_p = network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
             likelihoods.append(sum(float(log_p[index - 1, ids[index]]) for index in range(start, len(ids))))
         lengths = [len(choice.strip()) for choice in question.choices]
-        chosen.append(int(np.argmax(likelihoods)))
-        chosen_by_length.append(int(np.argmax(np.array(likelihoods) / lengths)))
-    return chosen, chosen_by_length
-
-
-@pytest.fixture(scope="module")
-def by_hand(model: Path, questions: list[Question]) -> tuple[list[int], list[int]]:
-    return _by_hand(model / "hf", questions)
+        chosen.append((np.argmax(likelihoods), np.argmax(np.array(likelihoods) / lengths)))
+    return np.array(chosen).T
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_the_figures_are_those_of_a_plain_loop(
-    model: Path, questions: list[Question], by_hand: tuple[list[int], list[int]], form: str
+    model: Path, questions: list[Question], by_hand: np.ndarray, form: str
 ) -> None:
     gold = [question.gold for question in questions]
-    acc, acc_norm = (float(np.mean(np.array(choices) == gold)) for choices in by_hand)
+    acc, acc_norm = (by_hand == gold).mean(1)
     assert acc != acc_norm  # or the test could not tell them apart
     figures = evaluate_zero_shot(
         model / form, [local_task("t", questions)], runtime=RUN_BY[form], execution=ONE_THREAD
@@ -55,7 +50,7 @@ def test_the_figures_are_those_of_a_plain_loop(
     assert figures.acc_norm == pytest.approx(acc_norm)
     assert figures.acc_stderr == pytest.approx(math.sqrt(acc * (1 - acc) / 39))
     assert figures.acc_norm_stderr == pytest.approx(math.sqrt(acc_norm * (1 - acc_norm) / 39))
-    assert figures.right == tuple(scores == right for scores, right in zip(by_hand[0], gold, strict=True))
+    assert figures.right == tuple((by_hand[0] == gold).tolist())
     assert figures.chance == pytest.approx(float(np.mean([1 / len(question.choices) for question in questions])))
     assert figures.questions == 40
 
@@ -78,14 +73,8 @@ def test_neither_batches_nor_the_form_nor_a_limit_change_anything(model: Path, q
 def test_one_token_choices_of_a_prompt_share_a_sequence(model: Path) -> None:
     yes_or_no = [Question(f"the {word} sat", (" on", " a"), 0) for word in ("cat", "dog", "mat")]
     lines: list[str] = []
-    evaluate_zero_shot(
-        model / "onnx",
-        [local_task("t", yes_or_no)],
-        runtime="onnxruntime",
-        execution=ONE_THREAD,
-        batch_size=1,
-        on_progress=lines.append,
-    )
+    options: Any = {"runtime": "onnxruntime", "execution": ONE_THREAD, "batch_size": 1, "on_progress": lines.append}
+    evaluate_zero_shot(model / "onnx", [local_task("t", yes_or_no)], **options)
     assert lines == [f"{percent} % of 3 sequences" for percent in (33, 66, 100)]
 
 

@@ -39,16 +39,11 @@ def _task(folder: Path, task_file: str, records: list[dict[str, Any]]) -> Any:
     return parse_task(f"t={folder / 'task.toml'}")
 
 
-def test_choices_by_templates(tmp_path: Path) -> None:
+def test_choices_by_templates_or_a_list_field(tmp_path: Path) -> None:
     task = _task(tmp_path, PIQA, PIQA_RECORDS)
-    assert read_questions(task) == (
-        Question("Question: g\nAnswer:", (" s", " t"), 1),
-        Question("Question: h\nAnswer:", (" u", " u"), 0),
-    )
-    assert read_questions(task, 1) == read_questions(task)[:1]
-
-
-def test_choices_by_a_list_field(tmp_path: Path) -> None:
+    expected = Question("Question: g\nAnswer:", (" s", " t"), 1), Question("Question: h\nAnswer:", (" u", " u"), 0)
+    assert read_questions(task) == expected
+    assert read_questions(task, 1) == expected[:1]
     assert read_questions(_task(tmp_path, ARC, ARC_RECORDS)) == (Question("q", (" x", " y", " z"), 1),)
 
 
