@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,20 +27,19 @@ CASE = Case("prompt 0", ((5, 6, 7, 8, 9),), ((10, 11),))
 GAMMA = "model.layers.1.post_attention_layernorm.weight"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_micro_model(tmp_path_factory.mktemp("bisect") / "m", model_type="llama")
-
-
-def bisected(model: Path, folder: Path, factor: float) -> Bisection:
-    """Of an fp16 graph, one norm of which has a weight that is so many times as large."""
+def test_what_overflows_is_named_with_the_place_where_it_begins(tmp_path: Path) -> None:
+    """Of an fp16 graph that is right, and then has a norm with a weight that is far too large."""
+    model, folder = write_micro_model(tmp_path / "m", model_type="llama"), tmp_path / "onnx"
+    folder.mkdir()
     write_onnx(model, folder, OnnxForm(Precision("fp16")))
-    edit_tensor(folder / "model.onnx", GAMMA, lambda gains: np.multiply(gains, np.float16(factor), out=gains))
-    return bisect(model, folder, CASE, "prefill", 2, execution=ONE_THREAD)
-
-
-def test_what_overflows_is_named_with_the_place_where_it_begins(model: Path, tmp_path: Path) -> None:
-    bisection = bisected(model, tmp_path, 40000.0)
+    right = bisect(model, folder, CASE, "prefill", 2, execution=ONE_THREAD)
+    assert (right.first, right.overflows, right.taps[0].name) == (None, (), "embed_tokens")
+    attention = "layers.1.self_attn"
+    named = {"layers.0.self_attn.qkv_proj", "layers.2.mlp.down_proj", "norm", "lm_head"}
+    assert named | {f"{attention}.key_cache", f"{attention}.value_cache"} <= {tap.name for tap in right.taps}
+    assert all(tap.error is not None and tap.error < 0.3 for tap in right.taps)
+    edit_tensor(folder / "model.onnx", GAMMA, lambda gains: np.multiply(gains, np.float16(40000.0), out=gains))
+    bisection = bisect(model, folder, CASE, "prefill", 2, execution=ONE_THREAD)
     assert bisection.first is not None
     assert (bisection.first.name, bisection.first.layer) == ("layers.1.post_attention_layernorm", 1)
     kinds = {item.name: item.kind for item in bisection.overflows}
@@ -88,16 +88,6 @@ def test_noise_that_the_stream_hardly_shows_is_no_fault(
     assert first_of([*places, ("lm_head", 2e-5)], dtype) == first
 
 
-def test_a_graph_that_is_right_diverges_nowhere(model: Path, tmp_path: Path) -> None:
-    bisection = bisected(model, tmp_path, 1.0)
-    assert (bisection.first, bisection.overflows) == (None, ())
-    names = [tap.name for tap in bisection.taps]
-    assert names[0] == "embed_tokens"
-    assert {"layers.0.self_attn.qkv_proj", "layers.2.mlp.down_proj", "norm", "lm_head"} <= set(names)
-    assert {"layers.1.self_attn.key_cache", "layers.1.self_attn.value_cache"} <= set(names)
-    assert all(tap.error is not None and tap.error < 0.3 for tap in bisection.taps)
-
-
 @pytest.mark.parametrize(
     ("diverges_in", "wrong", "first"),
     [
@@ -112,14 +102,10 @@ def test_a_wrong_weight_explains_what_diverges_after_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, diverges_in: int | None, wrong: str, first: str
 ) -> None:
     tap = None if diverges_in is None else TapError(f"layers.{diverges_in}.mlp", diverges_in, "mlp", 1.0)
-    stand_ins: dict[str, Any] = {
-        "opened_model": lambda folder: nullcontext(folder),
-        "prompts_of": lambda *given: [],
-        "plan_cases": lambda *given, **options: [CASE],
-        "bisect": lambda *given, **options: Bisection("prompt 0", "prefill", tap, (), ()),
-    }
-    for name, stand_in in stand_ins.items():
-        monkeypatch.setattr(gate, name, stand_in)
+    tap_of = Bisection("prompt 0", "prefill", tap, (), ())
+    monkeypatch.setattr(gate, "opened_model", nullcontext)
+    for name, given in (("prompts_of", []), ("plan_cases", [CASE]), ("bisect", tap_of)):
+        monkeypatch.setattr(gate, name, Mock(return_value=given))
     variant: Any = SimpleNamespace(name="a-0.2")
     folder: Any = SimpleNamespace(path=tmp_path, format=OnnxFormat("fp32"))
     found = gate.bisect_variant(variant, folder, ParitySettings(), None, [], [Difference(wrong, "differs")], Silent())

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from validation.reports.html.axes import Chart
-from validation.reports.html.charts import Bar, bars, error_chart, interval_chart
+from validation.reports.html.charts import Bar, bars, error_chart
 from validation.reports.html.page import templates
 
 SHARED: Any = templates().get_template("shared.html.jinja").module
@@ -54,17 +54,3 @@ def test_errors_are_on_a_logarithmic_scale() -> None:
     ]
     assert len(_lines(figure, "path")) == 4
     assert [text.text for text in figure.iter("text") if str(text.text).isdigit()] == ["0", "1", "2", "3"]
-
-
-def test_intervals_stand_beside_their_limits() -> None:
-    case = {"batch": 1, "depth": 128, "limit": 1.0}
-    decode = {"figure": "decode_speedup", "found": 1.2, "low": 1.1, "high": 1.4, "verdict": "passed"}
-    prefill = {"figure": "prefill_speedup", "found": 0.8, "low": None, "high": None, "verdict": "too noisy"}
-    size = {"figure": "bytes_ratio", "found": 9.0, "low": None, "high": None, "verdict": "failed"}
-    assert interval_chart([case | size]) is None
-    figure = _parsed(interval_chart([case | decode, case | prefill, case | size]))
-    dots = [_percent(dot, "cx") for dot in figure.iter("circle")]
-    limits, (span,) = _lines(figure, "limit"), _lines(figure, "range")
-    assert dots[1] < _percent(limits[0], "x1") == _percent(limits[1], "x1") < _percent(span, "x1") < dots[0]
-    assert dots[0] < _percent(span, "x2")
-    assert [dot.attrib["class"] for dot in figure.iter("circle")] == ["dot passed", "dot too"]
