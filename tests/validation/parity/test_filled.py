@@ -32,7 +32,7 @@ LONGROPE: dict[str, Any] = {
     **{"original_max_position_embeddings": PLACE, **LENGTHS},
 }
 SCALED: dict[str, Any] = {
-    **{"model_type": "ministral3", "rope_parameters": {**ROPE, "llama_4_scaling_beta": 0.5}, **LENGTHS},
+    **{"model_type": "ministral3", "rope_parameters": {**ROPE, "llama_4_scaling_beta": 0.5}, **LENGTHS}
 }
 Edit = Callable[[onnx.GraphProto], None]
 

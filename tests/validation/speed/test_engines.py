@@ -19,6 +19,7 @@ from transformers.utils import logging
 from converters.formats import format_class
 from seap_export.model.families import family_of_model_type
 from validation.execution import Execution
+from validation.runtimes import timing
 from validation.runtimes.runner import Runtime
 from validation.speed.engines import _TorchEngine, open_engine
 from validation.speed.measure import SpeedCell
@@ -124,3 +125,11 @@ def test_torch_and_onnx_runtime_append_the_same_tokens(
             assert len(engine.pace(PROMPTS, 4).steps_s) == 4
     assert appended["torch"][:-1] == appended["onnxruntime"]
     assert len(appended["onnxruntime"]) == 4
+
+
+def test_each_token_goes_into_the_next_call_and_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = iter((10.0, 12.0, 13.0, 17.0)), []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    following = lambda token: calls.append(token) or token + 1  # noqa: E731
+    assert timing.timed_loop(lambda: 7, following, 2) == Pace(2.0, (1.0, 4.0))
+    assert calls == [7, 8]

@@ -111,46 +111,34 @@ def test_equals_torch(
     assert largest(computed(runner), truth(made, rounds=backend == "node")) < most
 
 
-def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> str:
+def _greedy(source: Path, prompt: str) -> list[str]:
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    (following,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], tokens, stops)
-    return str(tokenizer.decode(list(following)))
-
-
-def _talker(root: Path, variation: str, *, bos: bool = False, eos: int = 2) -> tuple[Path, Path]:
-    """A model all of whose tokens are words, and its folder."""
-    source, folder = write_source(root / "hf", variation, vocab_size=len(WORDS) + 4), root / "web"
-    path = source / "tokenizer.json"
-    if bos:
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-        tokenizer.save(str(path))
-    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, eos]}), "utf-8")
-    folder.mkdir()
-    WebFormat("fp32").write(source, folder, lambda _: None)
-    return source, folder
+    (following,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], 10, (2,))
+    return str(tokenizer.decode(list(following))).split()
 
 
 @pytest.mark.parametrize(
     ("variation", "bos"), [("llama-tied", True), pytest.param("qwen3_5", False, marks=pytest.mark.full)]
 )
-def test_pipeline_says_what_the_model_says(tmp_path: Path, opened: Any, variation: str, bos: bool) -> None:
-    source, folder = _talker(tmp_path, variation, bos=bos)
-    runner = opened(folder)
-    prompts = ["the cat sat on", "a dog"]
-    ids = Tokenizer.from_file(str(source / "tokenizer.json")).encode(prompts[0]).ids
-    assert runner.encode(prompts[0], special=True) == ids
-    for prompt, text in zip(prompts, runner.generate(prompts, 10), strict=True):
-        words = text.removesuffix("</s>").split()  # no special token of this tokenizer, which would not be shown
-        assert words
-        assert words == _greedy(source, prompt, 10, (2,)).split()
-
-
-def test_pipeline_stops_at_the_end_of_text(tmp_path: Path, opened: Any) -> None:
-    source, _ = _talker(tmp_path / "one", "llama-tied")
-    words = _greedy(source, "the cat sat on", 10, (2,)).split()
-    end = next(word for word in words[1:] if word != words[0])
-    eos = Tokenizer.from_file(str(source / "tokenizer.json")).token_to_id(end)
-    _, folder = _talker(tmp_path / "two", "llama-tied", eos=eos)
-    (text,) = opened(folder).generate(["the cat sat on"], 10)
-    assert text.split() == words[: words.index(end) + 1]  # the pipeline shows it, as it is no special token
+def test_pipeline_says_what_the_model_says_up_to_the_end_of_text(
+    tmp_path: Path, opened: Any, variation: str, bos: bool
+) -> None:
+    """Of a model all of whose tokens are words; `</s>` is no special token of its tokenizer, so that it is shown."""
+    source, prompts = write_source(tmp_path / "hf", variation, vocab_size=len(WORDS) + 4), ["the cat sat on", "a dog"]
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer.save(str(source / "tokenizer.json"))
+    said = [_greedy(source, prompt) for prompt in prompts]
+    end = next(word for word in said[0][1:] if word != said[0][0])
+    for is_ended in (False, True):
+        eos = [2, tokenizer.token_to_id(end)] if is_ended else [2]
+        (source / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), "utf-8")
+        folder = tmp_path / f"web {is_ended}"
+        folder.mkdir()
+        WebFormat("fp32").write(source, folder, lambda _: None)
+        runner = opened(folder)
+        assert runner.encode(prompts[0], special=True) == tokenizer.encode(prompts[0]).ids
+        for words, text in zip(said, runner.generate(prompts, 10), strict=True):
+            wanted = words[: words.index(end) + 1] if is_ended and end in words else words
+            assert text.removesuffix("</s>").split() == wanted != []
