@@ -12,18 +12,14 @@ from numpy.typing import NDArray
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_source
 from support.product import RUNTIMES, Decoding, Pace, convert_folder
-from support.tokenizers import write_byte_level
 from support.variations import VARIATIONS
 from transformers.utils import logging
 
-from converters.formats import format_class
 from seap_export.model.families import family_of_model_type
 from validation.execution import Execution
 from validation.runtimes import timing
 from validation.runtimes.runner import Runtime
 from validation.speed.engines import _TorchEngine, open_engine
-from validation.speed.measure import SpeedCell
-from validation.speed.memory import peak_memory
 
 PROMPTS = [[5, 6, 7], [8, 9, 10]]
 
@@ -68,32 +64,6 @@ def test_other_runtimes_are_opened_as_they_are_served(
         assert len(engine.pace(PROMPTS[:1], 4).steps_s) == 4
         assert not runner.is_closed
     assert runner.is_closed
-
-
-@pytest.mark.parametrize(
-    ("format_name", "takes_batches"),
-    [
-        pytest.param("gguf", False, marks=pytest.mark.needs("llama.cpp")),
-        pytest.param("openvino", True, marks=[pytest.mark.full, pytest.mark.needs("openvino")]),
-        pytest.param("litert", False, marks=pytest.mark.needs("litert")),
-        pytest.param("executorch", False, marks=[pytest.mark.full, pytest.mark.needs("executorch")]),
-        pytest.param("web", False, marks=[pytest.mark.full, pytest.mark.needs("transformers.js")]),
-        pytest.param("mlx", False, marks=[pytest.mark.full, pytest.mark.needs("mlx-lm")]),
-    ],
-)
-def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name: str, takes_batches: bool) -> None:
-    format, written = format_class(format_name), tmp_path / "written"
-    model = write_source(tmp_path / "model", "llama-gqa", pruned=True)
-    write_byte_level(model)
-    written.mkdir()
-    format(format.precisions[0]).write(model, written, lambda layer: None)
-    with open_engine(format.runtimes[0], written, 64, ONE_THREAD) as engine:
-        assert engine.takes(2, 8) == takes_batches
-        pace = engine.pace(PROMPTS[: 2 if takes_batches else 1], 4)
-        assert min(pace.first_s, *pace.steps_s) > 0
-        assert len(pace.steps_s) == 4
-    peak = peak_memory(format.runtimes[0], written, 64, ONE_THREAD, SpeedCell(1, 8))
-    assert (peak.host or 0) > 40e6
 
 
 @pytest.mark.parametrize("variation", ["qwen3_moe-all", "qwen3_next"])

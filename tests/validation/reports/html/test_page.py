@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -140,13 +139,3 @@ def test_a_figure_stands_beside_the_limit_of_its_own_case(passing: Report) -> No
     assert "? not judged mean KL 0.003 > 0.002 too few tokens to judge the stage alone" in text
     parity["cases"].pop(-3)
     assert "mean KL 0.009 ≤ 0.01 (prompt 0, as it is, prefill)." in Page(html_page(passing)).text
-
-
-def test_passed_parity_is_folded_and_failed_open(failing: Report) -> None:
-    variants = failing["variants"]
-    variants["arithmetic-0.5"]["parity"]["gguf"] = variants["everyday-0.35"]["parity"]["onnx"]
-    page = html_page(failing)
-    section = page[page.index('<h2>arithmetic-0.5 <span class="pill') :].split("</section>")[0]
-    found = re.findall(r"<details( open=\"\")?><summary><b>Parity of (\w+)", section)
-    assert found == [(' open=""', "onnx"), ("", "gguf")]
-    assert section.index("Parity of onnx") < section.index("Quality compared")  # what failed comes first

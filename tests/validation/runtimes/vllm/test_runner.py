@@ -84,10 +84,9 @@ def test_equals_torch(
         assert np.abs(row - log_probabilities(whole)).max() <= 1e-3
         assert np.isfinite(row).all()
     assert runner.follow(prompts, STEPS) == tokens
-    for index in (0, 7, 15):
-        (alone,), (rows,) = runner.continuations([prompts[index]], STEPS)
-        assert alone == tokens[index]
-        assert np.abs(rows - continuations[index]).max() <= 1e-4
+    (alone,), (rows,) = runner.continuations([prompts[7]], STEPS)
+    assert alone == tokens[7]
+    assert np.abs(rows - continuations[7]).max() <= 1e-4
 
 
 def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tmp_path: Path) -> None:
