@@ -269,10 +269,7 @@ def _failing() -> dict[str, Any]:
         0.0,
         **dict.fromkeys(("method", "requested_ratio", "achieved_ratio", "num_parameters", "dense_parameters")),
         **dict.fromkeys(("quality", "speed")),
-        parity={},
-        layers=[],
-        bytes={"hf": 0, "onnx": 0},
-        dense_bytes={"hf": None, "onnx": None},
+        **{"parity": {}, "layers": [], "bytes": {"hf": 0, "onnx": 0}, "dense_bytes": {"hf": None, "onnx": None}},
     )
     report["variants"] = {
         "everyday-0.35": report["variants"]["everyday-0.35"],
@@ -301,13 +298,15 @@ def _shipped() -> dict[str, Any]:
     passing = _passing()
     whole = {
         f"everyday-whole-{precision}": {
-            "task": "everyday",
-            "precision": precision,
-            "beside": "fp32",
-            "options": {},
+            **{
+                "task": "everyday",
+                "precision": precision,
+                "beside": "fp32",
+                "options": {},
+                "refusal": "",
+                "bytes": size,
+            },
             "command": f"seap-export export m --task everyday=e.jsonl --ratio 0 --precision {precision} --out out",
-            "refusal": "",
-            "bytes": size,
             "memory_about": size + 123_600_000,
             "quality": {"divergence": {"onnx": _divergence(kl)}, "folder": "onnx", "runtime": "onnxruntime"},
             "speed": recorded_speed(speedup, 1.6),
