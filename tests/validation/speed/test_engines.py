@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_source
 from support.product import RUNTIMES, Decoding, Pace, convert_folder
@@ -24,46 +24,26 @@ from validation.speed.engines import _TorchEngine, open_engine
 PROMPTS = [[5, 6, 7], [8, 9, 10]]
 
 
-class Counting:
-    """A runner whose likeliest token is one more than the last one."""
-
-    is_closed = False
-
-    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> NDArray[np.float32]:
-        return np.eye(100, dtype=np.float32)[input_ids + 1]
-
-    def step(self, next_ids: Sequence[int]) -> NDArray[np.float32]:
-        return np.eye(100, dtype=np.float32)[np.asarray(next_ids) + 1]
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class Clocked(Counting):
-    context_length = 16
-
-    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        return Pace(1.0, (0.5,) * steps)
-
-
-@pytest.mark.parametrize(("kind", "takes_more"), [(Counting, True), (Clocked, False)])
+@pytest.mark.parametrize("is_clocked", [False, True])
 def test_other_runtimes_are_opened_as_they_are_served(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Counting], takes_more: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_clocked: bool
 ) -> None:
-    runner = kind()
-
-    def server(*given: object) -> Counting:
-        assert given == ("other", tmp_path, Execution(threads=3), "served")
-        return runner
-
+    """One that measures itself takes one row, as far as its context."""
+    logits = np.eye(100, dtype=np.float32)
+    runner = Mock(spec=["prefill", "step", "close", *(["timed", "context_length"] if is_clocked else [])])
+    runner.prefill.side_effect, runner.step.side_effect = lambda ids, *_: logits[ids + 1], lambda ids: logits[ids]
+    if is_clocked:
+        runner.context_length, runner.timed = 16, lambda prompt, steps: Pace(1.0, (0.5,) * steps)
+    server = Mock(return_value=runner)
     monkeypatch.setitem(RUNTIMES, "other", Runtime("nowhere:open"))  # type: ignore[arg-type]
     monkeypatch.setattr("validation.speed.engines.open_runtime", server)
     with open_engine("other", tmp_path, 64, Execution(threads=3)) as engine:
         assert engine.takes(1, 16)
-        assert engine.takes(2, 16) == engine.takes(1, 17) == takes_more
+        assert engine.takes(2, 16) == engine.takes(1, 17) == (not is_clocked)
         assert len(engine.pace(PROMPTS[:1], 4).steps_s) == 4
-        assert not runner.is_closed
-    assert runner.is_closed
+        runner.close.assert_not_called()
+    runner.close.assert_called_once()
+    server.assert_called_once_with("other", tmp_path, Execution(threads=3), "served")
 
 
 @pytest.mark.parametrize("variation", ["qwen3_moe-all", "qwen3_next"])

@@ -55,11 +55,11 @@ def test_a_speedup_has_an_interval_of_paired_runs_that_holds_it() -> None:
 
 def test_the_interval_reaches_to_the_speedup_of_all_steps_together() -> None:
     """Each run has the same median in both models, but the other steps are faster in one and slower in the other."""
-    dense, variant = subject("dense", "torch"), subject("a-0.5", "torch")
-    for timing, other in ((dense.timings[CELL], 0.1), (variant.timings[CELL], 99.0)):
-        timing.prefills[:] = [1.0] * 5
-        timing.steps[:] = [step for median in (1.0, 2.0, 3.0, 4.0, 5.0) for step in (median, other, median)]
-    speedup = SpeedReport([dense, variant], [CELL], {}).decode(variant, CELL)
+    models = [subject(name, "torch") for name in ("dense", "a-0.5")]
+    for model, other in zip(models, (0.1, 99.0), strict=True):
+        model.timings[CELL].prefills[:] = [1.0] * 5
+        model.timings[CELL].steps[:] = [step for middle in range(1, 6) for step in (middle, other, middle)]
+    speedup = SpeedReport(models, [CELL], {}).decode(models[1], CELL)
     assert (speedup.measured, speedup.interval) == (0.5, Interval(0.5, 1.0))
 
 

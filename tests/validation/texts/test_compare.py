@@ -70,11 +70,14 @@ def test_each_difference_is_named_with_its_place(rich: Path) -> None:
     runtime.read, runtime.written, runtime.rendered = ["emoji"], ["tabs"], ["a question"]
     model = ModelTexts(rich)
     reasons = compare_texts(model, runtime, (), "X").reasons
-    assert reasons[1].startswith(f"emoji: token ids of {HARD_STRINGS['emoji']!a}: at 1, [5")
-    assert reasons[1].endswith("] in the model")
-    assert reasons[0].startswith("tabs: the text of the tokens of '\\tone\\t\\ttwo \\t three': at ")
-    assert reasons[0].endswith("'.' in X and '' in the model")
-    assert reasons[2].startswith("chat template, a question: the text: at ")
+    places = [
+        ("tabs: the text of the tokens of '\\tone\\t\\ttwo \\t three': at ", "'.' in X and '' in the model"),
+        (f"emoji: token ids of {HARD_STRINGS['emoji']!a}: at 1, [5", "] in the model"),
+        ("chat template, a question: the text: at ", ""),
+    ]
+    for reason, (start, end) in zip(reasons, places, strict=True):
+        assert reason.startswith(start)
+        assert reason.endswith(end)
     assert "'3 + 30?" in reasons[2]
     assert all("\n" not in reason for reason in reasons)
 
