@@ -10,11 +10,18 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.execution import ONE_THREAD
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
+from support.product import GgufFormat
+from support.variations import VARIATIONS, micro_config
 
 from converters.onnx.precision import arithmetic_of
+from seap_export.model.families import model_spec
+from validation.parity.candidates import candidate
+from validation.parity.candidates.candidate import ParityInput
+from validation.parity.candidates.llama_candidate import LlamaCandidate
 from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
+from validation.runtimes.table import runtime_row
 
 PROMPTS = ["the cat sat on the mat", "a dog", "the dog sat"]
 Written = Callable[..., tuple[Path, Path]]
@@ -88,3 +95,24 @@ def test_what_a_runtime_does_otherwise_fails(written: Written, monkeypatch: pyte
 )
 def test_limits_follow_from_the_bits(precision: str, limits: str) -> None:
     assert arithmetic_of(precision).name == limits
+
+
+@pytest.mark.parametrize(
+    ("variation", "precision", "arithmetic", "block_size"),
+    [
+        ("llama-gqa", "f32", "fp32", None),
+        ("gemma2", "f32", "fp16", None),
+        ("gemma2", "q8_0", "int8", 32),
+        ("llama-gqa", "q4_0", "int4", 32),
+        ("llama-gqa", "q4_k_m", "int4", 128),  # k-quants round activations in larger blocks
+    ],
+)
+def test_arithmetic(
+    variation: str, precision: str, arithmetic: str, block_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
+    parity_input = ParityInput(
+        Path(), model_spec(micro_config(**VARIATIONS[variation])), ONE_THREAD, lambda line: None
+    )
+    taken = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
+    assert (taken.name, getattr(taken.quantization, "block_size", None)) == (arithmetic, block_size)

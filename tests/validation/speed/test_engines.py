@@ -1,8 +1,9 @@
-"""Every engine appends the likeliest tokens to the same prompts. No time is asserted."""
+"""Every engine appends the likeliest tokens to the same prompts, in turn. No time is asserted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,6 +21,7 @@ from validation.execution import Execution
 from validation.runtimes import timing
 from validation.runtimes.runner import Runtime
 from validation.speed.engines import _TorchEngine, open_engine
+from validation.speed.measure import SpeedCell, measure_speed
 
 PROMPTS = [[5, 6, 7], [8, 9, 10]]
 
@@ -83,3 +85,48 @@ def test_each_token_goes_into_the_next_call_and_is_timed(monkeypatch: pytest.Mon
     following = lambda token: calls.append(token) or token + 1  # noqa: E731
     assert timing.timed_loop(lambda: 7, following, 2) == Pace(2.0, (1.0, 4.0))
     assert calls == [7, 8]
+
+
+class Recorder:
+    """An engine that notes what it is asked, and when it is open."""
+
+    def __init__(self, name: str, log: list[tuple[str, str]], prompts: list[Any], takes_batches: bool = True) -> None:
+        self.name, self.log, self.prompts, self._takes_batches = name, log, prompts, takes_batches
+
+    def takes(self, rows: int, tokens: int) -> bool:
+        return tokens <= 9 and (rows == 1 or self._takes_batches)
+
+    def __enter__(self) -> Recorder:
+        self.log.append((self.name, "opened"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.append((self.name, "closed"))
+
+    def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
+        self.log.append((self.name, f"{len(prompts)}x{len(prompts[0])} and {steps}"))
+        self.prompts.append(prompts)
+        return Pace(float(len(self.prompts)), (0.5,) * steps)
+
+
+def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
+    log: list[tuple[str, str]] = []
+    prompts: dict[str, list[Any]] = {"one": [], "two": []}
+    openers = {name: partial(Recorder, name, log, prompt) for name, prompt in prompts.items()}
+    cells = [SpeedCell(1, 4), SpeedCell(2, 3), SpeedCell(1, 10)]  # the last is longer than an engine takes
+    lines: list[str] = []
+    timings = measure_speed(openers, cells, vocab_size=50, runs=2, steps=3, on_progress=lines.append)
+    warm_up, timed = " and 1", " and 3"
+    turn = ["opened", *(size + what for size in ("1x4", "2x3") for what in (warm_up, timed)), "closed"]
+    assert log == [(name, what) for name in ("one", "two", "one", "two") for what in turn]
+    assert prompts["one"] == prompts["two"]
+    assert all(0 <= token < 50 for rows in prompts["one"] for row in rows for token in row)
+    assert lines == ["run 1 of 2: one", "run 1 of 2: two", "run 2 of 2: one", "run 2 of 2: two"]
+    for by_cell in timings.values():
+        assert {cell: (len(t.prefills), len(t.steps)) for cell, t in by_cell.items()} == dict.fromkeys(
+            cells[:2], (2, 6)
+        )
+        assert by_cell[cells[0]].prefills == [2.0, 6.0]  # not those of the warm-up
+    openers = {name: partial(Recorder, name, [], [], name == "both") for name in ("both", "single")}
+    timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
+    assert {name: list(timing) for name, timing in timings.items()} == {"both": cells[:2], "single": cells[:1]}

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from jinja2 import UndefinedError
 
 from validation.reports import html_page, job_summary, reading
+from validation.reports.html.charts import Bar, bars
+from validation.reports.html.page import templates
 from validation.reports.variants import head as columns
 from validation.reports.variants import verdict_of
 
@@ -139,3 +142,13 @@ def test_a_figure_stands_beside_the_limit_of_its_own_case(passing: Report) -> No
     assert "? not judged mean KL 0.003 > 0.002 too few tokens to judge the stage alone" in text
     parity["cases"].pop(-3)
     assert "mean KL 0.009 ≤ 0.01 (prompt 0, as it is, prefill)." in Page(html_page(passing)).text
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    draw = templates().get_template("shared.html.jinja").module.draw  # type: ignore[attr-defined]
+    chart = bars("KL", "nats", [Bar("one <b>", 0.1, "a"), Bar("two", 0.3, "b", 0.2)], [("a", "hf")])
+    figure = ElementTree.fromstring(draw(chart))
+    one, two = (float(bar.attrib["width"].removesuffix("%")) for bar in figure.iter("rect"))
+    (limit,) = (line for line in figure.iter("line") if line.attrib["class"] == "limit")
+    assert (two, float(limit.attrib["x1"].removesuffix("%"))) == pytest.approx((3 * one, 2 * one), rel=1e-3)
+    assert figure.findtext(".//desc") == "Bars in nats: one <b> 0.1; two 0.3."
