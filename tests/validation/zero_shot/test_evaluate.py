@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -68,14 +67,6 @@ def test_neither_batches_nor_the_form_nor_a_limit_change_anything(model: Path, q
     )
     assert limited == few
     assert (few.questions, few.sha256 == first.sha256) == (7, False)
-
-
-def test_one_token_choices_of_a_prompt_share_a_sequence(model: Path) -> None:
-    yes_or_no = [Question(f"the {word} sat", (" on", " a"), 0) for word in ("cat", "dog", "mat")]
-    lines: list[str] = []
-    options: Any = {"runtime": "onnxruntime", "execution": ONE_THREAD, "batch_size": 1, "on_progress": lines.append}
-    evaluate_zero_shot(model / "onnx", [local_task("t", yes_or_no)], **options)
-    assert lines == [f"{percent} % of 3 sequences" for percent in (33, 66, 100)]
 
 
 def test_questions_longer_than_the_model_lose_their_beginning(model: Path, questions: list[Question]) -> None:

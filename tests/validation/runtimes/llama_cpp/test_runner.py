@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,12 @@ from support.chosen import RICHEST
 from support.corpora import micro_texts
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
-from support.product import Run, open_torch_runner, read_spec
+from support.product import read_spec
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.uneven import uneven_values
 from support.variations import VARIATIONS, micro_config
 from tokenizers import Tokenizer
 
-from converters.format import StoredWeights
 from converters.gguf import GgufFormat
 from converters.gguf.choice import refusal
 from seap_export.model.families import model_spec
@@ -28,9 +27,6 @@ from validation.runtimes.runner import Opening
 pytestmark = pytest.mark.needs("llama.cpp")
 #: The largest difference with GELU, whose values llama.cpp looks up in a table of float16.
 GELU = 0.03
-#: A longer prompt than the windows, and a shorter one; then two single tokens.
-PROMPTS = np.random.default_rng(0).integers(3, 90, (2, 20))
-LENGTHS, NEXT = (20, 13), ((5, 7), (9, 11))
 
 
 def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRunner]:
@@ -40,29 +36,6 @@ def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRun
     out.mkdir()
     format.write(folder, out, lambda layer: None)
     return format, open_llama_cpp(out, Opening(ONE_THREAD))
-
-
-def _ours(runner: LlamaCppRunner) -> Iterator[np.ndarray]:
-    """The logits of both sequences."""
-    with runner:
-        first = runner.prefill(PROMPTS, LENGTHS, room=len(NEXT))
-        steps = [runner.step(tokens) for tokens in NEXT]
-    for row, length in enumerate(LENGTHS):
-        yield np.concatenate([first[row, :length], [step[row] for step in steps]])
-
-
-def _theirs(folder: Path, stored: StoredWeights | None = None) -> list[np.ndarray]:
-    """The same of torch, each sequence alone."""
-    runs = [
-        Run([PROMPTS[row, :length].tolist(), *([tokens[row]] for tokens in NEXT)], length + len(NEXT))
-        for row, length in enumerate(LENGTHS)
-    ]
-    with open_torch_runner(folder, ONE_THREAD, stored=stored) as runner:
-        return list(runner.run(runs))
-
-
-def _largest_difference(ours: Iterable[np.ndarray], theirs: list[np.ndarray]) -> float:
-    return max(float(np.abs(one - other).max()) for one, other in zip(ours, theirs, strict=True))
 
 
 #: The richest of each family that llama.cpp computes as they are.
@@ -126,9 +99,10 @@ def models() -> list[Any]:
 
 
 @pytest.mark.parametrize("values", models())
-def test_equals_torch(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_equals_torch(tmp_path: Path, values: dict[str, Any], two_rows: Any) -> None:
     folder = write_micro_model(tmp_path / "hf", **values)
-    difference = _largest_difference(_ours(_open(folder)[1]), _theirs(folder))
+    with _open(folder)[1] as runner:
+        difference = two_rows.largest(two_rows.of(runner), two_rows.of_torch(folder))
     assert difference < (GELU if "gemma" in values["model_type"] else 1e-3)
 
 
@@ -141,13 +115,17 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize(("precision", "limit"), [pytest.param("f16", 0.01, marks=pytest.mark.full), ("q4_0", 0.2)])
-def test_rounded_weights_differ_by_rounded_activations_alone(tmp_path: Path, precision: str, limit: float) -> None:
+def test_rounded_weights_differ_by_rounded_activations_alone(
+    tmp_path: Path, precision: str, limit: float, two_rows: Any
+) -> None:
     folder = write_micro_model(tmp_path / "hf", **uneven_values("llama-gqa", hidden_size=128, intermediate_size=96))
     written, runner = _open(folder, precision)
-    rounded, computed = _theirs(folder, written.weights(tmp_path / "gguf", read_spec(folder))), list(_ours(runner))
-    apart = _largest_difference(computed, rounded)
-    assert apart < limit * max(float(np.abs(logits).max()) for logits in rounded)
-    assert apart < _largest_difference(computed, _theirs(folder))
+    with runner:
+        computed = two_rows.of(runner)
+    rounded = two_rows.of_torch(folder, written.weights(tmp_path / "gguf", read_spec(folder)))
+    apart = two_rows.largest(computed, rounded)
+    assert apart < limit * max(float(np.abs(logits).max()) for logits in rounded[:2])
+    assert apart < two_rows.largest(computed, two_rows.of_torch(folder))
 
 
 @pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])

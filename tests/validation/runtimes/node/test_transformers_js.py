@@ -9,40 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from support.chosen import JOINT, featured
 from support.corpora import WORDS
 from support.formats.web import WebModel
 from support.models import write_source
-from support.product import Run, TorchRunner, round_activations
+from support.product import TorchRunner
 from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat
 from converters.web.precisions import precision_of
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
-from validation.runtimes.runner import States
 
 pytestmark = pytest.mark.needs("transformers.js")
-LENGTHS, STEPS = (20, 7), 4
-#: The second row is padded.
-PROMPTS = np.random.default_rng(0).integers(3, 96, (2, 20))
-NEXT = np.random.default_rng(1).integers(3, 96, (2, STEPS))
 #: Of the largest logit; 16 bits carry three digits, and sums of them less.
 NARROW = 0.05
-Caches = list[list[States]]
-
-
-def truth(made: WebModel, *, rounds: bool = False) -> tuple[list[NDArray[np.float32]], Caches]:
-    """Logits of each row's real tokens and steps, and its cache, with the weights written; `rounds` as Node does."""
-    torch = TorchRunner(made.with_stored_weights(made.source.with_name("back")))
-    how = precision_of(made.format.precision).quantization
-    if how is not None and rounds:
-        round_activations(torch.model, made.spec, how)
-    rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
-    runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
-    caches: Caches = [[], []]
-    logits = list(torch.run(runs, lambda row, states: caches[row].append(states)))
-    return logits, [[states for states in cache if states] for cache in caches]
 
 
 @pytest.fixture
@@ -56,30 +36,6 @@ def opened() -> Iterator[Callable[..., TransformersJsRunner]]:
     yield open_runner
     for runner in runners:
         runner.close()
-
-
-def computed(runner: TransformersJsRunner) -> tuple[list[NDArray[np.float32]], Caches]:
-    logits = runner.prefill(PROMPTS, LENGTHS)
-    rows = [[logits[row, : LENGTHS[row]]] for row in range(2)]
-    for tokens in NEXT.T:
-        step = runner.step(tokens.tolist())
-        for row in range(2):
-            rows[row].append(step[row, None])
-    return [np.concatenate(row) for row in rows], [list(runner.cache(row)) for row in range(2)]
-
-
-def largest(
-    computed: tuple[list[NDArray[np.float32]], Caches], wanted: tuple[list[NDArray[np.float32]], Caches]
-) -> float:
-    """The largest difference of a logit or a number of a state, over the largest logit."""
-    pairs = list(zip(computed[0], wanted[0], strict=True))
-    for layer, other in zip(computed[1], wanted[1], strict=True):
-        for one, two in zip(layer, other, strict=True):
-            assert one.keys() == two.keys()
-            pairs += [(one[state], two[state]) for state in one]
-    assert all(layer.shape == other.shape for layer, other in pairs)
-    scale = max(np.abs(logits).max() for logits in wanted[0])
-    return float(max(np.abs(layer - other).max() for layer, other in pairs) / scale)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +57,19 @@ def largest(
     ],
 )
 def test_equals_torch(
-    tmp_path: Path, opened: Any, precision: str, most: float, backend: Backend, variation: str
+    tmp_path: Path, opened: Any, precision: str, most: float, backend: Backend, variation: str, two_rows: Any
 ) -> None:
     """Node's kernels round activations to 8 bits, where a tie may fall to either side; WebAssembly's do not."""
     source = write_source(tmp_path / "hf", variation, pruned=variation != "llama-biases")
     made = WebModel.of(WebFormat(precision), source)
     runner = opened(made.folder, backend)
     assert ("web" if backend == "wasm" else "node") in runner.versions
-    assert largest(computed(runner), truth(made, rounds=backend == "node")) < most
+    how = precision_of(precision).quantization if backend == "node" else None
+    wanted = two_rows.of_torch(made.with_stored_weights(tmp_path / "back"), how=how)
+    computed = two_rows.of(runner, keeps=True)
+    assert len(computed) == len(wanted)
+    scale = max(np.abs(logits).max() for logits in wanted[:2])
+    assert two_rows.largest(computed, wanted) < most * scale
 
 
 def _greedy(source: Path, prompt: str) -> list[str]:
