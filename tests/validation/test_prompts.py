@@ -40,14 +40,7 @@ def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
 
 @pytest.mark.parametrize(
     ("lengths", "batch"),
-    [
-        ((5, 2, 3), (5, 2, 3)),
-        ((4, 4, 4, 3), (4, 3, 2)),
-        ((8,), (8, 4, 2)),
-        ((8, 3), (8, 3, 4)),
-        ((1,), (1, 2, 3)),
-        ((2,), (2, 1, 3)),
-    ],
+    [((5, 2, 3), (5, 2, 3)), ((4, 4, 4, 3), (4, 3, 2)), ((8,), (8, 4, 2)), ((8, 3), (8, 3, 4)), ((2,), (2, 1, 3))],
 )
 def test_the_batch_has_three_rows_of_different_lengths(lengths: tuple[int, ...], batch: tuple[int, ...]) -> None:
     cases = plan([tuple(range(length)) for length in lengths], long_tokens=40)

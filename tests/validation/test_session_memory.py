@@ -46,18 +46,14 @@ def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(session_memory, "available_memory", lambda: size)
 
 
-def test_every_matrix_is_copied(model: Path) -> None:
-    small, large = estimate(model, ONE), matrices(model)
-    assert large <= small.copies <= large + 100_000  # norms and rotary tables
-    assert small.can_map
-
-
-def test_fp16_is_multiplied_in_float32_on_the_cpu(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
-    hf = micro_hf("Llama")
-    wide = estimate(written(hf, tmp_path / "fp32"), ONE)
-    half = written(hf, tmp_path / "fp16", precision=choose_precision("fp16"))
+def test_every_matrix_is_copied_and_fp16_is_multiplied_in_float32_on_the_cpu(
+    model: Path, micro_hf: Callable[..., Path], tmp_path: Path
+) -> None:
+    wide, large = estimate(model, ONE), matrices(model)
+    assert large <= wide.copies <= large + 100_000  # norms and rotary tables
+    half = written(micro_hf("Llama"), tmp_path / "fp16", precision=choose_precision("fp16"))
     assert estimate(half, ONE).largest == wide.largest
-    assert not estimate(half, ONE).can_map
+    assert (wide.can_map, estimate(half, ONE).can_map) == (True, False)
     assert estimate(half, ONE, "cuda").total < estimate(half, ONE).total
 
 
@@ -72,13 +68,10 @@ def test_what_unpacking_holds_at_once_counts(micro_hf: Callable[..., Path], tmp_
     assert 10**9 <= large.total <= 1.1 * 10**9
 
 
-@pytest.mark.parametrize("name", ["rows", "tokens", "positions"])
-def test_each_size_of_a_call_counts(model: Path, name: str) -> None:
-    sizes = {"rows": 2, "tokens": 8, "positions": 16}
-    more = Calls(**sizes | {name: 4 * sizes[name]})
-    less = Calls(**sizes)
-    assert estimate(model, [more]).run > estimate(model, [less]).run
-    assert estimate(model, [less, more]).run == estimate(model, [more]).run
+def test_each_size_of_a_call_counts(model: Path) -> None:
+    less = Calls(2, 8, 16)
+    for more in (Calls(8, 8, 16), Calls(2, 32, 16), Calls(2, 8, 64)):
+        assert estimate(model, [less, more]).run == estimate(model, [more]).run > estimate(model, [less]).run
 
 
 def test_the_calls_of_a_case() -> None:
@@ -86,13 +79,21 @@ def test_the_calls_of_a_case() -> None:
     assert calls_of(Case("long", ((1, 2, 3, 4, 5),), ((6,),), call_tokens=2, kept=1)) == Calls(1, 2, 6)
 
 
-def test_float32_that_does_not_fit_twice_stays_in_its_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_that_does_not_fit_twice_stays_in_its_file_and_what_does_not_fit_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free(monkeypatch, estimate(model, ONE).without_copies)
     lines: list[str] = []
     assert claim_memory(model, ONE, say=lines.append) is True
     assert "every call" in lines[0]
     with pytest.raises(EnvironmentFailure):
         claim_memory(model, ONE, can_map=False)
+    free(monkeypatch, 1000)
+    with pytest.raises(EnvironmentFailure, match=rf"{model}.* of what is free.*seap-export convert"):
+        claim_memory(model, ONE)
+    free(monkeypatch, 2**40)
+    with pytest.raises(EnvironmentFailure):
+        claim_memory(model, ONE, Execution(compute=Compute(memory=1000)))
 
 
 def test_a_mapped_session_computes_the_same(model: Path) -> None:
@@ -102,36 +103,23 @@ def test_a_mapped_session_computes_the_same(model: Path) -> None:
     np.testing.assert_allclose(copied, mapped, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused_by_name(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free(monkeypatch, 1000)
-    with pytest.raises(EnvironmentFailure) as refused:
-        claim_memory(model, ONE)
-    message = str(refused.value)
-    assert str(model) in message
-    assert "of what is free" in message
-    assert "seap-export convert" in message
-    free(monkeypatch, 2**40)
-    with pytest.raises(EnvironmentFailure):
-        claim_memory(model, ONE, Execution(compute=Compute(memory=1000)))
-
-
 def test_on_a_gpu_its_own_memory_counts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 1000)
-    monkeypatch.setattr(session_memory, "free_device_memory", {"cuda": 2**40}.get)
-    assert claim_memory(model, ONE, Execution("cuda")) is False
+    for known in ({"cuda": 2**40}, {}):  # the driver may not tell
+        monkeypatch.setattr(session_memory, "free_device_memory", known.get)
+        assert claim_memory(model, ONE, Execution("cuda")) is False
     monkeypatch.setattr(session_memory, "free_device_memory", {"cuda": 1000}.get)
     with pytest.raises(EnvironmentFailure, match="GPU"):
         claim_memory(model, ONE, Execution("cuda"))
-    monkeypatch.setattr(session_memory, "free_device_memory", {}.get)  # the driver does not tell
-    assert claim_memory(model, ONE, Execution("cuda")) is False
 
 
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
     with pytest.raises(ArtifactError, match="no such file"):
-        claim_memory(tmp_path / "model.onnx", ONE)
-    (tmp_path / "model.onnx").write_bytes(b"\xff" * 9)
+        claim_memory(path, ONE)
+    path.write_bytes(b"\xff" * 9)
     with pytest.raises(ArtifactError, match="cannot be read"):
-        claim_memory(tmp_path / "model.onnx", ONE)
+        claim_memory(path, ONE)
 
 
 def test_parity_refuses_before_torch_runs(

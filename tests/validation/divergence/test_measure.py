@@ -21,7 +21,7 @@ from validation.divergence import dense as dense_side
 from validation.divergence import measure
 from validation.divergence.dense import DenseAnswers, DenseReference
 from validation.divergence.measure import continue_prompt, measure_divergence, measure_divergences
-from validation.divergence.paired import Bytes, PairedText, same_cut
+from validation.divergence.paired import Bytes, PairedText, cut_figures, pair_cuts, per_byte, same_cut
 
 TEXTS = ((4, 5, 6, 7, 8, 9), (10, 4, 11), (12,), (5, 4, 4, 20, 19, 18, 17))
 
@@ -62,16 +62,15 @@ def _by_hand(models: Path) -> tuple[np.ndarray, float, float, float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    kl, losses, agree = [], {"dense": [], "other": []}, []
-    loaded = {name: AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32).eval() for name in losses}
+    kl, agree, losses = [], [], []
+    loaded = [AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32) for name in ("dense", "other")]
     for ids in TEXTS:
         with torch.no_grad():
-            p, q = (loaded[name](torch.tensor([ids])).logits[0].double().log_softmax(-1) for name in losses)
+            p, q = (model.eval()(torch.tensor([ids])).logits[0].double().log_softmax(-1) for model in loaded)
         kl += (p.exp() * (p - q)).sum(-1).tolist()
         agree += (p.argmax(-1) == q.argmax(-1)).tolist()
-        for name, log_p in (("dense", p), ("other", q)):
-            losses[name] += [-float(log_p[index, ids[index + 1]]) for index in range(len(ids) - 1)]
-    perplexity, dense = (math.exp(np.mean(losses[name])) for name in ("other", "dense"))
+        losses += [[-float(log_p[index, ids[index + 1]]) for log_p in (p, q)] for index in range(len(ids) - 1)]
+    dense, perplexity = np.exp(np.mean(losses, 0))
     return np.array(kl), perplexity, dense, float(np.mean(agree))
 
 
@@ -131,28 +130,20 @@ def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
     assert len({figures.kl.mean for figures in measured}) == len(sets)
 
 
-def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
+def test_nan_and_another_vocabulary_are_refused_and_named(models: Path, tmp_path: Path) -> None:
     spoilt = Path(shutil.copytree(models / "other", tmp_path / "spoilt"))
     _change_head(spoilt, lambda head, noise: head / 0.0)
-    with (
-        dense_reference(models / "dense") as reference,
-        pytest.raises(ArtifactError, match=r"(NaN|infinite) logits for text 0"),
-    ):
-        measure_divergence(reference, spoilt, execution=ONE_THREAD)
+    write_micro_model(tmp_path / "larger", vocab_size=97, model_type="llama")
+    larger = r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"
+    with dense_reference(models / "dense") as reference:
+        for folder, words in ((spoilt, r"(NaN|infinite) logits for text 0"), (tmp_path / "larger", larger)):
+            with pytest.raises(ArtifactError, match=words):
+                measure_divergence(reference, folder, execution=ONE_THREAD)
     with (
         pytest.raises(InputError, match="the dense model gives NaN or infinite logits for text 0"),
         dense_reference(spoilt),
     ):
         pass
-
-
-def test_another_vocabulary_is_refused(models: Path, tmp_path: Path) -> None:
-    write_micro_model(tmp_path / "larger", vocab_size=97, model_type="llama")
-    with (
-        dense_reference(models / "dense") as reference,
-        pytest.raises(ArtifactError, match=r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"),
-    ):
-        measure_divergence(reference, tmp_path / "larger", execution=ONE_THREAD)
 
 
 @pytest.mark.parametrize("texts", [[], [(4,)]])
@@ -165,24 +156,19 @@ def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[
 
 def test_prompts_are_continued_greedily(models: Path) -> None:
     """A model in torch and the same model as ONNX give the same tokens, which end before a stop."""
+
+    def continued(ids: tuple[int, ...], *more: Any) -> Any:
+        return continue_prompt(models / "onnx", "onnxruntime", ids, *more, execution=ONE_THREAD)
+
     with DenseAnswers(models / "other", ONE_THREAD) as answers:
         for ids in TEXTS:
             answers.run(prompts=[(ids,)], steps=5)
             prompt, following = answers.answer((ids,))
-            assert prompt == ids
-            assert len(following) == 5
-            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, execution=ONE_THREAD) == following
-            until = following[: following.index(following[3])]
-            assert (
-                continue_prompt(models / "onnx", "onnxruntime", ids, 5, following[3:4], execution=ONE_THREAD) == until
-            )
-
-
-def test_the_first_prompt_with_an_answer_is_taken(models: Path) -> None:
-    """What the model says first to the first prompt is made a stop, so that it has nothing to say to that one."""
-    stop = continue_prompt(models / "onnx", "onnxruntime", TEXTS[0], 1, execution=ONE_THREAD)
-    with DenseAnswers(models / "other", ONE_THREAD) as answers:
-        answers.run(prompts=[TEXTS], steps=5, stops=stop)
+            assert (prompt, len(following)) == (ids, 5)
+            assert continued(ids, 5) == following
+            assert continued(ids, 5, following[3:4]) == following[: following.index(following[3])]
+        # what it says first to the first prompt is made a stop, so that another prompt is taken
+        answers.run(prompts=[TEXTS], steps=5, stops=continued(TEXTS[0], 1))
         prompt, following = answers.answer(TEXTS)
     assert prompt != TEXTS[0]
     assert len(following) >= 3
@@ -267,3 +253,42 @@ def _keep_rows(folder: Path, out: Path, kept: np.ndarray) -> None:
         weights[name] = weights[name][torch.from_numpy(kept)].contiguous()
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     set_json(out / "config.json", vocab_size=len(kept))
+
+
+#: Bytes of the tokens 0 to 5 of both models.
+SIZES = np.asarray([1, 2, 3, 4, 5, 6])
+
+
+def test_places_are_where_both_have_seen_the_same_text() -> None:
+    """abc|d|efgh|ij and a|b|c|d|efg|h|ij: the second token of the dense model, and the first, are cut smaller."""
+    pair = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 100)
+    assert pair is not None
+    assert pair.positions.tolist() == [[0, 2], [1, 3], [2, 5], [3, 6]]
+    assert pair.split == (3 + 4) / 10
+    assert (pair.dense, pair.variant) == ((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1))
+    short = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 5)  # up to the last place within the limit
+    assert short is not None
+    assert (short.dense, short.variant, short.split) == ((2, 0), (0, 0, 0, 0), 3 / 4)
+    assert short.positions.tolist() == [[0, 2], [1, 3]]
+
+
+def test_cuts_that_cross_are_not_shared() -> None:
+    """ab|cd and a|bc|d share only the end."""
+    pair = pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 9)
+    assert pair is not None
+    assert (pair.positions.tolist(), pair.split) == ([[1, 2]], 1.0)
+    assert pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 2) is None
+
+
+def _text(dense: int, size: int, split: float, lengths: Bytes | None) -> PairedText:
+    return PairedText((0,) * dense, (0,) * size, np.zeros((1, 2), np.int64), split, lengths)
+
+
+def test_figures_per_byte_are_sums_over_sums() -> None:
+    texts = [_text(4, 6, 0.5, Bytes(20, 18, 19)), _text(2, 2, 0.0, Bytes(10, 7, 7))]
+    figures = per_byte(texts, 3.0, 5.2, 5.0)
+    assert figures is not None
+    assert (figures.kl, figures.bytes) == (3.0 / 30, 30)
+    assert (figures.bits, figures.dense_bits) == pytest.approx((5.2 / 26 / math.log(2), 5.0 / 25 / math.log(2)))
+    assert astuple(cut_figures(texts, 9, 0.25, 0.5, 0.75)) == pytest.approx((9, 0.25, 0.5, 0.25, 10 / 30, 8 / 6 - 1))
+    assert per_byte([*texts, _text(2, 2, 0.0, None)], 3.0, 5.2, 5.0) is None  # a length is not known

@@ -13,9 +13,8 @@ import pytest
 from support.corpora import micro_texts
 from support.editing import edit_weights
 from support.execution import ONE_THREAD, RUN_BY
-from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion, write_micro_model
+from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion
 from support.tokenizers import add_chat_template
-from support.variations import VARIATIONS
 from tokenizers import AddedToken, Tokenizer
 
 from seap_export.corpus import AnswerRule
@@ -68,13 +67,6 @@ def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Co
         assert completion.text.startswith(answer.text)
 
 
-def test_a_stop_that_is_a_token_ends_a_text(model: Path, task: OpenTask, written: list[Completion]) -> None:
-    """As `<|im_end|>` does, which is not seen in the text."""
-    special = next(completion.text.split()[1] for completion in written if len(completion.text.split()) > 2)
-    figures = _asked(model / "hf", replace(task, rule=replace(task.rule, stop=(special,))))
-    assert figures.mean_tokens < np.mean([len(completion.tokens) for completion in written])
-
-
 def test_the_end_of_a_turn_ends_a_text(model: Path, task: OpenTask, written: list[Completion], tmp_path: Path) -> None:
     """The chat template alone says that `home` is one."""
     index = next(index for index, completion in enumerate(written) if " home" in completion.text)
@@ -102,16 +94,7 @@ def test_prompts_near_the_end_of_the_context_run_alone(model: Path, form: str) -
         _asked(model / form, OpenTask("t", AnswerRule("(cat)"), (too_long,)), form)
 
 
-@pytest.mark.parametrize("name", ["gemma3-all", "qwen3_5-all"])  # tests of TorchBatch have all kinds of layers
-def test_a_batch_changes_no_answer_in_any_family(name: str, tmp_path: Path, prompts: list[str]) -> None:
-    write_micro_model(tmp_path / "m", **VARIATIONS[name])
-    task = OpenTask("t", AnswerRule(r"(\S+)"), tuple(OpenQuestion(text, " cat", "cat") for text in prompts[:5]))
-    alone, together = (_asked(tmp_path / "m", task, batch_size=size, max_new_tokens=10) for size in (1, 5))
-    assert alone == together
-
-
 def test_a_model_that_computes_nan_is_refused(model: Path, task: OpenTask, tmp_path: Path) -> None:
-
     damaged = Path(shutil.copytree(model / "hf", tmp_path / "hf"))
     edit_weights(damaged, lambda weights: weights["model.norm.weight"].fill_(float("nan")))
     with pytest.raises(ArtifactError, match=f"{damaged}: its logits are NaN"):

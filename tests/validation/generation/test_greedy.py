@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -14,16 +15,6 @@ from support.product import load_tokenizer
 from seap_export.corpus import AnswerRule
 from validation.generation.greedy import Ends, continue_prompts
 from validation.runtimes.runner import Logits
-
-
-class _Following:
-    """A runner that generates by itself, past the end of texts and what was asked for."""
-
-    def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
-        self._tokens = dict(enumerate(tokens))
-
-    def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
-        return [list(self._tokens[prompt[0]]) for prompt in prompts]
 
 
 class _Counting:
@@ -71,11 +62,12 @@ def test_rows_that_have_ended_are_left_out_where_a_runner_can(
 
 
 def test_what_a_runtime_generates_by_itself_is_cut(model: Path) -> None:
+    """It goes on past the end of texts, and past what was asked for."""
     ends = Ends(frozenset({2}), AnswerRule("(cat)", stop=(" dog",)), 4, 64, 64)
     tokenizer = load_tokenizer(model / "hf")
-    words = {word: tokenizer.token_to_id(word) for word in ("the", "cat", "dog")}
-    texts = [[words["cat"], 2, words["cat"]], [words["the"], words["dog"], words["cat"]], [words["cat"]] * 9]
-    runner: Any = _Following(texts)
+    the, cat, dog = map(tokenizer.token_to_id, ("the", "cat", "dog"))
+    texts = [[cat, 2, cat], [the, dog, cat], [cat] * 9]
+    runner: Any = SimpleNamespace(follow=lambda prompts, steps: [list(texts[prompt[0]]) for prompt in prompts])
     done: list[object] = []
     completions = continue_prompts(runner, tokenizer, [[0], [1], [2]], ends, 2, done.append)
     assert len(done) == 3

@@ -24,35 +24,27 @@ def _opened(tmp_path: Path, words: str = "", records: list[dict[str, str]] = REC
     return open_task(parse_task(f"a={tmp_path / 'a.toml'}"), limit)
 
 
-def test_the_right_answer_is_found_in_the_completion(tmp_path: Path) -> None:
+def test_the_right_answer_is_found_in_the_completion_and_examples_come_first(tmp_path: Path) -> None:
     task = _opened(tmp_path)
-    assert task.questions == (
-        OpenQuestion("Question: 1+1?\nAnswer:", " It is 2.", "2"),
-        OpenQuestion("Question: 2+2?\nAnswer:", " 2+2=4\n#### 4", "4"),
-    )
-    assert task.prompts == ("Question: 1+1?\nAnswer:", "Question: 2+2?\nAnswer:")
+    prompts = ("Question: 1+1?\nAnswer:", "Question: 2+2?\nAnswer:")
+    expected = OpenQuestion(prompts[0], " It is 2.", "2"), OpenQuestion(prompts[1], " 2+2=4\n#### 4", "4")
+    assert (task.questions, task.prompts) == (expected, prompts)
     assert task.questions[0].text == "Question: 1+1?\nAnswer: It is 2."
     assert _opened(tmp_path, limit=1).questions == task.questions[:1]
-
-
-def test_examples_come_before_every_question(tmp_path: Path) -> None:
-    task = _opened(tmp_path, 'shots = 2\nexamples = "b.jsonl"\n')
-    assert task.prompts[1] == ("Question: 3+3?\nAnswer: 6\n\nQuestion: 4+4?\nAnswer: 8\n\nQuestion: 2+2?\nAnswer:")
-    assert task.sha256 != _opened(tmp_path).sha256
-
-
-def test_an_example_that_is_a_question_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="1 of the 3 examples are questions, too"):
-        _opened(tmp_path, 'shots = 3\nexamples = "b.jsonl"\n')
-    with pytest.raises(InputError, match="has 3 texts, fewer than shots = 4"):
-        _opened(tmp_path, 'shots = 4\nexamples = "b.jsonl"\n')
+    shown = _opened(tmp_path, 'shots = 2\nexamples = "b.jsonl"\n')
+    assert shown.prompts[1] == f"Question: 3+3?\nAnswer: 6\n\nQuestion: 4+4?\nAnswer: 8\n\n{prompts[1]}"
+    assert shown.sha256 != task.sha256
 
 
 @pytest.mark.parametrize(
-    ("record", "message"),
-    [({"q": "x", "a": "no number"}, "text 1: no answer is found in the completion ' no number'"), ({"q": "x"}, "'a'")],
+    ("record", "shots", "message"),
+    [
+        (RECORDS[0], 3, "1 of the 3 examples are questions, too"),
+        (RECORDS[0], 4, "has 3 texts, fewer than shots = 4"),
+        ({"q": "x", "a": "no number"}, 0, "text 1: no answer is found in the completion ' no number'"),
+        ({"q": "x"}, 0, "'a'"),
+    ],
 )
-def test_a_record_without_an_answer_is_refused(tmp_path: Path, record: dict[str, str], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        _opened(tmp_path, records=[record])
-    assert message in str(caught.value)
+def test_what_gives_no_questions_is_refused(tmp_path: Path, record: dict[str, str], shots: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _opened(tmp_path, f'shots = {shots}\nexamples = "b.jsonl"\n' if shots else "", records=[record])

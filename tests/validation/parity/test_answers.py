@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -48,9 +49,7 @@ def compared(written: tuple[Path, Path], tmp_path: Path) -> Compare:
         if eos:
             set_json(hf / "generation_config.json", eos_token_id=list(eos))
         if genai:
-            values = {"eos_token_id": list(genai)}
-            path = folder / "genai_config.json"
-            edit_json(path, lambda config: config["model"].update(values))
+            edit_json(folder / "genai_config.json", lambda config: config["model"].update(eos_token_id=list(genai)))
         return run_parity(hf, folder, PROMPTS, execution=ONE_THREAD, decode_steps=STEPS, long_tokens=24)
 
     return compare
@@ -62,27 +61,28 @@ def _answers(folder: Path) -> list[list[int]]:
     return generator.generate_ids_batch([generator.token_ids(prompt) for prompt in PROMPTS], STEPS)
 
 
+def _decoded(report: ParityReport) -> Any:
+    (decode,) = (stage for stage in report.stages if (stage.case, stage.stage) == ("generate", "decode"))
+    return decode.figures
+
+
 def test_what_it_writes_are_the_steps_of_the_batch(compared: Compare, written: tuple[Path, Path]) -> None:
     report = compared()
     assert report.passed, report.reasons
     cases = {(stage.case, stage.stage): stage for stage in report.stages}
-    answers = _answers(written[1])
-    assert [list(forced) for forced in cases["batch of 3", "decode"].prompts.forced] == answers
-    prefill, decode = cases["generate", "prefill"], cases["generate", "decode"]
-    assert (prefill.figures.tokens, decode.figures.tokens) == (3, 3 * (STEPS - 1))
-    assert decode.figures.max_abs is not None
-    assert 0 < decode.figures.max_abs < 1e-4
+    assert [list(row) for row in cases["batch of 3", "decode"].prompts.forced] == _answers(written[1])
+    assert (cases["generate", "prefill"].figures.tokens, _decoded(report).tokens) == (3, 3 * (STEPS - 1))
+    assert 0 < _decoded(report).max_abs < 1e-4
 
 
 def test_a_text_that_ends_early_is_compared_up_to_its_end(compared: Compare, written: tuple[Path, Path]) -> None:
-    first, second, _ = _answers(written[1])
-    ends = [first[2], second[3]]
+    rows = _answers(written[1])
+    ends = [rows[0][2], rows[1][3]]
     report = compared(ends, ends)
     assert report.passed, report.reasons
-    lengths = [next((n for n, token in enumerate(row, 1) if token in ends), STEPS) for row in _answers(written[1])]
+    lengths = [next((n for n, token in enumerate(row, 1) if token in ends), STEPS) for row in rows]
     assert min(lengths) < STEPS
-    (decode,) = (stage for stage in report.stages if (stage.case, stage.stage) == ("generate", "decode"))
-    assert decode.figures.tokens == sum(lengths) - 3
+    assert _decoded(report).tokens == sum(lengths) - 3
 
 
 def test_other_ends_than_the_models_are_named(compared: Compare) -> None:
@@ -132,31 +132,20 @@ def test_a_fault_in_its_path_is_found(
 
 
 def test_other_tokens_in_a_stream_are_named(compared: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = Sampler.choose
-    monkeypatch.setattr(generators, "Sampler", lambda sampling, row: _OfBatch(choose, sampling, row))
-    monkeypatch.setattr(_OfBatch, "made", 0)
-    (reason, *_) = compared().reasons
-    assert reason == "generate streams other tokens than it writes at once, from step 0 on"
+    """Samplers choose the most likely token for the batch and its first row alone, and then the least."""
+    made: list[Sampler] = []
 
+    def sampler(sampling: Any, row: Any) -> Any:
+        made.append(Sampler(sampling, row))
+        is_wrong = len(made) > len(PROMPTS) + 1
+        return SimpleNamespace(choose=lambda logits: int(logits.argmin())) if is_wrong else made[-1]
 
-class _OfBatch:
-    """A sampler that chooses the most likely token for the batch and its first row alone, and then the least."""
-
-    made = 0
-
-    def __init__(self, choose: Any, sampling: Any, row: Any) -> None:
-        type(self).made += 1
-        self._sampler, self._is_wrong = Sampler(sampling, row), type(self).made > len(PROMPTS) + 1
-
-    def choose(self, logits: np.ndarray) -> int:
-        return int(logits.argmin()) if self._is_wrong else self._sampler.choose(logits)
+    monkeypatch.setattr(generators, "Sampler", sampler)
+    assert compared().reasons[0] == "generate streams other tokens than it writes at once, from step 0 on"
 
 
 def test_a_failure_to_generate_is_a_reason(compared: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise ArtifactError("no cache")
-
-    monkeypatch.setattr(Generator, "steps", fail)
+    monkeypatch.setattr(Generator, "steps", Mock(side_effect=ArtifactError("no cache")))
     report = compared()
     assert report.reasons == ("generate: no cache",)
     assert "generate" not in {stage.case for stage in report.stages}

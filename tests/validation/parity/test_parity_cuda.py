@@ -34,13 +34,9 @@ for folder in folders:
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_micro_model(tmp_path_factory.mktemp("cuda") / "m", model_type="llama")
-
-
-def compared(machine: Machine, model: Path, folder: Path, *dialects: DialectName) -> Ran:
-    """Of the model in fp16 in each dialect; a line of the output and sections of the log for each."""
+def compared(machine: Machine, folder: Path, *dialects: DialectName) -> Ran:
+    """Of a model in fp16 in each dialect; a line of the output and sections of the log for each."""
+    model = write_micro_model(folder / "m", model_type="llama")
     for dialect in dialects:
         (folder / dialect).mkdir()
         convert_folder(model, folder / dialect, OnnxForm(Precision("fp16"), dialect=dialect, provider="cuda"))
@@ -49,33 +45,24 @@ def compared(machine: Machine, model: Path, folder: Path, *dialects: DialectName
     return ran
 
 
-@pytest.fixture(scope="module")
-def ran(fake_cuda: type[Machine], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    done = compared(fake_cuda(), model, tmp_path_factory.mktemp("compared"), "fused", "standard")
-    assert [json.loads(line)[0] for line in done.stdout.splitlines()] == ["ParityReport"] * 2
-    return done
-
-
-def test_caches_stay_on_the_gpu_until_they_are_compared(ran: Ran) -> None:
+def test_caches_stay_on_the_gpu_and_steps_are_also_run_as_they_are_served(
+    fake_cuda: type[Machine], tmp_path: Path
+) -> None:
+    ran = compared(fake_cuda(), tmp_path, "fused", "standard")
+    assert [json.loads(line)[0] for line in ran.stdout.splitlines()] == ["ParityReport"] * 2
     for case, rows in (("prompt 0", 1), ("batch of 3", 3)):
         launches = ran[f"fused, onnx: {case}"]
         logits = launches.to_host[: STEPS + 1]
         assert logits[1:] == [rows * VOCABULARY * FLOAT16] * STEPS
         assert len(launches.to_host) == len(logits) + rows * 2 * LAYERS
-        assert launches.between_devices == []
-        assert launches.captures == 0
-
-
-def test_steps_are_also_run_as_they_are_served(ran: Ran) -> None:
-    for dialect, captures in (("fused", 1), ("standard", 0)):
-        for case in ("prompt 0", "batch of 3"):
+        assert (launches.between_devices, launches.captures) == ([], 0)
+        for dialect, captures in (("fused", 1), ("standard", 0)):
             served = ran[f"{dialect}, onnx: {case}, served"]
-            assert (served.captures, len(served.replays) > 0) == (captures, captures > 0)
-            assert served.lost == 0
+            assert (served.captures, len(served.replays) > 0, served.lost) == (captures, captures > 0, 0)
 
 
-def test_what_the_machine_lacks_is_said(fake_cuda: type[Machine], model: Path, tmp_path: Path) -> None:
-    ran = compared(fake_cuda(memory=200_000), model, tmp_path, "fused")
+def test_what_the_machine_lacks_is_said(fake_cuda: type[Machine], tmp_path: Path) -> None:
+    ran = compared(fake_cuda(memory=200_000), tmp_path, "fused")
     kind, message = json.loads(ran.stdout)
     assert kind == "EnvironmentFailure"
     assert "memory" in message

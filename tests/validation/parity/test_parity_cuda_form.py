@@ -23,23 +23,19 @@ PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the ma
 #: Head norms and, with this width, products of gate and up in one node.
 MODEL = {**VARIATIONS["qwen3"], "intermediate_size": 96, "hidden_size": 64}
 Graph = onnx.GraphProto
-Written = Callable[[PrecisionName], tuple[Path, Path]]
+PRECISIONS: tuple[PrecisionName, ...] = ("fp16", "int4")
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a model, `hf`, and of its graphs by their precision."""
     folder = tmp_path_factory.mktemp("cuda_form")
     write_micro_model(folder / "hf", **MODEL)
-
-    def write(precision: PrecisionName) -> tuple[Path, Path]:
-        out = folder / precision
-        if not out.exists():
-            out.mkdir()
-            form = OnnxForm(choose_precision(precision, "cuda"), "fused", "last", "cuda")
-            convert_folder(folder / "hf", out, form)
-        return folder / "hf", out
-
-    return write
+    for precision in PRECISIONS:
+        (folder / precision).mkdir()
+        form = OnnxForm(choose_precision(precision, "cuda"), "fused", "last", "cuda")
+        convert_folder(folder / "hf", folder / precision, form)
+    return folder
 
 
 def reasons(hf: Path, folder: Path) -> list[str]:
@@ -51,9 +47,8 @@ def reasons(hf: Path, folder: Path) -> list[str]:
     return [*failed, *weight_differences(hf, folder, read_form(folder / "model.onnx"))]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int4"])
-def test_it_passes(written: Written, precision: PrecisionName) -> None:
-    assert reasons(*written(precision)) == []
+def test_sound_graphs_pass(written: Path) -> None:
+    assert [reasons(written / "hf", written / precision) for precision in PRECISIONS] == [[], []]
 
 
 def node(graph: Graph, name: str) -> onnx.NodeProto:
@@ -67,19 +62,13 @@ def _without_poison(graph: Graph) -> None:
 
 
 def _poison_of_the_second_column(graph: Graph) -> None:
-    for tensor in graph.initializer:
-        if tensor.name == "first_column":
-            tensor.CopyFrom(numpy_helper.from_array(1 + numpy_helper.to_array(tensor), tensor.name))
+    (tensor,) = (tensor for tensor in graph.initializer if tensor.name == "first_column")
+    tensor.CopyFrom(numpy_helper.from_array(1 + numpy_helper.to_array(tensor), tensor.name))
 
 
 def _gate_and_up_swapped(graph: Graph) -> None:
     gated = node(graph, "layers.1.mlp.gated")
     gated.input[0], gated.input[2] = gated.input[2], gated.input[0]
-
-
-def _first_token_instead_of_the_last(graph: Graph) -> None:
-    node(graph, "last_token.place").input[0] = node(graph, "last_token.end").input[1]
-    node(graph, "last_token.place").op_type = "Sub"
 
 
 def _tokens_of_the_whole_row(graph: Graph) -> None:
@@ -98,22 +87,16 @@ def _padding_counted(graph: Graph) -> None:
 
 
 FAULTS = (
-    _without_poison,
-    _poison_of_the_second_column,
-    _gate_and_up_swapped,
-    _first_token_instead_of_the_last,
-    _tokens_of_the_whole_row,
-    _padding_counted,
-)
+    _without_poison, _poison_of_the_second_column, _gate_and_up_swapped, _tokens_of_the_whole_row, _padding_counted,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__.strip("_") for fault in FAULTS])
-def test_a_fault_is_stopped(written: Written, fault: Callable[[Graph], None], tmp_path: Path) -> None:
-    hf, source = written("fp16")
-    folder = Path(shutil.copytree(source, tmp_path / "onnx"))
+def test_a_fault_is_stopped(written: Path, fault: Callable[[Graph], None], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(written / "fp16", tmp_path / "onnx"))
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     before = model.SerializeToString()
     fault(model.graph)
     assert model.SerializeToString() != before
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    assert reasons(hf, folder)
+    assert reasons(written / "hf", folder)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from support.execution import ONE_THREAD
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
+from support.product import GgufFormat
+from support.variations import VARIATIONS, micro_config
 
 from converters.onnx.precision import arithmetic_of
+from seap_export.model.families import model_spec
+from validation.parity.candidates import candidate
+from validation.parity.candidates.candidate import ParityInput
+from validation.parity.candidates.llama_candidate import LlamaCandidate
 from validation.parity.profiles import Limits
+from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
+from validation.runtimes.table import runtime_row
 
 PROMPTS = ["the cat sat on the mat", "a dog", "the dog sat"]
 Written = Callable[..., tuple[Path, Path]]
@@ -33,9 +41,13 @@ def written(micro_hf: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest
     return write
 
 
+def compared(folders: tuple[Path, Path], runtime: str = "faked", **options: Any) -> ParityReport:
+    return run_parity(*folders, PROMPTS, runtime=runtime, execution=ONE_THREAD, **options)
+
+
 def test_a_sound_folder_passes(written: Written) -> None:
     said: list[str] = []
-    report = run_parity(*written(), PROMPTS, runtime="faked", execution=ONE_THREAD, on_progress=said.append)
+    report = compared(written(), on_progress=said.append)
     assert report.passed, report.failure()
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
@@ -46,13 +58,12 @@ def test_a_sound_folder_passes(written: Written) -> None:
     assert (values["format"], values["runtime"], values["precision"]) == ("fake", "faked", "f32")
     assert values["form"] == {"version": 1, "precision": "f32"}
     assert values["provider"] == {"asked": "cpu", "obtained": "faked", "gpu": None, "nodes": None}
-    assert report.summary().endswith("in f32 on faked")
 
 
 def test_torch_reads_what_was_written(written: Written) -> None:
     """Rounding of weights is no difference, nor is a wrong weight: `Format.differences` is there for that."""
     model, folder = written("f16")
-    report = run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD)
+    report = compared((model, folder))
     assert report.passed
     assert report.subject.limits == "fp16"
     assert report.mean_kl is not None
@@ -60,34 +71,22 @@ def test_torch_reads_what_was_written(written: Written) -> None:
     tensors = load_file(folder / FAKE_FILE)
     tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
     save_file(tensors, folder / FAKE_FILE)
-    assert run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD).passed
+    assert compared((model, folder)).passed
     assert list(FakeFormat("f16").differences(model, folder)) == ["'model.layers.1.mlp.up_proj.weight' differs"]
 
 
 def test_what_a_runtime_does_otherwise_fails(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fault(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["model.layers.2.mlp.down_proj.bias"] += 0.1
-
-    monkeypatch.setattr(FakeRunner, "fault", staticmethod(fault))
-    model, folder = written()
-    report = run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD)
+    """The second gives log-probabilities and no cache."""
+    bias, gains, folders = "model.layers.2.mlp.down_proj.bias", "model.norm.weight", written()
+    quiet = compared(folders, "faked-too")
+    assert (quiet.passed, quiet.cache_error) == (True, None)
+    monkeypatch.setattr(FakeRunner, "fault", staticmethod(lambda tensors: tensors[bias].add_(0.1)))
+    monkeypatch.setattr(Quiet, "fault", staticmethod(lambda tensors: tensors[gains].mul_(1.01)))
+    assert not compared(folders, "faked-too").passed
+    report = compared(folders)
     assert not report.passed
     assert "under [fp32]" in report.failure()
-    limits = Limits((("fp32", "max_abs", 10.0), ("fp32", "cache_error", 10.0)))
-    assert run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD, limits=limits).passed
-
-
-def test_log_probabilities_are_compared_without_a_cache(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, folder = written()
-    report = run_parity(model, folder, PROMPTS, runtime="faked-too", execution=ONE_THREAD)
-    assert report.passed, report.failure()
-    assert report.cache_error is None
-
-    def fault(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["model.norm.weight"] *= 1.01
-
-    monkeypatch.setattr(Quiet, "fault", staticmethod(fault))
-    assert not run_parity(model, folder, PROMPTS, runtime="faked-too", execution=ONE_THREAD).passed
+    assert compared(folders, limits=Limits((("fp32", "max_abs", 10.0), ("fp32", "cache_error", 10.0)))).passed
 
 
 @pytest.mark.parametrize(
@@ -96,3 +95,24 @@ def test_log_probabilities_are_compared_without_a_cache(written: Written, monkey
 )
 def test_limits_follow_from_the_bits(precision: str, limits: str) -> None:
     assert arithmetic_of(precision).name == limits
+
+
+@pytest.mark.parametrize(
+    ("variation", "precision", "arithmetic", "block_size"),
+    [
+        ("llama-gqa", "f32", "fp32", None),
+        ("gemma2", "f32", "fp16", None),
+        ("gemma2", "q8_0", "int8", 32),
+        ("llama-gqa", "q4_0", "int4", 32),
+        ("llama-gqa", "q4_k_m", "int4", 128),  # k-quants round activations in larger blocks
+    ],
+)
+def test_arithmetic(
+    variation: str, precision: str, arithmetic: str, block_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
+    parity_input = ParityInput(
+        Path(), model_spec(micro_config(**VARIATIONS[variation])), ONE_THREAD, lambda line: None
+    )
+    taken = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
+    assert (taken.name, getattr(taken.quantization, "block_size", None)) == (arithmetic, block_size)

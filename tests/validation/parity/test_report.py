@@ -13,7 +13,7 @@ from validation.estimate import TokenEstimate
 from validation.metrics import LogitFigures
 from validation.parity.profiles import Limits, Noise, Pass, passes
 from validation.parity.report import ComparedFolder, Conditions, ParityReport
-from validation.parity.stage import Stage, StageResult
+from validation.parity.stage import Stage, StageResult, round_beyond
 from validation.prompts import Case
 
 NOISE = Noise(mean_kl=0.0025)
@@ -81,3 +81,11 @@ def test_a_figure_stands_beside_the_limit_of_its_own_stage() -> None:
     values = made.to_json()
     assert (values["mean_kl_nats"], values["limits"]["mean_kl"]) == (0.011, pytest.approx(0.013125))
     assert made.summary().startswith("parity passed: mean KL 0.011 (limit 0.0131), ")
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"), [(0.0, 0.0), (0.0032, 0.0032), (0.00321, 0.0033), (9.91e-4, 0.001), (12.01, 13.0)]
+)
+def test_limits_are_rounded_up_to_two_digits(value: float, rounded: float) -> None:
+    assert round_beyond(value) == rounded
+    assert round_beyond(0.98765, 4, down=True) == 0.9876

@@ -29,16 +29,12 @@ from validation.runtimes.pytorch.torch_runner import TakeCache
 
 VOCABULARY = 11
 CONFIG = {
-    "model_type": "seap_llama",
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 1,
-    "intermediate_size": 8,
-    "max_position_embeddings": 32,
-}
+    "model_type": "seap_llama", "vocab_size": VOCABULARY, "hidden_size": 16, "num_attention_heads": 2,
+    "num_hidden_layers": 1, "intermediate_size": 8, "max_position_embeddings": 32,
+}  # fmt: skip
 PROMPTS = ["one two three four five", "one two", "one two three"]
 Spoil = Callable[[str, int, int, np.ndarray], None]
+Compare = Callable[..., ParityReport]
 
 
 def _truth(token: int, position: int) -> np.ndarray:
@@ -134,7 +130,7 @@ class FakeOnnx:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     """`run(spoil, **arguments)`: a parity run of two fake models."""
 
     @contextlib.contextmanager
@@ -150,11 +146,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     monkeypatch.setattr(onnx_candidate.OnnxCandidate, "answers", lambda self, case, *_: Answers(case))
     monkeypatch.setattr(parity, "ModelTexts", lambda _: None)
     monkeypatch.setattr(parity, "runtime_figures", lambda *_: None)
-    monkeypatch.setattr(
-        parity,
-        "tokenize_prompts",
-        lambda folder, prompts, **_: tuple(tuple(len(word) for word in prompt.split()) for prompt in prompts),
-    )
+    tokenized = "tokenize_prompts", lambda folder, prompts, **_: tuple(tuple(map(len, one.split())) for one in prompts)
+    monkeypatch.setattr(parity, *tokenized)
 
     def execute(spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, **arguments: Any) -> ParityReport:
         fake = type("SpoiltOnnx", (FakeOnnx,), {"spoil": staticmethod(spoil)}) if spoil else FakeOnnx
@@ -164,29 +157,24 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     return execute
 
 
-def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityReport]) -> None:
+def test_equal_models_pass_in_every_case_and_stage(run: Compare) -> None:
     said: list[str] = []
     report = run(on_progress=said.append)
     assert report.passed
-    assert [(stage.case, stage.stage, stage.rows, stage.figures.tokens) for stage in report.stages] == [
-        ("prompt 0", "prefill", 1, 5),
-        ("prompt 0", "decode", 1, 16),
-        ("prompt 1", "prefill", 1, 2),
-        ("prompt 1", "decode", 1, 16),
-        ("prompt 2", "prefill", 1, 3),
-        ("prompt 2", "decode", 1, 16),
-        ("batch of 3", "prefill", 3, 10),
-        ("batch of 3", "decode", 3, 48),
-        ("one token", "prefill", 1, 1),
-        ("one token", "decode", 1, 16),
-        ("random tokens", "prefill", 1, 16),
-        ("random tokens", "decode", 1, 16),
-        ("long prompt", "prefill", 1, 8),  # of 16 in two calls, so that the last is at the context's end
-        ("long prompt", "decode", 1, 16),
+    cases = [(stage.case, stage.stage, stage.rows, stage.figures.tokens) for stage in report.stages]
+    prefilled = {"prompt 0": 5, "prompt 1": 2, "prompt 2": 3, "batch of 3": 10, "one token": 1, "random tokens": 16}
+    prefilled["long prompt"] = 8  # of 16 in two calls, so that the last is at the context's end
+    assert cases == [
+        (case, stage, rows, tokens)
+        for case, prompt in prefilled.items()
+        for rows in (3 if "batch" in case else 1,)
+        for stage, tokens in (("prefill", prompt), ("decode", 16 * rows))
     ]
     assert said[0] == "torch: layer 1 of 1"
     assert said[-1] == "onnx: long prompt"
     assert (report.longest_tokens, report.context_length) == (32, 32)
+    assert sorted(report.to_json()["versions"]) == ["onnxruntime", "torch", "transformers"]
+    assert run(decode_steps=2).to_json()["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
     assert report.summary() == (
         "parity passed: max abs 0 (limit 0.001), cache error 0 (limit 0.001), top-1 100.0% "
         "over 189 tokens of 3 prompts in fp32 on CPUExecutionProvider"
@@ -194,65 +182,59 @@ def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityRepo
 
 
 @pytest.fixture
-def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
+def on_cuda(run: Compare, monkeypatch: pytest.MonkeyPatch) -> Compare:
     """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
     monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session_on("CUDAExecutionProvider"))
     monkeypatch.setattr(onnx_candidate, "probe", lambda provider: None)
     monkeypatch.setattr(onnx_candidate, "device_name", lambda _: "NVIDIA H100")
     monkeypatch.setattr(onnx_candidate, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
 
+    def decoder(path: Path, context: int, provider: str, threads: int, options: Any) -> SimpleNamespace:
+        assert (context, provider, options) == (32, "cuda", {"enable_cuda_graph": "1"})
+        runner, decoding = FakeOnnx(None), SimpleNamespace()
+
+        def start(prompts: Sequence[Sequence[int]], room: int) -> SimpleNamespace:
+            ends = np.array(list(map(len, prompts)))
+            decoding.logits = runner.prefill(padded(prompts), ends.tolist(), room)[np.arange(len(ends)), ends - 1]
+            spoils[0](-1, decoding.logits)
+            return decoding
+
+        def step(tokens: Sequence[int]) -> None:
+            decoding.logits = runner.step(tokens)
+            spoils[0](runner.steps - 1, decoding.logits)
+
+        decoding.step = step
+        return SimpleNamespace(start=start)
+
     def execute(spoil: Callable[[int, np.ndarray], None] = lambda step, logits: None) -> ParityReport:
-        class FakeDecoder:
-            def __init__(self, path: Path, context: int, provider: str, threads: int, options: Any) -> None:
-                assert (context, provider, options) == (32, "cuda", {"enable_cuda_graph": "1"})
-
-            def start(self, prompts: Sequence[Sequence[int]], room: int) -> Any:
-                runner, lengths = FakeOnnx(None), [len(prompt) for prompt in prompts]
-                logits = runner.prefill(padded(prompts), lengths, room)[np.arange(len(lengths)), np.array(lengths) - 1]
-                spoil(-1, logits)
-                decoding = SimpleNamespace(logits=logits)
-
-                def step(tokens: Sequence[int]) -> None:
-                    decoding.logits = runner.step(tokens)
-                    spoil(runner.steps - 1, decoding.logits)
-
-                decoding.step = step
-                return decoding
-
-        monkeypatch.setattr(onnx_candidate, "OnnxDecoder", FakeDecoder)
+        spoils[:] = [spoil]
         return run(execution=Execution("cuda"))
 
+    spoils: list[Callable[[int, np.ndarray], None]] = []
+    monkeypatch.setattr(onnx_candidate, "OnnxDecoder", decoder)
     return execute
 
 
-def test_on_a_gpu_a_prompt_and_a_batch_are_also_compared_as_served(on_cuda: Callable[..., ParityReport]) -> None:
+def test_on_a_gpu_a_prompt_and_a_batch_are_also_compared_as_served(on_cuda: Compare) -> None:
     report = on_cuda()
     assert report.passed
     served = [(s.case, s.stage, s.figures.tokens, s.cache) for s in report.stages if s.case.endswith("served")]
+    names = [("prompt 0, served", 1), ("batch of 3, served", 3)]
     assert served == [
-        ("prompt 0, served", "prefill", 1, None),
-        ("prompt 0, served", "decode", 16, None),
-        ("batch of 3, served", "prefill", 3, None),
-        ("batch of 3, served", "decode", 48, None),
+        (name, *stage, None) for name, rows in names for stage in (("prefill", rows), ("decode", 16 * rows))
     ]
     assert report.summary().endswith("in fp32 on CUDAExecutionProvider (NVIDIA H100)")
     assert report.to_json()["provider"]["gpu"] == "NVIDIA H100"
+    for wrong, where in ((-1, "row 2, position 2"), (3, "row 2, decode step 3")):
+
+        def spoil(step: int, logits: np.ndarray, wrong: int = wrong) -> None:
+            logits[2:, 7] += 0.25 * (step == wrong)
+
+        (reason,) = on_cuda(spoil).reasons
+        assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
 
 
-@pytest.mark.parametrize(("wrong", "where"), [(-1, "row 2, position 2"), (3, "row 2, decode step 3")])
-def test_a_difference_in_what_is_served_is_located(
-    on_cuda: Callable[..., ParityReport], wrong: int, where: str
-) -> None:
-    def spoil(step: int, logits: np.ndarray) -> None:
-        if (step, len(logits)) == (wrong, 3):
-            logits[2, 7] += 0.25
-
-    report = on_cuda(spoil)
-    (reason,) = report.reasons
-    assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
-
-
-def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[..., ParityReport]) -> None:
+def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Compare) -> None:
     spoil = raised(7, 0.00321, stage="decode 3", row=1, position=4)
     report = run(spoil)
     assert not report.passed
@@ -269,21 +251,17 @@ def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[...
     assert not run(spoil, limits=fp32(0.0032)).passed
 
 
-def test_a_difference_in_the_cache_alone_is_located(run: Callable[..., ParityReport]) -> None:
+def test_a_difference_in_the_cache_alone_is_located(run: Compare) -> None:
     def spoil(stage: str, row: int, position: int, values: np.ndarray) -> None:
         if (stage, row) == ("cache", 2):
             values[0, 1] += 1.0
 
-    report = run(spoil)
-    assert not report.passed
-    (reason,) = report.reasons
+    (reason,) = run(spoil).reasons
     assert re.fullmatch(r"cache error \S+ > 0.001 in the values of layer 0, after case 'batch of 3'", reason)
 
 
 @pytest.mark.parametrize("cause", ["sdpa", "float64"])
-def test_what_torch_itself_cannot_tell_is_let_pass(
-    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch, cause: str
-) -> None:
+def test_what_torch_itself_cannot_tell_is_let_pass(run: Compare, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
     """With another attention kernel, or in float64, torch is off by 0.0005: ten times as much passes, no more."""
     honest = FakeTorch.logits
     attention, dtypes = ["eager"], [torch.float32]
@@ -307,23 +285,16 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
     assert attention[-1] == "eager"  # no noise is measured where it cannot change the verdict
 
 
-def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Callable[..., ParityReport]) -> None:
+def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Compare) -> None:
     said: list[str] = []
-    report = run(raised(7, 0.0045, stage="decode 3", row=1), on_progress=said.append)
-    assert not report.passed
-    assert [line for line in said if "noise" in line] == [
-        f"torch: noise of {source}, sequence {number} of 3"
-        for source in ("another attention kernel", "float32")
-        for number in (1, 2, 3)
-    ]
-    said.clear()
     assert run(on_progress=said.append).passed
     assert not [line for line in said if "noise" in line]
+    assert not run(raised(7, 0.0045, stage="decode 3", row=1), on_progress=said.append).passed
+    noise = [f"torch: noise of {source}, sequence" for source in ("another attention kernel", "float32")]
+    assert [line for line in said if "noise" in line] == [f"{line} {n} of 3" for line in noise for n in (1, 2, 3)]
 
 
-def test_where_routers_choose_otherwise_predictions_count(
-    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_routers_choose_otherwise_predictions_count(run: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = Noise(max_abs=9.0, cache_error=1e-9, choices_kl=2e-3)
     monkeypatch.setattr(parity, "measure_exact_noise", lambda _, known, *__: dict.fromkeys(known, noise))
     errors: dict[str, float] = {}
@@ -355,7 +326,7 @@ def test_where_routers_choose_otherwise_predictions_count(
 
 @pytest.mark.parametrize(("noise", "passes"), [(0.0, False), (0.075, False), (0.08, True)])
 def test_a_choice_is_clear_beyond_twice_the_largest_difference_of_rounding(
-    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch, noise: float, passes: bool
+    run: Compare, monkeypatch: pytest.MonkeyPatch, noise: float, passes: bool
 ) -> None:
     best, second = np.argsort(-_truth(3, 0))[:2]  # the first token of each prompt has three letters
     lead = float(_truth(3, 0)[best] - _truth(3, 0)[second])
@@ -367,7 +338,7 @@ def test_a_choice_is_clear_beyond_twice_the_largest_difference_of_rounding(
     assert report.passed is passes, report.reasons
 
 
-def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport]) -> None:
+def test_the_largest_difference_is_named_first(run: Compare) -> None:
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
         if stage != "cache":
             logits[3] += 0.5 if (stage, row, position) == ("decode 1", 0, 2) else 0.25
@@ -377,17 +348,20 @@ def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport])
     assert "(and 13 more)" in report.failure()
 
 
-def test_a_graph_that_takes_padding_on_the_left_fails(
-    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+def test_no_limit_lets_misread_masks_and_another_vocabulary_pass(
+    run: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeOnnx, "misreads", True)
-    report = run()
-    assert "padded on the left" in " ".join(report.reasons)
-    assert report.failure().endswith("no limit would pass")
+    misread = run()
+    assert "padded on the left" in " ".join(misread.reasons)
+    monkeypatch.setattr(FakeTorch, "logits", lambda self, each: np.zeros((each.kept, 9), np.float32))
+    other = run()
+    assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in other.reasons
+    assert all(report.failure().endswith("no limit would pass") for report in (misread, other))
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "Inf")])
-def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], value: float, word: str) -> None:
+def test_nan_and_inf_fail_at_any_tolerance(run: Compare, value: float, word: str) -> None:
     report = run(raised(5, value, stage="prefill 1", position=1), limits=fp32(1e30))
     assert not report.passed
     assert report.reasons[0] == (
@@ -398,40 +372,13 @@ def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], val
     json.dumps(report.to_json(), allow_nan=False)
 
 
-def test_logits_of_another_vocabulary_fail(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeTorch, "logits", lambda self, each: np.zeros((each.kept, 9), np.float32))
-    report = run()
-    assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in report.reasons
-
-
-def test_a_tie_in_the_reference_is_no_disagreement(
-    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tied = np.zeros(VOCABULARY, np.float32)
-    monkeypatch.setattr(f"{__name__}._truth", lambda token, position: tied.copy())
-    report = run(raised(9, 1e-6))
-    assert report.passed
-    assert {stage.figures.top1_agreement for stage in report.stages} == {1.0}
-
-
-def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
-    report = run(decode_steps=2).to_json()
-    assert (report["schema"], report["verdict"]) == ("seap-export/parity/5", "passed")
-    assert (report["format"], report["runtime"], report["precision"]) == ("onnx", "onnxruntime", "fp32")
-    assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}
-    assert report["prompts"]["count"] == 3
-    assert report["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
-    assert sorted(report["versions"]) == ["onnxruntime", "torch", "transformers"]
-    assert report == run(decode_steps=2).to_json()
-
-
 @pytest.mark.parametrize("arguments", [{"decode_steps": 0}, {"long_tokens": 0}, {"decode_steps": 30}])
-def test_arguments_out_of_range_are_refused(run: Callable[..., ParityReport], arguments: dict[str, Any]) -> None:
+def test_arguments_out_of_range_are_refused(run: Compare, arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         run(**arguments)
 
 
-def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Callable[..., ParityReport]) -> None:
+def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Compare) -> None:
     nodes = {"CPUExecutionProvider": {"Shape": 3, "MatMul": 2}, "CUDAExecutionProvider": {"MatMul": 9}}
     passed = run()
 
@@ -446,8 +393,11 @@ def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Calla
     assert with_nodes({**nodes, "CPUExecutionProvider": {"Shape": 3}}).passed
 
 
-def test_no_prompt_and_an_empty_prompt_are_refused(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least one prompt"):
-        run_parity(micro_hf("Llama"), tmp_path, [])
-    with pytest.raises(InputError, match="prompt 1 has no tokens"):
-        run_parity(micro_hf("Llama"), tmp_path, ["the cat", ""])
+@pytest.mark.parametrize(
+    ("prompts", "says"), [([], "at least one prompt"), (["the cat", ""], "prompt 1 has no tokens")]
+)
+def test_no_prompt_and_an_empty_prompt_are_refused(
+    micro_hf: Callable[[str], Path], tmp_path: Path, prompts: list[str], says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        run_parity(micro_hf("Llama"), tmp_path, prompts)

@@ -15,54 +15,38 @@ HOSTILE = 'a|b <script>alert("x")</script> `*_[x](y)'
 CONTROL = "\x00\x1b[31m\x08\ud800"
 
 
+FORMAT = {"title": "ONNX", "format": "onnx", "precision": "fp32", "form": {"dialect": "fused", "logits": "all"}}
 EXACT = ("max_abs", "cache_error")
+FIGURES = {
+    "max_abs": 1.1e-4, "mean_abs": 9e-6, "mean_kl_nats": 2.2e-11, "p999_kl_nats": 4.1e-11, "max_kl_nats": 4.5e-11,
+    "cache_error": 2.4e-5, "cache_max_abs": 3.2e-5,
+}  # fmt: skip
 
 
 def _case(case: str, stage: str, scale: float, judged_by: tuple[str, ...] = EXACT, **changes: Any) -> dict[str, Any]:
+    is_prefill = stage == "prefill"
     return {
-        "case": case,
-        "stage": stage,
-        "rows": 3 if "batch" in case else 1,
-        "limits": dict.fromkeys(judged_by, 1e-3),
-        "noise": {"max_abs": 1e-5, "cache_error": 1e-6},
-        "verdict": "passed",
-        "tokens": 120 if stage == "prefill" else 8,
-        "max_abs": 1.1e-4 * scale,
-        "mean_abs": 9e-6 * scale,
-        "worst": {"row": 0, "position": 8, "token_id": 63},
+        **{"case": case, "stage": stage, "rows": 3 if "batch" in case else 1, "tokens": 120 if is_prefill else 8},
+        **{name: value * scale for name, value in FIGURES.items()},
+        **{"limits": dict.fromkeys(judged_by, 1e-3), "noise": {"max_abs": 1e-5, "cache_error": 1e-6}},
+        **{"verdict": "passed", "worst": {"row": 0, "position": 8, "token_id": 63}, "cache_defect": "", "defects": []},
         "top1_agreement": 1.0 if scale < 10 else 0.9583,
-        "top1_agreement_margin": 1.0 if stage == "prefill" else None,
-        "mean_kl_nats": 2.2e-11 * scale,
-        "p999_kl_nats": 4.1e-11 * scale,
-        "max_kl_nats": 4.5e-11 * scale,
-        "perplexity_ratio": 1.0000123 if stage == "prefill" else None,
-        "cache_error": 2.4e-5 * scale,
-        "cache_max_abs": 3.2e-5 * scale,
-        "cache_defect": "",
-        "defects": [],
+        "top1_agreement_margin": 1.0 if is_prefill else None,
+        "perplexity_ratio": 1.0000123 if is_prefill else None,
         **changes,
     }
 
 
-def _parity(scale: float = 1.0, **changes: Any) -> dict[str, Any]:
+def _parity(**changes: Any) -> dict[str, Any]:
     names = [*(f"prompt {index}" for index in range(4)), "batch of 3"]
     return {
-        "schema": "seap-export/parity/5",
-        "format": "onnx",
-        "runtime": "onnxruntime",
-        "precision": "fp32",
-        "verdict": "passed",
-        "failure": "",
-        "reasons": [],
-        "max_abs": 1.1e-4 * scale,
-        "top1_agreement": 1.0,
-        "mean_kl_nats": 2.2e-11 * scale,
+        **{"schema": "seap-export/parity/5", "format": "onnx", "runtime": "onnxruntime", "precision": "fp32"},
+        **{"verdict": "passed", "failure": "", "reasons": [], "looser_limits": [], "notes": []},
+        **{"max_abs": 1.1e-4, "top1_agreement": 1.0, "mean_kl_nats": 2.2e-11},
         "form": {"precision": {"dtype": "fp32", "quantization": None}, "dialect": "fused", "logits": "all"},
         "limits": {"max_abs": 1e-3, "cache_error": 1e-3},
-        "looser_limits": [],
-        "notes": [],
         "smallest_passing_limits": {"max_abs": 1.2e-4},
-        "cases": [_case(name, stage, scale) for name in names for stage in ("prefill", "decode")],
+        "cases": [_case(name, stage, 1.0) for name in names for stage in ("prefill", "decode")],
         **changes,
     }
 
@@ -71,41 +55,22 @@ SAMPLE = {"prompt": "How do I boil an egg?", "dense": " Put it in water.", "vari
 
 
 def _divergence(mean_kl: float) -> dict[str, Any]:
+    times = {"mean": 1, "median": 1 / 5, "p99": 8, "p999": 20, "max": 41}
     return {
-        "mean_kl_nats": mean_kl,
-        "mean_kl_nats_stderr": mean_kl / 6,
-        "median_kl_nats": mean_kl / 5,
-        "p99_kl_nats": 8 * mean_kl,
-        "p999_kl_nats": 20 * mean_kl,
-        "max_kl_nats": 41 * mean_kl,
-        "loss_difference_nats": mean_kl / 2,
-        "loss_difference_nats_stderr": mean_kl / 16,
-        "top1_agreement": 1 - mean_kl,
-        "top1_agreement_stderr": 0.012,
-        "perplexity": 14.21 * math.exp(mean_kl),
-        "dense_perplexity": 14.21,
-        "tokens": 3012,
+        **{f"{name}_kl_nats": factor * mean_kl for name, factor in times.items()},
+        **{"mean_kl_nats_stderr": mean_kl / 6, "top1_agreement": 1 - mean_kl, "top1_agreement_stderr": 0.012},
+        **{"loss_difference_nats": mean_kl / 2, "loss_difference_nats_stderr": mean_kl / 16},
+        **{"perplexity": 14.21 * math.exp(mean_kl), "dense_perplexity": 14.21, "tokens": 3012},
     }
 
 
-GENERAL_TEXT = "general text"
-
-
-def elsewhere(task: str, kls: dict[str, float]) -> dict[str, Any]:
+def _elsewhere(task: str, kls: dict[str, float]) -> dict[str, Any]:
     """What an export measures on every task's texts; `kls` by the name of the texts."""
+    measured = {"dense_bits_per_byte": 0.9, "texts": 8, "tokens": 812, "bytes": 3304, "sha256": "a4" * 32}
     return {
         "onnx": {
-            name: {
-                "own": name == task,
-                "mean_kl_nats": mean_kl,
-                "mean_kl_nats_stderr": mean_kl / 8,
-                "bits_per_byte": 0.9 + mean_kl / 4,
-                "dense_bits_per_byte": 0.9,
-                "texts": 8,
-                "tokens": 812,
-                "bytes": 3304,
-                "sha256": f"{len(name):064x}",
-            }
+            name: {"own": name == task, "mean_kl_nats": mean_kl, "mean_kl_nats_stderr": mean_kl / 8}
+            | {"bits_per_byte": 0.9 + mean_kl / 4, **measured}
             for name, mean_kl in kls.items()
         }
     }
@@ -127,16 +92,8 @@ def _quality(mean_kl: float, max_kl: float | None = 0.1, **changes: Any) -> dict
 def _speed(decode: float, prefill: float) -> dict[str, Any]:
     cells = [(1, 128, 210.4, 21.9), (1, 512, 911.0, 24.2), (4, 128, 805.5, 40.3)]
     verdicts = [
-        {
-            "figure": figure,
-            "batch": batch,
-            "depth": depth,
-            "limit": 1.1,
-            "found": measured,
-            "low": measured - 0.04 * batch,
-            "high": measured + 0.05 * batch,
-            "verdict": "passed",
-        }
+        {"figure": figure, "batch": batch, "depth": depth, "limit": 1.1, "found": measured, "verdict": "passed"}
+        | {"low": measured - 0.04 * batch, "high": measured + 0.05 * batch}
         for batch, depth, *_ in cells
         for figure, measured in (("decode_speedup", decode), ("prefill_speedup", prefill))
     ]
@@ -154,21 +111,13 @@ def _speed(decode: float, prefill: float) -> dict[str, Any]:
 
 def recorded_speed(decode: float, prefill: float) -> dict[str, Any]:
     """What an export records: figures without limits, and the share of the ideal speed-up that they reach."""
-    known = {"decode": decode, "prefill": prefill}
-    figures = {
-        f"{what}_{key}": value
-        for what, case in known.items()
-        for key, value in (
-            ("speedup", case),
-            ("speedup_low", case - 0.02),
-            ("speedup_high", case + 0.02),
-            ("ideal_speedup", case / 0.96),
-            ("share_of_ideal", 0.96),
-        )
-    }
     dense = {"batch": 1, "depth": 128, "prefill_ms": 200.0, "decode_ms_per_token": 20.0}
-    times = {**dense, "prefill_ms": 200.0 / prefill, "decode_ms_per_token": 20.0 / decode}
-    return {"limits": {}, "verdicts": [], "dense": [dense], "variant": [{**times, **figures}]}
+    variant = {**dense, "prefill_ms": 200.0 / prefill, "decode_ms_per_token": 20.0 / decode}
+    for what, value in (("decode", decode), ("prefill", prefill)):
+        ends = {"": value, "_low": value - 0.02, "_high": value + 0.02}
+        variant |= {f"{what}_speedup{end}": figure for end, figure in ends.items()}
+        variant |= {f"{what}_ideal_speedup": value / 0.96, f"{what}_share_of_ideal": 0.96}
+    return {"limits": {}, "verdicts": [], "dense": [dense], "variant": [variant]}
 
 
 def _layers(ratio: float) -> list[dict[str, Any]]:
@@ -184,127 +133,81 @@ def _layers(ratio: float) -> list[dict[str, Any]]:
     ]
 
 
-def _format(precision: str) -> dict[str, Any]:
-    form = {"dialect": "fused", "logits": "all"}
-    return {"title": "ONNX", "format": "onnx", "precision": precision, "form": form}
-
-
 def _variant(task: str | None, ratio: float, **changes: Any) -> dict[str, Any]:
     parameters = round(DENSE_PARAMETERS * (1 - 0.79 * ratio))
     return {
-        "task": task,
-        "method": "reconstruct",
-        "requested_ratio": ratio,
-        "achieved_ratio": ratio + 0.0013,
-        "num_parameters": parameters,
-        "dense_parameters": DENSE_PARAMETERS,
-        "formats": {"onnx": _format("fp32")},
+        **{"task": task, "method": "reconstruct", "requested_ratio": ratio, "achieved_ratio": ratio + 0.0013},
+        **{"num_parameters": parameters, "dense_parameters": DENSE_PARAMETERS, "formats": {"onnx": FORMAT}},
         "bytes": {"hf": parameters * 4, "onnx": parameters * 4 + 812_345},
         "dense_bytes": {"hf": DENSE_PARAMETERS * 4, "onnx": DENSE_PARAMETERS * 4 + 901_234},
-        "layers": _layers(ratio),
-        "parity": {"onnx": _parity()},
-        "bisect": None,
-        "quality": _quality(0.12 * ratio),
-        "speed": _speed(1.24, 1.18),
+        **{"layers": _layers(ratio), "parity": {"onnx": _parity()}, "bisect": None},
+        **{"quality": _quality(0.12 * ratio), "speed": _speed(1.24, 1.18)},
         **changes,
     }
 
 
 def check(variant: str | None, name: str, verdict: str = "passed", exit_code: int = 0, **told: Any) -> dict[str, Any]:
-    return {
-        "variant": variant,
-        "check": name,
-        "subject": None,
-        "verdict": verdict,
-        "exit_code": exit_code,
-        "reasons": told.get("reasons", []),
-        "notes": told.get("notes", []),
-    }
+    told = {"reasons": [], "notes": [], **told}
+    return {"variant": variant, "check": name, "subject": None, "verdict": verdict, "exit_code": exit_code, **told}
 
 
 def _passing() -> dict[str, Any]:
     accuracy = {"acc": 0.5421, "acc_norm": None, "acc_stderr": 0.02, "acc_norm_stderr": None}
-    zero_shot = {
-        form: {
-            "piqa": {**accuracy, "questions": 500, "chance": 0.5},
-            "boolq": {**accuracy, "questions": 64, "chance": 0.5},
-        }
-        for form in ("dense", "onnx")
-    }
+    figures = {task: {**accuracy, "questions": n, "chance": 0.5} for task, n in (("piqa", 500), ("boolq", 64))}
     exact = {"questions": 200, "exact_match_stderr": 0.03, "never_stopped": 0.0, "unanswered": 0.0, "samples": []}
     generation = {
         "dense": {"gsm8k": {**exact, "exact_match": 0.335, "mean_tokens": 96.4}},
         "onnx": {"gsm8k": {**exact, "exact_match": 0.29, "mean_tokens": 133.7, "never_stopped": 0.125}},
     }
-    flipped = {
-        "onnx": {
-            "piqa": {"right_to_wrong": 41, "wrong_to_right": 43},
-            "gsm8k": {"right_to_wrong": 17, "wrong_to_right": 8},
-        }
-    }
+    turned = {name: {"right_to_wrong": a, "wrong_to_right": b} for name, a, b in (("piqa", 41, 43), ("gsm8k", 17, 8))}
     differences = {"onnx": {"piqa": {"mean": 0.004, "stderr": 0.018}, "gsm8k": {"mean": -0.045, "stderr": 0.025}}}
-    answered = {"zero_shot": zero_shot, "generation": generation, "flipped": flipped}
-    answered["accuracy_difference"] = differences
+    answered = {"zero_shot": {"dense": figures, "onnx": figures}, "generation": generation}
+    answered |= {"flipped": {"onnx": turned}, "accuracy_difference": differences}
     # float32 and rounded activations: the second pass is judged by its divergence, not by single logits
     limits = {"max_abs": 0.01, "cache_error": 1e-3, "mean_kl": 0.02}
     looser = ["int4 max_abs 0.01 is looser than the default 0.001"]
     int4 = _parity(limits=limits, looser_limits=looser, notes=looser, mean_kl_nats=0.006)
     int4["cases"] += [_case("prompt 0, as it is", "prefill", 900, ("mean_kl",), mean_kl_nats=0.006)]
+    of_arithmetic = _elsewhere("arithmetic", {"arithmetic": 0.024, "everyday": 3.2, "general text": 1.7})
+    of_everyday = _elsewhere("everyday", {"arithmetic": 0.44, "everyday": 0.061, "general text": 0.12})
     variants = {
-        "arithmetic-0.2": _variant(
-            "arithmetic",
-            0.2,
-            quality=_quality(
-                0.024, elsewhere=elsewhere("arithmetic", {"arithmetic": 0.024, "everyday": 3.2, GENERAL_TEXT: 1.7})
-            ),
-        ),
+        "arithmetic-0.2": _variant("arithmetic", 0.2, quality=_quality(0.024, elsewhere=of_arithmetic)),
         "everyday-0.35": _variant(
             "everyday",
             0.35,
-            quality=_quality(
-                0.061,
-                sample=SAMPLE,
-                elsewhere=elsewhere("everyday", {"arithmetic": 0.44, "everyday": 0.061, GENERAL_TEXT: 0.12}),
-                **answered,
-            ),
+            quality=_quality(0.061, sample=SAMPLE, elsewhere=of_everyday, **answered),
             speed=recorded_speed(1.25, 1.5),
         ),
         "general-0.5": _variant(
             None,
             0.5,
-            formats={"onnx": _format("int4")},
+            formats={"onnx": FORMAT | {"precision": "int4"}},
             parity={"onnx": int4},
-            quality=None,
-            speed=None,
+            **{"quality": None, "speed": None, "dense_bytes": {"hf": 538_060_032, "onnx": None}},
             bytes={"hf": 325_500_112, "onnx": 58_210_330},
-            dense_bytes={"hf": 538_060_032, "onnx": None},
         ),
     }
     checks = [check(None, "integrity"), check(None, "router")]
     checks += [check(name, "parity", notes=variant["parity"]["onnx"]["notes"]) for name, variant in variants.items()]
     checks += [check(name, part) for name in list(variants)[:2] for part in ("quality", "speed")]
+    skipped = "skipped", 0
     checks += [
-        check("general-0.5", "quality", "skipped", notes=["no dense model was given"]),
-        check("general-0.5", "speed", "skipped", notes=["no dense model was given"]),
+        check("general-0.5", name, *skipped, notes=["no dense model was given"]) for name in ("quality", "speed")
     ]
     return {
-        "schema": "seap-export/validation/2",
-        "verdict": "passed",
-        "exit_code": 0,
-        "failure": "",
-        "name": "demo-output",
+        **{
+            "schema": "seap-export/validation/2",
+            "verdict": "passed",
+            "exit_code": 0,
+            "failure": "",
+            "name": "demo-output",
+        },
         "source": {"name": "SmolLM2-135M-Instruct.Q4_1.gguf", "sha256": "5f" * 32},
         "checks": checks,
         "variants": variants,
         "tasks": {
-            name: {
-                "seed": 0,
-                "max_length": 512,
-                "calibration_texts": 200,
-                "calibration_tokens": 24_117,
-                "held_out_texts": 16,
-                "corpus": f"{name}.jsonl",
-            }
+            name: {"seed": 0, "max_length": 512, "calibration_texts": 200, "calibration_tokens": 24_117}
+            | {"held_out_texts": 16, "corpus": f"{name}.jsonl"}
             for name in ("arithmetic", "everyday")
         },
         "files": {
@@ -313,12 +216,7 @@ def _passing() -> dict[str, Any]:
             for path, size in (("hf/model.safetensors", 453_000_000), ("onnx/model.onnx", 812_345), ("plan.json", 812))
         },
         "versions": {"seap-export": "0.1.0", "onnxruntime": "1.31.1", "torch": "2.13.0+cpu", "transformers": "5.24.0"},
-        "machine": {
-            "processor": "Example CPU @ 2.10GHz",
-            "system": "Linux 6.1 x86_64",
-            "python": "3.13.5",
-            "threads": 2,
-        },
+        "machine": {"processor": "A CPU @ 2.10GHz", "system": "Linux 6.1 x86_64", "python": "3.13.5", "threads": 2},
     }
 
 
@@ -326,15 +224,10 @@ def _bisect() -> dict[str, Any]:
     taps = [{"name": "embedding", "layer": None, "sublayer": "embedding", "error": 0.0}]
     for layer in range(LAYERS):
         error = 2e-7 * 1.3**layer if layer < 12 else 0.04 * 1.2 ** (layer - 12)
-        for part, more in (("attention", 1.0), ("mlp", 1.1)):
-            taps.append(
-                {
-                    "name": f"/model/layers.{layer}/{part}/output",
-                    "layer": layer,
-                    "sublayer": part,
-                    "error": error * more,
-                }
-            )
+        taps += [
+            {"name": f"/model/layers.{layer}/{part}/output", "layer": layer, "sublayer": part, "error": error * more}
+            for part, more in (("attention", 1.0), ("mlp", 1.1))
+        ]
     taps.append({"name": "logits", "layer": None, "sublayer": "head", "error": None})
     taps[-2]["error"] = None
     overflows = [
@@ -364,10 +257,7 @@ def _failing() -> dict[str, Any]:
         0.0,
         **dict.fromkeys(("method", "requested_ratio", "achieved_ratio", "num_parameters", "dense_parameters")),
         **dict.fromkeys(("quality", "speed")),
-        parity={},
-        layers=[],
-        bytes={"hf": 0, "onnx": 0},
-        dense_bytes={"hf": None, "onnx": None},
+        **{"parity": {}, "layers": [], "bytes": {"hf": 0, "onnx": 0}, "dense_bytes": {"hf": None, "onnx": None}},
     )
     report["variants"] = {
         "everyday-0.35": report["variants"]["everyday-0.35"],
@@ -396,13 +286,15 @@ def _shipped() -> dict[str, Any]:
     passing = _passing()
     whole = {
         f"everyday-whole-{precision}": {
-            "task": "everyday",
-            "precision": precision,
-            "beside": "fp32",
-            "options": {},
+            **{
+                "task": "everyday",
+                "precision": precision,
+                "beside": "fp32",
+                "options": {},
+                "refusal": "",
+                "bytes": size,
+            },
             "command": f"seap-export export m --task everyday=e.jsonl --ratio 0 --precision {precision} --out out",
-            "refusal": "",
-            "bytes": size,
             "memory_about": size + 123_600_000,
             "quality": {"divergence": {"onnx": _divergence(kl)}, "folder": "onnx", "runtime": "onnxruntime"},
             "speed": recorded_speed(speedup, 1.6),
@@ -417,12 +309,6 @@ def _shipped() -> dict[str, Any]:
 def samples() -> dict[str, dict[str, Any]]:
     """A passing and a failing report, for readers that change nothing."""
     return {"passing": _shipped(), "failing": _failing()}
-
-
-@pytest.fixture
-def shipped() -> dict[str, Any]:
-    """The passing report with whole models, and what it recommends."""
-    return _shipped()
 
 
 @pytest.fixture

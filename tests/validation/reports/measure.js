@@ -37,38 +37,14 @@ function texts(page, view) {
   return found;
 }
 
-function shapes(page, view) {
-  return [...page.querySelectorAll("svg rect, svg circle, .key.a, .key.b")].map((element) => {
-    const style = view.getComputedStyle(element);
-    const inside = style.stroke === "none" ? style.fill : style.stroke;
-    const drawn = element.closest("svg") ? inside : style.backgroundColor;
-    const behind = background(element.closest("figure"), view);
-    return { words: element.getAttribute("class"), contrast: contrast(channels(drawn).rgb, behind) };
-  });
-}
-
+// What is wider than the window, but for tables that scroll.
 function beyond(page, view) {
-  const outside = [];
-  for (const element of page.body.querySelectorAll("*")) {
-    const scroller = element.closest(".scroll");
-    if ((scroller && scroller !== element) || !element.checkVisibility()) continue;
-    const { left, right } = element.getBoundingClientRect();
-    const words = `${element.tagName} ${element.textContent.slice(0, 60)}`;
-    if (left < -0.5 || right > view.innerWidth + 0.5) outside.push(words);
-  }
-  return outside;
-}
-
-// Tables that are wider than what is shown of them.
-function scrolling(page) {
-  const wide = [...page.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth + 1);
-  return wide.map((box) => box.textContent.slice(0, 60));
-}
-
-function tiles(page) {
-  return [...page.querySelectorAll(".tile")].map((tile) => {
-    return { title: tile.querySelector("h4").textContent, top: tile.getBoundingClientRect().top };
+  const shown = [...page.body.querySelectorAll("*")].filter((one) => {
+    const scroller = one.closest(".scroll");
+    return (!scroller || scroller === one) && one.checkVisibility();
   });
+  const outside = shown.filter((one) => one.getBoundingClientRect().right > view.innerWidth + 0.5);
+  return outside.map((one) => `${one.tagName} ${one.textContent.slice(0, 60)}`);
 }
 
 function overlap(one, other) {
@@ -77,44 +53,32 @@ function overlap(one, other) {
 
 // Labels that lie over one another, or over what a chart shows; lines of the grid may pass behind.
 function overlaps(page) {
-  const found = [];
-  for (const chart of page.querySelectorAll("svg")) {
+  return [...page.querySelectorAll("svg")].flatMap((chart) => {
     const labels = [...chart.querySelectorAll("text")];
-    const others = [...labels, ...chart.querySelectorAll("rect, circle, .limit, .range, .pointer")];
-    const places = new Map(others.map((element) => [element, element.getBoundingClientRect()]));
-    labels.forEach((label, index) => {
-      for (const other of others.slice(index + 1)) {
-        const words = `${label.textContent} / ${other.textContent || other.tagName}`;
-        if (overlap(places.get(label), places.get(other))) found.push(words);
-      }
-    });
-  }
-  return found;
+    const all = [...labels, ...chart.querySelectorAll("rect, circle, .limit, .range, .pointer")];
+    const place = new Map(all.map((element) => [element, element.getBoundingClientRect()]));
+    return labels.flatMap((label, index) => all.slice(index + 1)
+      .filter((other) => overlap(place.get(label), place.get(other)))
+      .map((other) => `${label.textContent} / ${other.textContent || other.tagName}`));
+  });
 }
 
 function measure(frame) {
   const page = frame.contentDocument, view = frame.contentWindow;
   page.querySelectorAll("details").forEach((details) => { details.open = true; });
-  const verdict = page.querySelector("#verdict h1"), place = verdict.getBoundingClientRect();
   return {
     width: view.innerWidth,
     dark: view.matchMedia("(prefers-color-scheme: dark)").matches,
     scrollWidth: page.documentElement.scrollWidth,
-    verdict: { text: verdict.textContent, visible: verdict.checkVisibility(), top: place.top, bottom: place.bottom },
+    verdict: page.querySelector("#verdict h1").getBoundingClientRect().bottom,
     texts: texts(page, view),
-    shapes: shapes(page, view),
     beyond: beyond(page, view),
-    scrolling: scrolling(page),
-    tiles: tiles(page),
-    table: page.querySelector("#variants ~ * table")?.getBoundingClientRect().top,
     overlaps: overlaps(page),
-    charts: [...page.querySelectorAll("svg")].map((chart) => [chart.clientWidth, chart.clientHeight]),
     requests: view.performance.getEntriesByType("resource").map((entry) => entry.name),
   };
 }
 
 window.addEventListener("load", () => {
-  const frames = [...document.querySelectorAll("iframe")];
-  const measured = frames.map((frame) => [frame.id, measure(frame)]);
+  const measured = [...document.querySelectorAll("iframe")].map((frame) => [frame.id, measure(frame)]);
   document.getElementById("measured").textContent = JSON.stringify(Object.fromEntries(measured));
 });

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from support.execution import ONE_THREAD
+from support.product import Run, open_torch_runner, padded, round_activations
 
-if TYPE_CHECKING:
-    from support.formats.written import WrittenModel
+from converters.format import StoredWeights
 
 Prompts = Sequence[Sequence[int]]
 
@@ -30,7 +30,6 @@ def torch_logits() -> Callable[..., list[np.ndarray]]:
 
     With `first`, its first so many tokens run together and the others one by one, which matters to longrope.
     """
-    from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
     def compute(folder: Path, prompts: Prompts, first: Sequence[int] | None = None) -> list[np.ndarray]:
         whole = [len(prompt) for prompt in prompts]
@@ -44,11 +43,9 @@ def torch_logits() -> Callable[..., list[np.ndarray]]:
     return compute
 
 
-@pytest.fixture(scope="session")
-def padded(prompts: Prompts) -> np.ndarray:
+@pytest.fixture(scope="session", name="padded")
+def padded_prompts(prompts: Prompts) -> np.ndarray:
     """The prompts as one batch, padded on the right."""
-    from support.product import padded
-
     return padded(prompts)
 
 
@@ -77,20 +74,47 @@ def check_rows(prompts: Prompts, torch_logits: Callable[..., list[np.ndarray]]) 
     return check
 
 
-@pytest.fixture
-def exact_and_rounded(prompts: Prompts, tmp_path: Path) -> Callable[[WrittenModel], Iterator[np.ndarray]]:
-    """The logits of the last prompt that torch computes with the weights that were written.
+class TwoRows:
+    """Two rows of 20 and of 13 tokens, padded on the right, and 4 steps: their logits, and the states they keep."""
 
-    First from activations in floats, then from those rounded to int8.
-    """
-    from support.product import Run, choose_precision, open_torch_runner, round_activations
+    def __init__(self) -> None:
+        self.lengths, self.steps = (20, 13), 4
+        self.texts = np.random.default_rng(0).integers(3, 90, (2, 24)).tolist()
+        self.further = [text[length : length + 4] for text, length in zip(self.texts, self.lengths, strict=True)]
 
-    def compute(made: WrittenModel) -> Iterator[np.ndarray]:
-        run, how = Run([prompts[-1]], len(prompts[-1])), choose_precision("int8").quantization
-        assert how is not None
-        with open_torch_runner(made.with_stored_weights(tmp_path / "again"), ONE_THREAD) as torch_runner:
-            yield from torch_runner.run([run])
-            round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
-            yield from torch_runner.run([run])
+    def of_torch(self, folder: Path, stored: StoredWeights | None = None, how: Any = None) -> list[np.ndarray]:
+        """Each row alone, with the weights that are `stored`, and activations rounded as `how` says."""
+        states: list[list[np.ndarray]] = [[], []]
+        with open_torch_runner(folder, ONE_THREAD, stored=stored) as runner:
+            if how is not None:
+                round_activations(runner.model, runner.spec, how)
+            runs = [
+                Run([text[:length], *([token] for token in more)], length + self.steps)
+                for text, length, more in zip(self.texts, self.lengths, self.further, strict=True)
+            ]
+            logits = list(runner.run(runs, lambda row, kept: states[row].extend(kept.values())))
+        return [*logits, *states[0], *states[1]]
 
-    return compute
+    def of(self, runner: Any, *, keeps: bool = False) -> list[np.ndarray]:
+        """What a runner computes of both together, and with `keeps` its states."""
+        first = runner.prefill(np.array(self.texts)[:, :20], self.lengths, room=self.steps)
+        steps = [runner.step(list(tokens)) for tokens in zip(*self.further, strict=True)]
+        logits = [
+            np.concatenate([first[row, :length], [step[row] for step in steps]])
+            for row, length in enumerate(self.lengths)
+        ]
+        states = (
+            [state for row in range(2) for layer in runner.cache(row) for state in layer.values()] if keeps else []
+        )
+        return [*logits, *states]
+
+    def largest(self, computed: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+        """The largest difference of a logit, or of a number of a state."""
+        pairs = list(zip(computed, wanted[: len(computed)], strict=True))
+        assert all(one.shape == other.shape for one, other in pairs)
+        return max(float(np.abs(one - other).max()) for one, other in pairs)
+
+
+@pytest.fixture(scope="session")
+def two_rows() -> TwoRows:
+    return TwoRows()

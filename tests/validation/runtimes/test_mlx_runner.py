@@ -8,18 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.chosen import FOR_MLX
-from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.models import write_source
 from support.plans import write_pruned_micro_model
 
 from converters.mlx import MlxFormat
-from seap_export.common.json_file import read_json
-from validation.runtimes.mlx_runner import MlxRunner, open_mlx
-from validation.runtimes.runner import Opening
+from validation.runtimes.mlx_runner import MlxRunner
 
+pytestmark = pytest.mark.needs("mlx-lm")
 Logits = Callable[..., list[np.ndarray]]
-PRECISIONS = ("fp16", "bf16", "8bit", "4bit")
 
 
 def written(folder: Path, variation: str, precision: str = "fp32", *, pruned: bool = True) -> WrittenModel:
@@ -27,12 +24,11 @@ def written(folder: Path, variation: str, precision: str = "fp32", *, pruned: bo
     return WrittenModel.of(MlxFormat(precision), source)
 
 
-def largest(pairs: object) -> float:
-    """The largest difference of logits within pairs of arrays."""
-    return max(float(np.abs(ours - wanted).max()) for ours, wanted in pairs)  # type: ignore[attr-defined]
+def alone(runner: MlxRunner, prompt: list[int]) -> np.ndarray:
+    logits: np.ndarray = runner.prefill(np.array([prompt]), [len(prompt)])[0]
+    return logits
 
 
-@pytest.mark.needs("mlx-lm")
 @pytest.mark.parametrize(
     ("variation", "is_pruned"),
     [
@@ -46,55 +42,44 @@ def test_equals_torch(
 ) -> None:
     """Each prompt alone; all in a batch; in parts with a cache; and two rows that go on together."""
     made = written(tmp_path, variation, pruned=is_pruned)
-    runner = MlxRunner(made.folder)
-    wanted, lengths = torch_logits(made.source, prompts), list(map(len, prompts))
-    alone = [runner.prefill(np.array([prompt]), [len(prompt)])[0] for prompt in prompts]
-    assert largest(zip(alone, wanted, strict=True)) <= 1e-3
+    runner, lengths = MlxRunner(made.folder), list(map(len, prompts))
     batch = runner.prefill(padded, lengths)
-    assert largest((row[:length], whole) for row, length, whole in zip(batch, lengths, wanted, strict=True)) <= 1e-3
+    for prompt, row, wanted in zip(prompts, batch, torch_logits(made.source, prompts), strict=True):
+        assert np.abs(row[: len(prompt)] - wanted).max() <= 1e-3
+        assert np.abs(alone(runner, prompt) - wanted).max() <= 1e-3
     one, other = prompts[-1], prompts[-2]
     (truth,) = torch_logits(made.source, [one], [6])
-    parts = [runner.prefill(np.array([one[:6]]), [6])[0], *(runner.step([token]) for token in one[6:])]
+    parts = [alone(runner, one[:6]), *(runner.step([token]) for token in one[6:])]
     assert np.abs(np.concatenate(parts) - truth).max() <= 1e-3
     truths = torch_logits(made.source, [one, other], [9, 5])
     runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
     for index in range(28):
-        first, second = runner.step([one[9 + index], other[5 + index]])
-        assert largest([(first, truths[0][9 + index]), (second, truths[1][5 + index])]) <= 1e-3
+        both = runner.step([one[9 + index], other[5 + index]])
+        assert np.abs(both - np.stack([truths[0][9 + index], truths[1][5 + index]])).max() <= 1e-3
 
 
-@pytest.mark.needs("mlx-lm")
 @pytest.mark.parametrize(
-    ("variation", "precision"),
+    ("variation", "precision", "rounding"),
     [
-        ("qwen3-biases", "4bit"),
-        *(
-            pytest.param(name, PRECISIONS[index % len(PRECISIONS)], marks=pytest.mark.full)
-            for index, name in enumerate(FOR_MLX)
-        ),
+        ("qwen3-biases", "4bit", 0.03),
+        pytest.param("gemma2-all", "bf16", 0.2, marks=pytest.mark.full),
+        pytest.param("lfm2-all", "8bit", 0.04, marks=pytest.mark.full),
+        pytest.param("gemma4-all", "fp16", 0.03, marks=pytest.mark.full),
     ],
 )
 def test_equals_torch_with_the_weights_that_are_written(
-    tmp_path: Path, variation: str, precision: str, prompts: list[list[int]], torch_logits: Logits
+    tmp_path: Path, variation: str, precision: str, rounding: float, prompts: list[list[int]], torch_logits: Logits
 ) -> None:
-    made = written(tmp_path, variation, precision)
-    wanted = torch_logits(made.with_stored_weights(tmp_path / "again"), prompts[-3:])
-    assert_equals_torch(made.folder, precision, prompts[-3:], wanted)
-
-
-def assert_equals_torch(folder: Path, precision: str, prompts: list[list[int]], wanted: list[np.ndarray]) -> None:
     """To rounding in float32, and to that of activations in the dtype of the folder."""
-    exact = MlxRunner(folder, in_float32=True)
-    has_experts = any("experts" in layer for layer in read_json(folder / "config.json")["decoder"]["layers"])
-    runner = open_mlx(folder, Opening(ONE_THREAD)) if has_experts else MlxRunner(folder)
-    for prompt, truth in zip(prompts, wanted, strict=True):
-        assert np.abs(exact.prefill(np.array([prompt]), [len(prompt)])[0] - truth).max() <= 1e-3
-        error = runner.prefill(np.array([prompt]), [len(prompt)])[0] - truth
-        rounding = {"bf16": 0.2, "8bit": 0.04}.get(precision, 0.03)
+    made = written(tmp_path, variation, precision)
+    exact, runner = MlxRunner(made.folder, in_float32=True), MlxRunner(made.folder)
+    wanted = torch_logits(made.with_stored_weights(tmp_path / "again"), prompts[-3:])
+    for prompt, truth in zip(prompts[-3:], wanted, strict=True):
+        assert np.abs(alone(exact, prompt) - truth).max() <= 1e-3
+        error = alone(runner, prompt) - truth
         assert np.sqrt(np.square(error).mean()) <= rounding * np.sqrt(np.square(truth).mean())
 
 
-@pytest.mark.needs("mlx-lm")
 def test_the_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
     folder = written(tmp_path, "llama-gqa").folder
     (folder / "modeling_mlx.py").write_text("raise SystemExit('run')")

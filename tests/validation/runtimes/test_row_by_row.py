@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support.chosen import RICHEST
+from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.plans import write_pruned_micro_model
-from support.product import run_parity
+from support.product import Run, choose_precision, open_torch_runner, round_activations, run_parity
 from support.variations import VARIATIONS, micro_config
 
 from converters.formats import format_class
@@ -51,34 +52,30 @@ def test_equals_torch(tmp_path: Path, runtime: str, variation: str, check_rows: 
     check_rows(RUNNERS[runtime], made.source, made.folder)
 
 
-@pytest.mark.needs("litert")
-def test_int8_of_litert_is_exact_but_for_activations_that_are_rounded_as_in_torch(
-    tmp_path: Path, prompts: list[list[int]], exact_and_rounded: Callable[..., Any]
+@pytest.mark.parametrize(
+    ("runtime", "precision", "share"),
+    of_each(("litert", "int8", 0.2), ("executorch", "int4", 0.3), ("executorch", "int8", 0.3)),
+)
+def test_rounded_weights_are_exact_but_for_activations_that_are_rounded_as_in_torch(
+    tmp_path: Path, prompts: list[list[int]], runtime: str, precision: str, share: float
 ) -> None:
-    made = written(tmp_path, "litert", "qwen3-biases", "int8")
-    prompt, (exact, rounded) = prompts[-1], exact_and_rounded(made)
-    in_float, as_it_is = (
-        LitertRunner(made.folder, in_float=in_float, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
-        for in_float in (True, False)
-    )
-    assert np.abs(in_float - exact).max() <= 1e-3
-    assert np.abs(as_it_is - rounded).mean() < 0.2 * np.abs(as_it_is - exact).mean()
+    made, prompt = written(tmp_path, runtime, "qwen3-biases", precision), prompts[-1]
+    run, how = Run([prompt], len(prompt)), choose_precision("int8").quantization
+    assert how is not None
+    with open_torch_runner(made.with_stored_weights(tmp_path / "again"), ONE_THREAD) as torch_runner:
+        (exact,) = torch_runner.run([run])
+        round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
+        (rounded,) = torch_runner.run([run])
 
+    def logits(**options: Any) -> np.ndarray:
+        runner = RUNNERS[runtime](made.folder, all_logits=True, **options)
+        given: np.ndarray = runner.prefill(np.array([prompt]), [len(prompt)])[0]
+        return given
 
-@pytest.mark.needs("executorch")
-@pytest.mark.parametrize("precision", [pytest.param("int8", marks=pytest.mark.full), "int4"])
-def test_levels_of_executorch_are_exact_but_for_activations_that_are_rounded_as_in_torch(
-    tmp_path: Path, prompts: list[list[int]], exact_and_rounded: Callable[..., Any], precision: str
-) -> None:
-    made = written(tmp_path, "executorch", "qwen3-biases", precision)
-    prompt, (exact, rounded) = prompts[-1], exact_and_rounded(made)
-    given = ExecutorchRunner(made.folder, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
-    assert np.abs(given - rounded).mean() < 0.3 * np.abs(given - exact).mean()
-
-
-@pytest.mark.parametrize(("runtime", "precision"), of_each(*((name, "int8") for name in RUNNERS)))
-def test_parity_tells_rounding_from_errors(tmp_path: Path, runtime: str, precision: str) -> None:
-    made = written(tmp_path, runtime, "qwen3-biases", precision)
+    if runtime == "litert":
+        assert np.abs(logits(in_float=True) - exact).max() <= 1e-3
+    given = logits()
+    assert np.abs(given - rounded).mean() < share * np.abs(given - exact).mean()
     texts = ["the cat", "a dog ran home"]
     report = run_parity(made.source, made.folder, texts, runtime=runtime, decode_steps=4, long_tokens=40)
     assert report.passed, report.summary()

@@ -17,19 +17,16 @@ def missing() -> None:
     raise EnvironmentFailure("no node; install Node.js")
 
 
-def test_an_unknown_name_is_refused() -> None:
+def test_what_is_unknown_or_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="onnxruntime"):
         require_runtime("ollama")
-
-
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_fake_format(monkeypatch)
-    monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.formats.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
+    name = "support.formats.fake_format:FakeRunner"
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime(name, extra="plots"))  # type: ignore[arg-type]
     monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["some-package"])
     with pytest.raises(EnvironmentFailure, match=r'faked needs some-package; run: pip install "matplotlib'):
         open_runtime("faked", tmp_path)
-    runtime = Runtime("support.formats.fake_format:FakeRunner", check=f"{__name__}:missing")
-    monkeypatch.setitem(RUNTIMES, "faked", runtime)  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime(name, check="elsewhere:missing"))  # type: ignore[arg-type]
     monkeypatch.setattr("validation.runtimes.table.resolve_name", lambda name: missing)
     with pytest.raises(EnvironmentFailure, match=r"Node\.js"):
         require_runtime("faked")
@@ -39,12 +36,15 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("runtime", "file"),
     [
-        pytest.param("llama.cpp", "model.gguf", marks=pytest.mark.needs("llama.cpp")),
-        pytest.param("openvino", "openvino_model.xml", marks=pytest.mark.needs("openvino")),
-        pytest.param("litert", "model.litertlm", marks=pytest.mark.needs("litert")),
-        pytest.param("executorch", "model.pte", marks=pytest.mark.needs("executorch")),
-        pytest.param("transformers.js", "onnx/model.onnx", marks=pytest.mark.needs("transformers.js")),
-        pytest.param("mlx", "config.json", marks=pytest.mark.needs("mlx-lm")),
+        pytest.param(runtime, file, marks=pytest.mark.needs("mlx-lm" if runtime == "mlx" else runtime))
+        for runtime, file in {
+            "llama.cpp": "model.gguf",
+            "openvino": "openvino_model.xml",
+            "litert": "model.litertlm",
+            "executorch": "model.pte",
+            "transformers.js": "onnx/model.onnx",
+            "mlx": "config.json",
+        }.items()
     ],
 )
 def test_a_damaged_file_is_refused(runtime: str, file: str, tmp_path: Path) -> None:

@@ -1,102 +1,51 @@
-"""Every engine appends the likeliest tokens to the same prompts. No time is asserted."""
+"""Every engine appends the likeliest tokens to the same prompts, in turn. No time is asserted."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_source
 from support.product import RUNTIMES, Decoding, Pace, convert_folder
-from support.tokenizers import write_byte_level
 from support.variations import VARIATIONS
 from transformers.utils import logging
 
-from converters.formats import format_class
 from seap_export.model.families import family_of_model_type
 from validation.execution import Execution
+from validation.runtimes import timing
 from validation.runtimes.runner import Runtime
 from validation.speed.engines import _TorchEngine, open_engine
-from validation.speed.measure import SpeedCell
-from validation.speed.memory import peak_memory
+from validation.speed.measure import SpeedCell, measure_speed
 
 PROMPTS = [[5, 6, 7], [8, 9, 10]]
 
 
-class Counting:
-    """A runner whose likeliest token is one more than the last one."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, Any]] = []
-
-    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> NDArray[np.float32]:
-        self.calls.append(("prefill", (input_ids.tolist(), list(lengths), room)))
-        return np.eye(100, dtype=np.float32)[input_ids + 1]
-
-    def step(self, next_ids: Sequence[int]) -> NDArray[np.float32]:
-        self.calls.append(("step", next_ids))
-        return np.eye(100, dtype=np.float32)[np.asarray(next_ids) + 1]
-
-    def close(self) -> None:
-        self.calls.append(("close", None))
-
-
-class Clocked(Counting):
-    context_length = 16
-
-    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        self.calls.append(("timed", (prompt, steps)))
-        return Pace(1.0, (0.5,) * steps)
-
-
-@pytest.mark.parametrize(("kind", "takes_more"), [(Counting, True), (Clocked, False)])
+@pytest.mark.parametrize("is_clocked", [False, True])
 def test_other_runtimes_are_opened_as_they_are_served(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Counting], takes_more: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_clocked: bool
 ) -> None:
-    opened: list[Counting] = []
-
-    def server(name: str, folder: Path, execution: Execution, purpose: str) -> Counting:
-        assert (name, folder, execution, purpose) == ("other", tmp_path, Execution(threads=3), "served")
-        opened.append(kind())
-        return opened[0]
-
+    """One that measures itself takes one row, as far as its context."""
+    logits = np.eye(100, dtype=np.float32)
+    runner = Mock(spec=["prefill", "step", "close", *(["timed", "context_length"] if is_clocked else [])])
+    runner.prefill.side_effect, runner.step.side_effect = lambda ids, *_: logits[ids + 1], lambda ids: logits[ids]
+    if is_clocked:
+        runner.context_length, runner.timed = 16, lambda prompt, steps: Pace(1.0, (0.5,) * steps)
+    server = Mock(return_value=runner)
     monkeypatch.setitem(RUNTIMES, "other", Runtime("nowhere:open"))  # type: ignore[arg-type]
     monkeypatch.setattr("validation.speed.engines.open_runtime", server)
     with open_engine("other", tmp_path, 64, Execution(threads=3)) as engine:
         assert engine.takes(1, 16)
-        assert engine.takes(2, 16) == engine.takes(1, 17) == takes_more
+        assert engine.takes(2, 16) == engine.takes(1, 17) == (not is_clocked)
         assert len(engine.pace(PROMPTS[:1], 4).steps_s) == 4
-    assert opened[0].calls[-1] == ("close", None)
-
-
-@pytest.mark.parametrize(
-    ("format_name", "takes_batches"),
-    [
-        pytest.param("gguf", False, marks=pytest.mark.needs("llama.cpp")),
-        pytest.param("openvino", True, marks=[pytest.mark.full, pytest.mark.needs("openvino")]),
-        pytest.param("litert", False, marks=pytest.mark.needs("litert")),
-        pytest.param("executorch", False, marks=[pytest.mark.full, pytest.mark.needs("executorch")]),
-        pytest.param("web", False, marks=[pytest.mark.full, pytest.mark.needs("transformers.js")]),
-        pytest.param("mlx", False, marks=[pytest.mark.full, pytest.mark.needs("mlx-lm")]),
-    ],
-)
-def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name: str, takes_batches: bool) -> None:
-    format, written = format_class(format_name), tmp_path / "written"
-    model = write_source(tmp_path / "model", "llama-gqa", pruned=True)
-    write_byte_level(model)
-    written.mkdir()
-    format(format.precisions[0]).write(model, written, lambda layer: None)
-    with open_engine(format.runtimes[0], written, 64, ONE_THREAD) as engine:
-        assert engine.takes(2, 8) == takes_batches
-        pace = engine.pace(PROMPTS[: 2 if takes_batches else 1], 4)
-        assert min(pace.first_s, *pace.steps_s) > 0
-        assert len(pace.steps_s) == 4
-    peak = peak_memory(format.runtimes[0], written, 64, ONE_THREAD, SpeedCell(1, 8))
-    assert (peak.host or 0) > 40e6
+        runner.close.assert_not_called()
+    runner.close.assert_called_once()
+    server.assert_called_once_with("other", tmp_path, Execution(threads=3), "served")
 
 
 @pytest.mark.parametrize("variation", ["qwen3_moe-all", "qwen3_next"])
@@ -128,3 +77,56 @@ def test_torch_and_onnx_runtime_append_the_same_tokens(
             assert len(engine.pace(PROMPTS, 4).steps_s) == 4
     assert appended["torch"][:-1] == appended["onnxruntime"]
     assert len(appended["onnxruntime"]) == 4
+
+
+def test_each_token_goes_into_the_next_call_and_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = iter((10.0, 12.0, 13.0, 17.0)), []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    following = lambda token: calls.append(token) or token + 1  # noqa: E731
+    assert timing.timed_loop(lambda: 7, following, 2) == Pace(2.0, (1.0, 4.0))
+    assert calls == [7, 8]
+
+
+class Recorder:
+    """An engine that notes what it is asked, and when it is open."""
+
+    def __init__(self, name: str, log: list[tuple[str, str]], prompts: list[Any], takes_batches: bool = True) -> None:
+        self.name, self.log, self.prompts, self._takes_batches = name, log, prompts, takes_batches
+
+    def takes(self, rows: int, tokens: int) -> bool:
+        return tokens <= 9 and (rows == 1 or self._takes_batches)
+
+    def __enter__(self) -> Recorder:
+        self.log.append((self.name, "opened"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.append((self.name, "closed"))
+
+    def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
+        self.log.append((self.name, f"{len(prompts)}x{len(prompts[0])} and {steps}"))
+        self.prompts.append(prompts)
+        return Pace(float(len(self.prompts)), (0.5,) * steps)
+
+
+def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
+    log: list[tuple[str, str]] = []
+    prompts: dict[str, list[Any]] = {"one": [], "two": []}
+    openers = {name: partial(Recorder, name, log, prompt) for name, prompt in prompts.items()}
+    cells = [SpeedCell(1, 4), SpeedCell(2, 3), SpeedCell(1, 10)]  # the last is longer than an engine takes
+    lines: list[str] = []
+    timings = measure_speed(openers, cells, vocab_size=50, runs=2, steps=3, on_progress=lines.append)
+    warm_up, timed = " and 1", " and 3"
+    turn = ["opened", *(size + what for size in ("1x4", "2x3") for what in (warm_up, timed)), "closed"]
+    assert log == [(name, what) for name in ("one", "two", "one", "two") for what in turn]
+    assert prompts["one"] == prompts["two"]
+    assert all(0 <= token < 50 for rows in prompts["one"] for row in rows for token in row)
+    assert lines == ["run 1 of 2: one", "run 1 of 2: two", "run 2 of 2: one", "run 2 of 2: two"]
+    for by_cell in timings.values():
+        assert {cell: (len(t.prefills), len(t.steps)) for cell, t in by_cell.items()} == dict.fromkeys(
+            cells[:2], (2, 6)
+        )
+        assert by_cell[cells[0]].prefills == [2.0, 6.0]  # not those of the warm-up
+    openers = {name: partial(Recorder, name, [], [], name == "both") for name in ("both", "single")}
+    timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
+    assert {name: list(timing) for name, timing in timings.items()} == {"both": cells[:2], "single": cells[:1]}

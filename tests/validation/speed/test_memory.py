@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,16 +33,23 @@ def test_a_longer_prompt_takes_more(micro_hf: Callable[[str], Path], tmp_path: P
     assert (small.gpu, large.gpu) == (None, None)
 
 
+def printed(
+    monkeypatch: pytest.MonkeyPatch,
+    pace: Callable[..., object],
+    close: Callable[[], object] = bool,
+    provider: str = "cpu",
+) -> PeakMemory:
+    """What the process prints whose engine runs this."""
+    engine = contextlib.closing(SimpleNamespace(pace=pace, close=close))
+    monkeypatch.setattr(memory, "open_engine", lambda *_: engine)
+    words = ["onnxruntime", "folder", "--context-length", "64", "--provider", provider]
+    return PeakMemory(**json.loads(CliRunner().invoke(memory._main, words).output))
+
+
 def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     code = "ballast = bytearray(b'x') * 400_000_000"
-
-    @contextlib.contextmanager
-    def engine(*_: object) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(pace=lambda *_: subprocess.run([sys.executable, "-c", code], check=True))
-
-    monkeypatch.setattr(memory, "open_engine", engine)
     monkeypatch.setattr(memory, "process_peak", lambda: 1_000_000)
-    peak = PeakMemory(**json.loads(CliRunner().invoke(memory._main, ["x", "folder", "--context-length", "64"]).output))
+    peak = printed(monkeypatch, lambda *_: subprocess.run([sys.executable, "-c", code], check=True))
     assert peak.host is not None
     assert peak.host > 400e6
 
@@ -53,23 +60,12 @@ def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.Monkey
 def test_the_memory_of_the_gpu_is_what_its_free_memory_shrinks_by(
     monkeypatch: pytest.MonkeyPatch, provider: str, free: list[int | None], gpu: int | None
 ) -> None:
-    """Until the session ends: what is measured last is measured while the model is open."""
-    is_open: list[bool] = []
-
-    @contextlib.contextmanager
-    def engine(*_: object) -> Iterator[SimpleNamespace]:
-        is_open.append(True)
-        yield SimpleNamespace(pace=lambda *_: None)
-        is_open.clear()
+    """What is measured last is measured after the run, while the model is open."""
+    runs: list[object] = []
 
     def taken(asked: str) -> int | None:
-        if asked == "cpu":
-            return None
-        assert len(free) == (1 if is_open else 2)
-        return free.pop(0)
+        assert asked == "cpu" or len(free) == (1 if runs else 2)
+        return free.pop(0) if asked == "cuda" else None
 
-    monkeypatch.setattr(memory, "open_engine", engine)
     monkeypatch.setattr(memory, "free_device_memory", taken)
-    arguments = ["onnxruntime", "folder", "--context-length", "64", "--provider", provider]
-    printed = CliRunner().invoke(memory._main, arguments)
-    assert PeakMemory(**json.loads(printed.output)).gpu == gpu
+    assert printed(monkeypatch, lambda *given: runs.append(given), runs.clear, provider).gpu == gpu

@@ -1,27 +1,27 @@
-"""Speed-ups are against the dense model on the same engine; what is slower or no smaller is said."""
+"""Speed-ups are against the dense model on the same engine, with intervals that hold the true median."""
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from validation.speed.ideal import ModelWork
-from validation.speed.interval import Interval
+import numpy as np
+import pytest
+from support.product import BlockQuantization, Precision
+
+from seap_export.model.families import model_spec
+from validation.speed.ideal import ModelWork, model_work
+from validation.speed.interval import COVERAGE, Interval, median_interval, spread
 from validation.speed.measure import SpeedCell, Timing
 from validation.speed.report import SpeedReport, Speedup, SubjectFigures
 
 CELL = SpeedCell(2, 8)
 
 
-def subject(model: str, engine: str, size: int, prefill: float, step: float, work: float) -> SubjectFigures:
-    return SubjectFigures(
-        model=model,
-        engine=engine,  # type: ignore[arg-type]
-        disk_bytes=size,
-        peak_bytes=7,
-        gpu_bytes=5,
-        timings={CELL: Timing([prefill] * 5, [step] * 5)},
-        works={CELL: ModelWork(work, 2 * work)},
-    )
+def subject(
+    model: str, engine: str, size: int = 9, prefill: float = 1.0, step: float = 1.0, work: float = 1.0
+) -> SubjectFigures:
+    timings, works = {CELL: Timing([prefill] * 5, [step] * 5)}, {CELL: ModelWork(work, 2 * work)}
+    return SubjectFigures(model, engine, size, 7, timings, works, 5)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_speedups(report: SpeedReport) -> None:
 
 
 def test_a_speedup_has_an_interval_of_paired_runs_that_holds_it() -> None:
-    dense, variant = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
+    dense, variant = subject("dense", "torch"), subject("a-0.5", "torch")
     # two steps a run: medians of 4, 6, 4, 4, 8 and of 2, 2, 4, 2, 2
     dense.timings[CELL].prefills[:] = [2.0, 2.0, 2.0, 4.0, 2.0]
     dense.timings[CELL].steps[:] = [3.0, 5.0, 6.0, 6.0, 4.0, 4.0, 4.0, 4.0, 8.0, 8.0]
@@ -60,11 +60,11 @@ def test_a_speedup_has_an_interval_of_paired_runs_that_holds_it() -> None:
 
 def test_the_interval_reaches_to_the_speedup_of_all_steps_together() -> None:
     """Each run has the same median in both models, but the other steps are faster in one and slower in the other."""
-    dense, variant = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
-    for timing, other in ((dense.timings[CELL], 0.1), (variant.timings[CELL], 99.0)):
-        timing.prefills[:] = [1.0] * 5
-        timing.steps[:] = [step for median in (1.0, 2.0, 3.0, 4.0, 5.0) for step in (median, other, median)]
-    speedup = SpeedReport([dense, variant], [CELL], {}).decode(variant, CELL)
+    models = [subject(name, "torch") for name in ("dense", "a-0.5")]
+    for model, other in zip(models, (0.1, 99.0), strict=True):
+        model.timings[CELL].prefills[:] = [1.0] * 5
+        model.timings[CELL].steps[:] = [step for middle in range(1, 6) for step in (middle, other, middle)]
+    speedup = SpeedReport(models, [CELL], {}).decode(models[1], CELL)
     assert (speedup.measured, speedup.interval) == (0.5, Interval(0.5, 1.0))
 
 
@@ -75,9 +75,75 @@ def test_what_is_no_better_is_said(report: SpeedReport) -> None:
     ]
 
 
-def test_what_may_be_noise_is_no_complaint() -> None:
-    """A median below 1 whose interval reaches above it: the table says that there is no speed-up."""
-    for high, is_slower in ((0.99, True), (1.0, False), (1.01, False)):
-        assert Speedup(0.9, 1.2, Interval(0.8, high)).is_slower == is_slower
-    assert not Speedup(0.9, 1.2, None).is_slower
-    assert not Speedup(1.1, 1.2, Interval(0.9, 1.2)).is_slower
+@pytest.mark.parametrize(
+    ("measured", "interval", "is_slower"),
+    [
+        (0.9, Interval(0.8, 0.99), True),
+        (0.9, Interval(0.8, 1.0), False),  # the table says that there is no speed-up
+        (0.9, None, False),
+    ],
+)
+def test_what_may_be_noise_is_no_complaint(measured: float, interval: Interval | None, is_slower: bool) -> None:
+    assert Speedup(measured, 1.2, interval).is_slower == is_slower
+
+
+@pytest.mark.parametrize(("count", "ends"), [(5, (1, 5)), (8, (1, 8)), (9, (2, 8)), (15, (4, 12)), (50, (18, 33))])
+def test_which_runs_it_ends_at(count: int, ends: tuple[int, int]) -> None:
+    """As in tables of the sign test, for a coverage of 15/16."""
+    runs = np.random.default_rng(0).permutation(np.arange(1.0, count + 1)).tolist()
+    assert median_interval(runs) == Interval(*ends)
+
+
+@pytest.mark.parametrize("count", [5, 9, 20])
+def test_it_holds_the_true_median_as_often_as_it_says(count: int) -> None:
+    """Of skewed numbers, as times are."""
+    draws = np.random.default_rng(1).lognormal(size=(4000, count))  # with a median of 1
+    intervals = [median_interval(runs.tolist()) for runs in draws]
+    held = np.mean([interval is not None and interval.low <= 1 <= interval.high for interval in intervals])
+    assert COVERAGE - 0.012 < held < 1  # three standard errors
+
+
+def test_the_spread_is_a_share_of_the_middle() -> None:
+    assert spread([8.0, 9.0, 10.0, 11.0, 12.0]) == pytest.approx(0.4)
+
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 96,
+    "hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+LINEAR = 2 * (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96)
+HEAD = 100 * 64
+CACHED = 2 * 2 * 2 * 16  # layers, keys and values, KV heads, width
+
+
+@pytest.mark.parametrize("last_logits", [True, False])
+def test_work_of_a_dense_model(last_logits: bool) -> None:
+    work = model_work(model_spec(CONFIG), Precision(), 3, 10, last_logits=last_logits)
+    assert work.decode_bytes == 4 * (LINEAR + HEAD + 3 * 10 * CACHED)
+    attention = sum(2 * 4 * 16 * seen for _ in range(2) for seen in range(1, 11))
+    assert work.prefill_macs == 3 * (10 * LINEAR + (1 if last_logits else 10) * HEAD + attention)
+
+
+def test_bytes_of_quantised_weights() -> None:
+    spec = model_spec(CONFIG)
+    whole = model_work(spec, Precision("fp32", BlockQuantization(4)), 1, 1, last_logits=True)
+    assert whole.decode_bytes == (LINEAR + HEAD) * (0.5 + 4 / 32) + 4 * CACHED
+    with_points = Precision("fp16", BlockQuantization(8, 64, symmetric=False, embeddings=False))
+    assert with_points.weight_bytes == with_points.read_bytes == 1 + (2 + 1) / 64
+    assert Precision("fp32", BlockQuantization(4)).weight_bytes == 0.5 + 2 / 32
+    assert Precision("fp32", BlockQuantization(3)).read_bytes == 0.5 + 4 / 32
+    part = model_work(spec, with_points, 1, 1, last_logits=True)
+    assert part.decode_bytes == LINEAR * with_points.weight_bytes + 2 * (HEAD + CACHED)
+
+
+def test_a_pruned_model_has_less() -> None:
+    pruned = {
+        **CONFIG,
+        "model_type": "seap_llama",
+        "per_layer_config": {"1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}},
+    }
+    dense, less = (model_work(model_spec(config), Precision(), 1, 8, last_logits=True) for config in (CONFIG, pruned))
+    removed = 64 * 32 + 2 * 64 * 16 + 32 * 64 + 3 * 64 * 64
+    assert dense.decode_bytes - less.decode_bytes == 4 * (removed + 8 * 2 * 16)
+    assert dense.prefill_macs - less.prefill_macs == 8 * removed + 2 * 2 * 16 * 36

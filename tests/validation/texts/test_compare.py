@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support.conversations import TEMPLATE
-from support.editing import set_json
-from support.tokenizers import write_byte_level, write_sentencepiece
+from support.corpora import WORDS, micro_texts
+from support.editing import edit_json, set_json
+from support.execution import ONE_THREAD
+from support.models import write_micro_model
+from support.tokenizers import trained_byte_level, write_byte_level, write_sentencepiece
 
+from converters.formats import format_class
 from seap_export.errors import ParityFailure
 from validation.runtimes.onnx_runtime.texts import OnnxTexts
 from validation.runtimes.texts import Conversation
+from validation.speed.engines import open_engine
+from validation.speed.measure import SpeedCell
+from validation.speed.memory import peak_memory
 from validation.texts.compare import compare_texts, runtime_figures
 from validation.texts.model import ModelTexts
 from validation.texts.strings import CONVERSATIONS, HARD_STRINGS
@@ -69,39 +78,34 @@ def test_each_difference_is_named_with_its_place(rich: Path) -> None:
     runtime.read, runtime.written, runtime.rendered = ["emoji"], ["tabs"], ["a question"]
     model = ModelTexts(rich)
     reasons = compare_texts(model, runtime, (), "X").reasons
-    assert reasons[1].startswith(f"emoji: token ids of {HARD_STRINGS['emoji']!a}: at 1, [5")
-    assert reasons[1].endswith("] in the model")
-    assert reasons[0].startswith("tabs: the text of the tokens of '\\tone\\t\\ttwo \\t three': at ")
-    assert reasons[0].endswith("'.' in X and '' in the model")
-    assert reasons[2].startswith("chat template, a question: the text: at ")
+    places = [
+        ("tabs: the text of the tokens of '\\tone\\t\\ttwo \\t three': at ", "'.' in X and '' in the model"),
+        (f"emoji: token ids of {HARD_STRINGS['emoji']!a}: at 1, [5", "] in the model"),
+        ("chat template, a question: the text: at ", ""),
+    ]
+    for reason, (start, end) in zip(reasons, places, strict=True):
+        assert reason.startswith(start)
+        assert reason.endswith(end)
     assert "'3 + 30?" in reasons[2]
     assert all("\n" not in reason for reason in reasons)
 
 
-def test_what_is_known_is_told_and_passes(rich: Path) -> None:
+def test_what_is_known_is_told_and_passes_and_many_differences_are_counted(rich: Path) -> None:
     runtime = Wrong(rich)
     runtime.read, runtime.known = ["emoji", "tabs"], {"emoji": "it has no emoji"}  # type: ignore[misc]
     figures = compare_texts(ModelTexts(rich), runtime, (), "X")
-    (reason,) = figures.reasons
+    ((reason,), (remark,)) = figures.reasons, figures.remarks
     assert reason.startswith("tabs: ")
-    (remark,) = figures.remarks
     assert remark.startswith("emoji: token ids of ")
     assert remark.endswith("(it has no emoji)")
-
-
-def test_many_differences_are_counted(rich: Path) -> None:
-    runtime = Wrong(rich)
     runtime.read = list(HARD_STRINGS)[5:25]
-    reasons = compare_texts(ModelTexts(rich), runtime, (), "X").reasons
-    assert len(reasons) == 6
-    assert reasons[-1] == "15 more texts differ in X"
+    many = compare_texts(ModelTexts(rich), runtime, (), "X")
+    assert len(many.reasons) == 6
+    assert many.reasons[-1] == f"{15 - len(many.remarks)} more texts differ in X"
 
 
 def test_what_a_runtime_refuses_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: OnnxTexts, conversation: Conversation) -> str:
-        raise ParityFailure("it has no templates")
-
-    monkeypatch.setattr(OnnxTexts, "render", refuse)
+    monkeypatch.setattr(OnnxTexts, "render", Mock(side_effect=ParityFailure("it has no templates")))
     figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
     assert figures.reasons[0] == f"chat template, {CONVERSATIONS[0].name}: it has no templates"
     monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)
@@ -115,3 +119,43 @@ def test_ends_are_those_of_the_configs_and_of_a_turn(folder: Path) -> None:
     assert ModelTexts(folder).ends() == {2, 7, 9}  # a turn ends with token 2
     set_json(folder / "tokenizer_config.json", chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
     assert ModelTexts(folder).ends() == {7, 9}
+
+
+# A runtime, what it is given, whether it takes batches, and how many conversations it renders of the template's two.
+@pytest.mark.parametrize(
+    ("runtime", "named", "takes_batches", "conversations"),
+    [
+        pytest.param(*case, id=case[0], marks=pytest.mark.needs(case[0]))
+        for case in (
+            ("llama.cpp", "gguf", False, 2),
+            ("openvino", "openvino", True, 2),
+            ("transformers.js", "web", False, 2),
+            ("litert", "litert", False, 1),
+            ("executorch", "executorch", False, 0),
+        )
+    ],
+)
+def test_a_runtime_agrees_and_another_tokenizer_does_not(
+    tmp_path: Path, runtime: Any, named: str, takes_batches: bool, conversations: int
+) -> None:
+    hf, folder = write_micro_model(tmp_path / "hf", vocab_size=400, model_type="llama"), tmp_path / "written"
+    write_byte_level(hf, chat_template=TEMPLATE)
+    tokenizer = trained_byte_level(micro_texts(50), 400, ("<pad>", "<s>", "</s>"))  # every byte has a token
+    tokenizer.save(str(hf / "tokenizer.json"))
+    folder.mkdir()
+    format_class(named)("f32" if named == "gguf" else "fp32").write(hf, folder, lambda layer: None)
+    prompts = [f" {' '.join(WORDS)}"]
+    figures = runtime_figures(ModelTexts(hf), runtime, folder, prompts)
+    assert figures is not None
+    assert figures.reasons == ()
+    assert figures.conversations == conversations
+    with open_engine(runtime, folder, 64, ONE_THREAD) as engine:
+        assert engine.takes(2, 8) == takes_batches
+        pace = engine.pace([[5, 6, 7], [8, 9, 10]][: 1 + takes_batches], 4)
+    assert min(pace.first_s, *pace.steps_s) > 0
+    assert len(pace.steps_s) == 4
+    assert (peak_memory(runtime, folder, 64, ONE_THREAD, SpeedCell(1, 8)).host or 0) > 40e6
+    edit_json(hf / "tokenizer.json", lambda values: values["model"]["merges"].pop(0))
+    figures = runtime_figures(ModelTexts(hf), runtime, folder, prompts)
+    assert figures is not None
+    assert any(": token ids of " in reason for reason in figures.reasons), figures.reasons

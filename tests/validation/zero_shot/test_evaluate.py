@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,39 +13,34 @@ from seap_export.errors import InputError
 from validation.zero_shot import Question, evaluate_zero_shot, local_task
 
 
-def _by_hand(folder: Path, questions: Sequence[Question]) -> tuple[list[int], list[int]]:
-    """The choices of highest log-likelihood, and of highest log-likelihood a character, one sequence at a time."""
+@pytest.fixture(scope="module")
+def by_hand(model: Path, questions: list[Question]) -> np.ndarray:
+    """Of each question the choice of highest log-likelihood, and of highest log-likelihood a character."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    chosen, chosen_by_length = [], []
+    tokenizer = AutoTokenizer.from_pretrained(model / "hf")
+    network = AutoModelForCausalLM.from_pretrained(model / "hf", dtype=torch.float32).eval()
+    chosen = []
     for question in questions:
         start = len(tokenizer(question.prompt).input_ids)
         likelihoods = []
         for choice in question.choices:
             ids = tokenizer(question.prompt + choice).input_ids
             with torch.no_grad():
-                log_p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+                log_p = network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
             likelihoods.append(sum(float(log_p[index - 1, ids[index]]) for index in range(start, len(ids))))
         lengths = [len(choice.strip()) for choice in question.choices]
-        chosen.append(int(np.argmax(likelihoods)))
-        chosen_by_length.append(int(np.argmax(np.array(likelihoods) / lengths)))
-    return chosen, chosen_by_length
-
-
-@pytest.fixture(scope="module")
-def by_hand(model: Path, questions: list[Question]) -> tuple[list[int], list[int]]:
-    return _by_hand(model / "hf", questions)
+        chosen.append((np.argmax(likelihoods), np.argmax(np.array(likelihoods) / lengths)))
+    return np.array(chosen).T
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_the_figures_are_those_of_a_plain_loop(
-    model: Path, questions: list[Question], by_hand: tuple[list[int], list[int]], form: str
+    model: Path, questions: list[Question], by_hand: np.ndarray, form: str
 ) -> None:
     gold = [question.gold for question in questions]
-    acc, acc_norm = (float(np.mean(np.array(choices) == gold)) for choices in by_hand)
+    acc, acc_norm = (by_hand == gold).mean(1)
     assert acc != acc_norm  # or the test could not tell them apart
     figures = evaluate_zero_shot(
         model / form, [local_task("t", questions)], runtime=RUN_BY[form], execution=ONE_THREAD
@@ -55,7 +49,7 @@ def test_the_figures_are_those_of_a_plain_loop(
     assert figures.acc_norm == pytest.approx(acc_norm)
     assert figures.acc_stderr == pytest.approx(math.sqrt(acc * (1 - acc) / 39))
     assert figures.acc_norm_stderr == pytest.approx(math.sqrt(acc_norm * (1 - acc_norm) / 39))
-    assert figures.right == tuple(scores == right for scores, right in zip(by_hand[0], gold, strict=True))
+    assert figures.right == tuple((by_hand[0] == gold).tolist())
     assert figures.chance == pytest.approx(float(np.mean([1 / len(question.choices) for question in questions])))
     assert figures.questions == 40
 
@@ -75,32 +69,15 @@ def test_neither_batches_nor_the_form_nor_a_limit_change_anything(model: Path, q
     assert (few.questions, few.sha256 == first.sha256) == (7, False)
 
 
-def test_one_token_choices_of_a_prompt_share_a_sequence(model: Path) -> None:
-    yes_or_no = [Question(f"the {word} sat", (" on", " a"), 0) for word in ("cat", "dog", "mat")]
-    lines: list[str] = []
-    evaluate_zero_shot(
-        model / "onnx",
-        [local_task("t", yes_or_no)],
-        runtime="onnxruntime",
-        execution=ONE_THREAD,
-        batch_size=1,
-        on_progress=lines.append,
-    )
-    assert lines == [f"{percent} % of 3 sequences" for percent in (33, 66, 100)]
-
-
-@pytest.mark.parametrize("form", ["hf", "onnx"])
-def test_questions_longer_than_the_model_lose_their_beginning(
-    model: Path, questions: list[Question], form: str
-) -> None:
+def test_questions_longer_than_the_model_lose_their_beginning(model: Path, questions: list[Question]) -> None:
     """64 positions: what is left of a long prompt is the same in both forms, and decides alone."""
     tail = " the cat sat on the mat and then it ran far from home to see one more time" * 4
-    long = [Question("a dog" * 40 + tail, q.choices, q.gold) for q in questions[:10]]
-    other = [Question("one mat" * 40 + tail, q.choices, q.gold) for q in questions[:10]]
-    figures = evaluate_zero_shot(
-        model / form, [local_task("a", long), local_task("b", other)], runtime=RUN_BY[form], execution=ONE_THREAD
-    )
-    assert figures["a"].acc == figures["b"].acc
+    tasks = [
+        local_task(name, [Question(start * 40 + tail, q.choices, q.gold) for q in questions[:10]])
+        for name, start in (("a", "a dog"), ("b", "one mat"))
+    ]
+    found = [evaluate_zero_shot(model / form, tasks, runtime=RUN_BY[form], execution=ONE_THREAD) for form in RUN_BY]
+    assert len({figures[name].right for figures in found for name in "ab"}) == 1
 
 
 def test_a_choice_longer_than_the_model_is_refused(model: Path) -> None:

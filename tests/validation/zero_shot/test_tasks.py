@@ -1,7 +1,8 @@
-"""What the harness is given for local questions."""
+"""Questions from task files, and what the harness is given for them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from support.execution import ONE_THREAD
 
+from seap_export.corpus import parse_task
 from seap_export.corpus.harness import quiet_harness
-from seap_export.errors import EnvironmentFailure, UsageError
-from validation.zero_shot import HarnessTask, Question, evaluate_zero_shot, hub_tasks, local_task
+from seap_export.errors import EnvironmentFailure, InputError, UsageError
+from validation.zero_shot import HarnessTask, Question, evaluate_zero_shot, hub_tasks, local_task, read_questions
 
 
 def _requests(task: HarnessTask) -> list[Any]:
@@ -20,11 +22,7 @@ def _requests(task: HarnessTask) -> list[Any]:
     return [instance.args for instance in task.task.instances]
 
 
-@pytest.mark.parametrize(
-    "choices",
-    [(" a mat", " it"), ("a mat", "it"), (" a", "it"), ("  a", "  it")],
-    ids=["spaces", "none", "one", "two"],
-)
+@pytest.mark.parametrize("choices", [(" a mat", " it"), (" a", "it"), ("  a", "  it")])
 def test_prompts_and_choices_reach_the_model_unchanged(choices: tuple[str, ...]) -> None:
     prompts = ("the cat\n{{ 1 + 1 }} sat:", "choices", " gold ")
     task = local_task("t", [Question(prompt, choices, 1) for prompt in prompts])
@@ -51,14 +49,9 @@ class _Manager:
             raise ConnectionError("no route\nto the hub")
         documents = [{"q": f"the {word}", "gold": 0} for word in ("cat", "dog", "mat")]
         config = {
-            "task": "yes_no",
-            "output_type": "multiple_choice",
+            **{"task": "yes_no", "output_type": "multiple_choice", "validation_split": "validation", "num_fewshot": 1},
+            **{"doc_to_text": "q", "doc_to_choice": ["no", "yes"], "doc_to_target": "gold"},
             "custom_dataset": lambda **_: {"validation": Dataset.from_list(documents)},
-            "validation_split": "validation",
-            "doc_to_text": "q",
-            "doc_to_choice": ["no", "yes"],
-            "doc_to_target": "gold",
-            "num_fewshot": 1,
         }
         tasks = {"yes_no": ConfigurableTask(config=config), "prose": SimpleNamespace(OUTPUT_TYPE="generate_until")}
         return {"tasks": {name: tasks[name] for name in names}}
@@ -81,3 +74,60 @@ def test_hub_tasks_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         hub_tasks(["nonsense"])
     with pytest.raises(EnvironmentFailure, match=r"the data of gone .*no route to the hub"):
         hub_tasks(["gone"])
+
+
+PIQA = """
+corpus = "corpus.jsonl"
+prompt = "Question: {goal}\\nAnswer:"
+[completion]
+choices = [" {sol1}", " {sol2}"]
+label = "label"
+"""
+ARC = """
+corpus = "corpus.jsonl"
+prompt = "{question}"
+[completion]
+choices = "choices.text"
+labels = "choices.label"
+label = "answerKey"
+template = " {choice}"
+"""
+PIQA_RECORDS = [
+    {"goal": "g", "sol1": "s", "sol2": "t", "label": 1},
+    {"goal": "h", "sol1": "u", "sol2": "u", "label": False},
+]
+ARC_RECORDS = [{"question": "q", "choices": {"text": ["x", "y", "z"], "label": ["A", "B", "C"]}, "answerKey": "B"}]
+
+
+def _task(folder: Path, task_file: str, records: list[dict[str, Any]]) -> Any:
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    (folder / "task.toml").write_text(task_file, "utf-8")
+    return parse_task(f"t={folder / 'task.toml'}")
+
+
+def test_choices_by_templates_or_a_list_field(tmp_path: Path) -> None:
+    task = _task(tmp_path, PIQA, PIQA_RECORDS)
+    expected = Question("Question: g\nAnswer:", (" s", " t"), 1), Question("Question: h\nAnswer:", (" u", " u"), 0)
+    assert read_questions(task) == expected
+    assert read_questions(task, 1) == expected[:1]
+    assert read_questions(_task(tmp_path, ARC, ARC_RECORDS)) == (Question("q", (" x", " y", " z"), 1),)
+
+
+@pytest.mark.parametrize(
+    ("task_file", "record", "message"),
+    [
+        (PIQA, {"goal": "g", "sol1": "s", "sol2": "t", "label": -1}, "line 1: label -1"),
+        (PIQA, {"goal": "g", "sol1": "s", "sol2": "", "label": 0}, "line 1: a choice is empty"),
+        (ARC, {"question": "q", "choices": {"text": ["x"], "label": ["A"]}, "answerKey": "A"}, "at least two choices"),
+        (ARC, {"question": "q", "choices": {"text": "x", "label": ["A"]}, "answerKey": "A"}, "is not a list"),
+        (ARC, {"question": "q", "choices": {"text": ["x", "y"], "label": ["A"]}, "answerKey": "A"}, "but 1 labels"),
+    ],
+)
+def test_records_that_give_no_question(tmp_path: Path, task_file: str, record: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_questions(_task(tmp_path, task_file, [record]))
+
+
+def test_a_right_choice_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="the 2 choices"):
+        Question("p", (" a", " b"), 2)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ from support.chosen import RICHEST
 from support.corpora import micro_texts
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
-from support.product import Run, open_torch_runner
+from support.product import read_spec
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.uneven import uneven_values
 from support.variations import VARIATIONS, micro_config
 from tokenizers import Tokenizer
 
-from converters.format import StoredWeights
 from converters.gguf import GgufFormat
 from converters.gguf.choice import refusal
 from seap_export.model.families import model_spec
@@ -29,9 +27,6 @@ from validation.runtimes.runner import Opening
 pytestmark = pytest.mark.needs("llama.cpp")
 #: The largest difference with GELU, whose values llama.cpp looks up in a table of float16.
 GELU = 0.03
-#: A longer prompt than the windows, and a shorter one; then two single tokens.
-PROMPTS = np.random.default_rng(0).integers(3, 90, (2, 20))
-LENGTHS, NEXT = (20, 13), ((5, 7), (9, 11))
 
 
 def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRunner]:
@@ -41,30 +36,6 @@ def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRun
     out.mkdir()
     format.write(folder, out, lambda layer: None)
     return format, open_llama_cpp(out, Opening(ONE_THREAD))
-
-
-def _ours(runner: LlamaCppRunner) -> Iterator[np.ndarray]:
-    """The logits of both sequences."""
-    with runner:
-        first = runner.prefill(PROMPTS, LENGTHS, room=len(NEXT))
-        steps = [runner.step(tokens) for tokens in NEXT]
-    for row, length in enumerate(LENGTHS):
-        yield np.concatenate([first[row, :length], [step[row] for step in steps]])
-
-
-def _theirs(folder: Path, stored: StoredWeights | None = None) -> list[np.ndarray]:
-    """The same of torch, each sequence alone."""
-    runs = [
-        Run([PROMPTS[row, :length].tolist(), *([tokens[row]] for tokens in NEXT)], length + len(NEXT))
-        for row, length in enumerate(LENGTHS)
-    ]
-    with open_torch_runner(folder, ONE_THREAD, stored=stored) as runner:
-        return list(runner.run(runs))
-
-
-def _largest_difference(folder: Path) -> float:
-    _, runner = _open(folder)
-    return max(float(np.abs(ours - other).max()) for ours, other in zip(_ours(runner), _theirs(folder), strict=True))
 
 
 #: The richest of each family that llama.cpp computes as they are.
@@ -92,17 +63,23 @@ UNEVEN = {
     "phi3": {},
     "qwen3": {"biases": False, "tie_word_embeddings": True},
 }
-#: And those that it does not.
-UNEVEN_REFUSED = {
-    "mistral-window": "'deci' has no sliding window",
-    "ministral3": "'deci' does not scale queries by position",
-    "qwen3": "'openelm' has no biases at down_proj, o_proj",
-    "gemma": "'deci' has no gelu_tanh gate",
-    "gemma4": "'gemma4' has no biases at down_proj, o_proj; set biases = \"none\" in a recipe",
-    "glm4": "'deci' has its norms elsewhere",
-    "hunyuan": "'openelm' has other norms of queries and keys",
-    "smollm3": "'deci' rotates other layers",
-    "glm": "'deci' rotates whole heads only",
+_GEMMA_4 = VARIATIONS["gemma4"]
+_KINDS = ["full_attention", "sliding_attention", "full_attention"]
+_SHARED = {"layer_types": _KINDS, "hidden_size_per_layer_input": 32, "num_kv_shared_layers": 1}
+#: And those that it does not; what it would compute otherwise of Gemma 4.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no sliding window": (uneven_values("mistral-window"), "'deci' has no sliding window"),
+    "no scaling": (uneven_values("ministral3"), "'deci' does not scale queries by position"),
+    "no biases": (uneven_values("qwen3"), "'openelm' has no biases at down_proj, o_proj"),
+    "other gate": (uneven_values("gemma"), "'deci' has no gelu_tanh gate"),
+    "no biases in gemma4": (uneven_values("gemma4"), 'set biases = "none" in a recipe'),
+    "other norms": (uneven_values("glm4"), "'deci' has its norms elsewhere"),
+    "other norms of heads": (uneven_values("hunyuan"), "'openelm' has other norms of queries and keys"),
+    "other layers": (uneven_values("smollm3"), "'deci' rotates other layers"),
+    "part of a head": (uneven_values("glm"), "'deci' rotates whole heads only"),
+    "all windows": ({**_GEMMA_4, "layer_types": ["full_attention"] * 3}, "without one"),
+    "long window": ({**_GEMMA_4, "sliding_window": 128}, "shorter than the context"),
+    "shared keys": ({**_GEMMA_4, **_SHARED}, "keys and values of other layers"),
 }
 
 
@@ -122,49 +99,33 @@ def models() -> list[Any]:
 
 
 @pytest.mark.parametrize("values", models())
-def test_equals_torch(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_equals_torch(tmp_path: Path, values: dict[str, Any], two_rows: Any) -> None:
     folder = write_micro_model(tmp_path / "hf", **values)
-    assert _largest_difference(folder) < (GELU if "gemma" in values["model_type"] else 1e-3)
+    with _open(folder)[1] as runner:
+        difference = two_rows.largest(two_rows.of(runner), two_rows.of_torch(folder))
+    assert difference < (GELU if "gemma" in values["model_type"] else 1e-3)
 
 
-@pytest.mark.parametrize("variation", UNEVEN_REFUSED)
-def test_layers_that_differ_in_shape_are_refused(variation: str) -> None:
-    reason = str(refusal(model_spec(micro_config(**uneven_values(variation)))))
-    assert UNEVEN_REFUSED[variation] in reason
-    assert variation == "gemma4" or "--layout uniform" in reason
-
-
-@pytest.mark.parametrize(
-    ("values", "says"),
-    [
-        ({"layer_types": ["full_attention"] * 3}, "without one"),
-        ({"sliding_window": 128}, "shorter than the context"),
-        (
-            {
-                "layer_types": ["full_attention", "sliding_attention", "full_attention"],
-                "hidden_size_per_layer_input": 32,
-                "num_kv_shared_layers": 1,
-            },
-            "keys and values of other layers",
-        ),
-    ],
-)
-def test_gemma_4_that_llama_cpp_would_compute_otherwise_is_refused(values: dict[str, Any], says: str) -> None:
-    assert says in str(refusal(model_spec(micro_config(**{**VARIATIONS["gemma4"], **values}))))
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(case: str) -> None:
+    values, words = REFUSED[case]
+    reason = str(refusal(model_spec(micro_config(**values))))
+    assert words in reason
+    assert "gemma4" in values["model_type"] or "--layout uniform" in reason
 
 
 @pytest.mark.parametrize(("precision", "limit"), [pytest.param("f16", 0.01, marks=pytest.mark.full), ("q4_0", 0.2)])
-def test_rounded_weights_differ_by_rounded_activations_alone(tmp_path: Path, precision: str, limit: float) -> None:
-    values = uneven_values("llama-gqa", hidden_size=128, intermediate_size=96)
-    folder = write_micro_model(tmp_path / "hf", **values)
-    logits, runner = _open(folder, precision)
-    stored = logits.weights(tmp_path / "gguf", model_spec(json.loads((folder / "config.json").read_text("utf-8"))))
-    rounded = _theirs(folder, stored)
-    computed = list(_ours(runner))
-    apart = max(float(np.abs(one - two).max()) for one, two in zip(computed, rounded, strict=True))
-    assert apart < limit * max(float(np.abs(logits).max()) for logits in rounded)
-    exact = max(float(np.abs(one - two).max()) for one, two in zip(computed, _theirs(folder), strict=True))
-    assert apart < exact
+def test_rounded_weights_differ_by_rounded_activations_alone(
+    tmp_path: Path, precision: str, limit: float, two_rows: Any
+) -> None:
+    folder = write_micro_model(tmp_path / "hf", **uneven_values("llama-gqa", hidden_size=128, intermediate_size=96))
+    written, runner = _open(folder, precision)
+    with runner:
+        computed = two_rows.of(runner)
+    rounded = two_rows.of_torch(folder, written.weights(tmp_path / "gguf", read_spec(folder)))
+    apart = two_rows.largest(computed, rounded)
+    assert apart < limit * max(float(np.abs(logits).max()) for logits in rounded[:2])
+    assert apart < two_rows.largest(computed, two_rows.of_torch(folder))
 
 
 @pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])

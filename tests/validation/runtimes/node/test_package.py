@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,29 +11,29 @@ from validation.runtimes.node.package import NODE_MODULES, find_transformers_js
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with Node 22, npm and nothing else; its folder of programs."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    _program(programs / "node", "echo v22.1.0")
-    _program(programs / "npm", f"echo {tmp_path / 'global'}")
-    monkeypatch.setenv("PATH", str(programs))
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of programs of a machine with Node 22, npm and nothing else."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    _program(folder / "node", "v22.1.0")
+    _program(folder / "npm", str(tmp_path / "global"))
+    monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv(NODE_MODULES, raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return programs
+    return folder
 
 
-def _program(path: Path, line: str) -> None:
-    path.write_text(f"#!/bin/sh\n{line}\n", "utf-8")
+def _program(path: Path, says: str) -> None:
+    path.write_text(f"#!/bin/sh\necho {says}\n", "utf-8")
     path.chmod(0o755)
 
 
-def _package(modules: Path, version: str = "4.3.1") -> Path:
+def _package(modules: Path, manifest: str = '{"version": "4.3.1"}') -> Path:
     folder = modules / "@huggingface" / "transformers"
     folder.mkdir(parents=True)
-    (folder / "package.json").write_text(json.dumps({"version": version}), "utf-8")
-    return folder
+    (folder / "package.json").write_text(manifest, "utf-8")
+    return folder.resolve()
 
 
 @pytest.mark.parametrize(
@@ -49,26 +48,27 @@ def _package(modules: Path, version: str = "4.3.1") -> Path:
     ],
 )
 def test_what_is_missing_too_old_or_damaged(
-    machine: Path, tmp_path: Path, node: str | None, manifest: str | None, says: str
+    programs: Path, tmp_path: Path, node: str | None, manifest: str | None, says: str
 ) -> None:
-    (machine / "node").unlink()
+    (programs / "node").unlink()
     if node is not None:
-        _program(machine / "node", f"echo {node}")
+        _program(programs / "node", node)
     if manifest is not None:
-        (_package(tmp_path / "here" / "node_modules") / "package.json").write_text(manifest, "utf-8")
+        _package(tmp_path / "here" / "node_modules", manifest)
     with pytest.raises(EnvironmentFailure, match=says):
         find_transformers_js()
 
 
-def test_places_are_tried_in_turn(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("programs")
+def test_places_are_tried_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = _package(tmp_path / "global")
-    assert find_transformers_js().folder == other.resolve()
-    nearer = _package(tmp_path / "here" / "node_modules", "4.4.0")
-    assert (find_transformers_js().folder, find_transformers_js().version) == (nearer.resolve(), "4.4.0")
+    assert find_transformers_js().folder == other
+    nearer = _package(tmp_path / "here" / "node_modules", '{"version": "4.4.0"}')
+    assert (find_transformers_js().folder, find_transformers_js().version) == (nearer, "4.4.0")
     named = _package(tmp_path / "named" / "node_modules")
     for folder in (tmp_path / "named", tmp_path / "named" / "node_modules"):
         monkeypatch.setenv(NODE_MODULES, str(folder))
-        assert find_transformers_js().folder == named.resolve()
+        assert find_transformers_js().folder == named
     monkeypatch.setenv(NODE_MODULES, str(tmp_path / "nowhere"))
     with pytest.raises(EnvironmentFailure, match="is not installed"):
         find_transformers_js()

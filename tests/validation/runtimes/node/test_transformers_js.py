@@ -9,51 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from support.chosen import VARIED_JOINT
+from support.chosen import JOINT, featured
 from support.corpora import WORDS
 from support.formats.web import WebModel
 from support.models import write_source
-from support.product import Run, TorchRunner, round_activations
+from support.product import TorchRunner
 from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat
 from converters.web.precisions import precision_of
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
-from validation.runtimes.runner import States
 
 pytestmark = pytest.mark.needs("transformers.js")
-LENGTHS, STEPS = (20, 7), 4
-#: The second row is padded.
-PROMPTS = np.random.default_rng(0).integers(3, 96, (2, 20))
-NEXT = np.random.default_rng(1).integers(3, 96, (2, STEPS))
 #: Of the largest logit; 16 bits carry three digits, and sums of them less.
 NARROW = 0.05
-Caches = list[list[States]]
-
-
-class Subject(WebModel):
-    """A written model, and torch with the weights that it has."""
-
-    def truth(self, *, rounds: bool = False) -> tuple[list[NDArray[np.float32]], Caches]:
-        """Logits of each row's real tokens and steps, and its cache; `rounds` as Node's kernels do."""
-        torch = TorchRunner(self.with_stored_weights(self.source.with_name("back")))
-        how = precision_of(self.format.precision).quantization
-        if how is not None and rounds:
-            round_activations(torch.model, self.spec, how)
-        rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
-        runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
-        caches: Caches = [[], []]
-        logits = list(torch.run(runs, lambda row, states: caches[row].append(states)))
-        return logits, [[states for states in cache if states] for cache in caches]
-
-
-@pytest.fixture
-def subject(tmp_path: Path) -> Callable[..., Subject]:
-    def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> Subject:
-        return Subject.of(WebFormat(precision), write_source(tmp_path / "hf", variation, pruned=pruned))
-
-    return make
 
 
 @pytest.fixture
@@ -69,103 +38,68 @@ def opened() -> Iterator[Callable[..., TransformersJsRunner]]:
         runner.close()
 
 
-def computed(runner: TransformersJsRunner) -> tuple[list[NDArray[np.float32]], Caches]:
-    logits = runner.prefill(PROMPTS, LENGTHS)
-    rows = [[logits[row, : LENGTHS[row]]] for row in range(2)]
-    for tokens in NEXT.T:
-        step = runner.step(tokens.tolist())
-        for row in range(2):
-            rows[row].append(step[row, None])
-    return [np.concatenate(row) for row in rows], [list(runner.cache(row)) for row in range(2)]
-
-
-def largest(
-    computed: tuple[list[NDArray[np.float32]], Caches], wanted: tuple[list[NDArray[np.float32]], Caches]
-) -> float:
-    """The largest difference of a logit or a number of a state, over the largest logit."""
-    pairs = list(zip(computed[0], wanted[0], strict=True))
-    for layer, other in zip(computed[1], wanted[1], strict=True):
-        for one, two in zip(layer, other, strict=True):
-            assert one.keys() == two.keys()
-            pairs += [(one[state], two[state]) for state in one]
-    assert all(layer.shape == other.shape for layer, other in pairs)
-    scale = max(np.abs(logits).max() for logits in wanted[0])
-    return float(max(np.abs(layer - other).max() for layer, other in pairs) / scale)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("variation", VARIED_JOINT)
-def test_family(subject: Callable[..., Subject], opened: Any, variation: str) -> None:
-    model = subject(variation)
-    assert largest(computed(opened(model.folder)), model.truth()) < 5e-5  # GPT-Neo does not scale its attention
-
-
 @pytest.mark.parametrize(
     ("precision", "backend", "most", "variation"),
     [
         ("fp32", "node", 5e-5, "llama-biases"),
         ("q4", "wasm", 3e-5, "qwen3-biases"),
-        pytest.param("q8", "wasm", 3e-5, "qwen3-biases", marks=pytest.mark.full),
-        pytest.param("q8", "node", 2 * NARROW, "qwen3-biases", marks=pytest.mark.full),
-        pytest.param("q4f16", "node", 2 * NARROW, "qwen3-biases", marks=pytest.mark.full),
-        pytest.param("fp16", "wasm", NARROW, "qwen3-biases", marks=pytest.mark.full),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (
+                ("q8", "wasm", 3e-5, "qwen3-biases"),
+                ("q8", "node", 2 * NARROW, "qwen3-biases"),
+                ("q4f16", "node", 2 * NARROW, "qwen3-biases"),
+                ("fp16", "wasm", NARROW, "qwen3-biases"),
+                # GPT-Neo does not scale its attention
+                *(("fp32", "node", 5e-5, name) for name in featured(JOINT)),
+            )
+        ),
     ],
 )
-def test_precision(
-    subject: Callable[..., Subject], opened: Any, precision: str, most: float, backend: Backend, variation: str
+def test_equals_torch(
+    tmp_path: Path, opened: Any, precision: str, most: float, backend: Backend, variation: str, two_rows: Any
 ) -> None:
     """Node's kernels round activations to 8 bits, where a tie may fall to either side; WebAssembly's do not."""
-    model = subject(variation, precision, pruned=variation != "llama-biases")
-    runner = opened(model.folder, backend)
+    source = write_source(tmp_path / "hf", variation, pruned=variation != "llama-biases")
+    made = WebModel.of(WebFormat(precision), source)
+    runner = opened(made.folder, backend)
     assert ("web" if backend == "wasm" else "node") in runner.versions
-    assert largest(computed(runner), model.truth(rounds=backend == "node")) < most
+    how = precision_of(precision).quantization if backend == "node" else None
+    wanted = two_rows.of_torch(made.with_stored_weights(tmp_path / "back"), how=how)
+    computed = two_rows.of(runner, keeps=True)
+    assert len(computed) == len(wanted)
+    scale = max(np.abs(logits).max() for logits in wanted[:2])
+    assert two_rows.largest(computed, wanted) < most * scale
 
 
-def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> str:
+def _greedy(source: Path, prompt: str) -> list[str]:
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    (following,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], tokens, stops)
-    return str(tokenizer.decode(list(following)))
-
-
-def _talker(
-    root: Path, variation: str = "llama-tied", *, bos: bool = False, eos: int | None = None
-) -> tuple[Path, Path]:
-    """A model all of whose tokens are words, and its folder."""
-    source = write_source(root / "hf", variation, pruned=False, vocab_size=len(WORDS) + 4)
-    path = source / "tokenizer.json"
-    if bos:
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-        tokenizer.save(str(path))
-    if eos is not None:
-        (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, eos]}), "utf-8")
-    folder = root / "web"
-    folder.mkdir()
-    WebFormat("fp32").write(source, folder, lambda _: None)
-    return source, folder
+    (following,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], 10, (2,))
+    return str(tokenizer.decode(list(following))).split()
 
 
 @pytest.mark.parametrize(
     ("variation", "bos"), [("llama-tied", True), pytest.param("qwen3_5", False, marks=pytest.mark.full)]
 )
-def test_pipeline_says_what_the_model_says(tmp_path: Path, opened: Any, variation: str, bos: bool) -> None:
-    source, folder = _talker(tmp_path, variation, bos=bos)
-    runner = opened(folder)
-    prompts = ["the cat sat on", "a dog"]
-    ids = Tokenizer.from_file(str(source / "tokenizer.json")).encode(prompts[0]).ids
-    assert runner.encode(prompts[0], special=True) == ids
-    for prompt, text in zip(prompts, runner.generate(prompts, 10), strict=True):
-        words = text.removesuffix("</s>").split()  # no special token of this tokenizer, which would not be shown
-        assert words
-        assert words == _greedy(source, prompt, 10, (2,)).split()
-
-
-def test_pipeline_stops_at_the_end_of_text(tmp_path: Path, opened: Any) -> None:
-    source, _ = _talker(tmp_path / "one")
+def test_pipeline_says_what_the_model_says_up_to_the_end_of_text(
+    tmp_path: Path, opened: Any, variation: str, bos: bool
+) -> None:
+    """Of a model all of whose tokens are words; `</s>` is no special token of its tokenizer, so that it is shown."""
+    source, prompts = write_source(tmp_path / "hf", variation, vocab_size=len(WORDS) + 4), ["the cat sat on", "a dog"]
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    words = _greedy(source, "the cat sat on", 10, (2,)).split()
-    end = next(word for word in words[1:] if word != words[0])
-    eos = tokenizer.token_to_id(end)
-    source, folder = _talker(tmp_path / "two", eos=eos)
-    (text,) = opened(folder).generate(["the cat sat on"], 10)
-    assert text.split() == words[: words.index(end) + 1]  # the pipeline shows it, as it is no special token
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer.save(str(source / "tokenizer.json"))
+    said = [_greedy(source, prompt) for prompt in prompts]
+    end = next(word for word in said[0][1:] if word != said[0][0])
+    for is_ended in (False, True):
+        eos = [2, tokenizer.token_to_id(end)] if is_ended else [2]
+        (source / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), "utf-8")
+        folder = tmp_path / f"web {is_ended}"
+        folder.mkdir()
+        WebFormat("fp32").write(source, folder, lambda _: None)
+        runner = opened(folder)
+        assert runner.encode(prompts[0], special=True) == tokenizer.encode(prompts[0]).ids
+        for words, text in zip(said, runner.generate(prompts, 10), strict=True):
+            wanted = words[: words.index(end) + 1] if is_ended and end in words else words
+            assert text.removesuffix("</s>").split() == wanted != []

@@ -88,13 +88,12 @@ def test_what_all_rows_begin_with_runs_once(
 def test_a_short_beginning_takes_no_pass_of_its_own(
     texts: list[list[int]], common: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = write_micro_model(tmp_path / "m", model_type="llama")
-    ids, rows = batch_of(texts), len(texts)
+    model, ids = write_micro_model(tmp_path / "m", model_type="llama"), batch_of(texts)
     with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
         TorchBatch(runner).prefill(ids, [len(text) for text in texts])
-    assert _shapes(extend) == ([(1, common)] if common else []) + [(rows, ids.shape[1] - common)]
+    assert _shapes(extend) == ([(1, common)] if common else []) + [(len(texts), ids.shape[1] - common)]
 
 
 def test_a_model_that_does_not_fit_is_read_for_every_step(

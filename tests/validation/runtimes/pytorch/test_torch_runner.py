@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -41,41 +42,27 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
 
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+    config, types = copy.copy(model.config), getattr(model.config, "layer_types", None) or []
+    if "sliding_attention" in types:  # whose states would be cut
+        config.layer_types = ["full_attention" if kind == "sliding_attention" else kind for kind in types]
+    keeps_other_states = {"conv", "hybrid", "linear_attention", "mamba"} & {*types}
     name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
     whole = []
     for run in RUNS:
-        # With the config only where layers keep other states than keys and values, which windows would cut.
-        cache, logits = (
-            DynamicCache(config=_without_windows(model.config))
-            if {"conv", "hybrid", "linear_attention", "mamba"} & {*_types(model)}
-            else DynamicCache(),
-            [],
-        )
+        cache, logits = DynamicCache(config=config) if keeps_other_states else DynamicCache(), []
         cache.has_previous_state = False  # 4.57's Granite 4 asks for it
         for part in run.parts:
             arguments: Any = {name: cache, "use_cache": True}
-            if model.config.model_type == "bamba":  # which else counts from 0 in each part
+            if config.model_type == "bamba":  # which else counts from 0 in each part
                 seen = sum(map(len, run.parts[: len(logits)]))
                 arguments["position_ids"] = torch.arange(seen, seen + len(part))[None]
             with torch.inference_mode():
                 logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
-        is_transposed = model.config.model_type in ("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h")
+        is_transposed = config.model_type in ("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h")
         states = [_states(layer, is_transposed) for layer in cache.layers]
-        states += [{}] * (model.config.num_hidden_layers - len(states))  # behind the last layer that keeps something
+        states += [{}] * (config.num_hidden_layers - len(states))  # behind the last layer that keeps something
         whole.append((np.concatenate(logits)[-run.kept :], states))
     return whole
-
-
-def _without_windows(config: Any) -> Any:
-    if "sliding_attention" not in config.layer_types:
-        return config
-    changed = copy.copy(config)
-    changed.layer_types = ["full_attention" if kind == "sliding_attention" else kind for kind in config.layer_types]
-    return changed
-
-
-def _types(model: Any) -> list[str]:
-    return getattr(model.config, "layer_types", None) or []
 
 
 def _states(layer: Any, is_transposed: bool) -> States:
@@ -138,18 +125,18 @@ def test_prompts_continue_together_as_each_alone(variation: str, tmp_path: Path)
         alone = [runner.continuations([prompt], 7)[0] for prompt in prompts]
         assert runner.continuations(prompts, 7) == alone
         stop = alone[1][2]
-        until = [
-            continuation[: continuation.index(stop)] if stop in continuation else continuation
-            for continuation in alone
-        ]
-        assert runner.continuations(prompts, 7, {stop}) == until
+        until = [tuple(takewhile(lambda token: token != stop, row)) for row in alone]
+        assert list(map(tuple, runner.continuations(prompts, 7, {stop}))) == until
+        for place, token in enumerate(alone[0]):
+            likeliest = runner.run([Run([[*prompts[0], *alone[0][:place]]], 1)])
+            assert int(next(likeliest).argmax()) == token
     with open_torch_runner(folder, Execution(threads=1, compute=TIGHT)) as runner:
         assert runner.continuations(prompts, 7) == alone
-    likeliest = list(prompts[0])
-    with open_torch_runner(folder, ONE_THREAD) as runner:
-        for token in alone[0]:
-            assert int(next(runner.run([Run([likeliest], 1)])).argmax()) == token
-            likeliest.append(token)
+    with open_torch_runner(folder, ONE_THREAD) as runner:  # the whole model is what transformers loads
+        model = runner.whole_model()
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([_TOKENS[3:30]])).logits[0, -5:].numpy()
+    assert np.array_equal(logits, _whole(folder, "eager")[1][0])
 
 
 @pytest.mark.parametrize(("compute", "reads"), [(Compute(), 1), (TIGHT, 3)])
@@ -163,13 +150,3 @@ def test_a_layer_is_read_again_only_where_there_is_no_room_for_it(
     with open_torch_runner(folder, Execution(threads=1, compute=compute)) as runner:
         runner.continuations([[5, 6, 7]], 2)
     assert read == list(range(3)) * reads
-
-
-def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
-    for variation in ("llama-tied", "gemma3-all", "qwen3"):
-        folder = write_micro_model(tmp_path / variation, **VARIATIONS[variation])
-        with open_torch_runner(folder, ONE_THREAD) as runner:
-            model = runner.whole_model()
-            with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([_TOKENS[3:30]])).logits[0, -5:].numpy()
-        assert np.array_equal(logits, _whole(folder, "eager")[1][0])
