@@ -9,9 +9,7 @@ import pytest
 from support.product import Interval
 
 from seap_export.cli.commands.bench import speedup_cells
-from seap_export.cli.exported import no_gains, step_table
-from seap_export.cli.files import measured_cells, measured_heads
-from seap_export.pipeline.folder.performance import StepFigures
+from seap_export.cli.exported import no_gains
 from validation.speed.report import Speedup
 
 
@@ -47,32 +45,11 @@ def test_variants_without_a_gain_are_named(exported: Any, words: list[str]) -> N
     ("low", "high", "words"),
     [
         (1.02, 1.29, "1.10x (1.02 to 1.29)"),
-        (0.98, 1.29, "no speed-up (0.98 to 1.29)"),
         (0.98, 1.0, "no speed-up (0.98 to 1.00)"),
         (None, None, "1.10x (no interval)"),
     ],
 )
 def test_a_speedup_has_its_interval(low: float | None, high: float | None, words: str) -> None:
-    case = {"batch": 1, "depth": 8, "prefill_ms": 11.0, "decode_ms_per_token": 1.1}
-    figures = {f"decode_speedup{end}": value for end, value in (("", 1.1), ("_low", low), ("_high", high))}
-    speed = {"dense": [case], "variant": [{**case, **figures}], "verdicts": []}
-    cells = dict(zip(measured_heads(), measured_cells({"speed": speed, "quality": None}), strict=True))
-    assert (cells.pop("decode"), cells.pop("prefill")) == (words, "1.00x (no interval)")
-    assert set(cells.values()) == {"-"}
     speedup = Speedup(1.1, 1.2, None if low is None or high is None else Interval(low, high))
     assert speedup_cells(speedup, "a-0.2") == [words, "1.20x", "92%"]
     assert speedup_cells(speedup, "dense") == ["-", "-", "-"]
-
-
-def test_steps_are_summed_up_by_kind() -> None:
-    steps = {
-        "calibration": StepFigures(61.0, 500_000_000),
-        "a-0.2/hf": StepFigures(2.0, None),
-        "b-0.2/hf": StepFigures(3.0, 700_000_000),
-    }
-    rows = [line.split() for line in step_table(steps).splitlines()[1:]]
-    assert rows == [
-        ["calibration", "1", "1", "min", "1", "s", "500", "MB"],
-        ["shrinking", "2", "5", "s", "700", "MB"],
-        ["all", "3", "1", "min", "6", "s", "700", "MB"],
-    ]

@@ -15,6 +15,7 @@ from support.product import OnnxFormat, read_note, read_spec, round_columns
 from support.tokenizers import write_byte_level
 
 from converters.formats import read_format
+from seap_export.common.json_file import read_json
 from seap_export.errors import ParityFailure
 from seap_export.pipeline.folder.rounded import differences, opened_model
 from seap_export.pruning.rounding import walk
@@ -79,7 +80,8 @@ def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
     sizes = [len(contents(Path(f"mixed-{average}"))[1]) for average in ("3", "3.5")]
     assert sizes[0] < sizes[1]
     export = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.3", "--format", "onnx:mixed-3.5")
-    assert run(*export, "--out", "whole").code == 0
+    assert run(*export, "--speed", "--out", "whole").code == 0
+    assert "a-0.3" in read_json(Path("whole", "performance.json"))["speed"]  # the dense model has no bits of its own
     assert contents(Path("whole", "a-0.3", "onnx")) == contents(Path("mixed-3.5"))
     assert run("validate", "whole").code == 0
     shutil.rmtree(Path("whole", "rounding"))  # the model that was rounded is made again from the file
