@@ -75,12 +75,12 @@ def check_rows(prompts: Prompts, torch_logits: Callable[..., list[np.ndarray]]) 
 
 
 class TwoRows:
-    """Two rows of 20 and of 13 tokens, padded on the right, and 4 steps: their logits, and the states they keep."""
+    """Two rows of 20 and of 4 tokens, padded on the right, and 4 steps: their logits, and the states they keep."""
 
     def __init__(self) -> None:
-        self.lengths, self.steps = (20, 13), 4
-        self.texts = np.random.default_rng(0).integers(3, 90, (2, 24)).tolist()
-        self.further = [text[length : length + 4] for text, length in zip(self.texts, self.lengths, strict=True)]
+        self.lengths, self.steps = (20, 4), 4  # the second gets longer than the window
+        self.texts = np.random.default_rng(0).integers(3, 90, (2, 20))
+        self.further = [[5, 9, 13, 17], [7, 11, 15, 19]]
 
     def of_torch(self, folder: Path, stored: StoredWeights | None = None, how: Any = None) -> list[np.ndarray]:
         """Each row alone, with the weights that are `stored`, and activations rounded as `how` says."""
@@ -89,7 +89,7 @@ class TwoRows:
             if how is not None:
                 round_activations(runner.model, runner.spec, how)
             runs = [
-                Run([text[:length], *([token] for token in more)], length + self.steps)
+                Run([text[:length].tolist(), *([token] for token in more)], length + self.steps)
                 for text, length, more in zip(self.texts, self.lengths, self.further, strict=True)
             ]
             logits = list(runner.run(runs, lambda row, kept: states[row].extend(kept.values())))
@@ -97,7 +97,7 @@ class TwoRows:
 
     def of(self, runner: Any, *, keeps: bool = False) -> list[np.ndarray]:
         """What a runner computes of both together, and with `keeps` its states."""
-        first = runner.prefill(np.array(self.texts)[:, :20], self.lengths, room=self.steps)
+        first = runner.prefill(self.texts, self.lengths, room=self.steps)
         steps = [runner.step(list(tokens)) for tokens in zip(*self.further, strict=True)]
         logits = [
             np.concatenate([first[row, :length], [step[row] for step in steps]])

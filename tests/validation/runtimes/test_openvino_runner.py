@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.chosen import JOINT
-from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
-from support.product import States
 
 from validation.runtimes.openvino_runner import OpenvinoRunner
-from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 pytestmark = pytest.mark.needs("openvino")
 
@@ -41,31 +39,15 @@ MORE = ("gemma3-all", "phi3-all", "lfm3-all", "qwen3_5-all", "falcon_h1-all", "g
 
 
 @pytest.mark.parametrize("variation", ["llama-biases", *(pytest.param(name, marks=pytest.mark.full) for name in MORE)])
-def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None:
-    """Padded on the right, shorter and longer than the window, and continued after the padding.
-
-    The cache of the first model has a head of zeros in a layer, because 3 groups do not divide 8 heads.
-    """
+def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path, two_rows: Any) -> None:
+    """The cache of the first model has a head of zeros in a layer, because 3 groups do not divide 8 heads."""
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4} if variation == "llama-biases" else {}
     made = write_ir_model(tmp_path, variation, "fp32", pruned=True, **heads)
-    chance, lengths = np.random.default_rng(1), [4, 9, 13]
-    ids, steps = chance.integers(3, 96, (3, 13)), chance.integers(3, 96, (2, 3))
-    rows = [[*ids[row, :length], *steps[:, row]] for row, length in enumerate(lengths)]
-    caches: dict[int, list[States]] = {row: [] for row in range(3)}
-    with open_torch_runner(made.source, ONE_THREAD) as torch_runner:
-        runs = [Run([row], len(row)) for row in rows]
-        wanted = list(torch_runner.run(runs, lambda row, states: caches[row].append(states)))
-    runner = OpenvinoRunner(made.folder)
+    runner, wanted = OpenvinoRunner(made.folder), two_rows.of_torch(made.source)
     for _ in range(2):  # the second generation starts anew
-        prompt = runner.prefill(ids, lengths)
-        further = [runner.step(step.tolist()) for step in steps]
-    for row, length in enumerate(lengths):
-        given = np.concatenate([prompt[row, :length], *(logits[row : row + 1] for logits in further)])
-        assert np.abs(given - wanted[row]).max() <= 1e-3
-        for cached, expected in zip(runner.cache(row), caches[row], strict=True):
-            for state, other in expected.items():
-                assert cached[state].shape == other.shape
-                assert np.abs(cached[state] - other).max() <= 1e-3
+        computed = two_rows.of(runner, keeps=True)
+    assert len(computed) == len(wanted)
+    assert two_rows.largest(computed, wanted) <= 1e-3
 
 
 @pytest.mark.full
