@@ -52,7 +52,7 @@ from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
-from seap_export.pipeline.steps.step import PathStep, Step, StepContext
+from seap_export.pipeline.steps.step import PathStep
 from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point, Times, ways
 from seap_export.pipeline.targets.first_token import FirstToken, PromptTime
 from seap_export.pipeline.targets.frontier import Frontier

@@ -23,8 +23,7 @@ from seap_export.pruning.plan.settings import Compensation
 from seap_export.pruning.shrink.layer import kept_channels
 from seap_export.pruning.shrink.write import write_shrunk_model
 from support.calibration import single_mixture
-from support.models import decoder_layers, micro_source, plain_tensors, projection_paths, transformers_model
-from support.plans import micro_plan
+from support.models import decoder_layers, plain_tensors, projection_paths, transformers_model
 
 
 @dataclass
@@ -74,20 +73,6 @@ class Shrunk:
                     linear.weight.data[:, kept] = stored[names.weight(output, index)]
                     linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
         return model
-
-
-def shrink_micro(
-    folder: Path,
-    calibrated: Callable[[Source], Calibration],
-    variation: str,
-    compensation: Compensation,
-    plan: Callable[[Source, Compensation], Plan] = micro_plan,
-    dtype: str = "float32",
-) -> Shrunk:
-    """A micro model that is shrunk by a plan and statistics of its own."""
-    dense = folder / f"dense-{variation}"
-    micro_source(dense, variation, dtype)
-    return shrink_folder(dense, folder / f"shrunk-{variation}", calibrated, compensation, plan)
 
 
 def shrink_folder(
