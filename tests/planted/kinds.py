@@ -1,4 +1,4 @@
-"""What is at fault where a fault is planted, and which kinds a format or a precision has no place for."""
+"""The kinds of faults."""
 
 from __future__ import annotations
 

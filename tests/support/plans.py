@@ -87,7 +87,7 @@ def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) ->
     size, number = one.heads_per_group, one.heads // one.heads_per_group
     if one.whole_because:
         dropped_group = dropped_head = None
-    dropped_group = None if one.fixed_groups else dropped_group
+    dropped_group = None if dropped_group is None or one.fixed_groups else dropped_group % number
     dropped_head = None if one.keeps_groups else dropped_head
     groups = [g for g in range(number) if number == 1 or g != dropped_group]
     heads = [

@@ -71,10 +71,10 @@ class QualityRequest:
     @property
     def evaluation(self) -> EvaluationRequest:
         """The equivalent request of `seap-export evaluate`."""
-        of = self.measured
+        runtime = self.measured.runtime
         return EvaluationRequest(
-            runtimes=(of.runtime,),
-            folders=((of.folder, of.runtime),),
+            runtimes=(runtime,),
+            folders=((self.measured.folder, runtime),),
             max_length=self.max_length,
             threads=self.threads,
             provider=self.provider,

@@ -80,8 +80,8 @@ class Check:
         """The check that did not pass and its first reason, in one line."""
         more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
         name = "" if self.variant is None else f"{self.variant}: "
-        of = "" if self.subject is None else f" of {self.subject}"
-        return f"{name}{self.check}{of}: {self.reasons[0]}{more}"
+        subject = "" if self.subject is None else f" of {self.subject}"
+        return f"{name}{self.check}{subject}: {self.reasons[0]}{more}"
 
 
 @dataclass(frozen=True)

@@ -207,8 +207,9 @@ class _Validation:
         return [Variant(path.resolve())]  # "." has a parent, too
 
     def _refuse_more_than_files(self) -> None:
-        of = self._request
-        if of.signed_by or of.quality or of.speed or of.runtimes or of.bisect or not self._asks("integrity"):
+        given = self._request
+        further = given.signed_by or given.quality or given.speed or given.runtimes or given.bisect
+        if further or not self._asks("integrity"):
             raise UsageError(f"{self._path}: of such a folder, only the files can be checked; give a variant's folder")
 
     def _recorded_manifest(self) -> Manifest | None:

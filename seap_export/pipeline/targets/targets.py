@@ -80,8 +80,8 @@ class Targets:
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Targets:
         """Raises `TypeError` or `ValueError` if a file has other targets than `to_json` writes."""
-        of = values.get("first_token")
-        return cls(**{**values, "first_token": None if of is None else FirstToken(**of)})
+        first_token = values.get("first_token")
+        return cls(**{**values, "first_token": None if first_token is None else FirstToken(**first_token)})
 
     def to_json(self) -> dict[str, Any]:
         """The targets as JSON values of reports and the manifest."""

@@ -25,10 +25,10 @@ class PrefixCache:
         pairs = zip(self._tokens, tokens[:-1], strict=False)  # the last one is run in any case, for its logits
         kept = next((index for index, (one, other) in enumerate(pairs) if one != other), None)
         kept = min(len(self._tokens), len(tokens) - 1) if kept is None else kept
-        how = max_new_tokens, cancelled
-        if decoding is not None and kept and self._decoder.resume(decoding, kept, tokens[kept:], *how):
+        options = max_new_tokens, cancelled
+        if decoding is not None and kept and self._decoder.resume(decoding, kept, tokens[kept:], *options):
             return decoding
-        return self._decoder.start([tokens], *how)
+        return self._decoder.start([tokens], *options)
 
     def keep(self, tokens: Sequence[int], decoding: Decoding) -> None:
         """Keeps a decoding, and the tokens that it has run."""
