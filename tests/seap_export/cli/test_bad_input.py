@@ -81,7 +81,7 @@ USAGE = [
     (["--out", "a.jsonl/out", "--dry-run"], "a.jsonl is not a folder"),
     (["--recipe", "uneven.toml", "--layout", "uniform"], "uneven.toml:2: sparsity: "),
     (["--config", "none.toml"], "none.toml: cannot be read"),
-    (["--zzzzzz"], "'--zzzzzz'; see 'seap-export export --help'"),
+    (["--zzzzzz"], "; see 'seap-export export --help'"),
 ]  # fmt: skip
 
 
