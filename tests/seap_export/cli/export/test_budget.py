@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-from contextlib import chdir
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from support.exports import Run, run_here, tree
+from support.exports import Outcome, Run, tree
 from support.product import CANDIDATES_FOLDER, Timing
 
 from seap_export.common.checksums import SUMS
@@ -35,18 +34,15 @@ def chosen_of(out: Path, task: str = "a") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def fitted_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(place: Path, done_in: Callable[..., Outcome]) -> Path:
     """A folder with the inputs and an export into 125 kB; not to be changed."""
-    folder = Path(shutil.copytree(inputs, tmp_path_factory.mktemp("fitted") / "work"))
-    with chdir(folder):
-        outcome = run_here(*MODEL, *FITTED)
-    assert outcome.code == 0, outcome.err
-    return folder
+    done_in(place, *MODEL, *FITTED)
+    return place
 
 
 @pytest.fixture
-def fitted(fitted_once: Path, work: Path) -> Path:
-    return Path(shutil.copytree(fitted_once / "out", work / "out"))
+def fitted(home: Path) -> Path:
+    return home / "out"
 
 
 def test_the_choice_fits_nothing_that_fits_is_nearer_and_the_report_shows_it(run: Run, fitted: Path) -> None:
@@ -80,7 +76,7 @@ def test_the_choice_fits_nothing_that_fits_is_nearer_and_the_report_shows_it(run
 
 
 def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(
-    run: Run, fitted: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, fitted: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second run evaluates nothing again."""
     chosen, before = chosen_of(fitted), tree(fitted)
@@ -90,7 +86,7 @@ def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(
     assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None, "first_token": None}
     arguments = ("--ratio", chosen["ratio"], "--precision", chosen["precision"], "--quality", "--out", "again")
     assert run(*MODEL, *arguments, "--quiet").code == 0
-    assert tree(work / "again" / chosen["variant"]) == tree(fitted / chosen["variant"])
+    assert tree(home / "again" / chosen["variant"]) == tree(fitted / chosen["variant"])
     monkeypatch.setattr(candidates, "measure_divergence", None)
     monkeypatch.setattr(GuessStep, "make", None)
     assert run(*MODEL, *FITTED).code == 0
@@ -98,7 +94,7 @@ def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(
 
 
 def test_where_nothing_fits_nothing_is_made_and_an_interrupted_search_goes_on(
-    run: Run, fitted_once: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, once: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each search knows what those before it have evaluated, and the last writes the bytes of an undisturbed one."""
     out, measure, measured, most = work / "out", candidates.measure_divergence, list[int](), 1
@@ -123,7 +119,7 @@ def test_where_nothing_fits_nothing_is_made_and_an_interrupted_search_goes_on(
     assert not any(point["chosen"] for point in points_of(out))
     assert read_json(out / "manifest.json")["variants"] == {}
     assert run(*MODEL, *FITTED).code == 0
-    assert tree(out) == tree(fitted_once / "out")
+    assert tree(out) == tree(once / "out")
 
 
 def test_every_task_and_mixture_has_its_own_choice(run: Run, work: Path) -> None:
