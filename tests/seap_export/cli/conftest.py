@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from support.exports import run_here
+from support.exports import Outcome, run_here
 from support.oracles.references import reuse_references
 
 
@@ -17,13 +19,45 @@ def _references_of_equal_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done_in() -> Callable[..., Outcome]:
+    """`done_in(folder, "export", ...)`: what a run that must succeed has said."""
+
+    def done_in(folder: Path, *arguments: object) -> Outcome:
+        with chdir(folder):
+            outcome = run_here(*arguments)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    return done_in
+
+
+@pytest.fixture(scope="module")
+def place(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with its own copy of the inputs, where a module makes something once."""
+    return Path(shutil.copytree(inputs, tmp_path_factory.mktemp("place") / "work"))
+
+
+@pytest.fixture
+def home(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a copy of the one that the module's fixture `once` has made."""
+    home = Path(shutil.copytree(once, tmp_path / "home"))
+    monkeypatch.chdir(home)
+    return home
+
+
+@pytest.fixture
+def bare(home: Path) -> Path:
+    """The same without its export."""
+    shutil.rmtree(home / "out")
+    return home
+
+
+@pytest.fixture(scope="session")
+def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory, done_in: Callable[..., Outcome]) -> Path:
     """An undisturbed export of tasks a and b at ratios 0.2 and 0.4; not to be changed."""
     out = tmp_path_factory.mktemp("pristine") / "out"
-    corpora = ["--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}"]
-    arguments = ["export", str(inputs / "m"), *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", str(out)]
-    outcome = run_here(*arguments)
-    assert outcome.code == 0, outcome.err
+    corpora = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
+    done_in(inputs, "export", "m", *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", out)
     return out
 
 

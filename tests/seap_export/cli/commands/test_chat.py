@@ -11,7 +11,6 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from support.editing import list_again, set_json
-from support.exports import Run
 from support.tokenizers import add_chat_template, name_all_tokens
 
 from seap_export.cli import main
@@ -41,6 +40,9 @@ def test_each_line_is_a_turn_that_knows_those_before(expected: Generator, done: 
     assert (outcome.exit_code, outcome.stdout) == (0, f"{first}\n{second}\n{first}\n")
     assert re.fullmatch(STATS * 3, outcome.stderr)
     assert said("--quiet", lines="the cat").stderr == ""
+    Path("turns.txt").write_text("the cat\n/exit\n")
+    (turn,) = json.loads(said("--prompt-file", "turns.txt", "--json", lines="").stdout)["turns"]
+    assert turn == {"prompt": "the cat", "text": first, "prompt_tokens": 5, "tokens": 9, "stop": "length"}
     assert said("--system", "a mat", lines="the cat").stdout == (
         expected.generate("dog a mat home cat the cat home dog", 9) + "\n"
     )
@@ -66,14 +68,6 @@ def test_a_variant_that_knows_no_turns_is_named(
     if reason is not None:
         assert [word for word in (f"Warning: out/a-0.2: {reason}", "generate") if word not in stderr] == []
         assert stderr.count("\n") == 1
-
-
-def test_in_json_and_from_a_file(expected: Generator, run: Run, work: Path) -> None:
-    (whole,) = expected.complete(["the cat"], 9)
-    (work / "turns.txt").write_text("the cat\n/exit\n")
-    outcome = run("chat", "out/a-0.2", "--max-new-tokens", 9, "--prompt-file", "turns.txt", "--json")
-    turn = {"prompt": "the cat", "text": whole.text, "prompt_tokens": 2, "tokens": 9, "stop": "length"}
-    assert json.loads(outcome.out) == {"turns": [turn]}
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,15 @@ def model(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_fake_format(monkeypatch)
 
 
-def test_it_says_what_it_writes(run: Run, work: Path) -> None:
+def test_it_says_what_it_writes_and_replaces_only_a_folder_of_the_format(run: Run, work: Path) -> None:
     outcome = run("convert", "m", "--format", "fake:f16", "--out", "new")
     assert outcome.code == 0
     assert outcome.err == "Warning: fake is slow in f16\nwriting Fake\n"
     assert outcome.out.startswith("new: ")
     assert {path.name for path in (work / "new").iterdir()} == {"model.fake", "about.json", "config.json", SUMS}
     size = sum(path.stat().st_size for path in (work / "new").iterdir() if path.name != SUMS)
+    run("convert", "m", "--format", "fake", "--out", "new").refused(2, "--force")
+    run("convert", "m", "--out", "new", "--force", "-q").refused(2, "not empty")
     assert json.loads(run("convert", "m", "--format", "fake:f16", "--out", "new", "--force", "--json").out) == {
         "folder": "new",
         "bytes": size,
@@ -64,10 +66,3 @@ def test_an_interrupted_run_leaves_nothing(run: Run, work: Path, monkeypatch: py
     before = sorted(work.iterdir())
     assert run(*CONVERT, "-q").code == 130
     assert sorted(work.iterdir()) == before
-
-
-def test_only_a_folder_of_the_format_is_replaced(run: Run, work: Path) -> None:
-    assert run(*CONVERT, "-q").code == 0
-    run(*CONVERT, "-q").refused(2, "--force")
-    run("convert", "m", "--out", "new", "--force", "-q").refused(2, "not empty")
-    assert run(*CONVERT, "--force", "-q").code == 0

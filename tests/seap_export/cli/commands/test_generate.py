@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 from support.editing import edit_json, list_again
 from support.exports import Run
 from support.tokenizers import add_chat_template, name_all_tokens
 
+from seap_export.cli import main
 from seap_export.runtime import Generator, Sampling
 
 PROMPT = "the cat sat on a mat"
@@ -20,25 +23,20 @@ def expected(done: Path) -> Generator:
 
 
 def test_it_prints_the_text(run: Run, expected: Generator) -> None:
-    outcome = run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9)
-    assert (outcome.code, outcome.err, outcome.out) == (0, "", expected.generate(PROMPT, 9) + "\n")
-    assert run("generate", "out/a-0.2/onnx", PROMPT, "--threads", 1).out == expected.generate(PROMPT, 64) + "\n"
-
-
-def test_it_samples(run: Run, expected: Generator) -> None:
-    command = ("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 12, "--temperature", 1.5, "--seed", 7)
-    others = run(*command, "--min-p", 0.02, "--repetition-penalty", 1.4).out
-    assert others == expected.generate(PROMPT, 12, Sampling(1.5, None, 1.0, 7, 0.02, 1.4)) + "\n"
-    narrow = run(*command, "--top-k", 4, "--top-p", 0.8).out
-    assert narrow == expected.generate(PROMPT, 12, Sampling(1.5, 4, 0.8, 7)) + "\n"
-
-
-def test_it_ends_before_a_stop_text(run: Run, expected: Generator) -> None:
+    command = ("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 12)
     whole = expected.generate(PROMPT, 12)
+    outcome = run(*command)
+    assert (outcome.code, outcome.err, outcome.out) == (0, "", whole + "\n")
+    assert run("generate", "out/a-0.2/onnx", PROMPT, "--threads", 1).out == expected.generate(PROMPT, 64) + "\n"
+    sampled = (*command, "--temperature", 1.5, "--seed", 7)
+    others = run(*sampled, "--min-p", 0.02, "--repetition-penalty", 1.4).out
+    assert others == expected.generate(PROMPT, 12, Sampling(1.5, None, 1.0, 7, 0.02, 1.4)) + "\n"
+    narrow = run(*sampled, "--top-k", 4, "--top-p", 0.8).out
+    assert narrow == expected.generate(PROMPT, 12, Sampling(1.5, 4, 0.8, 7)) + "\n"
     word = whole.split()[4]
-    command = ("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 12, "--stop", "no such text", "--stop", word)
-    assert run(*command).out == whole.partition(word)[0] + "\n"
-    answer = json.loads(run(*command, "--json").out)
+    stopped = (*command, "--stop", "no such text", "--stop", word)
+    assert run(*stopped).out == whole.partition(word)[0] + "\n"
+    answer = json.loads(run(*stopped, "--json").out)
     assert (answer["text"], answer["stop"]) == (whole.partition(word)[0], "text")
 
 
@@ -54,21 +52,14 @@ def test_a_chat_model_is_given_the_prompt_in_its_template(run: Run, expected: Ge
         assert json.loads(run(*command, *options, "--json").out)["prompt_tokens"] == len(text.split())
 
 
-def test_a_prompt_from_stdin(expected: Generator) -> None:
-    from click.testing import CliRunner
-
-    from seap_export.cli import main
-
+def test_a_prompt_from_stdin_is_answered_as_the_answer_comes(
+    run: Run, expected: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     piped = CliRunner().invoke(main, ["generate", "out/a-0.2", "-", "--max-new-tokens", "9"], input=PROMPT + "\n")
     assert piped.stdout == expected.generate(PROMPT, 9) + "\n"
     assert CliRunner().invoke(main, ["generate", "out/a-0.2", "-"], input=b"\xff").stderr == (
         "Error: -: not UTF-8 text; save it as UTF-8\n"
     )
-
-
-def test_it_prints_as_it_comes(run: Run, expected: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    import click
-
     printed: list[str] = []
     monkeypatch.setattr(click, "echo", lambda text="", nl=True, **_: printed.append(text))
     run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.conversations import conversations, write_chat_model, write_records
-from support.exports import Run, times_of_writing
+from support.exports import Outcome, Run, times_of_writing
 from support.models import greedy_completions
 from support.product import read_tokens
 from tokenizers import Tokenizer
@@ -24,15 +25,23 @@ RECIPE = ("--recipe", "fresh.toml", "--set", "held_out=4", "--no-quality", "--no
 FRESH = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *RECIPE, "--out", "out")
 
 
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a model that has a chat template, and a corpus of 20 conversations."""
-    write_chat_model(tmp_path / "m")
-    write_records(tmp_path / "a.jsonl", conversations(20))
-    (tmp_path / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 500\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(answers, "_BATCH", 4)
-    return tmp_path
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory, done_in: Callable[..., Outcome]) -> Path:
+    """A folder with a model that has a chat template, 20 conversations, and `EXPORT`, measured; not to be changed."""
+    folder = tmp_path_factory.mktemp("answers")
+    write_chat_model(folder / "m")
+    write_records(folder / "a.jsonl", conversations(20))
+    (folder / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 500\n")
+    outcome = done_in(folder, *EXPORT[:-1], "--quality")
+    assert outcome.err.splitlines().count("hashing m") == 1
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_batches() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "_BATCH", 4)
+        yield
 
 
 def _prompt(record: dict[str, Any]) -> str:
@@ -52,12 +61,10 @@ def _record() -> dict[str, Any]:
     return record
 
 
-def test_variants_are_made_from_the_answers_of_the_model(run: Run, work: Path) -> None:
-    outcome = run(*EXPORT[:-1], "--quality")
-    assert (outcome.code, outcome.err.splitlines().count("hashing m")) == (0, 1)
+def test_variants_are_made_from_the_answers_of_the_model(run: Run, home: Path) -> None:
     lines, prompts = _lines(), list(map(_prompt, conversations(20)))
     assert {line["prompt"] for line in lines} == set(prompts)
-    written = dict(zip(prompts, greedy_completions(work / "m", prompts, STEPS), strict=True))
+    written = dict(zip(prompts, greedy_completions(home / "m", prompts, STEPS), strict=True))
     for line in lines:
         written_answer = written[line["prompt"]]
         assert (line["completion"], line["finished"]) == (
@@ -70,9 +77,9 @@ def test_variants_are_made_from_the_answers_of_the_model(run: Run, work: Path) -
     assert record["calibration_texts"] == sorted(map(text_digest, _texts()[4:]))
     manifest = json.loads(Path("out/manifest.json").read_text())
     assert manifest["tasks"]["a"]["answers"] == "model"
-    times = times_of_writing(work / "out/answers")
+    times = times_of_writing(home / "out/answers")
     again = run(*EXPORT[:-1])
-    assert times_of_writing(work / "out/answers") == times
+    assert times_of_writing(home / "out/answers") == times
     assert again.code == 0
     for text in (again.out, run("inspect", "out").out, Path("out/validation.html").read_text("utf-8")):
         assert "The answers in the texts of a were written by the dense model." in text
@@ -81,7 +88,7 @@ def test_variants_are_made_from_the_answers_of_the_model(run: Run, work: Path) -
     run("evaluate", "out/a-0.4", *questions).refused(8, "16 of the 20 evaluated texts")
 
 
-def test_only_as_many_prompts_are_answered_as_there_are_tokens(run: Run, work: Path) -> None:
+def test_only_as_many_prompts_are_answered_as_there_are_tokens(run: Run, bare: Path) -> None:
     assert run(*EXPORT, "--calibration-tokens", "60").code == 0
     tokenizer = Tokenizer.from_file("m/tokenizer.json")
     lengths = [len(tokenizer.encode(text).ids) for text in _texts()[4:]]
@@ -90,35 +97,32 @@ def test_only_as_many_prompts_are_answered_as_there_are_tokens(run: Run, work: P
 
 
 def test_a_further_task_is_answered_beside_variants_that_keep_some_tokens(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choice, "MULTIPLE", 1)
-    write_records(work / "b.jsonl", conversations(20)[:16])
+    write_records(bare / "b.jsonl", conversations(20)[:16])
     cut = (*EXPORT, "--vocabulary", "auto", "--no-quality", "--no-speed", "--format", "hf")
     assert run(*cut).code == 0
-    times = times_of_writing(work / "out/a-0.4/hf")
+    times = times_of_writing(bare / "out/a-0.4/hf")
     outcome = run(*cut, "--task", "b=b.jsonl")
     assert outcome.code == 0, outcome.err
-    assert {path: at for path, at in times_of_writing(work / "out/a-0.4/hf").items() if path in times} == times
+    assert {path: at for path, at in times_of_writing(bare / "out/a-0.4/hf").items() if path in times} == times
 
 
-@pytest.mark.parametrize(
-    "record", [{"text": " the cat"}, {"messages": [{"role": "assistant", "content": " the cat"}]}], ids=list
-)
-def test_what_has_no_prompt_is_refused(run: Run, work: Path, record: dict[str, Any]) -> None:
-    write_records(work / "a.jsonl", [*conversations(20), record])
+def test_what_has_no_prompt_is_refused(run: Run, bare: Path) -> None:
+    write_records(bare / "a.jsonl", [*conversations(20), {"text": " the cat"}])
     run(*EXPORT).refused(8, "a.jsonl, line 21", "prompt", "--answers")
-    assert not (work / "out").exists()
+    assert not (bare / "out").exists()
 
 
-def test_prompts_of_texts_end_where_the_task_says(run: Run, work: Path) -> None:
+def test_prompts_of_texts_end_where_the_task_says(run: Run, bare: Path) -> None:
     """Also with targets, and a record need not have a completion."""
     prompts = [record["messages"][0]["content"] for record in conversations(20)]
-    write_records(work / "b.jsonl", [{"prompt": prompt} for prompt in prompts])
-    likely = greedy_completions(work / "m", prompts[:1], STEPS)[0].text
+    write_records(bare / "b.jsonl", [{"prompt": prompt} for prompt in prompts])
+    likely = greedy_completions(bare / "m", prompts[:1], STEPS)[0].text
     stop = likely.split()[1]
-    (work / "a.toml").write_text(f'corpus = "b.jsonl"\nprompt = "{{prompt}}"\nanswer = "(.*)"\nstop = ["{stop}"]\n')
-    command = ("export", "m", "--task", "a=a.toml", "--target-size", "1MB", "--quality", "--speed", *OPTIONS)
+    (bare / "a.toml").write_text(f'corpus = "b.jsonl"\nprompt = "{{prompt}}"\nanswer = "(.*)"\nstop = ["{stop}"]\n')
+    command = ("export", "m", "--task", "a=a.toml", "--target-size", "1MB", "--quality", *OPTIONS)
     assert run(*command).code == 0
     written = {line["prompt"]: line for line in _lines()}
     assert set(written) == set(prompts)
@@ -126,12 +130,12 @@ def test_prompts_of_texts_end_where_the_task_says(run: Run, work: Path) -> None:
     assert written[prompts[0]]["finished"]
 
 
-def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: Path) -> None:
+def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, bare: Path) -> None:
     planned = json.loads(run(*FRESH, "--dry-run", "--json").out)
     assert {"calibration", "fresh texts", "shrinking"} <= planned["seconds_about"].keys()
     outcome = run(*FRESH)
     assert outcome.code == 0
-    texts = read_tokens(work / "out/fresh/a/tokens.safetensors")
+    texts = read_tokens(bare / "out/fresh/a/tokens.safetensors")
     tokens = sum(map(len, texts))
     real = json.loads(Path("out/manifest.json").read_text())["tasks"]["a"]["calibration_tokens"]
     assert tokens + real >= 500
@@ -141,24 +145,24 @@ def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: P
     assert (plan["distillation"], plan["fresh_tokens"], plan["method"]) == (1.0, 500, "reconstruct")
     variant = json.loads(Path("out/manifest.json").read_text())["variants"]["a-0.4"]
     assert variant["fresh_tokens"] == {"a": tokens}
-    times = times_of_writing(work / "out/fresh")
+    times = times_of_writing(bare / "out/fresh")
     more = run(*FRESH, "--ratio", "0.2")
     assert "fresh texts of a: reused" in more.err
-    assert times_of_writing(work / "out/fresh") == times
+    assert times_of_writing(bare / "out/fresh") == times
     prune = ("prune", "m", "--plan", "out/a-0.4/plan.json", "--calibration", "out/calibration/a", "--out", "again")
     assert run(*prune).code == 0
     weights = [Path(folder, "model.safetensors").read_bytes() for folder in ("again", "out/a-0.4/hf")]
     assert weights[0] == weights[1]
-    (work / "plain.toml").write_text("min_tokens = 0\n")
+    (bare / "plain.toml").write_text("min_tokens = 0\n")
     plain = [{"fresh.toml": "plain.toml", "out": "plain"}.get(word, word) for word in FRESH]
     assert run(*plain).code == 0
     assert weights[0] != Path("plain/a-0.4/hf/model.safetensors").read_bytes()
-    assert not (work / "plain/fresh").exists()
+    assert not (bare / "plain/fresh").exists()
 
 
-def test_a_task_with_enough_texts_gets_no_others_and_a_recipe_says_how_many_are_enough(run: Run, work: Path) -> None:
+def test_a_task_with_enough_texts_gets_no_others_and_a_recipe_says_how_many_are_enough(run: Run, bare: Path) -> None:
     def planned(recipe: str, *options: str) -> tuple[int, bool]:
-        (work / "fresh.toml").write_text(recipe)
+        (bare / "fresh.toml").write_text(recipe)
         report = json.loads(run(*FRESH, *options, "--dry-run", "--json").out)
         return report["variants"][0]["calibration_texts"], "fresh texts" in report["seconds_about"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from support.exports import Run, run_here, tree
+from support.exports import Outcome, Run, tree
 from support.product import CANDIDATES_FOLDER, Timing
 
 from seap_export.common.checksums import SUMS
@@ -34,20 +34,18 @@ def chosen_of(out: Path, task: str = "a") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def fitted_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an export into 125 kB; not to be changed."""
-    out = tmp_path_factory.mktemp("fitted") / "out"
-    outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *FITTED[:-1], out)
-    assert outcome.code == 0, outcome.err
-    return out
+def once(place: Path, done_in: Callable[..., Outcome]) -> Path:
+    """A folder with the inputs and an export into 125 kB; not to be changed."""
+    done_in(place, *MODEL, *FITTED)
+    return place
 
 
 @pytest.fixture
-def fitted(fitted_once: Path, work: Path) -> Path:
-    return Path(shutil.copytree(fitted_once, work / "out"))
+def fitted(home: Path) -> Path:
+    return home / "out"
 
 
-def test_the_choice_fits_and_nothing_that_fits_is_nearer(fitted: Path) -> None:
+def test_the_choice_fits_nothing_that_fits_is_nearer_and_the_report_shows_it(run: Run, fitted: Path) -> None:
     chosen, points = chosen_of(fitted), points_of(fitted)
     folder = fitted / chosen["variant"] / "onnx"
     sizes = (path.stat().st_size for path in folder.iterdir() if path.name != SUMS)
@@ -61,20 +59,6 @@ def test_the_choice_fits_and_nothing_that_fits_is_nearer(fitted: Path) -> None:
     }  # fmt: skip
     assert 1 <= len(made) <= 3
     assert made == fitting, "what does not fit was made"
-
-
-def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(run: Run, fitted: Path, work: Path) -> None:
-    chosen = chosen_of(fitted)
-    (entry,) = read_json(fitted / "manifest.json")["variants"].values()
-    assert entry["quality"]["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
-    assert entry["bytes"]["onnx"] == chosen["bytes"]
-    assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None, "first_token": None}
-    arguments = ("--ratio", chosen["ratio"], "--precision", chosen["precision"], "--quality", "--out", "again")
-    assert run(*MODEL, *arguments, "--quiet").code == 0
-    assert tree(work / "again" / chosen["variant"]) == tree(fitted / chosen["variant"])
-
-
-def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
     report = read_json(fitted / "validation.json")
     Draft202012Validator(schema()).validate(report)
     assert report["frontier"] == read_json(fitted / "frontier.json")
@@ -86,70 +70,56 @@ def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
     assert sorted(file["memory_about"] for file in files) == sorted(memories)
     page = (fitted / "validation.html").read_text("utf-8")
     assert "a: size against divergence" in page
-    assert chosen_of(fitted)["variant"] in page.partition('id="frontier"')[2].partition("</section>")[0]
+    assert chosen["variant"] in page.partition('id="frontier"')[2].partition("</section>")[0]
     assert run("validate", fitted, "--check", "integrity", "--out", "v.json").code == 0
     assert read_json(Path("v.json"))["frontier"] == report["frontier"]
 
 
-def test_a_second_run_evaluates_nothing_again(run: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tree(fitted)
+def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(
+    run: Run, fitted: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run evaluates nothing again."""
+    chosen, before = chosen_of(fitted), tree(fitted)
+    (entry,) = read_json(fitted / "manifest.json")["variants"].values()
+    assert entry["quality"]["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
+    assert entry["bytes"]["onnx"] == chosen["bytes"]
+    assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None, "first_token": None}
+    arguments = ("--ratio", chosen["ratio"], "--precision", chosen["precision"], "--quality", "--out", "again")
+    assert run(*MODEL, *arguments, "--quiet").code == 0
+    assert tree(home / "again" / chosen["variant"]) == tree(fitted / chosen["variant"])
     monkeypatch.setattr(candidates, "measure_divergence", None)
     monkeypatch.setattr(GuessStep, "make", None)
-    outcome = run(*MODEL, *FITTED)
-    assert outcome.code == 0, outcome.err
-    changed = [name for name, content in tree(fitted).items() if before.get(name) != content]
-    assert changed in ([], ["performance.json"])
-
-
-def test_an_interrupted_search_goes_on(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = "--target-size", "250kB", "--quality", "--no-speed", "--quiet", "--out"
-    assert run(*MODEL, *asked, "at_once").code == 0
-    at_once = work / "at_once"
-    whole, measure = candidates.measure_divergence, []
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        if len(measure) == 1:
-            raise KeyboardInterrupt
-        measure.append(1)
-        return whole(*arguments, **options)
-
-    out = (*asked, "again")
-    monkeypatch.setattr(candidates, "measure_divergence", interrupted)
-    assert run(*MODEL, *out).code == 130
-    assert (work / "again" / CANDIDATES_FOLDER).is_dir()
-    assert not list((work / "again").glob("a-*"))
-    evaluated = len([point for point in points_of(work / "again") if point["key"] is not None])
-    assert evaluated == 1
-    again = list[int]()
-    monkeypatch.setattr(
-        candidates, "measure_divergence", lambda *arguments, **more: again.append(1) or whole(*arguments, **more)
-    )
-    assert run(*MODEL, *out).code == 0
-    assert len(again) == len([point for point in points_of(at_once) if point["key"] is not None]) - 1
-    assert again
-    assert not (work / "again" / CANDIDATES_FOLDER).exists()
-    same, made = tree(at_once), tree(work / "again")
-    differing = {name for name in same if made.get(name) != same[name]}
-    assert differing <= {"performance.json", "validation.json", "validation.html"}  # the last two name the folder
-
-
-def test_where_nothing_fits_nothing_is_made_and_the_next_search_knows_more(
-    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    message = run(*MODEL, *FITTED, "--max-kl", "0.01").refused(4, "--max-kl", "comes nearest", "at most 125 kB", "KL")
-    assert "a-0." in message
-    assert not list((work / "out").glob("a-*"))
-    assert not (work / "out" / CANDIDATES_FOLDER).exists()
-    assert not any(point["chosen"] for point in points_of(work / "out"))
-    assert read_json(work / "out" / "manifest.json")["variants"] == {}
-    evaluated = {point["key"] for point in points_of(work / "out")}
-    whole, again = candidates.measure_divergence, list[int]()
-    monkeypatch.setattr(
-        candidates, "measure_divergence", lambda *arguments, **more: again.append(1) or whole(*arguments, **more)
-    )
     assert run(*MODEL, *FITTED).code == 0
-    assert len(again) == len({point["key"] for point in points_of(work / "out")} - evaluated)
-    assert chosen_of(work / "out")["bytes"] <= 125_000
+    assert tree(fitted) == before
+
+
+def test_where_nothing_fits_nothing_is_made_and_an_interrupted_search_goes_on(
+    run: Run, once: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each search knows what those before it have evaluated, and the last writes the bytes of an undisturbed one."""
+    out, measure, measured, most = work / "out", candidates.measure_divergence, list[int](), 1
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if len(measured) == most:
+            raise KeyboardInterrupt
+        measured.append(1)
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(candidates, "measure_divergence", counted)
+    assert run(*MODEL, *FITTED, "--max-kl", "0.01").code == 130
+    assert (out / CANDIDATES_FOLDER).is_dir()
+    assert not list(out.glob("a-*"))
+    assert len([point for point in points_of(out) if point["key"] is not None]) == 1
+    most = 2
+    message = run(*MODEL, *FITTED, "--max-kl", "0.01").refused(4, "--max-kl", "comes nearest", "at most 125 kB", "KL")
+    assert len(measured) == 2
+    assert "a-0." in message
+    assert not list(out.glob("a-*"))
+    assert not (out / CANDIDATES_FOLDER).exists()
+    assert not any(point["chosen"] for point in points_of(out))
+    assert read_json(out / "manifest.json")["variants"] == {}
+    assert run(*MODEL, *FITTED).code == 0
+    assert tree(out) == tree(once / "out")
 
 
 def test_every_task_and_mixture_has_its_own_choice(run: Run, work: Path) -> None:
@@ -223,8 +193,6 @@ def test_the_first_token_is_as_soon_as_asked(run: Run, work: Path, monkeypatch: 
     assert all("24" in file["first_token_ms_by_tokens"] for file in found["files"])
     page = (work / "out" / "validation.html").read_text("utf-8")
     assert "first of 24" in page
-    refused = run(*MODEL, *arguments, "--set", "target_first_token=24:32x")
-    refused.refused(5, "target_first_token", "comes nearest", "even without everything")
 
 
 def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:

@@ -76,36 +76,17 @@ def test_an_export_holds_these_files_and_no_others(pristine: Path) -> None:
             expected |= {f"{task}-{ratio}/{name}" for name in ("plan.json", "parity.json", SUMS)}
             expected |= {f"{task}-{ratio}/hf/{name}" for name in hf | tokenizer}
             expected |= {f"{task}-{ratio}/onnx/{name}" for name in onnx | tokenizer}
-
     assert tree(pristine).keys() == expected
 
 
-def test_a_second_export_says_what_it_reuses(run: Run, done: Path) -> None:
+def test_a_second_export_says_what_it_reuses_and_json_is_all_of_stdout(run: Run, done: Path) -> None:
     outcome = run(*ALL)
-
     assert outcome.code == 0
     assert [row[0] for row in rows(outcome.out)] == [f"{name}/onnx" for name in VARIANTS]
     reused = {"calibration of a: reused", "calibration of b: reused", "router: reused", ROUTED}
     assert {f"{name}: reused" for name in VARIANTS} | reused <= set(outcome.err.splitlines())
 
-
-def test_without_out_the_folder_is_named_after_the_model(run: Run, work: Path) -> None:
-    """The first command that people type: the file's name is the task's, and nothing of others is overwritten."""
-    (work / "m-export").mkdir()
-    (work / "m-export" / "mine").touch()
-    first = ("export", "m", "--task", "a.jsonl", "--ratio", "0.2")
-    run(*first, "--quiet").refused(2, "m-export is not empty", "'mine'")
-    (work / "m-export" / "mine").unlink()
-
-    outcome = run(*first)
-    assert outcome.code == 0, outcome.err
-    assert "m-export" in outcome.err.splitlines()[0]
-    assert (work / "m-export" / "a-0.2" / "onnx" / "model.onnx").is_file()
-
-
-def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
     outcome = run(*ALL, "--json", "--quiet")
-
     assert outcome.err == ""
     variants = json.loads(outcome.out)["variants"]
     recorded = json.loads((done / "manifest.json").read_text())["variants"]
@@ -116,6 +97,27 @@ def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
         path.stat().st_size for path in (done / "a-0.2" / "hf").iterdir() if path.name not in CARD
     )
     assert variants["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
+
+
+def test_the_folder_is_named_after_the_model_and_may_be_deep_or_a_link(
+    run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first command that people type: the file's name is the task's, and nothing of others is overwritten."""
+    monkeypatch.setenv("HOME", str(work / "home"))
+    (work / "link").symlink_to(work / "m-export")
+    (work / "m-export").mkdir()
+    (work / "m-export" / "mine").touch()
+    first = ("export", "m", "--task", "a.jsonl", "--ratio", "0.2")
+    run(*first, "--quiet").refused(2, "m-export is not empty", "'mine'")
+    (work / "m-export" / "mine").unlink()
+    outcome = run(*first)
+    assert outcome.code == 0, outcome.err
+    assert "m-export" in outcome.err.splitlines()[0]
+    assert tree(work / "m-export" / "a-0.2") == tree(pristine / "a-0.2")
+    assert "calibration of a: reused" in run(*first, "--out", "link").err
+    assert (work / "link").is_symlink()
+    assert run(*first, "--out=~/deep down/out", "--quiet").code == 0
+    assert tree(work / "home" / "deep down" / "out" / "a-0.2") == tree(pristine / "a-0.2")
 
 
 def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:
@@ -151,22 +153,7 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
     assert {Path(path).name for path in after if after[path] != hf[path]} == CARD  # it names the form
     assert (done / "a-0.2" / "onnx" / "model.onnx.data").stat().st_size < 0.7 * size
     report = json.loads((done / "a-0.2" / "parity.json").read_text())
-    assert report["form"] == {
-        "precision": {
-            "dtype": "fp32",
-            "quantization": {
-                "bits": 4,
-                "block_size": 32,
-                "symmetric": True,
-                "embeddings": True,
-                "whole_blocks": False,
-                "positive": False,
-            },
-        },
-        "dialect": "fused",
-        "logits": "all",
-        "provider": "cpu",
-    }
+    assert (report["form"]["precision"]["quantization"]["bits"], report["form"]["logits"]) == (4, "all")
     assert report["limits"].keys() == {"max_abs", "cache_error", "mean_kl"}
     assert report["limits"]["max_abs"] == 1e-3
     assert run("validate", "out/a-0.2", "--quiet").code == 0
@@ -263,20 +250,3 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
 
     smallest = report["smallest_passing_limits"]["max_abs"]
     assert run(*ONE, *limits(work, smallest), "--force").code == 0
-
-
-def test_the_folder_may_be_deep_have_spaces_or_be_a_link(
-    run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (work / "real").mkdir()
-    (work / "link").symlink_to("real")
-    monkeypatch.setenv("HOME", str(work / "home"))
-    head = ("export", work / "m", "--task", f"a={work / 'a.jsonl'}", "--ratio", "0.2", "--quiet")
-
-    assert run(*head, "--out", "deep down/under").code == 0
-    assert run(*head, "--out", "link").code == 0
-    assert run(*head, "--out=~/out").code == 0
-
-    assert (work / "link").is_symlink()
-    for folder in ("deep down/under", "real", "home/out"):
-        assert tree(work / folder / "a-0.2") == tree(pristine / "a-0.2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.corpora import micro_texts
 from support.editing import list_again
-from support.exports import CARD, Run, run_here
+from support.exports import CARD, Outcome, Run
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.product import PeakMemory
 
@@ -25,27 +26,23 @@ FORMATS = ("--format", "hf", "--format", "onnx", "--format", "fake", "--format",
 FOLDERS = ("hf", "onnx", "fake", "fake-f16")
 
 
-@pytest.fixture(autouse=True)
-def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_fake_format(monkeypatch)
+@pytest.fixture(autouse=True, scope="module")
+def _table() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        install_fake_format(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
-def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export in all formats; not to be changed."""
-    folder = tmp_path_factory.mktemp("formats")
-    words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", folder / "out"]
-    with pytest.MonkeyPatch.context() as patch:
-        install_fake_format(patch)
-        outcome = run_here(*words, *FORMATS)
-    assert outcome.code == 0, outcome.err
-    return folder / "out"
+def once(place: Path, done_in: Callable[..., Outcome], _table: None) -> Path:
+    """An export in all formats in `out`; not to be changed."""
+    done_in(place, *EXPORT, *FORMATS)
+    return place
 
 
 @pytest.fixture
-def out(whole: Path, work: Path) -> Path:
-    """A copy of it at ./out."""
-    return Path(shutil.copytree(whole, work / "out"))
+def out(home: Path) -> Path:
+    return home / "out"
 
 
 def manifest_of(out: Path) -> dict[str, Any]:
@@ -58,7 +55,9 @@ def change(path: Path, name: str) -> None:
     save_file(tensors, path)
 
 
-def test_each_format_gets_its_folder_and_its_parity(whole: Path) -> None:
+def test_each_format_gets_its_folder_and_its_parity(once: Path, pristine: Path) -> None:
+    """And onnx and hf are as without the others."""
+    whole = once / "out"
     variant = whole / "a-0.2"
     files = {"plan.json", "parity.json", "parity-fake.json", "parity-fake-f16.json", SUMS}
     assert {path.name for path in variant.iterdir()} == {*FOLDERS, *files}
@@ -81,8 +80,6 @@ def test_each_format_gets_its_folder_and_its_parity(whole: Path) -> None:
     assert "faked" in page
     assert "\n- fake is slow in f16\n" in (variant / "hf" / "README.md").read_text("utf-8")
 
-
-def test_onnx_and_hf_are_as_without_other_formats(whole: Path, pristine: Path) -> None:
     for name in ("plan.json", "parity.json"):
         assert (whole / "a-0.2" / name).read_bytes() == (pristine / "a-0.2" / name).read_bytes()
     for folder in ("hf", "onnx"):
@@ -101,18 +98,18 @@ def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run
     assert run("validate", "out").code == 0
 
 
-def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_refused_before_any_work(run: Run, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeFormat, "extra", "plots")
     monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["matplotlib"])
     run(*EXPORT, *FORMATS, "-q").refused(6, 'pip install "matplotlib')
     monkeypatch.setattr("seap_export.pipeline.prepared.require_runtime", lambda name: pytest.fail("not needed"))
     monkeypatch.setattr(FakeFormat, "refusal", lambda self, spec, folder: "fake takes no such model; use onnx")
     run(*EXPORT, *FORMATS, "-q").refused(8, "use onnx")  # before anything is installed for it
-    assert not (work / "out").exists()
+    assert not (bare / "out").exists()
 
 
 def test_a_tokenizer_is_refused_before_any_work(
-    run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, bare: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for start in ("pipeline.export.run_steps", "pipeline.convert.write_rounded_model"):
         monkeypatch.setattr(f"seap_export.{start}", lambda *_, **__: pytest.fail("too late"))
@@ -120,7 +117,7 @@ def test_a_tokenizer_is_refused_before_any_work(
     texts = ("--calibration", pristine / "calibration" / "a")
     for command in (EXPORT, (*EXPORT, "--dry-run"), ("convert", "m", *texts, "--out", "out")):
         run(*command, *words).refused(8, "GGUF files cannot hold this tokenizer", "WordLevel", "use another format")
-        assert not (work / "out").exists()
+        assert not (bare / "out").exists()
 
 
 def test_validate_compares_what_a_runtime_runs(run: Run, out: Path) -> None:
@@ -155,13 +152,13 @@ def test_a_wrong_weight_and_a_wrong_runtime_are_told_apart(
     run(*only).refused(3, "under [fp32] in a file of limits")
 
 
-def test_damage_is_found_by_the_format(run: Run, out: Path, work: Path) -> None:
-    (out / "a-0.2").rename(work / "alone")
-    about = work / "alone" / "fake" / "about.json"
+def test_damage_is_found_by_the_format(run: Run, out: Path, home: Path) -> None:
+    (out / "a-0.2").rename(home / "alone")
+    about = home / "alone" / "fake" / "about.json"
     about.write_text(about.read_text().replace('"eos_token_id": 2', '"eos_token_id": 3'))
-    list_again(work / "alone")
+    list_again(home / "alone")
     run("validate", "alone", "--check", "integrity", "-q").refused(7, "EOS")
-    (work / "alone" / "fake" / FAKE_FILE).unlink()
+    (home / "alone" / "fake" / FAKE_FILE).unlink()
     run("validate", "alone", "--check", "integrity", "-q").refused(7, FAKE_FILE)
 
 
@@ -181,21 +178,17 @@ def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPa
     run("bench", "out", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
 
 
-def test_evaluate_takes_a_runtime(run: Run, out: Path) -> None:
+def test_evaluate_takes_a_runtime(run: Run, out: Path, home: Path) -> None:
     words = ("--dense", "m", "--limit", "2", "--runtime", "faked", "--runtime", "onnxruntime", "--json", "-q")
     divergence = json.loads(run("evaluate", "out/a-0.2", *words).out)["divergence"]
     assert divergence.keys() == {"onnx", "fake in faked"}
-    assert divergence["onnx"]["mean_kl_nats"] == pytest.approx(
-        divergence["fake in faked"]["mean_kl_nats"], rel=0.1
-    )  # int8
+    kl, of_int8 = (divergence[name]["mean_kl_nats"] for name in ("fake in faked", "onnx"))
+    assert of_int8 == pytest.approx(kl, rel=0.1)
     run("evaluate", "m", "--runtime", "faked", "-q").refused(2)
     run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
-
-
-def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path) -> None:
     records = [{"text": text, "answer": "cat"} for text in micro_texts(6, seed=77)]
-    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (work / "quiz.toml").write_text(
+    (home / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (home / "quiz.toml").write_text(
         'corpus = "quiz.jsonl"\nprompt = "{text}"\ncompletion = " {answer}"\nanswer = "(\\\\S+)"\n'
     )
     words = ("--runtime", "torch", "--runtime", "onnxruntime", "--runtime", "faked", "--generate", "quiz=quiz.toml")

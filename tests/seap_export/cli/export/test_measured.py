@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 from support.estimates import without_texts
-from support.exports import Run, run_here, times_of_writing
+from support.exports import Outcome, Run, times_of_writing
 from support.product import with_error
 
 from seap_export.common.json_file import read_json
@@ -20,46 +20,45 @@ EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", "--out", "out"
 
 
 @pytest.fixture(scope="module")
-def measured_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of `EXPORT`; not to be changed."""
-    out = tmp_path_factory.mktemp("measured") / "out"
-    outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *EXPORT[4:7], out, *EXPORT[8:])
-    assert outcome.code == 0, outcome.err
-    return out
+def once(place: Path, done_in: Callable[..., Outcome]) -> Path:
+    """A folder with `EXPORT` in `out`; not to be changed."""
+    done_in(place, *EXPORT)
+    return place
 
 
 @pytest.fixture
-def measured(measured_once: Path, work: Path) -> Path:
-    return Path(shutil.copytree(measured_once, work / "out"))
+def measured(home: Path) -> Path:
+    return home / "out"
 
 
-def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
+def test_quality_is_what_evaluate_measures_and_shown_everywhere(
+    run: Run, measured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcome = run("evaluate", measured / "a-0.4", "--dense", "m", "--runtime", "onnxruntime", "--json")
     evaluated = json.loads(outcome.out)["divergence"]["onnx"]
     recorded = read_json(measured / "a-0.4" / "quality.json")
     assert without_texts(recorded["divergence"]["onnx"]) == pytest.approx(without_texts(evaluated), rel=1e-6)
     assert recorded["texts"]["disjoint"] is True
+    assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
     figures = read_json(measured / "manifest.json")["variants"]["a-0.4"]["quality"]
     assert (figures.pop("folder"), figures.pop("runtime")) == ("onnx", "onnxruntime")
     assert figures.pop("elsewhere") == recorded["elsewhere"]
     assert figures.items() <= evaluated.items()
-    assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
-
-
-def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) -> None:
     report = read_json(measured / "validation.json")
     Draft202012Validator(schema()).validate(report)
     variant = report["variants"]["a-0.4"]
     (cell,) = variant["speed"]["variant"]
     assert cell["decode_share_of_ideal"] == pytest.approx(cell["decode_speedup"] / cell["decode_ideal_speedup"])
     assert "of the ideal" in (measured / "validation.html").read_text("utf-8")
-    figures = variant["quality"]["divergence"]["onnx"]
     kl = with_error(figures["mean_kl_nats"], figures["mean_kl_nats_stderr"]).replace("±", "+-")
     for shown in (run("inspect", measured), run("inspect", measured / "a-0.4"), run(*EXPORT)):
         assert kl in shown.out
     assert interval_in_words(cell["decode_speedup_low"], cell["decode_speedup_high"]) in run("inspect", measured).out
     as_json = json.loads(run(*EXPORT, "--json").out)["variants"]["a-0.4"]
     assert as_json["speed"] == variant["speed"]
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(*EXPORT).out.splitlines()
+    assert [line for line in lines if len(line) > 80 and "seap-export " not in line] == []
 
 
 def test_a_second_export_measures_nothing_again(run: Run, measured: Path) -> None:
@@ -72,17 +71,14 @@ def test_a_second_export_measures_nothing_again(run: Run, measured: Path) -> Non
     assert after["steps"]["a-0.4/hf"] == before["steps"]["a-0.4/hf"]
 
 
-def test_measurements_can_be_left_out(run: Run, work: Path) -> None:
-    outcome = run(*EXPORT, "--no-quality", "--no-speed")
-    assert outcome.code == 0
-    assert not (work / "out" / "a-0.4" / "quality.json").exists()
-    variant = read_json(work / "out" / "validation.json")["variants"]["a-0.4"]
+def test_measurements_can_be_left_out_and_made_up_for(run: Run, done: Path) -> None:
+    assert not (done / "a-0.4" / "quality.json").exists()
+    variant = read_json(done / "validation.json")["variants"]["a-0.4"]
     assert (variant["quality"], variant["speed"]) == (None, None)
-    assert read_json(work / "out" / "manifest.json")["variants"]["a-0.4"]["quality"] is None
-    assert "dense" not in read_json(work / "out" / "performance.json")["steps"]
-
-    assert run(*EXPORT, "--no-speed").code == 0  # and are made up for later
-    assert (work / "out" / "a-0.4" / "quality.json").is_file()
+    assert read_json(done / "manifest.json")["variants"]["a-0.4"]["quality"] is None
+    assert "dense" not in read_json(done / "performance.json")["steps"]
+    assert run(*EXPORT, "--no-speed").code == 0
+    assert (done / "a-0.4" / "quality.json").is_file()
 
 
 def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None:

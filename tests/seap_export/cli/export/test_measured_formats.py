@@ -4,46 +4,42 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jsonschema
 import pytest
 from support.estimates import without_texts
-from support.exports import Run, run_here
+from support.exports import Outcome, Run
 from support.formats.fake_format import FakeRunner, install_fake_format
 from support.product import GENERAL_TEXT
 
 from seap_export.common.json_file import read_json
 from validation.reports import schema
 
-TASK = ("--ratio", "0.2", "--out", "out")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 MEASURED = ("--quality", "--speed")
-EXPORT = ("export", "m", "--task", "a=a.jsonl", *TASK)
 NAME = "fake in faked"
 
 
-@pytest.fixture(autouse=True)
-def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    install_fake_format(monkeypatch)
+@pytest.fixture(autouse=True, scope="module")
+def _table() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        install_fake_format(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
-def once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """An export to the formats fake and fake:f16, and what it said; not to be changed."""
-    out = tmp_path_factory.mktemp("measured") / "out"
-    words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", out, *MEASURED]
-    with pytest.MonkeyPatch.context() as patch:
-        install_fake_format(patch)
-        outcome = run_here(*words, "--format", "fake", "--format", "fake:f16")
-        assert FakeRunner.opened == 0
-    assert outcome.code == 0, outcome.err
-    return out, outcome.out, outcome.err
+def once(place: Path, done_in: Callable[..., Outcome], _table: None) -> Path:
+    """An export to the formats fake and fake:f16 in `out`; not to be changed."""
+    done_in(place, *EXPORT, *MEASURED, "--format", "fake", "--format", "fake:f16")
+    assert FakeRunner.opened == 0
+    return place
 
 
 @pytest.fixture
-def out(once: tuple[Path, str, str], work: Path) -> Path:
-    """A copy of it at ./out."""
-    return Path(shutil.copytree(once[0], work / "out"))
+def out(home: Path) -> Path:
+    return home / "out"
 
 
 def test_every_format_is_compared_and_the_first_is_timed(run: Run, out: Path) -> None:

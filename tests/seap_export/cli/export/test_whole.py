@@ -1,19 +1,19 @@
-"""The whole model, merely rounded, that an export measures beside its variants."""
+"""What an export measures besides its variants: the whole model, merely rounded, and other texts."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-from contextlib import chdir
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 from support.conversations import write_records
-from support.corpora import WORDS
-from support.exports import Outcome, Run, run_here, tree
+from support.corpora import WORDS, micro_texts
+from support.exports import Outcome, Run, tree
+from support.product import GENERAL_TEXT, MOST_TEXTS
 
 from seap_export.common.json_file import read_json
 from validation.reports import schema
@@ -21,24 +21,19 @@ from validation.reports import schema
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--precision", "fp32", "--out", "out", "--quality")
 PRUNED = (*EXPORT, "--ratio", "0.4")
 NAMES = {"a-whole-int8", "a-whole-int4"}
+COLUMNS = ["a", "b", GENERAL_TEXT]
 
 
 @pytest.fixture(scope="module")
-def once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """A folder with `PRUNED` in `out`, and what it said; not to be changed."""
-    folder = Path(shutil.copytree(inputs, tmp_path_factory.mktemp("whole") / "work"))
-    with chdir(folder):
-        outcome = run_here(*PRUNED)
-    assert outcome.code == 0, outcome.err
-    return folder, outcome
+def said(place: Path, done_in: Callable[..., Outcome]) -> Outcome:
+    """What `PRUNED` has said."""
+    return done_in(place, *PRUNED)
 
 
-@pytest.fixture
-def home(once: tuple[Path, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, the current folder."""
-    home = Path(shutil.copytree(once[0], tmp_path / "home"))
-    monkeypatch.chdir(home)
-    return home
+@pytest.fixture(scope="module")
+def once(place: Path, said: Outcome) -> Path:
+    """A folder with `PRUNED` in `out`; not to be changed."""
+    return place
 
 
 def result(run: Run, *arguments: object) -> dict[str, Any]:
@@ -76,13 +71,14 @@ def test_it_is_what_an_export_of_ratio_0_makes_and_what_is_recommended_stays(run
         assert figures(row) == pytest.approx(measured, rel=1e-6)
 
 
-def test_a_variant_that_it_beats_says_so_everywhere(run: Run, once: tuple[Path, Outcome], home: Path) -> None:
+def test_a_variant_that_it_beats_says_so_everywhere_and_the_same_file_is_recommended(
+    run: Run, said: Outcome, home: Path
+) -> None:
     """In fp32 a variant is larger than the whole model in 4 bits; without a clock, the rest is certain."""
-    outcome = once[1]
-    (warning,) = [line for line in outcome.err.splitlines() if "beaten" in line]
+    (warning,) = [line for line in said.err.splitlines() if "beaten" in line]
     assert "a-0.4 is beaten by the whole model in int8" in warning
     assert "seap-export export m --task a=a.jsonl --ratio 0 --precision int8 --out out-a-int8" in warning
-    assert [line for line in outcome.out.splitlines() if line.startswith("a-whole-int8 ")]
+    assert [line for line in said.out.splitlines() if line.startswith("a-whole-int8 ")]
     report = read_json(home / "out" / "validation.json")
     Draft202012Validator(schema()).validate(report)
     assert report["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
@@ -92,41 +88,26 @@ def test_a_variant_that_it_beats_says_so_everywhere(run: Run, once: tuple[Path, 
     assert "is beaten by the whole model in int8" in header
     assert result(run, *PRUNED)["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
     assert "The whole model, merely rounded" in (home / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
-
-
-def test_the_same_file_is_recommended_everywhere(run: Run, once: tuple[Path, Outcome], home: Path) -> None:
-    values = result(run, *PRUNED)["recommended"]["a"]
+    values = report["recommended"]["a"]
     assert values["file"] == "a-whole-int4"
-    outcome = once[1]
-    (line,) = [line for line in outcome.out.splitlines() if line.startswith("  a: Ship the whole model in int4 ")]
+    (line,) = [line for line in said.out.splitlines() if line.startswith("  a: Ship the whole model in int4 ")]
     assert line.removeprefix("  a: ") == values["words"].replace("±", "+-")
-    assert f"It is in {Path('out/a-whole-int4')}\n" in outcome.out
-    table = outcome.out.partition("\n\n")[0]
+    assert f"It is in {Path('out/a-whole-int4')}\n" in said.out
+    table = said.out.partition("\n\n")[0]
     assert re.search(r"^a-0.4/onnx fp32 .* beaten ", table, re.MULTILINE)
     assert re.search(r"^a-whole-int4 .* ship ", table, re.MULTILINE)
-    report = read_json(home / "out" / "validation.json")
-    assert report["recommended"] == {"a": values}
+    assert result(run, *PRUNED)["recommended"] == {"a": values}
     for shown in ("validation.html", "a-0.4/hf/README.md"):
         assert values["words"] in (home / "out" / shown).read_text("utf-8")
     judged = run("validate", "out", "--dense", "m", "--max-kl", "99", "--json")
     limited = json.loads(judged.out)["recommended"]["a"]
     assert (limited["rule"], limited["limits"]["max_kl"]) == ("limits", 99)
-    said = run("validate", "out").out
-    assert values["words"].replace("±", "+-") in said
-    assert f"It is in {Path('out/a-whole-int4')}\n" in said
+    judged = run("validate", "out")
+    assert values["words"].replace("±", "+-") in judged.out
+    assert f"It is in {Path('out/a-whole-int4')}\n" in judged.out
     assert run("generate", "out/a-whole-int4", "the cat").err == ""
     (home / "out" / "a-whole-int4" / "genai_config.json").unlink()
     run("validate", "out", "--check", "integrity", "--quiet").refused(7, "genai_config.json")
-
-
-def test_a_variant_of_ratio_0_stands_for_the_whole_model(run: Run, work: Path) -> None:
-    command = [*EXPORT, "--ratio", "0", "--ratio", "0.4"]
-    command[command.index("fp32")] = "int8"
-    values = result(run, *command)
-    assert values["whole"].keys() == {"a-whole-int4"}
-    assert (
-        values["variants"]["a-0"]["quality"]["mean_kl_nats"] < values["variants"]["a-0.4"]["quality"]["mean_kl_nats"]
-    )
 
 
 def test_texts_that_are_too_short_are_not_tried_again(run: Run, work: Path) -> None:
@@ -138,3 +119,66 @@ def test_texts_that_are_too_short_are_not_tried_again(run: Run, work: Path) -> N
     report = read_json(work / "out" / "validation.json")
     assert {name: row["quality"] for name, row in report["whole"].items()} == dict.fromkeys(NAMES)
     assert "rounding" not in run(*command).err
+
+
+def _cells(variant: str) -> dict[str, Any]:
+    cells: dict[str, Any] = read_json(Path("out", variant, "quality.json"))["elsewhere"]["onnx"]
+    return cells
+
+
+def _held_out(task: str) -> list[str]:
+    samples = read_json(Path("out", "calibration", task, "calibration.json"))["held_out"]
+    return [sample["prompt"] + sample["completion"] for sample in samples]
+
+
+def test_every_variant_is_measured_on_every_task_and_the_general_text(run: Run, home: Path) -> None:
+    """A task that is added gets a column; what an export does not name keeps its figures until it is named."""
+    words = (*EXPORT[:2], *EXPORT[4:], "--ratio", "0.4", "--set", "router=false")
+    assert list(_cells("a-0.4")) == ["a", GENERAL_TEXT]
+    assert run(*words, "--task", "b=b.jsonl").code == 0
+    assert [list(_cells(name)) for name in ("b-0.4", "a-0.4")] == [COLUMNS, ["a", GENERAL_TEXT]]
+    kept = Path("out/b-0.4/quality.json").read_bytes()
+    assert run(*words, "--task", "a=a.jsonl", "--task", "b=b.jsonl").code == 0
+    assert Path("out/b-0.4/quality.json").read_bytes() == kept
+    assert run("validate", "out", "-q").code == 0
+    one, other = _cells("a-0.4"), _cells("b-0.4")
+    for task, cells in (("a", one), ("b", other)):
+        assert {name: cell["own"] for name, cell in cells.items()} == {name: name == task for name in COLUMNS}
+        assert [cell["texts"] for cell in cells.values()] == [MOST_TEXTS] * 3
+    for name in COLUMNS:  # the same texts, and so the same dense model
+        for key in ("sha256", "tokens", "bytes", "dense_bits_per_byte"):
+            assert one[name][key] == other[name][key]
+        assert one[name]["mean_kl_nats"] != other[name]["mean_kl_nats"]
+    write_records(home / "few.jsonl", [{"text": text} for text in _held_out("b")[:MOST_TEXTS]])
+    evaluate = ("evaluate", "out/a-0.4", "--dense", "m", "--runtime", "onnxruntime", "--text", "b=few.jsonl")
+    divergence = result(run, *evaluate)["divergence"]["onnx"]
+    for key in ("mean_kl_nats", "tokens", "bits_per_byte", "dense_bits_per_byte", "bytes"):
+        assert one["b"][key] == pytest.approx(divergence[key], rel=1e-6)
+
+
+def test_the_general_text_may_be_given(run: Run, home: Path) -> None:
+    """Without the texts that were calibrated on; another one is another column of texts."""
+    before, other = _cells("a-0.4"), micro_texts(12, 99)
+    texts = [json.loads(line)["text"] for line in (home / "a.jsonl").read_text("utf-8").splitlines()]
+    calibrated = [text for text in texts if text not in _held_out("a")]
+    (home / "g.txt").write_text("\n\n".join([*calibrated, *other]), "utf-8")
+    assert run(*PRUNED, "--set", "general_text=g.txt").code == 0
+    after = _cells("a-0.4")
+    assert after[GENERAL_TEXT]["sha256"] != before[GENERAL_TEXT]["sha256"]
+    assert after["a"] == before["a"]
+    write_records(home / "same.jsonl", [{"text": text} for text in other])
+    kept = Path("out/a-0.4/quality.json").read_bytes()
+    assert run(*PRUNED, "--set", "general_text=same.jsonl").code == 0
+    assert Path("out/a-0.4/quality.json").read_bytes() == kept
+
+
+def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run, bare: Path) -> None:
+    run(*PRUNED, "--set", "general_text=none.txt").refused(2, "general_text", "none.txt")
+    texts = [json.loads(line) for line in (bare / "a.jsonl").read_text("utf-8").splitlines()]
+    write_records(bare / "g.jsonl", texts[:2])
+    words = (*PRUNED, "--set", "held_out=1", "--set", "general_text=g.jsonl", "--dry-run", "-q")
+    outcomes = [run(*words, "--set", f"seed={seed}") for seed in (0, 1, 2)]
+    refused = [outcome for outcome in outcomes if outcome.code]
+    assert refused, "both texts are calibrated on, unless one is held out"
+    refused[0].refused(8, "general text", "g.jsonl")
+    assert not (bare / "out").exists()
