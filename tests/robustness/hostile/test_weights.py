@@ -45,9 +45,13 @@ def poison(folder: Path, marker: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.bin"])
-def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
+def test_a_pickle_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
+    shutil.copytree(work / "m", work / "sound")
     poison(work / "m", work / "marker", name)
-    commands = [
+    (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
+    pickled = ("m: ", name, "python -c", "save_pretrained('m')")
+    words = pickled if name == "pytorch_model.bin" else ("m/model.safetensors",)
+    for command in (
         EXPORT,
         ("inspect", "m"),
         ("convert", "m", "--out", "new", "--quiet"),
@@ -55,28 +59,20 @@ def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, wo
         ("evaluate", "out/a-0.2", "--dense", "m"),
         ("evaluate", "m", "--zero-shot", "a=a.toml"),
         ("bench", "out/a-0.2", "--dense", "m"),
-    ]
-    (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
-    pickled = ("m: ", name, "python -c", "save_pretrained('m')")
-    words = pickled if name == "pytorch_model.bin" else ("m/model.safetensors",)
-    for command in commands:
+    ):
         run(*command).refused(8, *words)
         assert not (work / "marker").exists()
         assert not (work / "new").exists()
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_a_pickle_in_a_variant_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
-    poison(done / "a-0.2" / "hf", work / "marker", name)
-    for command in (
-        ("validate", "--check", "parity"),
-        ("validate",),
-        ("evaluate", "--dense", "m", "--runtime", "torch"),
-    ):
-        run(*command, "out/a-0.2", "--quiet").refused(7)
+    if name != "model.bin":
+        poison(done / "a-0.2" / "hf", work / "marker", name)
+        for command in (
+            ("validate", "--check", "parity"),
+            ("validate",),
+            ("evaluate", "--dense", "sound", "--runtime", "torch"),
+        ):
+            run(*command, "out/a-0.2", "--quiet").refused(7)
+        run("convert", "out/a-0.2/hf", "--out", "new", "--quiet").refused(8)
         assert not (work / "marker").exists()
-    run("convert", "out/a-0.2/hf", "--out", "new", "--quiet").refused(8)
-    assert not (work / "marker").exists()
 
 
 def header(size: int | None = None, **tensors: Any) -> bytes:
