@@ -1,6 +1,6 @@
 """Kills exports at random places, and checks that the same command then ends in the bytes of an undisturbed run.
 
-    python tests/robustness/kills.py --kill 300 --crash 100 --damage 50 [--seed 0] [--only NAME] [--json FILE]
+    python tests/robustness/kills.py --kill 300 --crash 100 --damage 50 [--seed 0] [--only NAME]
 
 A kill is a SIGKILL, after which the kernel has all that was written. A crash is one of the machine: after the kill, a
 block may be what it was when it was last synced, or zeros, and a file may end earlier. Damage befalls whatever an
@@ -11,7 +11,6 @@ after an interruption.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -20,11 +19,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
@@ -71,52 +67,24 @@ EXPORTS: Mapping[str, tuple[str, ...]] = {
         *("--ratio", "0.3", "--recipe", "fresh.toml", "--format", "hf", *_FEW),
     ),
 }
-Tree = dict[str, bytes]
-Kind = Literal["kill", "crash", "damage"]
-
-
-@dataclass(frozen=True)
-class Episode:
-    """An export that was interrupted, perhaps more than once, and finished.
-
-    Attributes:
-        export: Its name.
-        seed: Of all that is random in it.
-        kind: What else happened when it was killed.
-        kills: How often it was interrupted.
-        steps: Steps that were finished, or begun, at each.
-        lost: Blocks and ends of files that were lost.
-        lines: What the user was told.
-        failure: What is wrong in the end; None: nothing.
-    """
-
-    export: str
-    seed: int
-    kind: Kind
-    kills: int
-    steps: tuple[str, ...]
-    lost: int
-    lines: tuple[str, ...]
-    failure: str | None
+KINDS = ("kill", "crash", "damage")
 
 
 class Campaign:
     """Runs in a folder with models and corpora."""
 
     def __init__(self, tool: Tool, folder: Path) -> None:
-        self._tool, self._folder = tool, folder
-        self._whole: dict[str, tuple[Tree, int]] = {}
+        self._tool, self._folder, self._out = tool, folder, folder / OUT
+        self._whole: dict[str, tuple[dict[str, bytes], int]] = {}
 
-    def episode(self, export: str, seed: int, kind: Kind, most: int) -> Episode:
-        """Interrupts an export up to so many times, at random places, and lets it end."""
+    def episode(self, export: str, seed: int, kind: str, most: int) -> tuple[int, int, str]:
+        """Interrupts an export up to so many times, at random places, and lets it end.
+
+        Returns:
+            How often it was interrupted, how many blocks and ends of files were lost, and what is wrong in the end.
+        """
         whole, changes = self._undisturbed(export)
-        chance, kills, lost, steps, lines = (
-            random.Random(f"{export} {seed} {kind}"),
-            0,
-            0,
-            list[str](),
-            list[str](),
-        )
+        chance, kills, lost = random.Random(f"{export} {seed} {kind}"), 0, 0
         self._clear()
         while kills < most:
             left = changes if kills == 0 else changes * chance.random()
@@ -125,22 +93,19 @@ class Campaign:
             if done.code not in (-signal.SIGKILL, -signal.SIGALRM):
                 break
             kills += 1
-            steps.append(_state(self._folder / OUT))
-            lines += _lines(done)
             if kind == "crash":
-                lost += lose(self._folder / OUT, self._folder / SYNCED, chance)
+                lost += lose(self._out, self._folder / SYNCED, chance)
             if kind == "damage":
-                for folder in (self._folder / OUT).glob(".seap-export-unfinished-*"):
+                for folder in self._out.glob(".seap-export-unfinished-*"):
                     lost += lose(folder, self._folder / "nothing is safe", chance)
         done = self._run(export)
-        lines += _lines(done)
-        failure = None if done.code == 0 else f"exit code {done.code}"
-        if failure is None and (tree := _tree(self._folder / OUT)) != whole:
-            names = sorted(name for name in {*tree, *whole} if tree.get(name) != whole.get(name))
-            failure = f"other bytes: {', '.join(names[:5])}"
-        return Episode(export, seed, kind, kills, tuple(steps), lost, tuple(lines), failure)
+        if done.code:
+            return kills, lost, f"exit code {done.code}: {done.err}"
+        found = _files(self._out)
+        others = sorted(name for name in {*found, *whole} if found.get(name) != whole.get(name))
+        return kills, lost, f"other bytes: {', '.join(others[:5])}" * bool(others)
 
-    def _undisturbed(self, export: str) -> tuple[Tree, int]:
+    def _undisturbed(self, export: str) -> tuple[dict[str, bytes], int]:
         if export not in self._whole:
             self._clear()
             pipe = self._folder / "events"
@@ -151,7 +116,7 @@ class Campaign:
             done = run.wait()
             if done.code:
                 raise RuntimeError(f"{export}: {done.err}")
-            self._whole[export] = _tree(self._folder / OUT), changes
+            self._whole[export] = _files(self._out), changes
         return self._whole[export]
 
     def _clear(self) -> None:
@@ -190,81 +155,55 @@ def lose(folder: Path, synced: Path, chance: random.Random) -> int:
     return lost
 
 
-def _state(out: Path) -> str:
-    """The step that was being made, or the number of finished ones."""
-    begun = [path for left in out.glob(".seap-export-unfinished-*") for path in left.iterdir() if path.is_dir()]
-    finished = len(list(out.glob("*/*")))
-    return f"{finished} finished" + "".join(f", in {path.name}" for path in begun)
-
-
-def _lines(done: Outcome) -> list[str]:
-    """What was said, but for the warning that the memory is small."""
-    return [line for line in done.err.splitlines() if "--memory" not in line]
-
-
-def _tree(folder: Path) -> Tree:
+def _files(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != "performance.json")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-@contextmanager
-def campaign() -> Iterator[Campaign]:
-    """Makes the models and the corpora in a temporary folder."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_micro_model(folder / "m", model_type="llama")
-        write_chat_model(folder / "chat")
-        write_corpus(folder / "a.jsonl")
-        write_corpus(folder / "b.jsonl", seed=5)
-        write_records(folder / "talks.jsonl", conversations(20))
-        (folder / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 800\n", "utf-8")
-        (folder / "trained.toml").write_text("min_tokens = 0\ndistillation = 12\ntrials = 4\n", "utf-8")
-        (folder / "runs").mkdir()
-        tool = Tool(folder / "runs")
-        try:
-            yield Campaign(tool, folder)
-        finally:
-            tool.close()
+def write_inputs(folder: Path) -> None:
+    write_micro_model(folder / "m", model_type="llama")
+    write_chat_model(folder / "chat")
+    write_corpus(folder / "a.jsonl")
+    write_corpus(folder / "b.jsonl", seed=5)
+    write_records(folder / "talks.jsonl", conversations(20))
+    (folder / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 800\n", "utf-8")
+    (folder / "trained.toml").write_text("min_tokens = 0\ndistillation = 12\ntrials = 4\n", "utf-8")
+    (folder / "runs").mkdir()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    for kind in get_args(Kind):
+    for kind in KINDS:
         parser.add_argument(f"--{kind}", type=int, default=0, metavar="NUMBER", help="how many of these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=EXPORTS)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    exports, episodes, begin = [given.only] if given.only else list(EXPORTS), list[Episode](), time.monotonic()
-    with campaign() as runs:
-        left, number = {kind: getattr(given, kind) for kind in get_args(Kind)}, 0
+    exports, begin, number = [given.only] if given.only else list(EXPORTS), time.monotonic(), 0
+    left = {kind: getattr(given, kind) for kind in KINDS}
+    times, runs, losses, failures = (Counter[str]() for _ in range(4))
+    with tempfile.TemporaryDirectory() as name:
+        write_inputs(Path(name))
+        tool = Tool(Path(name) / "runs")
+        campaign = Campaign(tool, Path(name))
         while any(left.values()):
             export, seed, number = exports[number % len(exports)], given.seed + number, number + 1
-            for kind in [kind for kind, kills in left.items() if kills]:
-                episodes.append(episode := runs.episode(export, seed, kind, min(left[kind], 1 + number % 3)))
-                left[kind] -= episode.kills
-                if episode.failure:
-                    print(f"{export}, seed {seed}, {kind}: {episode.failure}", file=sys.stderr)
-                    print(*episode.lines, sep="\n", file=sys.stderr, flush=True)
-                if given.json:
-                    given.json.write_text(json.dumps([asdict(one) for one in episodes], indent=1) + "\n", "utf-8")
-    print(*_table(episodes), sep="\n")
+            for kind in [kind for kind in KINDS if left[kind] > 0]:
+                kills, lost, failure = campaign.episode(export, seed, kind, min(left[kind], 1 + number % 3))
+                left[kind] -= kills
+                times[kind], runs[kind], losses[kind] = times[kind] + kills, runs[kind] + 1, losses[kind] + lost
+                if failure:
+                    failures[kind] += 1
+                    print(f"{export}, seed {seed}, {kind}: {failure}", file=sys.stderr, flush=True)
+        tool.close()
+    print(
+        "| interruption | times | exports | blocks and ends lost | with other bytes in the end |\n| --- "
+        + "| --- " * 4
+        + "|"
+    )
+    for kind in KINDS:
+        print(f"| {kind} | {times[kind]} | {runs[kind]} | {losses[kind]} | {failures[kind]} |")
     print(f"\n{time.monotonic() - begin:.0f} s, seed {given.seed}")
-    return int(any(episode.failure for episode in episodes))
-
-
-def _table(episodes: list[Episode]) -> Iterator[str]:
-    yield "| export | killed | crashed | damaged | blocks and ends lost | lines to the user | other bytes in the end |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    rows = {name: [one for one in episodes if one.export == name] for name in EXPORTS}
-    for name, ones in {**rows, "all": episodes}.items():
-        kills = Counter[Kind]()
-        for one in ones:
-            kills[one.kind] += one.kills
-        lost, lines = sum(one.lost for one in ones), sum(len(one.lines) for one in ones)
-        failed = sum(one.failure is not None for one in ones)
-        counts = " | ".join(str(kills[kind]) for kind in get_args(Kind))
-        yield f"| {name} | {counts} | {lost} | {lines} | {failed} |"
+    return int(failures.total() > 0)
 
 
 if __name__ == "__main__":

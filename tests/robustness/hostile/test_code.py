@@ -18,20 +18,7 @@ from seap_export.pipeline.evaluation import bench
 RunIt = Callable[..., Outcome]
 CODE = "import os\nos.makedirs({marker!r}, exist_ok=True)\nclass Evil: pass\n"
 TEMPLATE = "{{{{ cycler.__init__.__globals__.os.makedirs({marker!r}, exist_ok=True) }}}}"
-EXPORT = (
-    "export",
-    "m",
-    "--task",
-    "a=a.jsonl",
-    "--ratio",
-    "0.2",
-    "--out",
-    "out",
-    "--quiet",
-    "--no-speed",
-    "--set",
-    "prompts=1",
-)
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--no-speed", "--set", "prompts=1")
 GENERATE = ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2")
 BENCH = ("bench", "out/a-0.2", "--dense", "m", "--depth", "4", "--batch", "1", "--runs", "1", "--steps", "1")
 
@@ -65,7 +52,7 @@ def test_the_trap_works(marker: Path, work: Path, monkeypatch: pytest.MonkeyPatc
     assert marker.is_dir()
 
 
-def test_a_model_with_code_is_pruned_by_ours(
+def test_a_model_with_code_is_pruned_by_ours_and_its_artifacts_name_no_other(
     run: RunIt, marker: Path, work: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "peak_memory", lambda *args, **kwargs: PeakMemory(1, None))  # of other processes
@@ -86,17 +73,13 @@ def test_a_model_with_code_is_pruned_by_ours(
     assert not marker.exists()
     weights = "a-0.2/hf/model.safetensors"
     assert (work / "out" / weights).read_bytes() == (undisturbed / weights).read_bytes()
-
-
-def test_the_artifacts_name_no_code_but_ours(run: RunIt, marker: Path, work: Path) -> None:
-    assert run(*EXPORT).code == 0
     for folder in (work / "out" / "a-0.2" / part for part in ("hf", "onnx")):
         assert not list(folder.glob("evil*"))
         texts = {path.name: path.read_text("utf-8") for path in folder.glob("*.json")}
         assert not any("evil" in text or "attacker" in text for text in texts.values())
-        tokenizer = json.loads(texts["tokenizer_config.json"])
-        assert "auto_map" not in tokenizer
-        assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+        config = json.loads(texts["tokenizer_config.json"])
+        assert "auto_map" not in config
+        assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     tokenizer = AutoTokenizer.from_pretrained(work / "out" / "a-0.2" / "hf", trust_remote_code=True)
     assert tokenizer("the cat")["input_ids"] == [4, 6]
     assert not marker.exists()

@@ -14,19 +14,14 @@ def export(file: str) -> tuple[str, ...]:
     return ("export", "m", "--task", f"a={file}", "--ratio", "0.2", "--out", "new", "--quiet")
 
 
-@pytest.mark.parametrize("name", ["c.jsonl", "c.txt"])
-@pytest.mark.parametrize("before", [b"", b'{"text": "one"}\n\n'], ids=["first line", "third line"])
-def test_a_line_of_a_gigabyte_is_not_read(tool: Tool, work: Path, name: str, before: bytes) -> None:
+@pytest.mark.parametrize(("name", "before"), [("c.jsonl", b""), ("c.txt", b'{"text": "one"}\n\n')])
+def test_a_line_or_a_task_file_of_a_gigabyte_is_not_read(tool: Tool, work: Path, name: str, before: bytes) -> None:
     with (work / name).open("wb") as file:
         file.write(before + b'{"text": "')
         file.truncate(10**9)
     number = 3 if before else 1
     tool(work, *export(name), memory=2**28, timeout=20).refused(8, name, f"line {number}", "16 MiB")
-
-
-def test_a_task_file_of_a_gigabyte_is_not_read(tool: Tool, work: Path) -> None:
-    with (work / "c.toml").open("wb") as file:
-        file.truncate(10**9)
+    (work / name).rename(work / "c.toml")
     tool(work, *export("c.toml"), memory=2**28, timeout=20).refused(8, "c.toml", "16 KiB")
 
 
@@ -35,7 +30,6 @@ TASKS = {
     "nested tables": "corpus = " + "{a=" * 5_000,
     "a long dotted key": ".".join("a" * 8_000) + " = 1",
     "headers of a long key": "[" + ".".join("a" * 4_000) + "]\n" + "[" + ".".join("a" * 4_000) + ".b]\n",
-    "a number of 16k digits": "corpus = " + "9" * 16_000,
     "no UTF-8": "corpus = '\udcff'",
     "a corpus that is a number": "corpus = 5\nprompt = '{text}'",
     "a corpus that is a device": "corpus = '/dev/zero'\nprompt = '{text}'",
@@ -46,7 +40,6 @@ TASKS = {
     "a prompt that calls": "corpus = 'a.jsonl'\nprompt = '{text!r}'",
     "an index beyond everything": "corpus = 'a.jsonl'\nprompt = '{text[" + "9" * 9000 + "]}'",
     "braces": "corpus = 'a.jsonl'\nprompt = '" + "{" * 15_001 + "'",
-    "code": "corpus = 'a.jsonl'\nprompt = '{text}'\nrun = 'rm -rf /'",
 }
 
 

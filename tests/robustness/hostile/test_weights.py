@@ -45,9 +45,13 @@ def poison(folder: Path, marker: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.bin"])
-def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
+def test_a_pickle_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
+    shutil.copytree(work / "m", work / "sound")
     poison(work / "m", work / "marker", name)
-    commands = [
+    (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
+    pickled = ("m: ", name, "python -c", "save_pretrained('m')")
+    words = pickled if name == "pytorch_model.bin" else ("m/model.safetensors",)
+    for command in (
         EXPORT,
         ("inspect", "m"),
         ("convert", "m", "--out", "new", "--quiet"),
@@ -55,28 +59,20 @@ def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, wo
         ("evaluate", "out/a-0.2", "--dense", "m"),
         ("evaluate", "m", "--zero-shot", "a=a.toml"),
         ("bench", "out/a-0.2", "--dense", "m"),
-    ]
-    (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
-    pickled = ("m: ", name, "python -c", "save_pretrained('m')")
-    words = pickled if name == "pytorch_model.bin" else ("m/model.safetensors",)
-    for command in commands:
+    ):
         run(*command).refused(8, *words)
         assert not (work / "marker").exists()
         assert not (work / "new").exists()
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_a_pickle_in_a_variant_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
-    poison(done / "a-0.2" / "hf", work / "marker", name)
-    for command in (
-        ("validate", "--check", "parity"),
-        ("validate",),
-        ("evaluate", "--dense", "m", "--runtime", "torch"),
-    ):
-        run(*command, "out/a-0.2", "--quiet").refused(7)
+    if name != "model.bin":
+        poison(done / "a-0.2" / "hf", work / "marker", name)
+        for command in (
+            ("validate", "--check", "parity"),
+            ("validate",),
+            ("evaluate", "--dense", "sound", "--runtime", "torch"),
+        ):
+            run(*command, "out/a-0.2", "--quiet").refused(7)
+        run("convert", "out/a-0.2/hf", "--out", "new", "--quiet").refused(8)
         assert not (work / "marker").exists()
-    run("convert", "out/a-0.2/hf", "--out", "new", "--quiet").refused(8)
-    assert not (work / "marker").exists()
 
 
 def header(size: int | None = None, **tensors: Any) -> bytes:
@@ -95,7 +91,6 @@ def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[st
 GOOD = entry([1], 0, 4)
 HEADERS = {
     "length 2**64 - 1": header(2**64 - 1, a=GOOD),
-    "length 2**63": header(2**63, a=GOOD),
     "length beyond the file": header(5000, a=GOOD),
     "length 0": header(0),
     "no JSON": raw(b"{" * 64),
@@ -103,12 +98,10 @@ HEADERS = {
     "a list": raw(b"[]" + b" " * 6),
     "no UTF-8": raw(b'{"\xff\xfe": 1}'),
     "offsets out of range": header(a=entry([2**20], 0, 2**22)),
-    "offsets in the wrong order": header(a=entry([1], 4, 0)),
     "negative offsets": header(a=entry([1], -4, 0)),
     "overlap": header(a=GOOD, b=GOOD),
     "a hole": header(a=entry([0], 0, 0), b=entry([0], 4, 4)),
     "shape and offsets differ": header(a=entry([2], 0, 4)),
-    "shape overflows": header(a=entry([2**40, 2**40], 0, 4)),
     "shape overflows to 4": header(a=entry([2**62, 4, 2**62], 0, 4)),
     "negative shape": header(a=entry([-1], 0, 4)),
     "unknown dtype": header(a=entry([1], 0, 4, "F13")),
@@ -118,22 +111,21 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_an_absurd_header_is_refused(run: RunIt, work: Path, name: str) -> None:
-    (work / "m" / "model.safetensors").write_bytes(HEADERS[name])
-    message = run(*EXPORT).refused(8)
-    assert message.startswith("m: ") or "m/model.safetensors" in message
-    assert not (work / "new").exists()
+def test_an_absurd_header_is_refused(run: RunIt, work: Path) -> None:
+    for name, content in HEADERS.items():
+        (work / "m" / "model.safetensors").write_bytes(content)
+        message = run(*EXPORT).refused(8)
+        assert message.startswith("m: ") or "m/model.safetensors" in message, name
+        assert not (work / "new").exists(), name
 
 
-def test_a_header_of_100_mb_is_not_even_parsed(tool: Tool, work: Path) -> None:
+def test_a_header_of_100_mb_is_not_even_parsed_and_a_quarter_of_a_million_tensors_are_no_model(
+    tool: Tool, work: Path
+) -> None:
     with (work / "m" / "model.safetensors").open("wb") as file:
         file.write((100 * 10**6).to_bytes(8, "little") + b'{"__metadata__":{"a":"')
         file.truncate(200 * 10**6)
     tool(work, *EXPORT, memory=2**28, timeout=20).refused(8, "header", "100000000")
-
-
-def test_a_quarter_of_a_million_tensors_are_told_from_a_model(tool: Tool, work: Path) -> None:
     tensors = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(250_000))
     (work / "m" / "model.safetensors").write_bytes(raw(b"{" + tensors + b"}"))
     tool(work, *EXPORT, memory=2**30, timeout=30).refused(8, "config", "weights")

@@ -44,9 +44,8 @@ def test_what_was_noted_stays(folder: Path) -> None:
 
 
 def zero(path: Path, start: int, end: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(bytes(end - start))
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + bytes(end - start) + content[end:])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,6 @@ def zero(path: Path, start: int, end: int) -> None:
         (lambda folder: zero(folder / "a" / "grown", 0, 1), {"a/grown": None}),
         (lambda folder: os.truncate(folder / "a" / "grown", 10050), {"a/grown": b"x" * 5000 + b"y" * 5000}),
     ],
-    ids=["zeros", "cut", "an earlier one, which is none", "a part of zeros", "a first part of zeros", "a cut part"],
 )
 def test_what_is_damaged_goes_up_to_the_last_part_that_is_not(
     folder: Path, harm: Callable[[Path], object], left: dict[str, bytes | None]

@@ -27,9 +27,8 @@ REQUIRES = [
 ]
 
 
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The versions of what is installed, to be changed."""
+def test_what_is_missing_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert extras.missing_packages("dev") == []
     versions: dict[str, str] = {}
 
     def version(name: str) -> str:
@@ -39,23 +38,15 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     monkeypatch.setattr(extras, "requires", lambda name: REQUIRES)
     monkeypatch.setattr(extras, "version", version)
-    return versions
-
-
-def test_what_is_missing_is_named(installed: dict[str, str]) -> None:
-    assert extras.missing_packages("some") == ["alpha>=2", "beta[more]<3"]
-    installed |= {"alpha": "1.9", "beta": "2.0"}
-    assert extras.missing_packages("some") == ["alpha>=2"]
-    installed["alpha"] = "2.1"
-    assert extras.missing_packages("some") == []
-    assert extras.missing_packages("unheard-of") == []
-
-
-def test_the_remedy_names_the_packages(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     extras.require_extra(None, "nothing")
     command = r'run: pip install "alpha>=2" "beta\[more\]<3"$'
     with pytest.raises(EnvironmentFailure, match=rf"^llama\.cpp needs alpha>=2, beta\[more\]<3; {command}"):
         extras.require_extra("some", "llama.cpp")
+    assert extras.missing_packages("some") == ["alpha>=2", "beta[more]<3"]
+    versions |= {"alpha": "1.9", "beta": "2.0"}
+    assert extras.missing_packages("some") == ["alpha>=2"]
+    versions["alpha"] = "2.1"
+    assert extras.missing_packages("some") == extras.missing_packages("unheard-of") == []
     monkeypatch.setattr(extras, "optional_extras", lambda: ["elsewhere"])
     assert extras.install_remedy("elsewhere") == "there are no packages for this system"
     assert extras.install_remedy("some-of-a-source-tree") == f'run: pip install "{ROOT}[some-of-a-source-tree]"'
@@ -79,19 +70,14 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", [*dict.fromkeys(COMMANDS), upgrade_remedy().partition("install ")[2]])
-def test_a_command_in_a_message_fits_what_is_installed(command: str) -> None:
+def test_a_command_in_a_message_fits_what_is_installed() -> None:
     """No release that this package refuses, and no extra that a package does not have."""
-    needed = {
-        requirement.name: requirement
-        for requirement in map(Requirement, requires("seap-export") or [])
-        if requirement.marker is None
-    }
-    for named in (Requirement(word) for word in shlex.split(command) if word != "--upgrade"):
-        requirement = needed.get(named.name)
-        assert requirement is None or not named.specifier.contains("999") or requirement.specifier.contains("999"), (
-            named
-        )
+    needed = {one.name: one for one in map(Requirement, requires("seap-export") or []) if one.marker is None}
+    assert COMMANDS
+    commands = [*COMMANDS, upgrade_remedy().partition("install ")[2]]
+    for named in {Requirement(word) for command in commands for word in shlex.split(command) if word != "--upgrade"}:
+        if requirement := needed.get(named.name):
+            assert requirement.specifier.contains("999") or not named.specifier.contains("999"), named
         with suppress(PackageNotFoundError):
             assert named.extras <= set(metadata(named.name).get_all("Provides-Extra") or []), named
 
@@ -105,7 +91,3 @@ def test_no_text_installs_this_package_from_an_index() -> None:
     ]
     assert len(commands) > 15
     assert [command for command in commands if re.search(r"\bseap-export\b", command[1])] == []
-
-
-def test_the_extras_of_this_package_are_known() -> None:
-    assert extras.missing_packages("dev") == []

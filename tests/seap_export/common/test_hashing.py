@@ -18,77 +18,54 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are read."""
-    names: list[str] = []
-    honest = hashlib.file_digest
+def test_a_file_is_read_once_until_it_changes_even_at_the_same_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, honest, now = list[str](), hashlib.file_digest, time.time_ns
 
     def counted(file: Any, algorithm: Any) -> Any:
         names.append(Path(file.name).name)
         return honest(file, algorithm)
 
     monkeypatch.setattr(hashlib, "file_digest", counted)
-    return names
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is ahead, so that new files are older than a tick."""
-    now = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)
-
-
-def test_a_file_that_has_not_changed_is_read_once(tmp_path: Path, reads: list[str], later: None) -> None:
-    path = tmp_path / "weights"
-    path.write_bytes(b"one")
-    assert [sha256_file(path) for _ in range(3)] == [_sha256(b"one")] * 3
-    assert reads == ["weights"]
-
-
-def test_a_change_of_the_same_size_and_time_is_seen(tmp_path: Path, later: None) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)  # so that new files are older than a tick
     path = tmp_path / "weights"
     path.write_bytes(b"one")
     before = path.stat()
-    assert sha256_file(path) == _sha256(b"one")
+    assert [sha256_file(path) for _ in range(3)] == [_sha256(b"one")] * 3
+    assert names == ["weights"]
     while path.stat().st_ctime_ns == before.st_ctime_ns:  # until the file system's clock has ticked
         path.write_bytes(b"two")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert sha256_file(path) == _sha256(b"two")
 
 
-def test_changes_within_a_tick_are_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "least_age"),
+    [(7_000_000_001, 50_000_001), (7_000_000_000, 2_000_000_001)],
+    ids=["in parts of seconds", "in whole seconds"],
+)
+def test_a_hash_is_remembered_only_if_the_file_is_older_than_a_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, least_age: int
+) -> None:
+    """The clock of the file system stands still, as between two ticks, so that a change shows in no time."""
+    path = tmp_path / "weights"
+    monkeypatch.setattr(hashing, "_state", lambda _: (1, path.stat().st_ino, 3, written, written))
+    for age, found in ((least_age - 1, b"two"), (least_age, b"one")):
+        monkeypatch.setattr(time, "time_ns", lambda age=age: written + age)
+        monkeypatch.setattr(hashing, "_known", {})
+        path.write_bytes(b"one")
+        assert sha256_file(path) == _sha256(b"one")
+        path.write_bytes(b"two")
+        assert sha256_file(path) == _sha256(found)
+
+
+def test_changes_within_a_tick_are_seen_and_hashes_of_several_files_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     for number in range(200):
         content = b"%03d" % number
         path.write_bytes(content)
         assert sha256_file(path) == _sha256(content)
-
-
-@pytest.mark.parametrize(
-    ("written", "age", "is_remembered"),
-    [
-        (7_000_000_001, 50_000_000, False),
-        (7_000_000_001, 50_000_001, True),
-        (7_000_000_000, 2_000_000_000, False),  # whole seconds
-        (7_000_000_000, 2_000_000_001, True),
-    ],
-)
-def test_a_hash_is_remembered_only_if_the_file_is_older_than_a_tick(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, age: int, is_remembered: bool
-) -> None:
-    """The clock of the file system stands still, as between two ticks, so that a change shows in no time."""
-    path = tmp_path / "weights"
-    monkeypatch.setattr(hashing, "_state", lambda _: (1, path.stat().st_ino, 3, written, written))
-    monkeypatch.setattr(time, "time_ns", lambda: written + age)
-    monkeypatch.setattr(hashing, "_known", {})
-    path.write_bytes(b"one")
-    assert sha256_file(path) == _sha256(b"one")
-    path.write_bytes(b"two")
-    assert sha256_file(path) == _sha256(b"one" if is_remembered else b"two")
-
-
-def test_hashes_of_several_files_keep_their_order(tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(20)]
     for path in paths:
         path.write_text(path.name)

@@ -13,6 +13,12 @@ from seap_export.common import memory
 from seap_export.common.memory import _linux_peak, _unix_peak, _windows_peak, available_memory, peak_memory
 
 
+def test_it_grows_with_what_is_used() -> None:
+    before = peak_memory() or 0
+    ballast = bytearray(b"x") * (before + 50_000_000)
+    assert 0 < before < len(ballast) < (peak_memory() or 0)
+
+
 class _Function:
     """A function of a library, which takes attributes as those of ctypes do."""
 
@@ -23,31 +29,17 @@ class _Function:
         return self.call(*arguments)
 
 
-def _kernel(answer: int) -> Any:
-    def fill(process: int, counters: Any, size: int) -> int:
-        assert (process, size) == (7, 8 + 8 * ctypes.sizeof(ctypes.c_size_t))
-        counters._obj.peak_working_set_size = 123
-        return answer
+def test_other_systems_are_asked_in_their_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def kernel(answer: int) -> Any:
+        def fill(process: int, counters: Any, size: int) -> int:
+            assert (process, size) == (7, 8 + 8 * ctypes.sizeof(ctypes.c_size_t))
+            counters._obj.peak_working_set_size = 123
+            return answer
 
-    return SimpleNamespace(GetCurrentProcess=_Function(lambda: 7), K32GetProcessMemoryInfo=_Function(fill))
+        return SimpleNamespace(GetCurrentProcess=_Function(lambda: 7), K32GetProcessMemoryInfo=_Function(fill))
 
-
-def test_it_grows_with_what_is_used() -> None:
-    before = peak_memory()
-    ballast = bytearray(b"x") * ((before or 0) + 50_000_000)
-    after = peak_memory()
-    assert before is not None
-    assert after is not None
-    assert before < len(ballast) < after
-
-
-def test_on_windows_the_kernel_is_asked() -> None:
-    assert _windows_peak(lambda name: {"kernel32": _kernel(1)}[name]) == 123
-    assert _windows_peak(lambda _: _kernel(0)) is None
-    assert _windows_peak(lambda _: SimpleNamespace()) is None
-
-
-def test_without_proc_and_resource_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _windows_peak(lambda name: {"kernel32": kernel(1)}[name]) == 123
+    assert _windows_peak(lambda _: kernel(0)) is _windows_peak(lambda _: SimpleNamespace()) is None
     assert _linux_peak(tmp_path / "status") is None
     (tmp_path / "status").write_text("Name:\tx\nVmHWM:\t     12 kB\n")
     assert _linux_peak(tmp_path / "status") == 12 * 1024

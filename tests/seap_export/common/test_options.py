@@ -45,17 +45,14 @@ def taking(options: Taken) -> Taken:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("ratio", 0.2, (0.2,)),
         ("ratio", 0, (0.0,)),
         ("ratio", [0.2, 0.5], (0.2, 0.5)),
         ("ratio", np.array([0.25, 0.5]), (0.25, 0.5)),
         ("ratio", (), ()),
         ("number", np.int64(3), 3),
-        ("number", None, None),
         ("flag", False, False),
         ("word", "b", "b"),
         ("size", 64, 64),
-        ("words", "a", ("a",)),
         ("words", ["b", "a"], ("b", "a")),
         ("path", "x/y", Path("x/y")),
         ("path", "~", Path.home()),
@@ -101,33 +98,26 @@ def test_another_type_is_a_type_error_that_names_the_argument(name: str, value: 
     assert str(caught.value).startswith(f"taking(): {name} must be {words}")
 
 
-@pytest.mark.parametrize(("name", "value"), [("word", "c"), ("size", 48), ("words", ["a", "c"])])
-def test_a_value_that_there_is_not_is_refused_as_on_the_command_line(name: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=f"^{name} .* is unknown; use one of "):
-        taking(**{name: value})
-
-
-def test_a_number_below_the_least_one_is_refused_as_on_the_command_line() -> None:
+def test_a_value_that_there_is_not_is_refused_as_on_the_command_line() -> None:
+    for name, value in (("word", "c"), ("size", 48), ("words", ["a", "c"])):
+        with pytest.raises(UsageError, match=f"^{name} .* is unknown; use one of "):
+            taking(**{name: value})
     assert taking(few=2).few == 2
     with pytest.raises(UsageError, match=r"^--few 1 is out of range; give at least 2$"):
         taking(few=1)
 
 
 def test_the_signature_and_the_docstring_are_those_of_the_fields() -> None:
-    parameters = list(inspect.signature(taking).parameters.values())
-    assert [parameter.name for parameter in parameters] == [each.name for each in declared(Taken)]
-    assert [parameter.kind for parameter in parameters[:2]] == [
-        inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY,
-    ]  # fmt: skip
-    assert inspect.signature(taking).parameters["few"].default == 2
-    doc = inspect.getdoc(taking)
-    assert doc is not None
+    parameters = inspect.signature(taking).parameters
+    assert list(parameters) == [each.name for each in declared(Taken)]
+    kinds = [parameter.kind for parameter in parameters.values()][:2]
+    assert kinds == [inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY]
+    assert parameters["few"].default == 2
+    doc = inspect.getdoc(taking) or ""
     assert doc.startswith("Takes what the API takes.\n\nArgs:\n    model: Which one.\n    ratio:")
     assert "\n    number:  None: as many as there are.\n" in doc
     assert doc.endswith("\n\nReturns:\n    It.")
 
-
-def test_a_part_of_the_options_is_an_instance_of_its_own() -> None:
     @options
     class More(Taken):
         more: int = option("", default=1)

@@ -37,20 +37,14 @@ def test_last_number(text: str, number: str | None) -> None:
     assert AnswerRule(LAST_NUMBER).find(text) == number
 
 
-def test_a_pattern_finds_its_group_where_it_first_matches() -> None:
+def test_a_pattern_finds_its_group_where_it_first_matches_before_the_first_of_its_stops() -> None:
     rule = AnswerRule(r"(?:answer|result) is ([^.]*)")
     assert rule.find("The answer is a cat . The answer is a dog.") == "a cat"
-    assert rule.find("no answer") is None
-    assert rule.find("The answer is  .") is None
-    assert AnswerRule("(a)|b").find("b") is None
+    assert rule.find("no answer") is rule.find("The answer is  .") is AnswerRule("(a)|b").find("b") is None
     assert AnswerRule(r"(?s).*#(\d)").find("#1\n#2") == "2"
-
-
-def test_a_text_ends_before_the_first_of_its_stops() -> None:
     rule = AnswerRule("(x)", stop=("\nQuestion:", "##"))
-    assert rule.before_stop("a ## b\nQuestion:") == "a "
-    assert rule.before_stop("\nQuestion: ##") == ""
-    assert rule.before_stop("a # b") is None
+    texts = {"a ## b\nQuestion:": "a ", "\nQuestion: ##": "", "a # b": None}
+    assert {text: rule.before_stop(text) for text in texts} == texts
     assert AnswerRule("(x)").before_stop("a") is None
 
 
@@ -62,18 +56,15 @@ def _parsed(tmp_path: Path, words: str) -> Any:
 
 
 def test_task_files_say_how_answers_are_found(tmp_path: Path) -> None:
-    words = (
-        'completion = " {text}"\nanswer = "last number"\nstop = ["\\nQuestion:"]\nshots = 2\nexamples = "b.jsonl"\n'
-    )
-    task = _parsed(tmp_path, words)
+    words = 'answer = "last number"\nstop = ["\\nQuestion:"]\nshots = 2\nexamples = "b.jsonl"\n'
+    task = _parsed(tmp_path, 'completion = " {text}"\n' + words)
     assert task.answer == AnswerRule(LAST_NUMBER, ("\nQuestion:",), 2, tmp_path / "b.jsonl")
+    assert [sample.text for sample in task.texts()] == ["one one"]
     assert _parsed(tmp_path, "").answer is None
-    assert [sample.text for sample in _parsed(tmp_path, words).texts()] == ["one one"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_faulty_rules_are_refused_when_the_task_is_parsed(tmp_path: Path) -> None:
+    for words, message in (
         ('answer = "("', "'answer' is not a regular expression"),
         ('answer = "[0-9]+"', "'answer' has 0 groups"),
         ('answer = "(a)(b)"', "'answer' has 2 groups"),
@@ -87,10 +78,8 @@ def test_task_files_say_how_answers_are_found(tmp_path: Path) -> None:
         ('answer = "(a)"\nshots = -1\nexamples = "b.jsonl"', "'shots' and 'examples' belong together"),
         ('answer = "(a)"\nexamples = "b.jsonl"', "'shots' and 'examples' belong together"),
         ('answer = "(a)"\nshots = 1\nexamples = "none.jsonl"', "none.jsonl: no such file"),
-    ],
-)
-def test_faulty_rules_are_refused_when_the_task_is_parsed(tmp_path: Path, words: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        _parsed(tmp_path, words)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    ):
+        with pytest.raises(InputError) as caught:
+            _parsed(tmp_path, words)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)

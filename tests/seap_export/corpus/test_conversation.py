@@ -55,7 +55,6 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
     [
         ({"text": "x", "messages": [USER]}, Sample("x", "")),
         ({"messages": [USER, ASSISTANT]}, ANSWERED),
-        ({"text": None, "messages": [USER, ASSISTANT]}, ANSWERED),
         ({"text": None, "prompt": None, "completion": None, "instruction": "Hi", "output": "Ho"}, ANSWERED),
         ({"messages": FILLED, "prompt": "no", "completion": "no"}, ANSWERED),
         ({"messages": [PARTS, ASSISTANT]}, ANSWERED),
@@ -71,9 +70,10 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
         ({"messages": [USER, CALL], "tools": []}, Sample("<user>Hi</>\n<assistant>", "[add]</>\n", "Hi")),
         *(
             ({"messages": [USER, {**CALL, "tool_calls": [call]}]}, Sample(ANSWERED.prompt, "[add x=1]</>\n", "Hi"))
-            for arguments in ({"x": 1}, '{"x": 1}')
-            for add in [{"name": "add", "arguments": arguments}]
-            for call in (add, {"type": "function", "function": add})
+            for call in (
+                {"name": "add", "arguments": {"x": 1}},
+                {"type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}},
+            )
         ),
         ({"messages": [ASSISTANT]}, Sample("", "<assistant>Ho</>\n")),
         ({"messages": json.dumps([USER, ASSISTANT])}, ANSWERED),  # as in a CSV file
@@ -91,7 +91,6 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
             Sample(f"<system>Be</>\n{ANSWERED.prompt}", ANSWERED.completion, "Hi"),
         ),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}, ANSWERED),
-        ({"prompt": "Hi", "completion": "Ho"}, ANSWERED),
         ({"prompt": [USER], "completion": [ASSISTANT], "tools": None}, ANSWERED),
         ({"prompt": "Hi", "completion": ""}, Sample("<user>Hi</>\n<assistant>", "", "Hi")),
         ({"instruction": "Hi", "input": "", "output": "Ho"}, ANSWERED),
@@ -126,40 +125,25 @@ def test_a_template_may_write_the_arguments_of_a_call_as_an_object_or_as_a_text(
     assert sample.text == '{"at": "<ä>"}'
 
 
-@pytest.mark.parametrize(
-    ("messages", "prompt"),
-    [
-        ([USER, ASSISTANT], "<user>Hi</>\n<assistant>"),
-        ([ASSISTANT, USER, ASSISTANT], "<assistant>Ho</>\n<user>Hi</>\n<assistant>"),
-        ([ASSISTANT], None),
-        ([ASSISTANT, ASSISTANT], None),
-    ],
-)
-def test_the_prompt_for_a_model_to_answer(tmp_path: Path, messages: list[Any], prompt: str | None) -> None:
-    prompts = _task(tmp_path, {"messages": messages}).prompts(CHATML)
-    if prompt is None:
+def test_the_prompt_for_a_model_to_answer(tmp_path: Path) -> None:
+    asked = "<user>Hi</>\n<assistant>"
+    for turns, prompt in ([USER, ASSISTANT], asked), ([ASSISTANT, USER, ASSISTANT], f"<assistant>Ho</>\n{asked}"):
+        assert [sample.text for sample in _task(tmp_path, {"messages": turns}).prompts(CHATML)] == [prompt]
+    for turns in ([ASSISTANT], [ASSISTANT, ASSISTANT]):
         with pytest.raises(InputError, match="no prompt"):
-            list(prompts)
-    else:
-        assert [sample.text for sample in prompts] == [prompt]
+            list(_task(tmp_path, {"messages": turns}).prompts(CHATML))
 
 
-def test_what_says_nothing_is_skipped(tmp_path: Path) -> None:
+def test_texts_of_other_templates_or_of_none(tmp_path: Path) -> None:
+    task = _task(tmp_path, {"messages": [USER, ASSISTANT]}, {"messages": [USER]})  # an answer begins in two ways
+    assert list(task.texts(THINKING)) == [
+        Sample("<user>Hi<assistant>", "Ho", "Hi"),
+        Sample("<user>Hi<assistant><think>", "", "Hi"),
+    ]
+    task = _task(tmp_path, {"messages": [SYSTEM, USER, ASSISTANT]})
+    assert list(task.texts()) == [Sample("Be\n\nHi\n\n", "Ho", "Hi")]
     blank = {"role": "user", "content": " "}
     assert list(_task(tmp_path, {"messages": [blank]}, {"text": "x"}).texts(CHATML)) == [Sample("x", "")]
-
-
-def test_text_and_prompt_where_the_template_begins_an_answer_in_two_ways(tmp_path: Path) -> None:
-    task = _task(tmp_path, {"messages": [USER, ASSISTANT]}, {"messages": [USER]})
-    answered, asked = task.texts(THINKING)
-    assert answered == Sample("<user>Hi<assistant>", "Ho", "Hi")
-    assert asked == Sample("<user>Hi<assistant><think>", "", "Hi")
-
-
-def test_without_a_chat_template_turns_are_joined(tmp_path: Path) -> None:
-    assert list(_task(tmp_path, {"messages": [SYSTEM, USER, ASSISTANT]}).texts()) == [
-        Sample("Be\n\nHi\n\n", "Ho", "Hi")
-    ]
 
 
 @pytest.mark.parametrize(
@@ -213,18 +197,15 @@ def test_a_broken_record_is_named(tmp_path: Path, record: dict[str, Any], words:
     assert [word for word in ["a.jsonl, line 2", *words] if word not in message] == []
 
 
-@pytest.mark.parametrize(
-    ("task_file", "words"),
-    [
+def test_a_faulty_task_file_is_refused(tmp_path: Path) -> None:
+    for task_file, words in (
         ('user = "{q}"\ncompletion = "{a}"', ["'user'", "'completion'", "one or the other"]),
         ('system = "x"', ["'user'", "missing"]),
         ('user = "{q"', ["template '{q'"]),
         ('user = "x"\nassistant = 3', ["'assistant' must be a template"]),
         ('user = "x"\nsystem = 3', ["'system' must be a string"]),
         ('user = "x"\nassistant = "y"\nanswer = "(.)"\nshots = 1\nexamples = "a.jsonl"', ["'shots'", "conversations"]),
-    ],
-)
-def test_a_faulty_task_file_is_refused(tmp_path: Path, task_file: str, words: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
-        _task(tmp_path, {"q": "x"}, task_file=task_file)
-    assert [word for word in ["a.toml", *words] if word not in str(caught.value)] == []
+    ):
+        with pytest.raises(InputError) as caught:
+            _task(tmp_path, {"q": "x"}, task_file=task_file)
+        assert [word for word in ["a.toml", *words] if word not in str(caught.value)] == []

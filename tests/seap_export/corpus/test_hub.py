@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from seap_export.corpus import Sample, Task, parse_task, parse_tasks
-from seap_export.corpus.harness import refuse_unknown_harness_tasks
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
 from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError
 
@@ -36,37 +35,28 @@ def _message(error: type[SeapError], call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_a_data_set_gives_its_training_split(write_dataset: Callable[..., Path]) -> None:
-    folder = write_dataset(test=[{"text": "no"}], validation=[{"text": "no"}], train=[{"text": "a"}, {"text": "b"}])
-    task = Task("t", HubCorpus(str(folder)))
+def test_a_data_set_gives_its_training_split_or_its_validation_split(write_dataset: Callable[..., Path]) -> None:
+    no = [{"text": "no"}]
+    task = Task("t", HubCorpus(str(write_dataset(test=no, validation=no, train=[{"text": "a"}, {"text": "b"}]))))
     assert list(task.texts()) == [Sample("a", ""), Sample("b", "")]
     assert task.notice == ""
-
-
-def test_a_data_set_without_a_training_split(write_dataset: Callable[..., Path]) -> None:
-    validation = Task("t", HubCorpus(str(write_dataset("v", test=[{"text": "no"}], validation=[{"text": "a"}]))))
+    validation = Task("v", HubCorpus(str(write_dataset("v", test=no, validation=[{"text": "a"}]))))
     assert list(validation.texts()) == [Sample("a", "")]
     assert "validation split" in validation.notice
+
+
+def test_a_data_set_that_is_not_usable_is_refused_and_its_code_does_not_run(
+    tmp_path: Path, write_dataset: Callable[..., Path]
+) -> None:
     tested = Task("t", HubCorpus(str(write_dataset("t", test=[{"text": "no"}]))))
     assert "splits: test" in _message(InputError, lambda: list(tested.texts()))
-
-
-def test_a_data_set_needs_a_field_text_or_a_task_file(write_dataset: Callable[..., Path]) -> None:
-    task = Task("t", HubCorpus(str(write_dataset(train=SUMS))))
-    assert "task file" in _message(InputError, lambda: list(task.texts()))
-
-
-def test_a_data_set_with_code_is_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
-    folder = tmp_path / "evil"
-    folder.mkdir()
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    assert "Dataset scripts" in _message(InputError, lambda: HubCorpus(str(folder)).split)
+    folder = str(write_dataset(train=SUMS))
+    assert "task file" in _message(InputError, lambda: list(Task("t", HubCorpus(folder)).texts()))
+    assert "OWNER/NAME:CONFIG" in _message(InputError, lambda: HubCorpus(folder, "other").split)
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert "Dataset scripts" in _message(InputError, lambda: HubCorpus(str(tmp_path / "evil")).split)
     assert not (tmp_path / "ran").exists()
-
-
-def test_an_unknown_configuration_is_refused(write_dataset: Callable[..., Path]) -> None:
-    corpus = HubCorpus(str(write_dataset(train=SUMS)), "other")
-    assert "OWNER/NAME:CONFIG" in _message(InputError, lambda: corpus.split)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route\nto the hub"), TimeoutError("slow"), OSError(28, "full")])
@@ -85,31 +75,22 @@ def test_the_library_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "run: pip install" in _message(EnvironmentFailure, partial(parse_task, spec))
 
 
-@pytest.mark.parametrize(
-    ("spec", "name", "corpus"),
-    [
-        ("openai/gsm8k", "gsm8k", HubCorpus("openai/gsm8k")),
-        ("openai/gsm8k:main", "gsm8k", HubCorpus("openai/gsm8k", "main")),
-        ("maths=openai/gsm8k:main", "maths", HubCorpus("openai/gsm8k", "main")),
-        ("a=./gsm8k.jsonl", None, None),
-        ("a=../gsm8k", None, None),
-        ("a=x/y/z", None, None),
-        ("a=/x/y", None, None),
-    ],
-)
-def test_what_is_no_file_is_a_data_set(spec: str, name: str | None, corpus: HubCorpus | None) -> None:
-    if name is None:
-        assert "no such file" in _message(InputError, lambda: parse_task(spec))
-    else:
-        assert parse_task(spec) == Task(name, corpus, given_as=spec.removeprefix("maths="))
-
-
-def test_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_file_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gsm8k, main = HubCorpus("openai/gsm8k"), HubCorpus("openai/gsm8k", "main")
+    assert parse_task("openai/gsm8k") == Task("gsm8k", gsm8k, given_as="openai/gsm8k")
+    assert parse_task("openai/gsm8k:main") == Task("gsm8k", main, given_as="openai/gsm8k:main")
+    assert parse_task("maths=openai/gsm8k:main") == Task("maths", main, given_as="openai/gsm8k:main")
+    for spec in ("a=./gsm8k.jsonl", "a=../gsm8k", "a=x/y/z", "a=/x/y"):
+        assert "no such file" in _message(InputError, partial(parse_task, spec))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "openai").mkdir()
     (tmp_path / "openai" / "gsm8k").write_text("x")
-    assert "unknown kind of corpus" in _message(InputError, lambda: parse_task("a=openai/gsm8k"))
-    assert "unknown kind of corpus" in _message(InputError, lambda: parse_task("openai/gsm8k"))
+    for spec in ("a=openai/gsm8k", "openai/gsm8k"):
+        assert "unknown kind of corpus" in _message(InputError, partial(parse_task, spec))
+    assert all(map(is_dataset_id, ("a/b", "HuggingFaceH4/ultrachat_200k", "wikimedia/wikipedia:20231101.en")))
+    assert not any(map(is_dataset_id, ("a", "a/b/c", "/a", "../a", "a/..", "a/b:", "~/a", "C:/a", "a b/c", "a\\b")))
+    assert is_harness_name("arc_challenge")
+    assert not any(map(is_harness_name, ("", "a/b", "a.csv", "a b", "a=b")))
 
 
 def test_a_task_file_may_name_a_data_set(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
@@ -119,13 +100,6 @@ def test_a_task_file_may_name_a_data_set(tmp_path: Path, write_dataset: Callable
     assert task.corpus == HubCorpus("openai/gsm8k", "main")
     local = Task("maths", HubCorpus(str(write_dataset(train=SUMS))), task.prompt, task.completion)
     assert list(local.texts())[:2] == [Sample("1+0?", " 1"), Sample("1+1?", " 2")]
-
-
-def test_ids_and_names() -> None:
-    assert all(map(is_dataset_id, ("a/b", "HuggingFaceH4/ultrachat_200k", "wikimedia/wikipedia:20231101.en")))
-    assert not any(map(is_dataset_id, ("a", "a/b/c", "/a", "../a", "a/..", "a/b:", "~/a", "C:/a", "a b/c", "a\\b")))
-    assert is_harness_name("arc_challenge")
-    assert not any(map(is_harness_name, ("", "a/b", "a.csv", "a b", "a=b")))
 
 
 def test_a_task_of_the_harness_is_asked_as_the_harness_asks(write_harness_task: Callable[..., None]) -> None:
@@ -183,39 +157,28 @@ def test_kinds_of_tasks(
     assert list(parse_task("some").texts()) == [sample]
 
 
-def test_a_task_without_training_data(write_harness_task: Callable[..., None]) -> None:
-    write_harness_task(
-        "v", GENERATE + "validation_split: validation\ntest_split: test\n", validation=SUMS, test=SUMS[:1]
-    )
-    write_harness_task("t", GENERATE + "test_split: test\n", test=SUMS)
-    write_harness_task("named", GENERATE + "validation_split: test\n", test=SUMS)
+def test_a_task_without_training_data_gives_its_validation_split(write_harness_task: Callable[..., None]) -> None:
+    splits = "validation_split: validation\ntest_split: test\n"
+    write_harness_task("v", GENERATE + splits, validation=SUMS, test=SUMS[:1])
     validation = parse_task("v")
     assert len(list(validation.texts())) == 3
     assert "validation split" in validation.notice
-    for name in ("t", "named"):
-        assert "no training or validation split" in _message(InputError, partial(list, parse_task(name).texts()))
 
 
-def test_a_document_without_an_answer_is_named(write_harness_task: Callable[..., None]) -> None:
-    unlabelled = [*GOALS, {**GOALS[0], "label": -1}]
-    write_harness_task("some", CHOICE + TRAIN + "validation_split: train\n", train=unlabelled)
-    assert "document 4" in _message(InputError, lambda: list(parse_task("some").texts()))
-
-
-def test_unknown_names_and_groups(write_harness_task: Callable[..., None], tmp_path: Path) -> None:
-    write_harness_task("some", GENERATE + TRAIN + "validation_split: train\n", train=SUMS)
-    (tmp_path / "tasks" / "group.yaml").write_text("group: all_of_them\ntask:\n  - some\n")
-    assert "no task 'none'" in _message(UsageError, lambda: parse_task("none"))
-    assert "group" in _message(InputError, lambda: list(parse_task("all_of_them").texts()))
-
-
-def test_data_of_a_task_that_cannot_be_loaded(write_harness_task: Callable[..., None], tmp_path: Path) -> None:
-    write_harness_task("some", GENERATE + TRAIN + "validation_split: train\n", train=SUMS)
-    (tmp_path / "some_data" / "train.parquet").unlink()
-    assert "network" in _message(EnvironmentFailure, lambda: list(parse_task("some").texts()))
-
-
-@pytest.mark.full
-def test_the_harness_has_tasks_of_its_own() -> None:
-    """To read all of them takes ten seconds."""
-    refuse_unknown_harness_tasks(["piqa"])
+def test_a_task_that_is_not_usable_is_refused(write_harness_task: Callable[..., None], tmp_path: Path) -> None:
+    write_harness_task("t", GENERATE + "test_split: test\n", test=SUMS)
+    write_harness_task("named", GENERATE + "validation_split: test\n", test=SUMS)
+    write_harness_task(
+        "goals", CHOICE + TRAIN + "validation_split: train\n", train=[*GOALS, {**GOALS[0], "label": -1}]
+    )
+    (tmp_path / "tasks" / "group.yaml").write_text("group: all_of_them\ntask:\n  - goals\n")
+    for name, words in {
+        "t": "no training or validation split",
+        "named": "no training or validation split",
+        "goals": "document 4",
+        "all_of_them": "group",
+    }.items():
+        assert words in _message(InputError, partial(list, parse_task(name).texts()))
+    assert "no task 'none'" in _message(UsageError, partial(parse_task, "none"))
+    (tmp_path / "t_data" / "test.parquet").unlink()
+    assert "network" in _message(EnvironmentFailure, lambda: list(parse_task("t").texts()))

@@ -19,12 +19,18 @@ def _split(
     return split_samples("x", samples, num_samples=num_samples, num_held_out=num_held_out, seed=seed)
 
 
-def test_texts_are_taken_in_order_of_their_seeded_digest_and_held_out_first() -> None:
+def test_texts_are_taken_in_order_of_their_seeded_digest_and_held_out_first_whatever_repeats() -> None:
     samples = _samples(50)
     ordered = sorted(samples, key=lambda sample: hashlib.sha256(f"7\0{sample.text}".encode()).hexdigest())
-    split = _split(iter(samples), num_samples=10, num_held_out=5, seed=7)
-    assert split.held_out == tuple(ordered[:5])
-    assert split.calibration == tuple(ordered[5:15])
+    for corpus in (samples, samples + samples[::-1] + samples[:3]):
+        split = _split(iter(corpus), num_samples=10, num_held_out=5, seed=7)
+        assert split == Split(tuple(ordered[5:15]), tuple(ordered[:5]))
+        assert (split.num_distinct, split.num_repeated) == (50, len(corpus) - 50)
+    with pytest.raises(InputError, match="the corpus has 50 distinct texts"):
+        _split(samples * 2, 35)
+    cuts = [Sample("a b", ""), Sample("a", " b"), Sample("a ", "b")]  # one text
+    for order in (cuts, cuts[::-1], cuts[1:] + cuts[:1]):
+        assert _split(order, num_samples=1, num_held_out=0) == Split((Sample("a", " b"),), ())
 
 
 @pytest.mark.parametrize(("most", "num_calibration"), [(None, 284), (284, 284), (283, 283), (1000, 284), (1, 1)])
@@ -37,21 +43,6 @@ def test_all_texts_up_to_the_number_that_is_enough(most: int | None, num_calibra
     assert split == whole.calibrated_on(num_calibration)
 
 
-def test_duplicate_texts_count_once_wherever_they_stand() -> None:
-    samples = _samples(30)
-    split = _split(samples + samples[::-1] + samples[:3], num_samples=14)
-    assert split == _split(samples, num_samples=14)
-    assert len({sample.text for sample in split.calibration + split.held_out}) == 30
-    with pytest.raises(InputError, match="the corpus has 30 distinct texts"):
-        _split(samples * 2, 15)
-
-
-def test_one_text_cut_at_two_places_is_one_text_in_any_order() -> None:
-    cuts = [Sample("a b", ""), Sample("a", " b"), Sample("a ", "b")]
-    for order in (cuts, cuts[::-1], cuts[1:] + cuts[:1]):
-        assert _split(order, num_samples=1, num_held_out=0) == Split((Sample("a", " b"),), ())
-
-
 @pytest.mark.parametrize(("num_texts", "num_held_out"), [(2, 1), (7, 1), (8, 2), (63, 15), (64, 16), (300, 16)])
 @pytest.mark.parametrize("most", [None, 40])
 def test_sixteen_are_held_out_and_a_quarter_at_most(num_texts: int, num_held_out: int, most: int | None) -> None:
@@ -62,40 +53,25 @@ def test_sixteen_are_held_out_and_a_quarter_at_most(num_texts: int, num_held_out
     assert len(split.calibration) == min(num_texts - num_held_out, most or num_texts)
 
 
-def test_digests_are_sorted_and_of_the_whole_text() -> None:
-    assert text_digest("é") == "4a99557e4033c3539de2eb65472017cad5f9557f7a0625a09f1c3f6e2ba69c4c"
-    split = Split((Sample("b", "c"), Sample("a", "")), (Sample("d", ""),))
-    assert split.digests() == {
-        "calibration": sorted([text_digest("bc"), text_digest("a")]),
-        "held_out": [text_digest("d")],
-    }
-
-
-@pytest.mark.parametrize(
-    ("num_texts", "num_samples", "num_held_out", "message"),
-    [
+def test_a_corpus_that_is_too_small_is_refused_with_the_number_that_works() -> None:
+    for num_texts, num_samples, num_held_out, message in (
         (17, 14, None, "set samples to 13 or"),
         (90, 75, 16, "the corpus has 90 distinct texts, but 75 calibration .* set samples to 74 or give more"),
-        (
-            16,
-            None,
-            16,
-            "16 distinct texts, but 16 held-out texts and at least 1 calibration text are needed; hold out",
-        ),
+        (16, None, 16, "16 distinct texts, but 16 held-out texts and at least 1 calibration text .*; hold out"),
         (1, None, None, "has 1 distinct text, but 1 held-out text"),
         (0, None, None, "has 0 distinct texts, but 1 held-out text"),
-    ],
-)
-def test_a_corpus_that_is_too_small_is_refused_with_the_number_that_works(
-    num_texts: int, num_samples: int | None, num_held_out: int | None, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        _split(_samples(num_texts), num_samples, num_held_out)
+    ):
+        with pytest.raises(InputError, match=message):
+            _split(_samples(num_texts), num_samples, num_held_out)
     assert len(_split(_samples(90), 74).calibration) == 74
     assert len(_split(_samples(17), 13, None).calibration) == 13
 
 
-def test_what_is_no_split_is_refused() -> None:
+def test_digests_are_sorted_and_of_the_whole_text_and_what_is_no_split_is_refused() -> None:
+    assert text_digest("é") == "4a99557e4033c3539de2eb65472017cad5f9557f7a0625a09f1c3f6e2ba69c4c"
+    split = Split((Sample("b", "c"), Sample("a", "")), (Sample("d", ""),))
+    calibration = sorted([text_digest("bc"), text_digest("a")])
+    assert split.digests() == {"calibration": calibration, "held_out": [text_digest("d")]}
     for numbers in ((0, 16), (5, -1)):
         with pytest.raises(UsageError, match="task 'x': "):
             _split([], *numbers)

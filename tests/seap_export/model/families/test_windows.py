@@ -16,10 +16,8 @@ def windows_of(**values: Any) -> list[int | None]:
     return [one.sliding_window for one in model_spec(micro_config(**values)).all(Attention)]
 
 
-def test_an_absent_window_of_mistral_means_what_transformers_takes_it_for() -> None:
-    config = micro_config(model_type="mistral", max_position_embeddings=32768)
-    windows = {one.sliding_window for one in model_spec(config).all(Attention)}
-    assert windows == {AutoConfig.for_model(**config).sliding_window}
+MISTRAL = {"model_type": "mistral", "max_position_embeddings": 32768}
+KINDS = ["full_attention", "full_attention", "sliding_attention"]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +34,10 @@ def test_an_absent_window_of_mistral_means_what_transformers_takes_it_for() -> N
             [5, None, 5],
         ),
         ({"model_type": "smollm3", "use_sliding_window": False, "sliding_window": 5}, [None, None, None]),
+        # which take precedence over a pattern
+        ({"model_type": "gemma3_text", "layer_types": KINDS, "sliding_window_pattern": 2}, [None, None, 5]),
+        # what transformers takes an absent one for
+        (MISTRAL, [AutoConfig.for_model(**micro_config(**MISTRAL)).sliding_window] * 3),
     ],
 )
 def test_a_layer_attends_within_the_window_that_the_config_gives_it(
@@ -44,20 +46,11 @@ def test_a_layer_attends_within_the_window_that_the_config_gives_it(
     assert windows_of(**values) == windows
 
 
-def test_layer_types_take_precedence_over_a_pattern() -> None:
-    kinds = ["full_attention", "full_attention", "sliding_attention"]
-    assert windows_of(model_type="gemma3_text", layer_types=kinds, sliding_window_pattern=2) == [None, None, 5]
-
-
 @pytest.mark.parametrize(
     ("model_type", "values", "says"),
     [
         ("gemma3_text", {"layer_types": "sliding_attention"}, "every layer"),
-        (
-            "gemma3_text",
-            {"layer_types": ["sliding_attention", "chunked_attention", "full_attention"]},
-            "chunked_attention",
-        ),
+        ("gemma3_text", {"layer_types": ["chunked_attention", *KINDS[1:]]}, "chunked_attention"),
         ("smollm3", {"use_sliding_window": True, "sliding_window": 5, "layer_types": None}, "layer_types"),
         # transformers masks these all the same
         ("smollm3", {"sliding_window": 5, "layer_types": [*["sliding_attention"] * 2, "full_attention"]}, "is off"),

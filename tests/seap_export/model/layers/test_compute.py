@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.product import Driver
 
-from seap_export.common import memory
+from seap_export.common.memory import available_memory
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.model.layers.compute import choose_compute, parse_bytes, torch_threads
 from seap_export.runtime.driver import Gpu
@@ -18,9 +18,11 @@ def test_sizes() -> None:
             parse_bytes(text)
 
 
-def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_auto_is_the_cpu_with_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert available_memory() > 0
+    monkeypatch.setattr("seap_export.model.layers.compute.available_memory", lambda: 1000)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_compute("auto").is_cpu
+    assert (choose_compute("auto").is_cpu, choose_compute("auto").memory) == (True, 900)
     for gpus, message in (((), "no NVIDIA GPU"), ((Gpu("NVIDIA T4", 1 << 34),), "no CUDA GPU")):
         driver = Driver("13.0", gpus, "" if gpus else "there is no NVIDIA driver")
         monkeypatch.setattr("seap_export.model.layers.compute.read_driver", lambda driver=driver: driver)
@@ -39,12 +41,6 @@ def test_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_compute("cuda:2")
     with pytest.raises(UsageError, match="not a device"):
         choose_compute("gpu")
-
-
-def test_free_memory_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seap_export.model.layers.compute.available_memory", lambda: 1000)
-    assert choose_compute("cpu").memory == 900
-    assert memory.available_memory() > 0
 
 
 def test_threads_are_those_of_the_block_only() -> None:

@@ -18,7 +18,7 @@ from seap_export.model.layers.streams import SavedStreams, StreamStorage, choose
 from seap_export.model.layers.working_memory import LOGIT_TOKENS, working_bytes
 
 SPEC = model_spec(micro_config(model_type="llama"))
-Kind = Literal["memory", "disk"]
+Kind = Literal["device", "memory", "disk"]
 
 
 def batches(device: torch.device | None = None) -> list[Batch]:
@@ -34,53 +34,38 @@ def streams(folder: Path, kind: Kind) -> SavedStreams:
     return StreamStorage(kind, 0, folder, torch.device("cpu")).streams("stream", SPEC, batches())
 
 
-def set_all(saved: SavedStreams, seed: int) -> None:
-    for index, stream in enumerate(values(seed)):
-        saved[index] = stream
-
-
-def assert_holds(saved: SavedStreams, seed: int) -> None:
-    assert len(saved) == len(values(seed))
-    assert all(torch.equal(stream, expected) for stream, expected in zip(saved, values(seed), strict=True))
+def assert_holds(saved: SavedStreams | list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert len(saved) == len(expected)
+    assert all(torch.equal(stream, one) for stream, one in zip(saved, expected, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_what_was_saved_stays_while_new_values_are_set(tmp_path: Path, kind: Kind) -> None:
+def test_what_was_saved_stays_while_new_values_are_set_and_the_next_save_keeps_what_was_not(
+    tmp_path: Path, kind: Kind
+) -> None:
+    old, new = values(0), values(1)
     saved = streams(tmp_path, kind)
-    set_all(saved, 0)
-    assert_holds(saved, 0)
+    for index, stream in enumerate(old):
+        saved[index] = stream
     saved.save(1)
-    set_all(saved, 1)
-    assert_holds(saved, 1)
+    saved[1] = new[1]
+    mixed = [old[0], new[1], *old[2:]]
+    assert_holds(saved, mixed)
     again = streams(tmp_path, kind)
     assert again.saved() == [1]
     again.load(1)
-    assert_holds(again, 0)
-
-
-@pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_the_next_save_keeps_what_was_not_set_again(tmp_path: Path, kind: Kind) -> None:
-    saved = streams(tmp_path, kind)
-    set_all(saved, 0)
-    saved.save(1)
-    saved[1] = values(1)[1]
+    assert_holds(again, old)
     saved.save(2)
     saved.forget(2)
     again = streams(tmp_path, kind)
     assert again.saved() == [2]
     again.load(2)
-    assert [torch.equal(stream, old) for stream, old in zip(again, values(0), strict=True)] == [True, False]
-    assert torch.equal(again[1], values(1)[1])
-
-
-def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
-    saved = streams(tmp_path, "disk")
-    set_all(saved, 0)
-    saved.save(1)
-    file = next(tmp_path.iterdir())
-    file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(OSError, match="truncated"):
-        list(saved)
+    assert_holds(again, mixed)
+    if kind == "disk":
+        for file in tmp_path.iterdir():
+            file.write_bytes(file.read_bytes()[:-4])
+        with pytest.raises(OSError, match="truncated"):
+            list(saved)
 
 
 def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
@@ -100,7 +85,7 @@ def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["device", "memory", "disk"])
-def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Literal["device", "memory", "disk"]) -> None:
+def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Kind) -> None:
     with pretend_cuda() as device:
         saved = StreamStorage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
         for index, stream in enumerate(values(0)):
@@ -108,7 +93,7 @@ def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Literal["device
         saved.save(1)
         saved.load(1)
         assert all(stream.device == device for stream in saved)
-        assert all(torch.equal(stream.cpu(), expected) for stream, expected in zip(saved, values(0), strict=True))
+        assert_holds([stream.cpu() for stream in saved], values(0))
 
 
 def test_a_file_of_tensors_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.models import write_micro_model
+from support.product import families
 
 ROOT = Path(__file__).parents[4]
 PER_LAYER = {"1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 11}}
@@ -29,7 +33,7 @@ print(json.dumps({
     "base": type(base).__name__,
     "same weights": all(map(torch.equal, base.parameters(), model.model.parameters())),
     "module": type(model).__module__,
-    "dense": type(plain).__name__,
+
     "dense is stock": type(plain) is LlamaForCausalLM,
     "q_proj": list(model.model.layers[1].self_attn.q_proj.weight.shape),
     "up_proj": list(model.model.layers[1].mlp.up_proj.weight.shape),
@@ -46,14 +50,6 @@ heads = dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_hidden
 register_models('SeapLlamaForCausalLM')
 assert type(AutoModel.from_config(SeapLlamaConfig(**sizes, **heads, head_dim=8))).__name__ == 'SeapLlamaModel'
 """
-ORDERS = {
-    "the package first": "import seap_export\n" + WORKER + LOADING,
-    "transformers first": (
-        "from transformers import AutoConfig, AutoModelForCausalLM\nimport seap_export\n"
-        "from seap_export.model.modeling.registration import register_pruned_families\n"
-        "register_pruned_families()\n" + LOADING
-    ),
-}
 
 
 def python(code: str, *arguments: str) -> str:
@@ -66,18 +62,34 @@ def python(code: str, *arguments: str) -> str:
 
 
 def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:
-    code = "import sys, seap_export; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
-    assert python(code).strip() == "[]"
+    code = "import sys, seap_export; print('numpy' in sys.modules); import seap_export.corpus;"
+    assert python(code + "print({'torch', 'transformers'} & sys.modules.keys())").split() == ["False", "set()"]
 
 
-@pytest.mark.parametrize("order", ["the package first", pytest.param("transformers first", marks=pytest.mark.full)])
-def test_transformers_loads_pruned_models_and_others_as_ever(order: str, tmp_path: Path) -> None:
+def test_transformers_loads_pruned_models_and_others_as_ever(tmp_path: Path) -> None:
     write_micro_model(tmp_path / "pruned", model_type="seap_llama", per_layer_config=PER_LAYER)
     write_micro_model(tmp_path / "dense", model_type="llama")
-    loaded = json.loads(python(ORDERS[order], str(tmp_path / "pruned"), str(tmp_path / "dense")).splitlines()[-1])
-    assert loaded["config"] == loaded["model config"] == "SeapLlamaConfig"
-    assert loaded["made"] == ["SeapQwen2Config", "SeapGemma3Config", "SeapSmolLM3Config"]
-    assert (loaded["model"], loaded["module"]) == ("SeapLlamaForCausalLM", "seap_export.model.modeling.modeling_seap")
-    assert (loaded["q_proj"], loaded["up_proj"]) == ([32, 96], [11, 96])
-    assert (loaded["base"], loaded["same weights"]) == ("SeapLlamaModel", True)
-    assert (loaded["dense"], loaded["dense is stock"]) == ("LlamaForCausalLM", True)
+    printed = python(f"import seap_export\n{WORKER}{LOADING}", str(tmp_path / "pruned"), str(tmp_path / "dense"))
+    assert json.loads(printed.splitlines()[-1]) == {
+        **dict.fromkeys(("config", "model config"), "SeapLlamaConfig"),
+        "model": "SeapLlamaForCausalLM",
+        "module": "seap_export.model.modeling.modeling_seap",
+        "base": "SeapLlamaModel",
+        "same weights": True,
+        "dense is stock": True,
+        "q_proj": [32, 96],
+        "up_proj": [11, 96],
+        "made": ["SeapQwen2Config", "SeapGemma3Config", "SeapSmolLM3Config"],
+    }
+
+
+def test_the_entry_point_of_vllm_registers_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: dict[str, str] = {}
+    pretend = ModuleType("vllm")
+    pretend.ModelRegistry = type("ModelRegistry", (), {"register_model": registered.__setitem__})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", pretend)
+    (entry,) = (point for point in entry_points(group="vllm.general_plugins") if point.name == "seap_export")
+    entry.load()()
+    assert registered.keys() == {f"Seap{family.stem}ForCausalLM" for family in families()}
+    (path,) = set(registered.values())
+    assert find_spec(path.partition(":")[0]) is not None

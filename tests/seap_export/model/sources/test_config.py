@@ -91,11 +91,19 @@ def test_what_transformers_5_writes_becomes_what_4_57_reads(variation: str) -> N
     assert portable_config(newer) == portable_config(config)
 
 
-def test_a_family_that_only_transformers_5_knows_keeps_its_spelling() -> None:
-    """Its class would take a missing `rope_parameters` for a scaled rotation."""
-    portable = portable_config(micro_config(**VARIATIONS["ministral3"]))
-    assert portable["rope_parameters"] == micro_config(**VARIATIONS["ministral3"])["rope_parameters"]
-    assert not portable.keys() & {"rope_theta", "rope_scaling"}
+def test_what_transformers_4_57_would_take_for_something_else() -> None:
+    config = micro_config(**VARIATIONS["gemma"])
+    older = {**config, "hidden_act": "gelu"}  # of the first Gemma, which means another function
+    assert model_spec(older) == model_spec(config)
+    assert portable_config(older) == portable_config(config)
+    assert model_spec(older).first(Mlp).activation == "gelu_tanh"
+    # only transformers 5 knows its class, which would take missing `rope_parameters` for a scaled rotation
+    config = micro_config(**VARIATIONS["ministral3"])
+    assert portable_config(config)["rope_parameters"] == config["rope_parameters"]
+    assert not portable_config(config).keys() & {"rope_theta", "rope_scaling"}
+    ropes = {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}}
+    with pytest.raises(InputError, match="layers with a window"):
+        portable_config({"model_type": "gemma3_text", "rope_parameters": ropes})
 
 
 @pytest.mark.parametrize("factor", [None, 2.0, 8.0])
@@ -114,21 +122,6 @@ def test_a_factor_of_longrope_has_the_same_effect_in_both(tmp_path: Path, factor
     torch.testing.assert_close(rotary.inv_freq, inverse_frequencies(rope))
     _, sine = rotary(torch.zeros(1), torch.arange(40)[None])
     torch.testing.assert_close(sine[0, :, :8], rotary_tables(rope, 40, long=True)[1])
-
-
-def test_a_scaled_rotation_of_layers_with_a_window_is_refused() -> None:
-    ropes = {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}}
-    with pytest.raises(InputError, match="layers with a window"):
-        portable_config({"model_type": "gemma3_text", "rope_parameters": ropes})
-
-
-def test_the_first_gemma_s_gelu_is_written_as_what_it_means() -> None:
-    """transformers 4.57 takes the word as it is."""
-    config = micro_config(**VARIATIONS["gemma"])
-    older = {**config, "hidden_act": "gelu"}
-    assert model_spec(older) == model_spec(config)
-    assert portable_config(older) == portable_config(config)
-    assert model_spec(older).first(Mlp).activation == "gelu_tanh"
 
 
 def test_a_text_ends_with_the_tokens_of_the_generation_config_if_it_names_any(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""GGUF weights come back as the tensors they were made from; damaged files are refused."""
+"""GGUF weights come back as the tensors they were made from, in each family; damaged files are refused."""
 
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 
 import gguf
@@ -11,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.formats.gguf import write_micro_gguf
+from support.formats.gguf import GGUF_VARIATIONS, write_micro_gguf
+from support.models import skip_unless_loaded
+from support.product import dense_folder, families
 from transformers import AutoModelForCausalLM
 
 from seap_export.errors import InputError
-from seap_export.model.families import model_spec
+from seap_export.model.families import family_of_model_type, model_spec
 from seap_export.model.sources.gguf.config import gguf_config
 from seap_export.model.sources.gguf.file import GgufFile
 from seap_export.model.sources.gguf.reader import GgufReader
+from seap_export.model.sources.open import open_source
 from seap_export.model.sources.weights import check_weights
 
 F32, F16, BF16, Q8_0 = (gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0"))
@@ -57,22 +59,9 @@ def test_weights_agree_with_the_reader_of_transformers(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.read(theirs).items())
 
 
-def test_an_encoding_without_dequantisation_is_refused(tmp_path: Path) -> None:
-    tensors = {"output.bias": np.zeros(4, np.int32)}
-    file = GgufFile.open(write_micro_gguf(tmp_path, tensors=tensors, **LLAMA))
-    with pytest.raises(InputError, match=r"'output\.bias' is encoded as I32, which is not supported"):
-        GgufReader(file).read(["output.bias"])
-
-
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_micro_gguf(tmp_path_factory.mktemp("sound"), **LLAMA).read_bytes()
-
-
-def assert_refused(path: Path, message: str = "truncated or not a GGUF file") -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        GgufFile.open(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_header_raises_nothing_but_input_errors(tmp_path: Path, sound: bytes) -> None:
@@ -92,27 +81,29 @@ def test_a_damaged_header_raises_nothing_but_input_errors(tmp_path: Path, sound:
     assert not any("\n" in message for message in messages)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 23, 40, 900, 0.5, "all but one"])
-def test_a_truncated_file_is_refused(tmp_path: Path, sound: bytes, kept: float | str) -> None:
+def test_a_file_that_is_cut_anywhere_or_gone_or_shrinks_after_it_was_opened_is_refused(
+    tmp_path: Path, sound: bytes
+) -> None:
     path = tmp_path / "model.gguf"
+    with pytest.raises(InputError, match="cannot be read"):
+        GgufFile.open(path)
     path.write_bytes(sound)
-    last = max(tensor.offset + tensor.size for tensor in GgufFile.open(path).tensors.values()) - 1
-    sizes = {"all but one": last, 0.5: len(sound) // 2}
-    path.write_bytes(sound[: sizes.get(kept, kept)])  # type: ignore[call-overload,misc]
-    assert_refused(path)
-
-
-def test_a_file_that_is_gone_or_shrinks_after_it_was_opened_is_refused(tmp_path: Path, sound: bytes) -> None:
-    path = tmp_path / "model.gguf"
-    assert_refused(path, "cannot be read")
-    path.write_bytes(sound)
-    reader = GgufReader(GgufFile.open(path))
+    reader = GgufReader(file := GgufFile.open(path))
+    last = max(tensor.offset + tensor.size for tensor in file.tensors.values()) - 1
+    for kept in (0, 4, 23, 40, 900, len(sound) // 2, last):
+        path.write_bytes(sound[:kept])
+        with pytest.raises(InputError, match="truncated or not a GGUF file") as caught:
+            GgufFile.open(path)
+        assert "\n" not in str(caught.value)
     path.write_bytes(sound[: len(sound) // 2])
     with pytest.raises(InputError, match="cannot be read"):
         reader.read(reader.shapes())
+    integers = GgufFile.open(write_micro_gguf(tmp_path, tensors={"output.bias": np.zeros(4, np.int32)}, **LLAMA))
+    with pytest.raises(InputError, match=r"'output\.bias' is encoded as I32, which is not supported"):
+        GgufReader(integers).read(["output.bias"])
 
 
-def test_real_model_is_read(smollm2_gguf: Path, tmp_path: Path) -> None:
+def test_real_model_is_read(smollm2_gguf: Path) -> None:
     file = GgufFile.open(smollm2_gguf)
     reader, config = GgufReader(file), gguf_config(file)
     check_weights(reader, model_spec(config).tensors(), "here")
@@ -121,7 +112,30 @@ def test_real_model_is_read(smollm2_gguf: Path, tmp_path: Path) -> None:
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, 2, 2)
     tensors = reader.read(["model.layers.29.self_attn.k_proj.weight"])
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
-    shutil.copyfile(smollm2_gguf, tmp_path / "half.gguf")
-    with (tmp_path / "half.gguf").open("r+b") as half:
-        half.truncate(smollm2_gguf.stat().st_size // 2)
-    assert_refused(tmp_path / "half.gguf")
+
+
+LONG = torch.arange(3, 33).reshape(2, 15).repeat(1, 2)
+
+
+def logits(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(LONG).logits
+
+
+def test_every_family_with_a_gguf_form_has_a_micro_model() -> None:
+    covered = {values["model_type"] for values in GGUF_VARIATIONS.values()}
+    assert covered == {family.model_type for family in families() if family.gguf and family.gguf.is_read}
+
+
+@pytest.mark.parametrize(("name", "fuse_qkv"), [(name, number % 2 > 0) for number, name in enumerate(GGUF_VARIATIONS)])
+def test_a_file_is_the_model_of_its_folder(tmp_path: Path, name: str, fuse_qkv: bool) -> None:
+    skip_unless_loaded(family_of_model_type(GGUF_VARIATIONS[name]["model_type"]))
+    path = write_micro_gguf(tmp_path / "m", fuse_qkv=fuse_qkv, **GGUF_VARIATIONS[name])
+    file, folder = open_source(str(path)), open_source(str(path.parent))
+    assert file.spec == folder.spec
+    names = list(folder.spec.tensors())
+    expected, tensors = folder.reader.read(names), file.reader.read(names)
+    assert all(torch.equal(tensors[key], expected[key].float()) for key in names)
+    with dense_folder(file) as again:
+        assert torch.allclose(logits(again), logits(path.parent), atol=1e-5)

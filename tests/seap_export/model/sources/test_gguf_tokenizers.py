@@ -35,25 +35,13 @@ SAME_IDS = {
 DECOMPOSED = [text for text in TEXTS if "\u0301" in text]
 
 
-def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
-    for name, text in gguf_tokenizer_files(file).items():
-        (folder / name).write_text(text, "utf-8")
-
-
 def write_header(path: Path, tokenizer: dict[str, Any], architecture: str = "llama") -> GgufFile:
     """A GGUF file with `tokenizer.*` metadata and no tensors."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(512)
+    add = {list: writer.add_array, bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}
     for key, value in tokenizer.items():
-        name = f"tokenizer.{key}"
-        if isinstance(value, list):
-            writer.add_array(name, value)
-        elif isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-        else:
-            writer.add_string(name, value)
+        add[type(value)](f"tokenizer.ggml.{key}", value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -66,31 +54,23 @@ def byte_level(pre: str, **extra: Any) -> dict[str, Any]:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merged = [merge.replace(" ", "") for merge in micro["merges"]]
     tokens = micro["controls"] + alphabet + merged + micro["unmerged"]
-    return {
-        "ggml.model": "gpt2",
-        "ggml.pre": pre,
-        "ggml.tokens": tokens,
-        "ggml.token_type": [3] * 3 + [1] * (len(tokens) - 3),
-        "ggml.merges": micro["merges"],
-        "ggml.bos_token_id": 1,
-        "ggml.eos_token_id": 2,
-        "ggml.add_bos_token": False,
-    } | {f"ggml.{key}": value for key, value in extra.items()}
+    types = [3] * 3 + [1] * (len(tokens) - 3)
+    values = {"model": "gpt2", "pre": pre, "tokens": tokens, "token_type": types, "merges": micro["merges"]}
+    return {**values, "bos_token_id": 1, "eos_token_id": 2, "add_bos_token": False, **extra}
 
 
 def sentencepiece(**extra: Any) -> dict[str, Any]:
     pieces = GOLDEN["sentencepiece"]["pieces"]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     return {
-        "ggml.model": "llama",
-        "ggml.pre": "default",
-        "ggml.tokens": [*tokens, "<|im_start|>", "<|im_end|>"],
-        "ggml.scores": [0.0] * 259 + [-float(rank) for rank in range(len(pieces))] + [-1000.0, -1000.0],
-        "ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces) + [3, 4],
-        "ggml.bos_token_id": 1,
-        "ggml.eos_token_id": 2,
-        "ggml.unknown_token_id": 0,
-    } | {f"ggml.{key}": value for key, value in extra.items()}
+        "model": "llama",
+        "pre": "default",
+        "tokens": [*tokens, "<|im_start|>", "<|im_end|>"],
+        "scores": [0.0] * 259 + [-float(rank) for rank in range(len(pieces))] + [-1000.0, -1000.0],
+        "token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces) + [3, 4],
+        **{"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0},
+        **extra,
+    }
 
 
 def gemma() -> dict[str, Any]:
@@ -99,21 +79,23 @@ def gemma() -> dict[str, Any]:
     runs = ["<table>", "\n\n", "\n\n\n", "  ", "   ", "    ", "\t", "\t\t"]
     pieces = [piece for piece in GOLDEN["sentencepiece"]["pieces"] if piece not in runs]
     return {
-        "ggml.model": "llama",
-        "ggml.pre": "default",
-        "ggml.tokens": ["<pad>", "<eos>", "<bos>", "<unk>", *runs, *bytes_, *pieces],
-        "ggml.scores": [-1000.0] * (4 + len(runs)) + [0.0] * 256 + [-float(rank) for rank in range(len(pieces))],
-        "ggml.token_type": [3, 3, 3, 2] + [4] * len(runs) + [6] * 256 + [1] * len(pieces),
-        "ggml.bos_token_id": 2,
-        "ggml.eos_token_id": 1,
-        "ggml.padding_token_id": 0,
-        "ggml.unknown_token_id": 3,
-        "ggml.add_space_prefix": False,
+        "model": "llama",
+        "pre": "default",
+        "tokens": ["<pad>", "<eos>", "<bos>", "<unk>", *runs, *bytes_, *pieces],
+        "scores": [-1000.0] * (4 + len(runs)) + [0.0] * 256 + [-float(rank) for rank in range(len(pieces))],
+        "token_type": [3, 3, 3, 2] + [4] * len(runs) + [6] * 256 + [1] * len(pieces),
+        **{"bos_token_id": 2, "eos_token_id": 1, "padding_token_id": 0, "unknown_token_id": 3},
+        "add_space_prefix": False,
     }
 
 
+def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name != key}
+
+
 def load(file: GgufFile, folder: Path) -> Any:
-    write_gguf_tokenizer(file, folder)
+    for name, text in gguf_tokenizer_files(file).items():
+        (folder / name).write_text(text, "utf-8")
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -160,29 +142,34 @@ def test_byte_level_rule_splits_as_llama_cpp(tmp_path: Path, pre: str) -> None:
             assert tokenizer.decode(expected) == text
 
 
-@pytest.mark.parametrize("prefix", [True, False])
-def test_sentencepiece_gives_the_ids_of_llama_cpp(tmp_path: Path, prefix: bool) -> None:
-    tokenizer = load(write_header(tmp_path / "model.gguf", sentencepiece(add_space_prefix=prefix)), tmp_path)
-    expected = GOLDEN["sentencepiece"]["ids"][str(prefix).lower()]
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        (sentencepiece(add_space_prefix=True), GOLDEN["sentencepiece"]["ids"]["true"]),
+        (sentencepiece(add_space_prefix=False), GOLDEN["sentencepiece"]["ids"]["false"]),
+        (gemma(), GOLDEN["sentencepiece"]["gemma_ids"]),
+    ],
+    ids=["prefix", "no prefix", "gemma"],
+)
+def test_sentencepiece_gives_the_ids_of_llama_cpp(
+    tmp_path: Path, metadata: dict[str, Any], expected: list[list[int]]
+) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
     assert [ids(tokenizer, text) for text in TEXTS] == expected
     assert tokenizer.decode(ids(tokenizer, " x1 é😀")) == " x1 é😀"
-    assert tokenizer("a")["input_ids"] == [1, *ids(tokenizer, "a")]  # a sentencepiece file adds BOS by default
-
-
-def test_gemma_s_runs_of_spaces_tabs_and_lines_are_tokens(tmp_path: Path) -> None:
-    tokenizer = load(write_header(tmp_path / "model.gguf", gemma()), tmp_path)
-    assert [ids(tokenizer, text) for text in TEXTS] == GOLDEN["sentencepiece"]["gemma_ids"]
-    assert all(tokenizer.decode(ids(tokenizer, text)) == text for text in TEXTS)
-    assert tokenizer("a")["input_ids"] == [2, *ids(tokenizer, "a")]
+    if "padding_token_id" in metadata:
+        assert all(tokenizer.decode(ids(tokenizer, text)) == text for text in TEXTS)
+    # a sentencepiece file adds BOS by default
+    assert tokenizer("a")["input_ids"] == [metadata["bos_token_id"], *ids(tokenizer, "a")]
 
 
 def test_runs_of_spaces_may_share_a_score(tmp_path: Path) -> None:
     """Llama 2 and Phi-3 give all of them the score -1e9; the longest is taken from the left, as llama.cpp does."""
     metadata = sentencepiece(add_space_prefix=False)
     runs = ["\u2581" * length for length in (1, 2, 3, 4)]
-    metadata["ggml.tokens"] = [*metadata["ggml.tokens"], *runs[1:]]
-    metadata["ggml.scores"] = [*metadata["ggml.scores"], -1e9, -1e9, -1e9]
-    metadata["ggml.token_type"] = [*metadata["ggml.token_type"], 1, 1, 1]
+    metadata["tokens"] += runs[1:]
+    metadata["scores"] += [-1e9, -1e9, -1e9]
+    metadata["token_type"] += [1, 1, 1]
     tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
     one, two, three, four = (tokenizer.convert_tokens_to_ids(run) for run in runs)
     expected = {1: [one], 2: [two], 3: [three], 4: [four], 5: [four, one], 7: [four, three], 10: [four, four, two]}
@@ -199,43 +186,26 @@ def test_special_tokens_that_take_the_spaces_after_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pre", "extra", "first", "last"),
+    ("metadata", "first", "last"),
     [
-        ("smollm", {"add_bos_token": True, "add_eos_token": True}, [1], [2]),
-        ("gpt-2", {"add_bos_token": False}, [], []),
-        ("llama-bpe", {"add_bos_token": None}, [1], []),  # a file of Llama 3 that does not say
+        (byte_level("smollm", add_bos_token=True, add_eos_token=True), [1], [2]),
+        (byte_level("gpt-2"), [], []),
+        (_without(byte_level("llama-bpe"), "add_bos_token"), [1], []),  # a file of Llama 3 that does not say
     ],
 )
-def test_bos_and_eos_are_added_as_the_file_says(
-    tmp_path: Path, pre: str, extra: dict[str, Any], first: list[int], last: list[int]
+def test_bos_and_eos_are_added_as_the_file_says_and_user_defined_tokens_stay_whole_and_visible(
+    tmp_path: Path, metadata: dict[str, Any], first: list[int], last: list[int]
 ) -> None:
-    metadata = {key: value for key, value in byte_level(pre, **extra).items() if value is not None}
-    tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
+    number = len(metadata["tokens"])
+    more = {"tokens": [*metadata["tokens"], "<think>"], "token_type": [*metadata["token_type"], 4]}
+    file = write_header(tmp_path / "model.gguf", metadata | more | {"eot_token_id": 0})
+    assert gguf_generation_config(file) == {"bos_token_id": 1, "eos_token_id": [2, 0]}
+    tokenizer = load(file, tmp_path)
     plain = ids(tokenizer, "Hello")
     assert tokenizer("Hello")["input_ids"] == first + plain + last
     assert tokenizer("Hello", "Hello")["input_ids"] == (first + plain + last) * 2
-
-
-def test_user_defined_tokens_stay_whole_and_visible(tmp_path: Path) -> None:
-    metadata = byte_level("qwen2")
-    metadata["ggml.tokens"] = [*metadata["ggml.tokens"], "<think>"]
-    metadata["ggml.token_type"] = [*metadata["ggml.token_type"], 4]
-    tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
-    last = len(metadata["ggml.tokens"]) - 1
-    assert ids(tokenizer, "<think>") == [last]
-    assert tokenizer.decode([1, last, 2], skip_special_tokens=True) == "<think>"
-
-
-def test_generation_config_lists_every_end_token(tmp_path: Path) -> None:
-    metadata = byte_level("llama-bpe", eos_token_id=0, eot_token_id=2)
-    assert gguf_generation_config(write_header(tmp_path / "model.gguf", metadata)) == {
-        "bos_token_id": 1,
-        "eos_token_id": [0, 2],
-    }
-
-
-def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in metadata.items() if name != f"ggml.{key}"}
+    assert ids(tokenizer, "<think>") == [number]
+    assert tokenizer.decode([1, number, 2], skip_special_tokens=True) == "<think>"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +220,7 @@ def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
         (byte_level("smollm", token_type=[1, 1]), "token types do not match"),
         (byte_level("smollm", bos_token_id=10**6), "bos token 1000000 is not one of"),
         (_without(byte_level("smollm", add_bos_token=True), "bos_token_id"), "adds a BOS token but names none"),
-        (sentencepiece(scores=[-1000.0] * len(sentencepiece()["ggml.tokens"])), "do not rank"),
+        (sentencepiece(scores=[-1000.0] * len(sentencepiece()["tokens"])), "do not rank"),
         (_without(sentencepiece(), "scores"), "'scores' are missing"),
         (_without(sentencepiece(), "unknown_token_id"), "no unknown token"),
     ],
@@ -258,5 +228,5 @@ def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
 def test_a_tokenizer_that_cannot_be_right_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
     file = write_header(tmp_path / "model.gguf", metadata)
     with pytest.raises(InputError, match=message) as caught:
-        write_gguf_tokenizer(file, tmp_path)
+        gguf_tokenizer_files(file)
     assert "\n" not in str(caught.value)

@@ -17,27 +17,27 @@ def folder(tmp_path: Path) -> Path:
     return write_micro_model(tmp_path / "m", model_type="llama")
 
 
-def test_a_model_from_the_hub_is_the_base_itself(folder: Path) -> None:
-    (folder / "README.md").write_text("---\nbase_model: owner/other\nlicense: mit\n---\n")
-    source = replace(open_source(str(folder)), hub_id="owner/model")
-    assert model_metadata(source) == ModelMetadata(("owner/model",), "mit")
-
-
 @pytest.mark.parametrize(
-    "readme",
-    ["", "no front matter", "---\nlicense: [\n---\n", "---\n- license\n---\n", "---\nlicense: {a: 1}\ntags: 3\n---\n"],
+    ("readme", "said"),
+    [
+        *(
+            (text, ModelMetadata())
+            for text in ("", "no front matter", "---\nlicense: [\n---\n", "---\n- license\n---\n")
+        ),
+        ("---\nlicense: {a: 1}\ntags: 3\n---\n", ModelMetadata()),
+        (
+            f"---\nlicense: |\n  a\n  b\nlanguage: en\ntags: [x, x, {'y' * 300}, 4]\n"
+            "base_model: [o/a, ../../b, o/c]\n---",
+            ModelMetadata(("o/a", "o/c"), "a b", languages=("en",), tags=("x",)),
+        ),
+    ],
 )
-def test_what_is_malformed_is_not_said(folder: Path, readme: str) -> None:
+def test_values_become_lines_and_what_is_malformed_is_not_said(folder: Path, readme: str, said: ModelMetadata) -> None:
     (folder / "README.md").write_text(readme)
-    assert model_metadata(open_source(str(folder))) == ModelMetadata()
-
-
-def test_values_become_lines(folder: Path) -> None:
-    tags = f"[x, x, {'y' * 300}, 4]"
-    values = f"license: |\n  a\n  b\nlanguage: en\ntags: {tags}\nbase_model: [o/a, ../../b, o/c]"
-    (folder / "README.md").write_text(f"---\n{values}\n---\n")
-    said = model_metadata(open_source(str(folder)))
-    assert said == ModelMetadata(("o/a", "o/c"), "a b", languages=("en",), tags=("x",))
+    source = open_source(str(folder))
+    assert model_metadata(source) == said
+    # a model from the hub is the base itself
+    assert model_metadata(replace(source, hub_id="owner/model")) == replace(said, base_model=("owner/model",))
 
 
 def test_licences_are_passed_on_but_no_links_to_other_places(folder: Path, tmp_path: Path) -> None:

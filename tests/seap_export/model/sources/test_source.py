@@ -23,12 +23,12 @@ def folder(tmp_path: Path) -> Path:
     return write_micro_model(tmp_path / "micro", model_type="llama")
 
 
-def change_config(folder: Path, **values: Any) -> None:
-    set_json(folder / "config.json", **values)
-
-
-def test_a_folder_gives_its_weights_under_their_full_names(folder: Path) -> None:
+def test_a_folder_gives_its_weights_under_their_full_names_and_its_generation_config(folder: Path) -> None:
+    set_json(folder / "generation_config.json", temperature=0.6, max_length=8, suppress_tokens=[2])
     source = open_source(str(folder))
+    assert source.generation_config == {"eos_token_id": 2, "pad_token_id": 0, "temperature": 0.6}
+    (folder / "generation_config.json").unlink()
+    assert open_source(str(folder)).generation_config is None
     stored = load_file(folder / "model.safetensors")
     layer = source.read_layer(1)
     assert set(layer) == {name for name in stored if name.startswith("model.layers.1.")}
@@ -37,25 +37,20 @@ def test_a_folder_gives_its_weights_under_their_full_names(folder: Path) -> None
     assert torch.equal(source.read_outer("lm_head"), stored["lm_head.weight"])
 
 
-def test_generation_config_is_read_where_there_is_one(folder: Path) -> None:
-    set_json(folder / "generation_config.json", temperature=0.6, max_length=8, suppress_tokens=[2])
-    kept = {"eos_token_id": 2, "pad_token_id": 0, "temperature": 0.6}
-    assert open_source(str(folder)).generation_config == kept
-    (folder / "generation_config.json").unlink()
-    assert open_source(str(folder)).generation_config is None
-
-
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("model_type", "values", "message"),
     [
-        ({"num_hidden_layers": 4}, r"disagree: tensor 'model\.layers\.3\..*' is missing"),
-        ({"intermediate_size": 64}, r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"),
-        ({"per_layer_config": {"0": {"intermediate_size": 80}}}, "did not write it"),
+        ("llama", {"num_hidden_layers": 4}, r"disagree: tensor 'model\.layers\.3\..*' is missing"),
+        ("llama", {"intermediate_size": 64}, r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"),
+        ("llama", {"per_layer_config": {"0": {"intermediate_size": 80}}}, "did not write it"),
+        ("mixtral", {"num_experts_per_tok": 5}, "5 experts compute a token, but there are 4"),
     ],
-    ids=["another depth", "another shape", "of several shapes"],
 )
-def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, Any], message: str) -> None:
-    change_config(folder, **values)
+def test_a_config_that_does_not_fit_is_refused(
+    tmp_path: Path, model_type: str, values: dict[str, Any], message: str
+) -> None:
+    folder = write_micro_model(tmp_path / "micro", model_type=model_type)
+    set_json(folder / "config.json", **values)
     with pytest.raises(InputError, match=message):
         open_source(str(folder))
 
@@ -67,12 +62,8 @@ def test_what_is_no_model_is_refused(folder: Path) -> None:
         (folder / file).unlink()
         with pytest.raises(InputError, match=f"no {file}"):
             open_source(str(folder))
-
-
-def test_experts_that_cannot_compute_a_token_are_refused(tmp_path: Path) -> None:
-    folder = write_micro_model(tmp_path / "mixture", model_type="mixtral")
-    change_config(folder, num_experts_per_tok=5)
-    with pytest.raises(InputError, match="5 experts compute a token, but there are 4"):
+    (folder / "model.Q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"no config\.json; give a \.gguf file in it, such as .*/model\.Q8_0\.gguf"):
         open_source(str(folder))
 
 
@@ -120,9 +111,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_tensor(folder: Path, value: f
         source.read_outer("lm_head")
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hub out of reach; the list holds the models that were asked for."""
+def test_only_what_can_be_a_hub_model_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def snapshot_download(model: str, **options: Any) -> str:
@@ -130,23 +119,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise ConnectionError("the hub is out of reach\nand more lines")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
-
-
-def test_a_hub_model_that_cannot_be_had_is_a_failure_of_the_environment(hub: list[str]) -> None:
+    for model in ("./no/where", "a/b@", "a/b@../c", "/no/where", "~/x", "name", "a/b.gguf", "a/b\n", "a\0/b"):
+        with pytest.raises(InputError, match="no such folder or file"):
+            open_source(model)
+    assert asked == []
     with pytest.raises(EnvironmentFailure, match=r"owner/name: .*\(the hub is out of reach\); check the name and the"):
         open_source("owner/name")
-    assert hub == ["owner/name"]
-
-
-@pytest.mark.parametrize(
-    "model",
-    ["./no/where", "a/b@", "a/b@../c", "/no/where", "~/x", "name", "a/b.gguf", "a/b\n", "a\0/b"],
-)
-def test_a_path_that_is_not_there_is_never_asked_of_the_hub(hub: list[str], model: str) -> None:
-    with pytest.raises(InputError, match="no such folder or file"):
-        open_source(model)
-    assert hub == []
+    assert asked == ["owner/name"]
 
 
 def test_a_hub_model_is_read_from_its_snapshot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +167,8 @@ def test_the_digest_is_that_of_the_contents_not_of_the_place(tmp_path: Path) -> 
     assert len(set(digests)) == len(digests)
 
 
-def test_names_may_lack_the_first_part_and_buffers_hold_no_weights(tmp_path: Path) -> None:
-    """As in GPT-2's own checkpoint."""
+def test_names_may_lack_the_first_part_and_tensors_that_hold_no_weights_may_be_stored_besides(tmp_path: Path) -> None:
+    """As in GPT-2's own checkpoint, and where another layer lends its keys."""
     source = open_source(str(write_micro_model(tmp_path / "m", **VARIATIONS["gpt2-tied"])))
     whole = source.read_layer(1)
     path = tmp_path / "m" / "model.safetensors"
@@ -197,11 +176,7 @@ def test_names_may_lack_the_first_part_and_buffers_hold_no_weights(tmp_path: Pat
     save_file({**bare, "h.0.attn.bias": torch.ones(1, 1, 8, 8)}, path)
     again = open_source(str(tmp_path / "m")).read_layer(1)
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
-
-
-def test_keys_that_another_layer_lends_may_be_stored_besides(tmp_path: Path) -> None:
-    folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma4-shared"])
-    tensors = load_file(folder / "model.safetensors")
+    folder = write_micro_model(tmp_path / "shared", **VARIATIONS["gemma4-shared"])
     unused = {f"model.layers.2.self_attn.{name}.weight": torch.ones(1) for name in ("k_proj", "v_proj", "k_norm")}
-    save_file({**tensors, **unused}, folder / "model.safetensors", metadata={"format": "pt"})
+    edit_weights(folder, lambda tensors: tensors.update(unused))
     assert open_source(str(folder)).reader.shapes().keys().isdisjoint(unused)

@@ -41,7 +41,7 @@ def test_the_library_reads_what_was_written(tmp_path: Path, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize(
-    ("order", "message"),
+    ("names", "message"),
     [
         (["second"], "out of order"),
         (["first", "third"], "out of order"),
@@ -49,16 +49,12 @@ def test_the_library_reads_what_was_written(tmp_path: Path, dtype: torch.dtype) 
         (["first"], r"missing: \['second', 'third'\]"),
     ],
 )
-def test_a_tensor_out_of_turn_is_refused(tmp_path: Path, order: list[str], message: str) -> None:
+def test_a_tensor_out_of_turn_or_of_another_shape_is_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    values = tensors()
     with pytest.raises(ValueError, match=message):
-        write(tmp_path / "file", [(name, tensors()[name]) for name in order])
-
-
-def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+        write(tmp_path / "file", [(name, values[name]) for name in names])
     with pytest.raises(ValueError, match=r"shape \[5, 3\], expected \[3, 5\]"):
-        write(tmp_path / "file", [("first", tensors()["first"].T)])
-
-
-def test_an_error_while_writing_is_not_hidden_by_the_missing_tensors(tmp_path: Path) -> None:
+        write(tmp_path / "file", [("first", values["first"].T)])
+    # an error while writing is not hidden by the missing tensors
     with pytest.raises(KeyError, match="the cause"), SafetensorsWriter(tmp_path / "file", SHAPES, torch.float32):
         raise KeyError("the cause")

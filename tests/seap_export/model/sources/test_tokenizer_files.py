@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -60,14 +61,11 @@ def test_whether_transformers_5_takes_tokenizer_json_as_it_is_is_known(tmp_path:
     assert (class_name == "TokenizersBackend") is family_of_model_type(model_type).tokenizer_json_as_it_is
 
 
-@pytest.mark.parametrize(("size", "is_whole"), [(2, True), (3, False)])
-def test_a_character_map_has_as_many_bytes_as_it_says(tmp_path: Path, size: int, is_whole: bool) -> None:
-    table = base64.b64encode(size.to_bytes(4, "little") + b"ab").decode()
-    normalizer = {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": table}]}
+def test_a_character_map_has_as_many_bytes_as_it_says(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps({"normalizer": normalizer}), "utf-8")
-    if is_whole:
-        check_tokenizer(path)
-        return
-    with pytest.raises(InputError, match="shorter than declared"):
-        check_tokenizer(path)
+    for size, expected in ((2, nullcontext()), (3, pytest.raises(InputError, match="shorter than declared"))):
+        table = base64.b64encode(size.to_bytes(4, "little") + b"ab").decode()
+        normalizer = {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": table}]}
+        path.write_text(json.dumps({"normalizer": normalizer}), "utf-8")
+        with expected:
+            check_tokenizer(path)

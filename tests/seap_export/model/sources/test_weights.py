@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seap_export.errors import InputError
-from seap_export.model.sources.open import open_source
 from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
 
 INDEX, SECOND = "model.safetensors.index.json", "model-00002-of-00002.safetensors"
@@ -35,20 +35,6 @@ def write_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     weight_map = {name: file for file, names in shards.items() for name in names}
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), "utf-8")
     return folder
-
-
-def test_shards_with_an_index_equal_one_file(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "many").mkdir()
-    tensors = some_tensors()
-    one = SafetensorsReader(write_one(tmp_path / "one", tensors))
-    many = SafetensorsReader(write_shards(tmp_path / "many", tensors))
-    assert len(many.files) == 2
-    assert many.shapes() == one.shapes() == dict.fromkeys("abcd", (3, 4))
-    assert many.dtypes() == one.dtypes()
-    read = many.read("dca")
-    assert list(read) == ["d", "c", "a"]
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read.items())
 
 
 def test_a_tensor_in_two_files_has_the_same_values_in_both(tmp_path: Path) -> None:
@@ -75,78 +61,72 @@ def test_weights_keep_their_dtypes_but_double_precision(tmp_path: Path) -> None:
     assert main_dtype(reader) == reader.read("a")["a"].dtype == torch.float32
 
 
-def _lfs(folder: Path) -> None:
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", "utf-8")
+def test_weights_that_differ_from_the_config_are_refused_by_tensor(tmp_path: Path) -> None:
+    reader = SafetensorsReader(write_one(tmp_path, some_tensors()))
+    whole = dict.fromkeys("abcd", (3, 4))
+    check_weights(reader, whole, "model folder")
+    for expected, message in (
+        ({**whole, "e": (1,)}, "tensor 'e' is missing"),
+        ({**whole, "b": (4, 3)}, r"'b' is \[3, 4\],.* \[4, 3\]"),
+        (dict.fromkeys("abc", (3, 4)), "tensor 'd' is not part of the family"),
+    ):
+        with pytest.raises(InputError, match=f"model folder.*{message}"):
+            check_weights(reader, expected, "model folder")
+
+
+def test_shards_with_an_index_equal_one_file_beside_which_they_are_leftovers(tmp_path: Path) -> None:
+    tensors = some_tensors()
+    many = SafetensorsReader(write_shards(tmp_path, tensors))
+    assert len(many.files) == 2
+    assert many.shapes() == dict.fromkeys("abcd", (3, 4))
+    assert many.dtypes() == dict.fromkeys("abcd", torch.float32)
+    read = many.read("dca")
+    assert list(read) == ["d", "c", "a"]
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in read.items())
+    assert SafetensorsReader(write_one(tmp_path, {"a": torch.ones(2)})).shapes() == {"a": (2,)}
+
+
+def _cut(folder: Path, size: int) -> None:
+    file = write_one(folder, some_tensors()) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+
+
+def _write(file: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / file).write_text(text, "utf-8")
+
+
+def _point_outside(folder: Path, where: str) -> None:
+    (folder / "inner").mkdir()
+    for file in (folder.parent, folder / "inner"):
+        write_one(file, some_tensors())
+    outside = where.replace("ABSOLUTE", str(folder.parent / "model.safetensors"))
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": outside}}), "utf-8")
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_lfs, r"model\.safetensors: .*git lfs pull"),
+        (
+            _write("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"),
+            r"model\.safetensors: .*lfs pull",
+        ),
         (lambda folder: write_one(folder, {"q": torch.ones(2, dtype=torch.int8)}), "I8"),
         (lambda folder: None, r"model\.safetensors: weights are missing"),
         (lambda folder: (write_shards(folder, some_tensors()) / SECOND).unlink(), f"{SECOND}: weights are missing"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "merge it into its base model"),
+        (_write("adapter_config.json", "{}"), "merge it into its base model"),
+        *((partial(_cut, size=size), r"model\.safetensors: truncated") for size in (0, 4, 40, -1)),
+        *(
+            (_write(INDEX, text), r"index\.json: not a valid weight index")
+            for text in ("{", "[]", '{"weight_map": {"a": null}}', '{"weight_map": ' + "[" * 100_000)
+        ),
+        *(
+            (partial(_point_outside, where=where), "points outside the model folder")
+            for where in ("../model.safetensors", "ABSOLUTE", "inner/model.safetensors", "..")
+        ),
     ],
 )
 def test_what_is_no_weights_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
-    make(tmp_path)
+    (tmp_path / "model").mkdir()
+    make(tmp_path / "model")
     with pytest.raises(InputError, match=message):
-        SafetensorsReader(tmp_path)
-
-
-def test_a_folder_of_gguf_files_names_one(tmp_path: Path) -> None:
-    (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(InputError, match=r"no config\.json; give a \.gguf file in it, such as .*/model\.Q8_0\.gguf"):
-        open_source(str(tmp_path))
-
-
-@pytest.mark.parametrize("size", [0, 4, 40, -1])
-def test_a_truncated_file_is_refused_by_name(tmp_path: Path, size: int) -> None:
-    file = write_one(tmp_path, some_tensors()) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(InputError, match=r"model\.safetensors: truncated"):
-        SafetensorsReader(tmp_path)
-
-
-def test_an_index_beside_the_whole_is_a_leftover(tmp_path: Path) -> None:
-    """As transformers takes it."""
-    write_shards(tmp_path, some_tensors())
-    reader = SafetensorsReader(write_one(tmp_path, {"a": torch.ones(2)}))
-    assert reader.shapes() == {"a": (2,)}
-
-
-@pytest.mark.parametrize("where", ["../model.safetensors", "ABSOLUTE", "inner/model.safetensors", ".."])
-def test_an_index_that_points_outside_the_folder_is_refused(tmp_path: Path, where: str) -> None:
-    folder = tmp_path / "model"
-    (folder / "inner").mkdir(parents=True)
-    save_file(some_tensors(), tmp_path / "model.safetensors")
-    save_file(some_tensors(), folder / "inner" / "model.safetensors")
-    outside = where.replace("ABSOLUTE", str(tmp_path / "model.safetensors"))
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": outside}}), "utf-8")
-    with pytest.raises(InputError, match="points outside the model folder"):
-        SafetensorsReader(folder)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {"a": null}}', '{"weight_map": ' + "[" * 100_000])
-def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / INDEX).write_text(text, "utf-8")
-    with pytest.raises(InputError, match=r"index\.json: not a valid weight index"):
-        SafetensorsReader(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("expected", "message"),
-    [
-        ({"a": (3, 4), "b": (3, 4), "c": (3, 4), "d": (3, 4), "e": (1,)}, "tensor 'e' is missing"),
-        ({"a": (3, 4), "b": (4, 3), "c": (3, 4), "d": (3, 4)}, r"'b' is \[3, 4\],.* \[4, 3\]"),
-        ({"a": (3, 4), "b": (3, 4), "c": (3, 4)}, "tensor 'd' is not part of the family"),
-    ],
-    ids=["missing", "other shape", "extra"],
-)
-def test_weights_that_differ_from_the_config_are_refused_by_tensor(
-    tmp_path: Path, expected: dict[str, tuple[int, ...]], message: str
-) -> None:
-    reader = SafetensorsReader(write_one(tmp_path, some_tensors()))
-    with pytest.raises(InputError, match=f"model folder.*{message}"):
-        check_weights(reader, expected, "model folder")
+        SafetensorsReader(tmp_path / "model")

@@ -1,7 +1,8 @@
-"""The language model of a multimodal checkpoint is the same as one of its own."""
+"""The language model of a multimodal checkpoint, or of one in another layout, is the same as one of its own."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from copy import deepcopy
 from pathlib import Path
@@ -20,6 +21,16 @@ from support.variations import VARIATIONS
 from seap_export.errors import InputError
 from seap_export.model.families import names
 from seap_export.model.sources.open import open_source
+from seap_export.model.sources.source import Source
+
+
+def assert_same_model(ours: Source, theirs: Source) -> None:
+    assert ours.spec == theirs.spec
+    assert ours.reader.shapes() == theirs.reader.shapes()
+    for index in range(len(theirs.spec.layers)):
+        layer, expected = ours.read_layer(index), theirs.read_layer(index)
+        assert all(torch.equal(layer[name], expected[name]) for name in expected)
+    assert all(torch.equal(ours.read_outer(name), theirs.read_outer(name)) for name in theirs.spec.outer_names)
 
 
 @pytest.mark.parametrize(("variation", "spelling"), [*zip(["gemma3", "gemma3-all"], SPELLINGS, strict=True)])
@@ -27,14 +38,8 @@ def test_its_weights_and_config_are_those_of_one_of_its_own(tmp_path: Path, vari
     """Tied or not, which the wrapper's config does not say."""
     source = open_source(str(write_micro_model(tmp_path / "text", **VARIATIONS[variation])))
     wrapped = open_source(str(write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", spelling)))
-    assert wrapped.spec == source.spec
     assert wrapped.config == source.config
-    assert wrapped.reader.shapes() == source.reader.shapes()
-    for index in range(3):
-        ours, theirs = wrapped.read_layer(index), source.read_layer(index)
-        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    for name in source.spec.outer_names:
-        assert torch.equal(wrapped.read_outer(name), source.read_outer(name))
+    assert_same_model(wrapped, source)
 
 
 _SECTIONS: dict[str, Any] = {"rope_theta": 100.0, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]}}
@@ -103,42 +108,53 @@ def test_keys_of_a_language_model_may_stand_beside_those_of_the_rest(tmp_path: P
     assert "vision" not in str(flat.config)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def test_whether_the_head_is_tied_is_seen_in_the_weights_and_each_of_them_must_be_known_once(tmp_path: Path) -> None:
     write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
-    return write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
-
-
-def test_whether_the_head_is_tied_is_seen_in_the_weights(folder: Path) -> None:
+    folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
     assert not open_source(str(folder)).spec.tie_word_embeddings
     edit_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
     config = (folder / "config.json").read_text("utf-8")
     (folder / "config.json").write_text(config.replace('"tie_word_embeddings": false', '"_": 0'), "utf-8")
     assert open_source(str(folder)).spec.tie_word_embeddings
-
-
-@pytest.mark.parametrize("name", ["model.audio_tower.weight", "model.language_model.layers.0.mlp.extra.weight"])
-def test_a_tensor_of_another_part_is_refused_by_name(folder: Path, name: str) -> None:
-    edit_weights(folder, lambda tensors: tensors.update({name: torch.ones(2)}))
-    with pytest.raises(InputError, match="is not part of the family"):
-        open_source(str(folder))
-
-
-def test_two_tensors_that_become_one_are_refused(folder: Path) -> None:
-    second = {"language_model.model.norm.weight": torch.ones(96)}
-    edit_weights(folder, lambda tensors: tensors.update(second))
-    with pytest.raises(InputError, match=r"norm\.weight"):
-        open_source(str(folder))
+    for name, message in (
+        ("model.audio_tower.weight", "is not part of the family"),
+        ("model.language_model.layers.0.mlp.extra.weight", "is not part of the family"),
+        ("language_model.model.norm.weight", r"norm\.weight"),  # two tensors become one
+    ):
+        edit_weights(folder, lambda tensors, name=name: tensors.update({name: torch.ones(96)}))
+        with pytest.raises(InputError, match=message):
+            open_source(str(folder))
+        edit_weights(folder, lambda tensors, name=name: tensors.pop(name))
 
 
 def test_names_may_begin_as_in_the_first_checkpoints_of_a_family(tmp_path: Path) -> None:
-    folder = write_micro_model(tmp_path / "model", **VARIATIONS["nemotron_h"])
-    source = open_source(str(folder))
-    tensors = load_file(folder / "model.safetensors")
-    renamed = {name.replace("model.", "backbone."): tensor for name, tensor in tensors.items()}
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    save_file(renamed, other / "model.safetensors")
-    first = open_source(str(other))
-    assert first.reader.shapes() == source.reader.shapes()
-    assert all(torch.equal(first.read_outer(name), source.read_outer(name)) for name in source.spec.outer_names)
+    source = open_source(str(write_micro_model(tmp_path / "model", **VARIATIONS["nemotron_h"])))
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    other = shutil.copytree(tmp_path / "model", tmp_path / "other")
+    save_file({name.replace("model.", "backbone."): one for name, one in tensors.items()}, other / "model.safetensors")
+    assert_same_model(open_source(str(other)), source)
+
+
+def test_a_multimodal_checkpoint_with_joint_experts_is_the_same_model(tmp_path: Path) -> None:
+    """As Qwen3.5 is published, with layers that predict further tokens."""
+    source = open_source(str(write_micro_model(tmp_path / "text", **VARIATIONS["qwen3_5_moe"])))
+    stored = load_file(tmp_path / "text" / "model.safetensors")
+    joint = {"mtp.fc.weight": torch.ones(2)}
+    for index in range(3):
+        gate, up, down = (
+            torch.stack([stored.pop(f"model.layers.{index}.mlp.experts.{e}.{name}.weight") for e in range(4)])
+            for name in ("gate_proj", "up_proj", "down_proj")
+        )
+        experts = f"model.language_model.layers.{index}.mlp.experts"
+        joint |= {f"{experts}.gate_up_proj": torch.cat([gate, up], 1), f"{experts}.down_proj": down}
+    joint |= {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in stored.items()}
+    folder = shutil.copytree(tmp_path / "text", tmp_path / "wrapped")
+    save_file(joint, folder / "model.safetensors")
+    inner = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_5_moe", "text_config": inner}), "utf-8")
+    assert_same_model(open_source(str(folder)), source)
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["qwen3_next"])
+    before = open_source(str(folder)).reader.shapes()
+    further = {"mtp.layers.0.mlp.experts.0.up_proj.weight": torch.ones(2)}
+    edit_weights(folder, lambda tensors: tensors.update(further))
+    assert open_source(str(folder)).reader.shapes() == before

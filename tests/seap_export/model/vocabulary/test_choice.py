@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from support.tokenizers import random_bpe, write_byte_level
 
+from seap_export.common.json_file import read_json
 from seap_export.errors import InputError, UsageError
 from seap_export.model.vocabulary.choice import MULTIPLE, choose_tokens, parse_size, required_tokens
 from seap_export.model.vocabulary.pairs import BytePairs
-
-
-def test_sizes_are_read() -> None:
-    assert [parse_size(text) for text in ("all", "auto", "16384")] == ["all", "auto", 16384]
-    for text in ("0", "-1", "1e4", "", "٣", "9" * 20):
-        with pytest.raises(UsageError, match="a number, auto or all"):
-            parse_size(text)
 
 
 def test_bytes_added_tokens_and_used_ones_are_kept() -> None:
@@ -58,15 +51,17 @@ def test_further_tokens_come_in_the_order_of_the_merges_with_what_makes_them() -
 def test_a_tokenizers_own_order_is_kept(tmp_path: Path) -> None:
     """Where each merge comes after those of its parts, as a training gives them, the kept ones are the first."""
     write_byte_level(tmp_path)
-    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
-    pairs = BytePairs.read(content)
+    pairs = BytePairs.read(content := read_json(tmp_path / "tokenizer.json"))
     required = required_tokens(content, pairs, frozenset())
     first = [token for _, token in sorted(pairs.merges.values())]
-    kept = choose_tokens(pairs, required, len(required) + 9, len(pairs.ids))
-    assert set(kept.kept) - required == set(first[:9])
+    assert set(choose_tokens(pairs, required, len(required) + 9, len(pairs.ids)).kept) - required == set(first[:9])
 
 
-def test_auto_rounds_up_what_is_required() -> None:
+def test_sizes_are_read_and_auto_rounds_up_what_is_required() -> None:
+    assert [parse_size(text) for text in ("all", "auto", "16384")] == ["all", "auto", 16384]
+    for text in ("0", "-1", "1e4", "", "٣", "9" * 20):
+        with pytest.raises(UsageError, match="a number, auto or all"):
+            parse_size(text)
     content = random_bpe(3, "bytes", merges=0)
     ids = content["model"]["vocab"]
     content["model"]["merges"] = [[one, other] for one in list(ids)[2:22] for other in list(ids)[2:22]]
@@ -75,12 +70,6 @@ def test_auto_rounds_up_what_is_required() -> None:
     required = required_tokens(content, pairs, frozenset())
     assert MULTIPLE < len(required) < 2 * MULTIPLE < len(ids)
     assert len(choose_tokens(pairs, required, "auto", len(ids))) == 2 * MULTIPLE
-
-
-def test_too_few_and_too_many_are_refused_with_what_works() -> None:
-    content = random_bpe(4, "bytes")
-    pairs = BytePairs.read(content)
-    required = required_tokens(content, pairs, frozenset())
     with pytest.raises(UsageError, match=f"too small.*at least {len(required)}"):
         choose_tokens(pairs, required, len(required) - 1, len(pairs.ids))
     with pytest.raises(UsageError, match=f"cuts nothing.*{len(pairs.ids)} tokens"):

@@ -16,17 +16,12 @@ def test_a_vocabulary_is_read_as_it_was_written(kept: tuple[int, ...], of: int) 
     assert vocabulary.rows.tolist() == list(kept)
 
 
-def test_the_bits_are_in_order() -> None:
-    assert Vocabulary((0, 2, 8), 9).to_json() == {"tokens": 3, "of": 9, "kept": "oIA="}
-
-
-@pytest.mark.parametrize(("kept", "of"), [((), 4), ((1, 1), 4), ((2, 1), 4), ((-1, 1), 4), ((0, 4), 4)])
-def test_impossible_ones_are_refused(kept: tuple[int, ...], of: int) -> None:
-    with pytest.raises(ValueError, match="sorted list"):
-        Vocabulary(kept, of)
-
-
-@pytest.mark.parametrize("change", [{"kept": "!!"}, {"kept": "oA=="}, {"tokens": 2}, {"of": 40}, {"of": "9"}])
-def test_damaged_bits_are_refused(change: dict) -> None:
-    with pytest.raises(ValueError, match="bits of its vocabulary"):
-        Vocabulary.from_json({**Vocabulary((0, 2, 8), 9).to_json(), **change})
+def test_the_bits_are_in_order_and_impossible_or_damaged_ones_are_refused() -> None:
+    bits = Vocabulary((0, 2, 8), 9).to_json()
+    assert bits == {"tokens": 3, "of": 9, "kept": "oIA="}
+    for kept in ((), (1, 1), (2, 1), (-1, 1), (0, 4)):
+        with pytest.raises(ValueError, match="sorted list"):
+            Vocabulary(kept, 4)
+    for change in ({"kept": "!!"}, {"kept": "oA=="}, {"tokens": 2}, {"of": 40}, {"of": "9"}):
+        with pytest.raises(ValueError, match="bits of its vocabulary"):
+            Vocabulary.from_json({**bits, **change})

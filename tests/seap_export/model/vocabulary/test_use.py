@@ -36,19 +36,13 @@ def test_missing_is_what_each_text_has_alone(seed: int) -> None:
     assert halves.tokens == {token for ids in texts for token in ids}
 
 
-def test_a_text_that_comes_twice_counts_once() -> None:
+def test_what_counts_as_a_text() -> None:
     once = [[1, 2], [1, 3]]
     assert _use([*once, *once]).missing(()) == _use(once).missing(()) == 0.5
-
-
-def test_two_answers_to_a_prompt_are_one_text() -> None:
-    use = _use([[1, 2], [1, 3]])
-    use.add("2 answered otherwise", [1, 2, 4], version_of=f"{[1, 2]}")
-    assert use.missing(()) == 4 / 7
-
-
-def test_tokens_of_a_prompt_alone_are_used_and_not_counted() -> None:
-    use = _use([[1, 2], [2, 1]])
-    use.add_uncounted([9])
-    assert (use.tokens, use.missing(())) == ({1, 2, 9}, 0.0)
+    answered = _use(once)
+    answered.add("2 answered otherwise", [1, 2, 4], version_of=f"{[1, 2]}")
+    assert answered.missing(()) == 4 / 7
+    asked = _use([[1, 2], [2, 1]])
+    asked.add_uncounted([9])  # of a prompt alone
+    assert (asked.tokens, asked.missing(())) == ({1, 2, 9}, 0.0)
     assert TokenUse().missing(()) == 0.0

@@ -29,21 +29,11 @@ CASES: dict[str, tuple[float, str, dict[str, Any]]] = {
 }
 
 
-def config_of(case: str) -> dict[str, Any]:
-    theta, kind, parameters = CASES[case]
-    scaling = {"rope_type": kind, **parameters} if parameters else None
-    return {
-        "vocab_size": 32,
-        "hidden_size": 128,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "num_hidden_layers": 1,
-        "head_dim": 64,
-        "intermediate_size": 32,
-        "max_position_embeddings": 512,
-        "rope_theta": theta,
-        "rope_scaling": scaling,
-    }
+#: But for the rotation.
+CONFIG = {
+    **{"vocab_size": 32, "hidden_size": 128, "intermediate_size": 32, "num_hidden_layers": 1},
+    **{"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 512},
+}
 
 
 def rope_of(config: dict[str, Any]) -> RopeSpec:
@@ -54,7 +44,8 @@ def rope_of(config: dict[str, Any]) -> RopeSpec:
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_transformers(case: str) -> None:
-    raw = config_of(case)
+    theta, kind, parameters = CASES[case]
+    raw = {**CONFIG, "rope_theta": theta, "rope_scaling": {"rope_type": kind, **parameters} if parameters else None}
     rope = rope_of({**raw, "model_type": "llama"})
     module = LlamaRotaryEmbedding(LlamaConfig(**raw))
     assert torch.equal(inverse_frequencies(rope), module.inv_freq)
@@ -70,18 +61,14 @@ def test_equals_transformers(case: str) -> None:
 LONG = {"short_factor": [1.0 + 0.1 * i for i in range(24)], "long_factor": [1.0 + 0.7 * i for i in range(24)]}
 
 
+PHI3 = {"model_type": "phi3", "original_max_position_embeddings": 64, "partial_rotary_factor": 0.75, "pad_token_id": 0}
+
+
 @pytest.mark.parametrize("length", [64, 65])
 def test_longrope_equals_transformers_on_both_sides_of_its_switch(length: int) -> None:
     from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-    config = {
-        **config_of("default"),
-        "model_type": "phi3",
-        "original_max_position_embeddings": 64,
-        "partial_rotary_factor": 0.75,
-        "rope_scaling": {"type": "longrope", **LONG},
-        "pad_token_id": 0,
-    }
+    config = {**CONFIG, **PHI3, "rope_theta": 10000.0, "rope_scaling": {"type": "longrope", **LONG}}
     rope = rope_of(config)
     assert (rope.switches_at, rope.dim) == (64, 48)
     module = Phi3RotaryEmbedding(AutoConfig.for_model(**config))
@@ -89,33 +76,22 @@ def test_longrope_equals_transformers_on_both_sides_of_its_switch(length: int) -
     expected_cos, expected_sin = module(torch.zeros(1), torch.arange(length)[None])
     assert torch.equal(cos, expected_cos[0, :, :24])
     assert torch.equal(sin, expected_sin[0, :, :24])
-
-
-def test_a_given_attention_factor_of_longrope_takes_the_place_of_the_implied_one() -> None:
-    config = {**config_of("default"), "model_type": "phi3", "original_max_position_embeddings": 64}
-    config["partial_rotary_factor"] = 0.75
-    scaling = {"type": "longrope", **LONG}
-    assert attention_factor(rope_of({**config, "rope_scaling": scaling})) == pytest.approx((1 + 3 / 6) ** 0.5)
-    assert attention_factor(rope_of({**config, "rope_scaling": {**scaling, "attention_factor": 1.3}})) == 1.3
+    assert attention_factor(rope) == pytest.approx((1 + 3 / 6) ** 0.5)
+    given = {"type": "longrope", **LONG, "attention_factor": 1.3}
+    assert attention_factor(rope_of({**config, "rope_scaling": given})) == 1.3
 
 
 def test_a_fixed_alpha_raises_the_base_as_in_transformers() -> None:
     module = pytest.importorskip("transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense")
-    config = {
-        **config_of("default"),
-        "model_type": "hunyuan_v1_dense",
-        "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
-    }
+    config = {**CONFIG, "model_type": "hunyuan_v1_dense", "rope_theta": 10000.0}
+    config["rope_scaling"] = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
     expected = module.HunYuanDenseV1RotaryEmbedding(AutoConfig.for_model(**config))
     assert torch.equal(inverse_frequencies(rope_of(config)), expected.inv_freq)
 
 
 def test_yarn_original_context_defaults_to_the_models() -> None:
-    raw = {**config_of("yarn"), "model_type": "llama"}
     without, given = (
-        rope_of(
-            {**raw, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": original}}
-        )
-        for original in (None, 512)
+        rope_of({**CONFIG, "model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0, **original}})
+        for original in ({}, {"original_max_position_embeddings": 512})
     )
     assert torch.equal(inverse_frequencies(without), inverse_frequencies(given))

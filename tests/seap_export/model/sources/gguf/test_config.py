@@ -15,7 +15,7 @@ from seap_export.model.sources.gguf.config import gguf_config
 from seap_export.model.sources.gguf.file import GgufFile
 from seap_export.model.sources.gguf.reader import GgufReader
 
-#: What Granite 4 without state-space layers has besides, as its converter writes it.
+#: What Granite 4 without state-space layers has besides, as its converter writes it: a list of equal numbers is one.
 GRANITE_4 = {
     "attention.head_count_kv": [3, 3, 3],
     "expert_count": 0,
@@ -33,13 +33,13 @@ def config_of(folder: Path, name: str, **arguments: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("original", "factor"), [(8192, 32.0), (2048, 2.5)])
 def test_llama3_rope_scaling_is_recovered(tmp_path: Path, original: int, factor: float) -> None:
-    scaling = {
+    scaling: dict[str, Any] = {
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
-        "original_max_position_embeddings": original,
     }
+    scaling["original_max_position_embeddings"] = original
     path = write_micro_gguf(tmp_path, model_type="llama", rope_scaling=scaling, rope_theta=5e5)
     file = GgufFile.open(path)
     assert gguf_config(file)["rope_scaling"] == scaling
@@ -60,12 +60,8 @@ YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embed
         (
             {**YARN, "rope.scaling.yarn_attn_factor": 1.0, "rope.scaling.yarn_log_multiplier": 0.5},
             {
-                **YARN_SCALING,
-                "beta_fast": 32.0,
-                "beta_slow": 1.0,
-                "attention_factor": 1.0,
-                "mscale": 1.0,
-                "mscale_all_dim": 0.5,
+                **{**YARN_SCALING, "beta_fast": 32.0, "beta_slow": 1.0},
+                **{"attention_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 0.5},
             },
         ),
     ],
@@ -76,14 +72,11 @@ def test_rope_scaling_from_metadata(tmp_path: Path, metadata: dict[str, Any], sc
     model_spec(config)
 
 
-def test_a_factor_of_attention_other_than_the_usual_one_is_kept(tmp_path: Path) -> None:
+def test_what_llama_cpp_assumes_is_written_and_what_a_file_says_is_kept(tmp_path: Path) -> None:
     usual = config_of(tmp_path / "usual", "phi3-long")["rope_scaling"]
     other = config_of(tmp_path / "other", "phi3-long", metadata={"rope.scaling.attn_factor": 1.5})["rope_scaling"]
     assert "attention_factor" not in usual
     assert other == {**usual, "attention_factor": 1.5}
-
-
-def test_what_llama_cpp_assumes_is_written(tmp_path: Path) -> None:
     absent = dict.fromkeys(("attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"))
     gemma2 = config_of(tmp_path / "gemma2", "gemma2", metadata=absent)
     assert gemma2["sliding_window"] == 4096
@@ -95,6 +88,12 @@ def test_what_llama_cpp_assumes_is_written(tmp_path: Path) -> None:
     assert set(gemma3["layer_types"]) == {"full_attention"}
     granite = config_of(tmp_path / "granite", "granite", metadata={"attention.scale": None})
     assert granite["attention_multiplier"] == 16**-0.5
+    assert config_of(tmp_path / "4", "granite", metadata=GRANITE_4) == config_of(tmp_path / "3", "granite")
+    number = config_of(tmp_path / "a", "gemma3", metadata={"attention.sliding_window_pattern": 2})
+    assert number["layer_types"] == ["sliding_attention", "full_attention"] * 3
+    slides = [True, False, False, True, True, False]
+    listed = config_of(tmp_path / "b", "gemma3", metadata={"attention.sliding_window_pattern": slides})
+    assert [kind == "sliding_attention" for kind in listed["layer_types"]] == slides
 
 
 @pytest.mark.parametrize(("name", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168), ("gemma3", 26, 16)])
@@ -105,19 +104,6 @@ def test_the_largest_gemma_models_scale_attention_by_their_width(
     values = {**GGUF_VARIATIONS[name], **config, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 3}
     config = gguf_config(GgufFile.open(write_micro_gguf(tmp_path, **values)))
     assert config["query_pre_attn_scalar"] == scalar
-
-
-def test_the_pattern_of_windows_may_be_a_number_or_a_list(tmp_path: Path) -> None:
-    number = config_of(tmp_path / "a", "gemma3", metadata={"attention.sliding_window_pattern": 2})
-    assert number["layer_types"] == ["sliding_attention", "full_attention"] * 3
-    slides = [True, False, False, True, True, False]
-    listed = config_of(tmp_path / "b", "gemma3", metadata={"attention.sliding_window_pattern": slides})
-    assert [kind == "sliding_attention" for kind in listed["layer_types"]] == slides
-
-
-def test_a_list_of_equal_numbers_counts_as_one(tmp_path: Path) -> None:
-    config = config_of(tmp_path / "4", "granite", metadata=GRANITE_4)
-    assert config == config_of(tmp_path / "3", "granite")
 
 
 @pytest.mark.parametrize(
