@@ -34,7 +34,6 @@ def arguments(*functions: Callable[..., Any]) -> set[str]:
 
 
 def named(text: str) -> set[str]:
-    """All words in backticks."""
     return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"[a-z_0-9]+", code)}
 
 

@@ -31,7 +31,6 @@ VALIDATING = re.findall(r"`(validate --runtime [\w.]+)`", README)
 
 
 def run(command: str, *more: str) -> str:
-    """What `seap-export ...` prints."""
     program, *words = shlex.split(command)
     assert program == "seap-export"
     result = CliRunner().invoke(main, [*words, *more], default_map=dict.fromkeys(("export", "validate"), FEW_STEPS))

@@ -122,7 +122,6 @@ def frontier_table(
 
 
 def _named(values: Sequence[str], option: str) -> dict[str, Path]:
-    """NAME=PATH by name."""
     pairs = [value.partition("=") for value in values]
     if not all(name and path for name, _, path in pairs):
         raise UsageError(f"{option} takes NAME=PATH")
@@ -131,7 +130,6 @@ def _named(values: Sequence[str], option: str) -> dict[str, Path]:
 
 @contextmanager
 def _skipping(skipped: dict[str, str], name: str) -> Iterator[None]:
-    """Turns an error into a row that is skipped."""
     try:
         yield
     except (SeapError, RuntimeError) as error:
@@ -140,7 +138,6 @@ def _skipping(skipped: dict[str, str], name: str) -> Iterator[None]:
 
 
 def runtime_of(folder: Path) -> str:
-    """The runtime that runs a folder of this package."""
     for name in (*WRITTEN, *FORMATS):  # config.json, by which hf is known, may be in other folders, too
         if (folder / FORMATS[name].marker).exists():
             return format_class(name).runtimes[0]

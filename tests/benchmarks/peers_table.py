@@ -154,7 +154,6 @@ def _prepare(folder: Path, threads: int, end: int) -> None:
 def _run_loops(
     loops: Mapping[str, list[str]], passage: Passage, scratch: Path, threads: int, rounds: int, *, is_exact: bool
 ) -> dict[str, _LoopResult]:
-    """Runs every loop once per round, in a separate process."""
     request, results = scratch / "request.json", {name: _LoopResult() for name in loops}
     asked = {"prompt": passage.prompt, "new_tokens": len(passage.tokens), "threads": threads}
     request.write_text(json.dumps({**asked, "warm_up": _WARM_UP, "runs": _RUNS_A_PROCESS}), "utf-8", newline="\n")
@@ -184,7 +183,6 @@ def _show(title: str, *tables: str) -> None:
 
 
 def _session_tables(results: Mapping[str, Result]) -> tuple[str, str]:
-    """Agreement and times of graphs in plain sessions."""
     rows = [
         (name, f"{result.max_abs:.1e}", f"{result.same_tokens:.0%}", *_times(result.timing))
         for name, result in results.items()

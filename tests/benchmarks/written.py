@@ -37,7 +37,6 @@ class Artifact:
 
     @property
     def record(self) -> Path:
-        """The file that says that it was written, and at which cost."""
         return self.folder.parent / "written.json"
 
     def write(self, model: Path) -> Written:

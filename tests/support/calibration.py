@@ -36,8 +36,6 @@ from support.models import skip_unless_loaded
 
 @dataclass
 class FullStatistics:
-    """Statistics of one sublayer, its covariance as a matrix."""
-
     moments: Moments
     covariance: torch.Tensor
 
@@ -62,7 +60,6 @@ def calibration_in(folder: Path, source: Source, task: str, texts: Texts) -> Cal
 def full_statistics(
     source: Source, texts: Texts, max_batch_tokens: int = 1024
 ) -> list[dict[Projection, FullStatistics]]:
-    """The statistics of every layer."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = statistics_in(Path(temporary), source, texts, max_batch_tokens)
         calibration = calibration_in(folder, source, "task", texts)
@@ -83,7 +80,6 @@ def write_calibration(
     sensitivity: torch.Tensor,
     texts: Texts,
 ) -> Calibration:
-    """Statistics on disk, opened."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, layer in enumerate(layers):
         write_layer(folder, index, layer)
@@ -104,7 +100,6 @@ def mixture_of(source: Source, folder: Path, tasks: Mapping[str, Texts], **weigh
 
 
 def single_mixture(calibration: Calibration) -> TaskMixture:
-    """The mixture of one task."""
     task = calibration.record.task
     return TaskMixture(task, {task: 1.0}, {task: calibration})
 

@@ -95,7 +95,6 @@ def share_of_cores() -> Iterator[None]:
 
 
 def micro_source(folder: Path, variation: str = "llama-gqa", dtype: str = "float32", **values: Any) -> Source:
-    """A micro model of one of the variations."""
     return open_source(str(write_micro_model(folder, dtype=dtype, **{**VARIATIONS[variation], **values})))
 
 
@@ -201,13 +200,11 @@ def why_not_loaded(family: Family, layout: Layout) -> str | None:
 
 
 def skip_unless_loaded(family: Family, layout: Layout = "uniform") -> None:
-    """Skips a test whose model the installed release of transformers does not have."""
     if reason := why_not_loaded(family, layout):
         pytest.skip(reason)
 
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
-    """The transformers model of a config, without weights."""
     skip_unless_loaded(family_of_model_type(config["model_type"]))
     with torch.device("meta"):
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)))
@@ -254,7 +251,6 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def plain_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a model folder in the plain form."""
     reader = PlainReader(SafetensorsReader(folder), read_spec(folder))
     return reader.read(reader.shapes())
 
@@ -285,7 +281,6 @@ ATTENTION_MASK = torch.ones_like(INPUT_IDS)
 
 @torch.no_grad()
 def masked_logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits of all real tokens, [tokens, vocabulary]."""
     return model(INPUT_IDS, attention_mask=ATTENTION_MASK).logits[ATTENTION_MASK.bool()]
 
 
@@ -296,8 +291,6 @@ WRONG_EVERY = 3
 
 @dataclass(frozen=True)
 class Completion:
-    """What a plain loop writes after a prompt."""
-
     tokens: tuple[int, ...]
     text: str
     is_ended: bool

@@ -106,13 +106,11 @@ def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neuron
 
 
 def whole_layer(layer: LayerSpec) -> LayerPlan:
-    """All of a layer."""
     neurons = (one.channels for one in layer.sublayers if isinstance(one, Mlp))
     return layer_plan(layer, None, None, range(next(neurons, NEURONS)))
 
 
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
-    """A plan that keeps what is given."""
     fields: dict[str, Any] = {
         "task": "boolq",
         "weights": {"boolq": 1.0},
@@ -199,7 +197,6 @@ def small_spec(heads: int, kv_groups: int, neurons: int, layers: int = 1, **valu
 
 
 def smollm2_spec(**values: Any) -> ModelSpec:
-    """SmolLM2-135M's shapes."""
     shape = {
         "num_hidden_layers": 30,
         "hidden_size": 576,
@@ -231,18 +228,15 @@ def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> li
 
 
 def _scored(sublayer: Sublayer) -> tuple[int, ...]:
-    """The shape of a sublayer's scores."""
     heads = sublayer.channels // sublayer.unit
     return (heads, sublayer.unit) if sublayer.unit > 1 else (heads,)
 
 
 def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:
-    """The options of every layer."""
     return [options_from_scores(spec, index, layer) for index, layer in enumerate(scores)]
 
 
 def both(options: LayerOptions) -> tuple[HeadOptions, NeuronOptions]:
-    """The options of attention and of the MLP."""
     heads, neurons = options
     assert isinstance(heads, HeadOptions)
     assert isinstance(neurons, NeuronOptions)
@@ -250,7 +244,6 @@ def both(options: LayerOptions) -> tuple[HeadOptions, NeuronOptions]:
 
 
 def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
-    """The same to the last bit."""
     (heads, neurons), (other_heads, other_neurons) = both(one), both(other)
     assert heads.sets == other_heads.sets
     assert (heads.losses == other_heads.losses).all()
@@ -259,7 +252,6 @@ def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
 
 
 def attention_cost(spec: ModelSpec, cost: CostModel, heads: int, kv_groups: int, layer: int = 0) -> int:
-    """What attention of a layer costs with these numbers of heads."""
     shrunk = spec.layers[layer].changed(num_attention_heads=heads, num_key_value_heads=kv_groups)[Attention]
     return HeadOptions.cost_of(shrunk, spec.hidden_size, cost)
 

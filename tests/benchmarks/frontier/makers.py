@@ -77,7 +77,6 @@ class Peer:
         return None if self.runtime == REFERENCE else runtime_lack(self.runtime)
 
     def make(self, model: Path) -> None:
-        """Writes it, or what of it is not there yet."""
         for step in self.steps[-1:] if self.is_made else self.steps:
             step.write(model)
 
@@ -106,14 +105,12 @@ class Kitchen:
         return path
 
     def peers(self) -> Iterator[Peer]:
-        """All peers, whether their tools are there or not."""
         yield from self._llama()
         yield from self._nncf()
         yield from self._genai()
         yield from self._auto_round()
 
     def source(self, path: Path) -> Peer:
-        """The model's own GGUF file as a peer."""
         folder = self.work / f"source-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MODEL_FILE).exists():
@@ -164,7 +161,6 @@ class Kitchen:
         return str(self.pythons.get(environment, environment))
 
     def _converted(self, format: str) -> Artifact:
-        """The whole model in a format, by this package."""
         name = format.replace(":", "-")
         folder = self.work / name / "files"
         command = (sys.executable, "-c", "from seap_export.cli import main; main()", "convert", "--quiet")

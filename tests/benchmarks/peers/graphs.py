@@ -144,7 +144,6 @@ def compare(
 
 
 def rotated(names: Iterable[str], turn: int) -> list[str]:
-    """The names, rotated in each turn, so that the order varies."""
     every = list(names)
     start = turn % len(every)
     return every[start:] + every[:start]

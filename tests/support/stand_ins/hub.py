@@ -22,8 +22,6 @@ _LARGE = (".safetensors", ".onnx", ".data", ".gguf")
 
 @dataclass
 class Repository:
-    """What a repository holds: its files by path."""
-
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
     commits: int = 0
