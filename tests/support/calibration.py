@@ -50,10 +50,8 @@ def statistics_in(folder: Path, source: Source, texts: Texts, max_batch_tokens: 
 
 def calibration_in(folder: Path, source: Source, task: str, texts: Texts) -> Calibration:
     """A calibration, given all but its record."""
-    count = sum(map(len, texts))
-    write_record(
-        folder, CalibrationRecord(task, source.name, source.digest, 0, 64, count, (f"{task}-aa",), (f"{task}-bb",), ())
-    )
+    origin, count = (task, source.name, source.digest, 0, 64), sum(map(len, texts))
+    write_record(folder, CalibrationRecord(*origin, count, (f"{task}-aa",), (f"{task}-bb",), ()))
     return Calibration(folder)
 
 

@@ -133,17 +133,11 @@ def write_wrapped_model(folder: Path, text: Path, spelling: str, **values: Any) 
     folder.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     written = {
-        "architectures": ["Gemma3ForConditionalGeneration"],
-        "model_type": "gemma3",
-        "text_config": inner,
-        "vision_config": {"model_type": "siglip_vision_model", **vision},
-        "mm_tokens_per_image": 4,
-        "image_token_index": 7,
-        "boi_token_index": 5,
-        "eoi_token_index": 6,
-        **{key: inner[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "dtype")},
-        **values,
-    }
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": inner,
+        "vision_config": {"model_type": "siglip_vision_model", **vision}, "mm_tokens_per_image": 4,
+        "image_token_index": 7, "boi_token_index": 5, "eoi_token_index": 6,
+        **{key: inner[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "dtype")}, **values,
+    }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(written), "utf-8")
     (folder / "generation_config.json").write_text((text / "generation_config.json").read_text("utf-8"), "utf-8")
     write_micro_tokenizer(folder)

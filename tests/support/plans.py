@@ -111,16 +111,11 @@ def whole_layer(layer: LayerSpec) -> LayerPlan:
 
 
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
-    fields: dict[str, Any] = {
-        "task": "boolq",
-        "weights": {"boolq": 1.0},
-        "source_name": source.name,
-        "source_sha256": source.digest,
-        "method": "custom",
-        "requested_ratio": 0.3,
-        "achieved_ratio": 0.3,
-    }
-    return with_settings(Plan(**fields, settings=_SETTINGS, layers=tuple(layers)), compensation=compensation, **values)
+    origin: dict[str, Any] = {"source_name": source.name, "source_sha256": source.digest, "method": "custom"}
+    of_task: dict[str, Any] = {"task": "boolq", "weights": {"boolq": 1.0}}
+    ratios = {"requested_ratio": 0.3, "achieved_ratio": 0.3}
+    plan = Plan(**origin, **of_task, **ratios, settings=_SETTINGS, layers=tuple(layers))
+    return with_settings(plan, compensation=compensation, **values)
 
 
 def with_settings(plan: Plan, **values: Any) -> Plan:
@@ -197,15 +192,9 @@ def small_spec(heads: int, kv_groups: int, neurons: int, layers: int = 1, **valu
 
 
 def smollm2_spec(**values: Any) -> ModelSpec:
-    shape = {
-        "num_hidden_layers": 30,
-        "hidden_size": 576,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "head_dim": 64,
-        "intermediate_size": 1536,
-    }
-    return model_spec(micro_config(**{"model_type": "llama", **shape, **values}))
+    shape = {"num_hidden_layers": 30, "hidden_size": 576, "head_dim": 64, "intermediate_size": 1536}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3}
+    return model_spec(micro_config(**{"model_type": "llama", **shape, **heads, **values}))
 
 
 def scores_of(heads: Any, neurons: Any, head_dim: int = 4) -> LayerScores:
