@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --demo, --gpu-provider, --require of `needs`, and --planted."""
     needs.pytest_addoption(parser)
     planted.pytest_addoption(parser)
     help = "where `make demo` writes, or has written; without it, into a folder of the tests"

@@ -91,7 +91,6 @@ class Checked:
 
 
 def check(model_type: str) -> dict[str, str]:
-    """Runs all models of a family; the cells of its row."""
     checked = Checked()
     for name, values in VARIATIONS.items():
         if values["model_type"] != model_type:
@@ -160,7 +159,6 @@ def _run_elsewhere(
 
 
 def write_pages(docs: Path) -> None:
-    """Writes both pages."""
     known = sorted(families(), key=lambda family: family.model_type)
     with ProcessPoolExecutor(max_workers=2) as pool:  # each with one thread
         results = list(pool.map(check, [family.model_type for family in known]))

@@ -135,7 +135,6 @@ def _runs(path: str, name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ONNX folder of a micro model."""
     folder = tmp_path_factory.mktemp("written")
     write_micro_model(folder / "m", model_type="llama", vocab_size=130)
     write_byte_level(folder / "m")

@@ -45,7 +45,6 @@ class _Text:
     answer: list[int]
 
     def renumbered(self, numbers: Mapping[int, int]) -> _Text:
-        """In another vocabulary."""
         return _Text(*([numbers.get(token, -1) for token in tokens] for tokens in (self.prompt, self.answer)))
 
 
@@ -62,7 +61,7 @@ def draft_table(
 ) -> None:
     """Print the table: acceptance is the mean share of guesses that are right, wherever they are made."""
     held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:prompts]]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for target, path in _named(targets):
         runner = _open(path, threads)
         tokenizer = load_tokenizer(path)
@@ -86,12 +85,7 @@ def draft_table(
 
 
 def rounds(right: Guessed, k: int) -> int:
-    """How many calls of the target an answer takes.
-
-    Args:
-        right: Whether the draft guesses each token of the answer.
-        k: Tokens that are guessed in a round.
-    """
+    """How many calls of the target an answer takes, if `k` tokens are guessed in each round."""
     position, count = 0, 0
     while position < len(right):
         wrong = np.flatnonzero(~right[position : position + k])

@@ -11,14 +11,12 @@ by size, so that a pruned model is next to a dense one of about the same size.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.shrinker import Shrinker
+from benchmarks.shrinker import Shrinker, held_out_texts, mixture_of
 
 from converters.onnx import write_onnx
 from converters.onnx.format import OnnxFormat
@@ -37,23 +35,6 @@ from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
 
 
-@dataclass(frozen=True)
-class _Row:
-    model: str
-    precision: str
-    rounding: str
-    onnx_bytes: int
-    mean_kl_nats: float
-    mean_kl_nats_stderr: float | None
-    perplexity: float
-    top1_agreement: float
-
-    def cells(self) -> tuple[str, ...]:
-        size, perplexity = f"{self.onnx_bytes / 1e6:.1f} MB", f"{self.perplexity:.1f}"
-        quality = (with_error(self.mean_kl_nats, self.mean_kl_nats_stderr), perplexity, f"{self.top1_agreement:.1%}")
-        return self.model, self.precision, self.rounding, size, *quality
-
-
 @click.command()
 @click.argument("model")
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path))
@@ -62,7 +43,6 @@ class _Row:
 @click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, metavar="NAME|FILE")
 @click.option("--number", type=int, default=32, show_default=True, help="Texts that are evaluated.")
 @click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures to this file.")
 def precision_table(
     model: str,
     folder: Path,
@@ -71,21 +51,15 @@ def precision_table(
     recipe: str,
     number: int,
     max_length: int,
-    json_file: Path | None,
 ) -> None:
     """Print the table, the largest file first."""
     source, calibration = open_source(model), Calibration(folder)
-    statistics = TaskMixture(
-        calibration.record.task, {calibration.record.task: 1.0}, {calibration.record.task: calibration}
-    )
     shrinker, rows = Shrinker(source), []
-    held_out = [sample["prompt"] + sample["completion"] for sample in calibration.record.held_out[:number]]
     with tempfile.TemporaryDirectory() as scratch:
         for ratio in (0.0, *ratios):
             name = f"{calibration.record.task}-{ratio:g}" if ratio else "dense"
-            (Path(scratch) / name).mkdir()
             shrinker.write(calibration, open_recipe(recipe), ratio, Path(scratch) / name)
-        dense = Path(scratch) / "dense"
+        dense, held_out = Path(scratch) / "dense", held_out_texts(calibration, number)
         token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
         with DenseAnswers(dense) as answers:
             answers.run(token_ids)
@@ -94,25 +68,22 @@ def precision_table(
                 for format in map(OnnxFormat, precisions):
                     how = format.grid(read_spec(path))
                     for rounding in (None, how) if how else (None,):
-                        rows.append(_row(reference, path, format, statistics, rounding))
-                        click.echo(" ".join(rows[-1].cells()), err=True)
+                        rows.append(_row(reference, path, format, mixture_of(calibration), rounding))
+                        click.echo(" ".join(rows[-1][1]), err=True)
     head = ("model", "precision", "rounding", "ONNX", "mean KL", "perplexity", "top-1")
-    click.echo(markdown_table(head, (row.cells() for row in sorted(rows, key=lambda row: -row.onnx_bytes))))
-    if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8", newline="\n")
+    click.echo(markdown_table(head, (cells for _, cells in sorted(rows, key=lambda row: -row[0]))))
 
 
 def _row(
     reference: DenseReference, hf: Path, format: OnnxFormat, statistics: TaskMixture, how: BlockQuantization | None
-) -> _Row:
+) -> tuple[int, tuple[str, ...]]:
+    """Bytes of the ONNX files, and the cells."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as rounded:
         if how is not None:
             write_rounded_model(hf, statistics, how, Path(rounded))
         write_onnx(hf if how is None else Path(rounded), Path(folder), format.form)
         size = sum(path.stat().st_size for path in Path(folder).glob("model.onnx*"))
-        figures = measure_divergence(reference, Path(folder), "onnxruntime")
+        found = measure_divergence(reference, Path(folder), "onnxruntime")
     rounding = "" if format.form.precision.quantization is None else "nearest" if how is None else "calibrated"
-    kl = figures.kl
-    return _Row(
-        hf.name, format.precision, rounding, size, kl.mean, kl.stderr, figures.perplexity, figures.top1_agreement
-    )
+    quality = (with_error(found.kl.mean, found.kl.stderr), f"{found.perplexity:.1f}", f"{found.top1_agreement:.1%}")
+    return size, (hf.name, format.precision, rounding, f"{size / 1e6:.1f} MB", *quality)

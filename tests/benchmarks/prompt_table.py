@@ -56,7 +56,6 @@ def _vocab_size(folder: Path) -> int:
 
 
 def _times(decoder: OnnxDecoder, ids: Sequence[int], steps: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds of the prompt, and of the median step after it."""
     start = clock()
     decoding = decoder.start([ids], steps + 1)
     prompt, taken = clock() - start, []

@@ -34,13 +34,7 @@ _SPECIAL = ("<unk>", "<s>", "</s>")
 
 
 def write_random_model(folder: Path, shape: Shape, seed: int = 0) -> None:
-    """Writes config, tokenizer and weights; one tensor is in memory at a time.
-
-    Args:
-        folder: The folder, which is made if need be.
-        shape: The shape of the model.
-        seed: The same seed gives the same files.
-    """
+    """Writes config, tokenizer and weights; one tensor is in memory at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_byte_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(shape.config, indent=1) + "\n", "utf-8", newline="\n")
@@ -83,7 +77,6 @@ def _random(name: str, size: tuple[int, ...], layers: int, generator: torch.Gene
 
 
 def _write_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer with a token for each byte and three special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*_SPECIAL, *alphabet]
     vocabulary = {token: index for index, token in enumerate(tokens)}

@@ -1,4 +1,4 @@
-"""Shrunk models for the benchmarks."""
+"""Shrunk models for the benchmarks, and the texts that they are evaluated on."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ from seap_export.pruning.plan.settings import PlanSettings
 from validation.generation.fresh import with_fresh_texts
 
 
+def held_out_texts(calibration: Calibration, number: int) -> list[str]:
+    return [sample["prompt"] + sample["completion"] for sample in calibration.record.held_out[:number]]
+
+
+def mixture_of(calibration: Calibration) -> TaskMixture:
+    task = calibration.record.task
+    return TaskMixture(task, {task: 1.0}, {task: calibration})
+
+
 class Shrinker:
     """Writes shrunk models; a ranking serves all ratios."""
 
@@ -28,10 +37,10 @@ class Shrinker:
         self._fresh: dict[tuple[str, int], TaskMixture] = {}
 
     def write(self, calibration: Calibration, settings: PlanSettings, ratio: float, folder: Path) -> float:
-        """Writes the model into the existing `folder` and returns the achieved ratio."""
-        task = calibration.record.task
-        statistics = TaskMixture(task, {task: 1.0}, {task: calibration})
-        key = (task, settings.score, settings.square_heads, settings.ridge)
+        """Writes the model into `folder`, which is made if need be, and returns the achieved ratio."""
+        folder.mkdir(exist_ok=True)
+        statistics = mixture_of(calibration)
+        key = (statistics.name, settings.score, settings.square_heads, settings.ridge)
         if self._ranking is None or key != self._key:
             with TemporaryDirectory() as kept:
                 ranking = rank_layers(self._source, statistics, settings, Path(kept), compute=Compute())
@@ -48,7 +57,6 @@ class Shrinker:
         if number and key not in self._fresh:
             with TemporaryDirectory() as scratch:
                 model, written = Path(scratch, "model"), Path(scratch, "texts")
-                model.mkdir()
                 written.mkdir()
                 self.write(statistics.calibrations[statistics.name], settings, 0.0, model)
                 self._fresh[key] = with_fresh_texts(model, statistics, number, written, compute=Compute())

@@ -6,8 +6,7 @@
 The neurons of each MLP are divided into experts of one size by the tokens on which they are active (MoEfication,
 Zhang et al. 2022, arXiv 2110.01786). The router is fitted to how much each expert writes, and so sharply that the last
 expert of a token counts for little: if rounding swaps it for another, little changes. Then the experts are scaled and
-fitted to the dense model layer by layer, and the whole is distilled for a few steps, as variants are. If all experts
-compute each token, all weigh alike, and the mixture computes what the dense model does.
+fitted to the dense model layer by layer, and the whole is distilled for a few steps, as variants are.
 """
 
 from __future__ import annotations
@@ -40,6 +39,8 @@ from seap_export.pruning.shrink.expert_refit import ExpertFit
 from seap_export.pruning.shrink.write import write_weights
 from validation.prompts import tokenize_prompts
 
+#: Experts of each layer, which divide its neurons, and how many of them compute a token.
+_EXPERTS, _PER_TOKEN = 16, 8
 Tensors = Mapping[str, torch.Tensor]
 #: Tokens by which neurons are grouped and routers fitted, and rounds of the grouping.
 _GROUPED_TOKENS, _ROUNDS = 4096, 12
@@ -71,43 +72,14 @@ def balanced_groups(features: torch.Tensor, groups: int) -> torch.Tensor:
     return assigned
 
 
-def write_mixture(
-    source: Source, folder: Path, texts: Sequence[Sequence[int]], experts: int, per_token: int, steps: int
-) -> None:
-    """Writes a mixture with a tokenizer into an existing folder.
-
-    Args:
-        source: The dense model, whose layers are attention and a gated MLP.
-        folder: Where to.
-        texts: Token ids of general texts.
-        experts: Experts of each layer; they divide its neurons.
-        per_token: How many of them compute a token.
-        steps: Training steps at most; there are no more than the texts have.
-    """
-    config = _config(source, experts, per_token)
-    spec = model_spec(config)
-    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
-        layers = TrainedLayers(Path(scratch), len(spec.layers), in_memory=True)
-        layers.begin(_fitted(source, spec, texts))
-        _distil(source, spec, layers, texts, steps, Path(scratch))
-
-        def trained(first: int) -> Iterator[Tensors]:
-            return ({name: layers[i][name] for name in spec.layer_tensors(i)} for i in range(first, len(spec.layers)))
-
-        write_json(folder / "config.json", config, indent=2, sort_keys=True)
-        source.write_tokenizer(folder)
-        write_weights(source, spec, trained, folder)
-
-
-def _config(source: Source, experts: int, per_token: int) -> dict[str, Any]:
-    neurons = source.spec.first(Mlp).intermediate_size
+def _config(source: Source) -> dict[str, Any]:
     return {
         **source.config,
         "model_type": "mixtral",
         "architectures": ["MixtralForCausalLM"],
-        "intermediate_size": neurons // experts,
-        "num_local_experts": experts,
-        "num_experts_per_tok": per_token,
+        "intermediate_size": source.spec.first(Mlp).intermediate_size // _EXPERTS,
+        "num_local_experts": _EXPERTS,
+        "num_experts_per_tok": _PER_TOKEN,
         "dtype": str(source.dtype).removeprefix("torch."),
     }
 
@@ -160,8 +132,6 @@ def _grouped(
     whole = replace(spec, layers=tuple(one.changed(experts_per_token=experts.num_experts) for one in spec.layers))
     equal = torch.full((experts.num_experts,), float(experts.num_experts))
     of_all = layer(torch.zeros(experts.num_experts, spec.hidden_size), equal)
-    if experts == every:
-        return whole, of_all, dict(of_all)
     exact = DecoderLayer(whole, index, of_all, only=Experts.output)
     x, after = exact.read(Experts.output, stream), stream + mlp.linear(Mlp.output, channels)
     energies = expert_outputs(exact, every, x).square().sum(2) / after.square().sum(1, keepdim=True)
@@ -224,20 +194,11 @@ def _distil(
 @click.option("--text", "corpora", multiple=True, required=True, metavar="NAME=CORPUS", help="General texts.")
 @click.option("--number", type=int, default=96, show_default=True, help="Texts of each corpus.")
 @click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of a text.")
-@click.option("--experts", type=click.IntRange(1), default=16, show_default=True)
-@click.option("--per-token", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--steps", type=int, default=48, show_default=True, help="Training steps, 2048 tokens each.")
 def talking_mixture(
-    model: str,
-    folder: Path,
-    corpora: tuple[str, ...],
-    number: int,
-    max_length: int,
-    experts: int,
-    per_token: int,
-    steps: int,
+    model: str, folder: Path, corpora: tuple[str, ...], number: int, max_length: int, steps: int
 ) -> None:
-    """Write a mixture made of the dense MODEL into FOLDER."""
+    """Write a mixture made of the dense MODEL, whose layers are attention and a gated MLP, into FOLDER."""
     source = open_source(model)
     folder.mkdir(parents=True, exist_ok=True)
     source.write_tokenizer(folder)
@@ -247,5 +208,16 @@ def talking_mixture(
     ]
     prompts = [sample.text for split in samples for sample in split.calibration]
     texts = tokenize_prompts(folder, prompts, max_tokens=max_length, vocab_size=source.spec.vocab_size)
-    write_mixture(source, folder, texts, experts, per_token, steps)
-    click.echo(f"{folder}: {experts} experts, {per_token} for each token, made with {sum(map(len, texts))} tokens")
+    config = _config(source)
+    spec = model_spec(config)
+    with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+        layers = TrainedLayers(Path(scratch), len(spec.layers), in_memory=True)
+        layers.begin(_fitted(source, spec, texts))
+        _distil(source, spec, layers, texts, steps, Path(scratch))
+
+        def trained(first: int) -> Iterator[Tensors]:
+            return ({name: layers[i][name] for name in spec.layer_tensors(i)} for i in range(first, len(spec.layers)))
+
+        write_json(folder / "config.json", config, indent=2, sort_keys=True)
+        write_weights(source, spec, trained, folder)
+    click.echo(f"{folder}: {_EXPERTS} experts, {_PER_TOKEN} a token, made with {sum(map(len, texts))} tokens")

@@ -70,7 +70,6 @@ def zero_shot_table(
 
 
 def _groups(text: str, tasks: dict[str, HarnessTask]) -> list[dict[str, HarnessTask]]:
-    """The tasks that one shrunk model is evaluated on."""
     return [tasks] if "@" in text else [{name: task} for name, task in tasks.items()]
 
 

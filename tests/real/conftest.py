@@ -21,8 +21,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the installed command and gives its exit code and output."""
-
     def seap_export(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
         command = [ROOT / ".venv" / "bin" / "seap-export", *map(str, arguments)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

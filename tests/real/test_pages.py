@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [path.read_text("utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
-#: Run by the fixture `demo`, by .ci/run, by tests/test_packaging.py and by tests/test_readme.py.
+#: Run by the fixture `demo`, by .ci/run, by tests/test_packaging.py and by tests/test_examples.py.
 BY_OTHERS = re.compile(r"make (demo|test)|pip install \.|seap-export .*")
 
 

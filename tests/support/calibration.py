@@ -36,8 +36,6 @@ from support.models import skip_unless_loaded
 
 @dataclass
 class FullStatistics:
-    """Statistics of one sublayer, its covariance as a matrix."""
-
     moments: Moments
     covariance: torch.Tensor
 
@@ -52,17 +50,14 @@ def statistics_in(folder: Path, source: Source, texts: Texts, max_batch_tokens: 
 
 def calibration_in(folder: Path, source: Source, task: str, texts: Texts) -> Calibration:
     """A calibration, given all but its record."""
-    count = sum(map(len, texts))
-    write_record(
-        folder, CalibrationRecord(task, source.name, source.digest, 0, 64, count, (f"{task}-aa",), (f"{task}-bb",), ())
-    )
+    origin, count = (task, source.name, source.digest, 0, 64), sum(map(len, texts))
+    write_record(folder, CalibrationRecord(*origin, count, (f"{task}-aa",), (f"{task}-bb",), ()))
     return Calibration(folder)
 
 
 def full_statistics(
     source: Source, texts: Texts, max_batch_tokens: int = 1024
 ) -> list[dict[Projection, FullStatistics]]:
-    """The statistics of every layer."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = statistics_in(Path(temporary), source, texts, max_batch_tokens)
         calibration = calibration_in(folder, source, "task", texts)
@@ -83,7 +78,6 @@ def write_calibration(
     sensitivity: torch.Tensor,
     texts: Texts,
 ) -> Calibration:
-    """Statistics on disk, opened."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, layer in enumerate(layers):
         write_layer(folder, index, layer)
@@ -104,7 +98,6 @@ def mixture_of(source: Source, folder: Path, tasks: Mapping[str, Texts], **weigh
 
 
 def single_mixture(calibration: Calibration) -> TaskMixture:
-    """The mixture of one task."""
     task = calibration.record.task
     return TaskMixture(task, {task: 1.0}, {task: calibration})
 

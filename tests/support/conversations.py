@@ -31,11 +31,9 @@ def conversations(number: int, of: Sequence[str] = WORDS) -> list[dict[str, Any]
 
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
 
 
 def write_chat_model(folder: Path) -> Path:
-    """A model with that chat template."""
     write_byte_level(write_micro_model(folder, vocab_size=130, model_type="llama"), chat_template=TEMPLATE)
     return folder

@@ -21,7 +21,6 @@ def micro_texts(number: int, seed: int | str = 0, words: Sequence[str] = WORDS) 
 
 
 def write_corpus(path: Path, number: int = 60, seed: int = 0) -> Path:
-    """A JSONL corpus of `micro_texts`."""
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in micro_texts(number, seed)), "utf-8")
     return path
 
@@ -36,7 +35,6 @@ def task_texts(task: str, number: int, seed: int = 0) -> list[str]:
 
 
 def write_task_corpora(folder: Path) -> None:
-    """`a.jsonl` and `b.jsonl`, 60 texts each."""
     for task in TASK_WORDS:
         lines = (json.dumps({"text": text}) + "\n" for text in task_texts(task, 60))
         (folder / f"{task}.jsonl").write_text("".join(lines), "utf-8")

@@ -95,7 +95,6 @@ def share_of_cores() -> Iterator[None]:
 
 
 def micro_source(folder: Path, variation: str = "llama-gqa", dtype: str = "float32", **values: Any) -> Source:
-    """A micro model of one of the variations."""
     return open_source(str(write_micro_model(folder, dtype=dtype, **{**VARIATIONS[variation], **values})))
 
 
@@ -134,17 +133,11 @@ def write_wrapped_model(folder: Path, text: Path, spelling: str, **values: Any) 
     folder.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
     written = {
-        "architectures": ["Gemma3ForConditionalGeneration"],
-        "model_type": "gemma3",
-        "text_config": inner,
-        "vision_config": {"model_type": "siglip_vision_model", **vision},
-        "mm_tokens_per_image": 4,
-        "image_token_index": 7,
-        "boi_token_index": 5,
-        "eoi_token_index": 6,
-        **{key: inner[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "dtype")},
-        **values,
-    }
+        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": inner,
+        "vision_config": {"model_type": "siglip_vision_model", **vision}, "mm_tokens_per_image": 4,
+        "image_token_index": 7, "boi_token_index": 5, "eoi_token_index": 6,
+        **{key: inner[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "dtype")}, **values,
+    }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(written), "utf-8")
     (folder / "generation_config.json").write_text((text / "generation_config.json").read_text("utf-8"), "utf-8")
     write_micro_tokenizer(folder)
@@ -201,13 +194,11 @@ def why_not_loaded(family: Family, layout: Layout) -> str | None:
 
 
 def skip_unless_loaded(family: Family, layout: Layout = "uniform") -> None:
-    """Skips a test whose model the installed release of transformers does not have."""
     if reason := why_not_loaded(family, layout):
         pytest.skip(reason)
 
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
-    """The transformers model of a config, without weights."""
     skip_unless_loaded(family_of_model_type(config["model_type"]))
     with torch.device("meta"):
         return cast(PreTrainedModel, AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)))
@@ -254,7 +245,6 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def plain_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a model folder in the plain form."""
     reader = PlainReader(SafetensorsReader(folder), read_spec(folder))
     return reader.read(reader.shapes())
 
@@ -285,7 +275,6 @@ ATTENTION_MASK = torch.ones_like(INPUT_IDS)
 
 @torch.no_grad()
 def masked_logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits of all real tokens, [tokens, vocabulary]."""
     return model(INPUT_IDS, attention_mask=ATTENTION_MASK).logits[ATTENTION_MASK.bool()]
 
 
@@ -296,8 +285,6 @@ WRONG_EVERY = 3
 
 @dataclass(frozen=True)
 class Completion:
-    """What a plain loop writes after a prompt."""
-
     tokens: tuple[int, ...]
     text: str
     is_ended: bool

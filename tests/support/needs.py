@@ -117,14 +117,12 @@ def _missing(name: str) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --require and --needing."""
     help = "what the tests must not miss, such as browser,cc,npm: an error where it is missing, instead of skips"
     parser.addoption("--require", default="", metavar="NAMES", help=help)
     parser.addoption("--needing", default="", metavar="NAMES", help="only tests that need one of these")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuses to start without what is required."""
     required = filter(None, config.getoption("--require").split(","))
     missing = [_missing(name) for name in required if find(name) is None]
     if missing:
@@ -132,7 +130,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what --needing does not name."""
     names = set(filter(None, config.getoption("--needing").split(",")))
     if not names:
         return
@@ -146,7 +143,6 @@ def _needed(item: pytest.Item) -> set[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips a test that needs what is missing."""
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             if find(name) is None:

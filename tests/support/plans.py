@@ -106,23 +106,16 @@ def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neuron
 
 
 def whole_layer(layer: LayerSpec) -> LayerPlan:
-    """All of a layer."""
     neurons = (one.channels for one in layer.sublayers if isinstance(one, Mlp))
     return layer_plan(layer, None, None, range(next(neurons, NEURONS)))
 
 
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
-    """A plan that keeps what is given."""
-    fields: dict[str, Any] = {
-        "task": "boolq",
-        "weights": {"boolq": 1.0},
-        "source_name": source.name,
-        "source_sha256": source.digest,
-        "method": "custom",
-        "requested_ratio": 0.3,
-        "achieved_ratio": 0.3,
-    }
-    return with_settings(Plan(**fields, settings=_SETTINGS, layers=tuple(layers)), compensation=compensation, **values)
+    origin: dict[str, Any] = {"source_name": source.name, "source_sha256": source.digest, "method": "custom"}
+    of_task: dict[str, Any] = {"task": "boolq", "weights": {"boolq": 1.0}}
+    ratios = {"requested_ratio": 0.3, "achieved_ratio": 0.3}
+    plan = Plan(**origin, **of_task, **ratios, settings=_SETTINGS, layers=tuple(layers))
+    return with_settings(plan, compensation=compensation, **values)
 
 
 def with_settings(plan: Plan, **values: Any) -> Plan:
@@ -199,16 +192,9 @@ def small_spec(heads: int, kv_groups: int, neurons: int, layers: int = 1, **valu
 
 
 def smollm2_spec(**values: Any) -> ModelSpec:
-    """SmolLM2-135M's shapes."""
-    shape = {
-        "num_hidden_layers": 30,
-        "hidden_size": 576,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "head_dim": 64,
-        "intermediate_size": 1536,
-    }
-    return model_spec(micro_config(**{"model_type": "llama", **shape, **values}))
+    shape = {"num_hidden_layers": 30, "hidden_size": 576, "head_dim": 64, "intermediate_size": 1536}
+    heads = {"num_attention_heads": 9, "num_key_value_heads": 3}
+    return model_spec(micro_config(**{"model_type": "llama", **shape, **heads, **values}))
 
 
 def scores_of(heads: Any, neurons: Any, head_dim: int = 4) -> LayerScores:
@@ -231,18 +217,15 @@ def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> li
 
 
 def _scored(sublayer: Sublayer) -> tuple[int, ...]:
-    """The shape of a sublayer's scores."""
     heads = sublayer.channels // sublayer.unit
     return (heads, sublayer.unit) if sublayer.unit > 1 else (heads,)
 
 
 def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:
-    """The options of every layer."""
     return [options_from_scores(spec, index, layer) for index, layer in enumerate(scores)]
 
 
 def both(options: LayerOptions) -> tuple[HeadOptions, NeuronOptions]:
-    """The options of attention and of the MLP."""
     heads, neurons = options
     assert isinstance(heads, HeadOptions)
     assert isinstance(neurons, NeuronOptions)
@@ -250,7 +233,6 @@ def both(options: LayerOptions) -> tuple[HeadOptions, NeuronOptions]:
 
 
 def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
-    """The same to the last bit."""
     (heads, neurons), (other_heads, other_neurons) = both(one), both(other)
     assert heads.sets == other_heads.sets
     assert (heads.losses == other_heads.losses).all()
@@ -259,7 +241,6 @@ def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
 
 
 def attention_cost(spec: ModelSpec, cost: CostModel, heads: int, kv_groups: int, layer: int = 0) -> int:
-    """What attention of a layer costs with these numbers of heads."""
     shrunk = spec.layers[layer].changed(num_attention_heads=heads, num_key_value_heads=kv_groups)[Attention]
     return HeadOptions.cost_of(shrunk, spec.hidden_size, cost)
 

@@ -17,7 +17,6 @@ _STOPPED, _MISSED = "stopped", "missed"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --planted."""
     parser.addoption("--planted", action="store_true", help="print the table of what was planted, in Markdown")
 
 
@@ -30,7 +29,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Prints the table."""
     if not config.getoption("--planted"):
         return
     counts: dict[str, Counter[str]] = {}

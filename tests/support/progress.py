@@ -6,16 +6,12 @@ from support.product import Silent
 
 
 class Listening(Silent):
-    """Keeps what is said, and the warnings."""
-
     def __init__(self) -> None:
         self.said: list[str] = []
         self.warnings: list[str] = []
 
     def say(self, message: str) -> None:
-        """Keeps a line."""
         self.said.append(message)
 
     def warn(self, message: str) -> None:
-        """Keeps a warning."""
         self.warnings.append(message)

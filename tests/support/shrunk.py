@@ -82,7 +82,6 @@ def shrink_folder(
     compensation: Compensation,
     plan: Callable[[Source, Compensation], Plan],
 ) -> Shrunk:
-    """A model that is shrunk by a plan and statistics of its own."""
     source = open_source(str(model))
     made, statistics = plan(source, compensation), single_mixture(calibrated(source))
     out.mkdir()

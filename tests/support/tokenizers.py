@@ -19,7 +19,6 @@ _TEMPLATE = "{% for message in messages %}{{ message.role }} {{ message.content 
 
 
 def write_micro_tokenizer(folder: Path) -> None:
-    """A word-level tokenizer over `WORDS`."""
     vocabulary = {word: index for index, word in enumerate(("<pad>", "<s>", "</s>", "<unk>", *WORDS))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -208,5 +207,4 @@ def random_bpe_texts(seed: int, number: int) -> list[str]:
 
 
 def tokenizer_json(tokenizer: dict[str, Any]) -> str:
-    """What the tokenizers library reads."""
     return json.dumps(tokenizer)

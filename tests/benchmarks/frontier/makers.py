@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peers.artifacts import Artifact, write
+from benchmarks.written import Artifact
 
 from converters.gguf.choice import choose_architecture, refusal
 from converters.gguf.file import MODEL_FILE
@@ -46,7 +46,6 @@ class Peer:
 
     Attributes:
         name: Its name in the table.
-        tool: The tool, whose files are a line in the picture.
         runtime: The runtime that runs it, of `validation.runtimes.table`.
         environment: The environment that makes it, of `INSTALL`; None: there is nothing to make.
         steps: What is written, one after the other; the last one is the file.
@@ -54,7 +53,6 @@ class Peer:
     """
 
     name: str
-    tool: str
     runtime: str
     environment: str | None = None
     steps: tuple[Artifact, ...] = ()
@@ -62,7 +60,6 @@ class Peer:
 
     @property
     def folder(self) -> Path:
-        """The folder of the file."""
         return self.made or self.steps[-1].folder
 
     @property
@@ -80,25 +77,15 @@ class Peer:
         return None if self.runtime == REFERENCE else runtime_lack(self.runtime)
 
     def make(self, model: Path) -> None:
-        """Writes it, or what of it is not there yet.
-
-        Raises:
-            ArtifactError: Something was made from another model.
-            RuntimeError: A program failed.
-        """
         for step in self.steps[-1:] if self.is_made else self.steps:
-            write(step, model)
+            step.write(model)
 
 
 @dataclass(frozen=True)
 class Kitchen:
-    """Where the peers of a model are made, from which texts.
+    """Where the peers of a dense model are made, from the token ids of the calibration texts.
 
-    Attributes:
-        model: The dense model, a folder of transformers in float32.
-        texts: The token ids of the calibration texts.
-        work: A folder; what was made in it from the same texts is used again.
-        pythons: The interpreter of each environment of `INSTALL` that there is.
+    What was made in `work` from the same texts is used again; `pythons` has the interpreters that there are.
     """
 
     model: Path
@@ -118,19 +105,17 @@ class Kitchen:
         return path
 
     def peers(self) -> Iterator[Peer]:
-        """All peers, whether their tools are there or not."""
         yield from self._llama()
         yield from self._nncf()
         yield from self._genai()
         yield from self._auto_round()
 
     def source(self, path: Path) -> Peer:
-        """The model's own GGUF file as a peer."""
         folder = self.work / f"source-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MODEL_FILE).exists():
             (folder / MODEL_FILE).symlink_to(path.resolve())
-        return Peer(f"source, {path.name}", "source", "llama.cpp", made=folder)
+        return Peer(f"source, {path.name}", "llama.cpp", made=folder)
 
     def _llama(self) -> Iterator[Peer]:
         whole, spec = self._converted("gguf:f32"), read_spec(self.model)
@@ -145,7 +130,7 @@ class Kitchen:
                 f"llama.cpp-{kind}", self.texts_file.parent, self._python("llama.cpp"), "llama_quantize.py",
                 *matrices, f"OUT/{MODEL_FILE}", *kind.split(),
             )  # fmt: skip
-            yield Peer(f"llama.cpp {kind}", "llama.cpp", "llama.cpp", "llama.cpp", (whole, importance, quantised))
+            yield Peer(f"llama.cpp {kind}", "llama.cpp", "llama.cpp", (whole, importance, quantised))
 
     def _nncf(self) -> Iterator[Peer]:
         whole = self._converted("openvino:fp32")
@@ -154,7 +139,7 @@ class Kitchen:
                 f"nncf-{ratio}", self.texts_file.parent, self._python("nncf"), "nncf_compress.py",
                 whole.folder, self.texts_file, "OUT", *ratio.split(),
             )  # fmt: skip
-            yield Peer(f"NNCF INT4_ASYM, ratio {ratio}", "OpenVINO NNCF", "openvino", "nncf", (whole, compressed))
+            yield Peer(f"NNCF INT4_ASYM, ratio {ratio}", "openvino", "nncf", (whole, compressed))
 
     def _genai(self) -> Iterator[Peer]:
         for name, options in GENAI_OPTIONS.items():
@@ -162,7 +147,7 @@ class Kitchen:
                 f"genai-{name}", self.work, self._python("genai"), "genai_build.py",
                 self.model, self.work / "cache", "OUT", *options,
             )  # fmt: skip
-            yield Peer(f"GenAI builder int4, {name}", "GenAI builder", "onnxruntime", "genai", (built,))
+            yield Peer(f"GenAI builder int4, {name}", "onnxruntime", "genai", (built,))
 
     def _auto_round(self) -> Iterator[Peer]:
         for bits in AUTO_ROUND_BITS:
@@ -170,17 +155,16 @@ class Kitchen:
                 f"auto-round-{bits}", self.texts_file.parent, self._python("auto-round"), "auto_round_tune.py",
                 self.model, self.texts_file, "OUT", bits,
             )  # fmt: skip
-            yield Peer(f"AutoRound, {bits} bits", "AutoRound", REFERENCE, "auto-round", (rounded,))
+            yield Peer(f"AutoRound, {bits} bits", REFERENCE, "auto-round", (rounded,))
 
     def _python(self, environment: str) -> str:
         return str(self.pythons.get(environment, environment))
 
     def _converted(self, format: str) -> Artifact:
-        """The whole model in a format, by this package."""
         name = format.replace(":", "-")
         folder = self.work / name / "files"
         command = (sys.executable, "-c", "from seap_export.cli import main; main()", "convert", "--quiet")
-        return Artifact(name, "", folder, (*command, str(self.model), "--format", format, "--out", str(folder)))
+        return Artifact(name, folder, (*command, str(self.model), "--format", format, "--out", str(folder)))
 
     def _step(self, name: str, parent: Path, python: str, program: str, *words: object) -> Artifact:
         """What a program writes into its folder, which `OUT` stands for."""
@@ -188,4 +172,4 @@ class Kitchen:
         filled = (
             str(word).replace("OUT", str(folder), 1) if str(word).startswith("OUT") else str(word) for word in words
         )
-        return Artifact(name, "", folder, (python, "-I", str(_PROGRAMS / program), *filled))
+        return Artifact(name, folder, (python, "-I", str(_PROGRAMS / program), *filled))

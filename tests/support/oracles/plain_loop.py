@@ -19,22 +19,9 @@ from seap_export.pruning.shrink.layer import kept_channels
 
 #: Projections that have no bias in a family's own class, whatever its config says.
 WITHOUT_BIAS: dict[str, tuple[str, ...]] = {
-    "llama": (),
-    "mistral": ("o_proj", "down_proj"),
-    "qwen2": ("o_proj", "down_proj"),
-    "qwen3": ("down_proj",),
-    "ernie4_5": (),
-    "exaone4": ("o_proj", "down_proj"),
-    "gemma2": ("down_proj",),
-    "gemma3_text": ("down_proj",),
-    "glm4": ("o_proj", "down_proj"),
-    "granite": (),
-    "granitemoehybrid": ("down_proj",),
-    "hunyuan_v1_dense": ("down_proj",),
-    "ministral3": ("o_proj", "down_proj"),
-    "phi3": ("o_proj", "down_proj"),
-    "seed_oss": (),
-    "smollm3": (),
+    **dict.fromkeys(("llama", "ernie4_5", "granite", "seed_oss", "smollm3"), ()),
+    **dict.fromkeys(("qwen3", "gemma2", "gemma3_text", "granitemoehybrid", "hunyuan_v1_dense"), ("down_proj",)),
+    **dict.fromkeys(("mistral", "qwen2", "exaone4", "glm4", "ministral3", "phi3"), ("o_proj", "down_proj")),
 }
 
 
@@ -44,9 +31,8 @@ def around_sublayer(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The stream before a sublayer, its output projection's input, and the stream after; float64 [tokens, ...]."""
     layer = model.model.layers[index]
-    before: list[torch.Tensor] = []
-    inputs: list[torch.Tensor] = []
-    outputs: list[torch.Tensor] = []
+    seen: list[list[torch.Tensor]] = [[], [], []]
+    before, inputs, outputs = seen
     norm = layer.input_layernorm if name == "o_proj" else layer.post_attention_layernorm
     projection = layer.get_submodule(projection_paths(model)[name])
     hooks = [

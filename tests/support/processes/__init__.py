@@ -64,7 +64,6 @@ class Tool:
         assert self._answer() == "ready"
 
     def close(self) -> None:
-        """Ends it."""
         self._server.communicate()
 
     def start(
@@ -84,7 +83,6 @@ class Tool:
         return Run(self, process, out, err)
 
     def __call__(self, cwd: Path, *arguments: object, timeout: float = 60, **options: Any) -> Outcome:
-        """Runs a command to its end."""
         return self.start(cwd, *arguments, **options).wait(timeout)
 
     def shell(self, *command: object) -> None:
@@ -93,7 +91,6 @@ class Tool:
         assert not failure, failure
 
     def ask(self, operation: str, **request: Any) -> Any:
-        """What an operation of the server returns."""
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps({"operation": operation, **request}) + "\n")
         self._server.stdin.flush()

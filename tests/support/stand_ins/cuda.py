@@ -118,6 +118,5 @@ def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def pretend_cuda() -> Iterator[torch.device]:
-    """Yields the device that can be used within the block."""
     with _Moves():
         yield CUDA

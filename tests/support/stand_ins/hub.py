@@ -22,8 +22,6 @@ _LARGE = (".safetensors", ".onnx", ".data", ".gguf")
 
 @dataclass
 class Repository:
-    """What a repository holds: its files by path."""
-
     private: bool
     files: dict[str, bytes] = field(default_factory=dict)
     commits: int = 0
@@ -64,7 +62,8 @@ class Hub:
                     return 404, {"error": "Repository not found"}
                 return 200, {"id": f"{owner}/{name}", "private": repository.private, "sha": "0" * 40}
             case ["POST", "api", "models", owner, name, "preupload", "main"]:
-                return 200, {"files": list(map(self._mode(f"{owner}/{name}"), json.loads(body)["files"]))}
+                stored, paths = self.repositories[f"{owner}/{name}"].files, json.loads(body)["files"]
+                return 200, {"files": [self._mode(file["path"], stored.get(file["path"])) for file in paths]}
             case ["POST", _, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
                 return 200, {"objects": list(map(self._action, json.loads(body)["objects"])), "transfer": "basic"}
             case ["POST", "api", "models", owner, name, "commit", "main"]:
@@ -85,18 +84,10 @@ class Hub:
         self.repositories[name] = Repository(values.get("private", values.get("visibility") == "private"))
         return 200, {"url": f"{self.address}/{name}", "name": name}
 
-    def _mode(self, name: str) -> Any:
-        def mode(file: dict[str, Any]) -> dict[str, Any]:
-            content, is_large = self.repositories[name].files.get(file["path"]), file["path"].endswith(_LARGE)
-            known = None if content is None else _oid(content, is_large)
-            return {
-                "path": file["path"],
-                "uploadMode": "lfs" if is_large else "regular",
-                "shouldIgnore": False,
-                "oid": known,
-            }
-
-        return mode
+    def _mode(self, path: str, content: bytes | None) -> dict[str, Any]:
+        is_large = path.endswith(_LARGE)
+        known = None if content is None else _oid(content, is_large)
+        return {"path": path, "uploadMode": "lfs" if is_large else "regular", "shouldIgnore": False, "oid": known}
 
     def _action(self, wanted: dict[str, Any]) -> dict[str, Any]:
         if wanted["oid"] in self.objects:

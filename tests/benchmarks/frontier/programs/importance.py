@@ -45,7 +45,6 @@ def collect(model: Any, texts: list[list[int]]) -> dict[str, tuple[torch.Tensor,
 
 
 def write(path: Path, sums: dict[str, tuple[torch.Tensor, int]], architecture: str, layers: int, texts: int) -> None:
-    """Writes the sums of the layers' matrices, under llama.cpp's names."""
     (kind,) = (number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, layers)
     path.parent.mkdir(parents=True, exist_ok=True)
