@@ -44,7 +44,9 @@ def test_kills_change_nothing_in_the_end(
 
     chance, stages, num_halves = random.Random(0), [], 0
     records = 0  # that are made before the changes count
-    while len(stages) < KILLS or len(set(stages)) <= num_steps / 2 and len(stages) < 3 * KILLS:  # until both are many
+    while len(stages) < KILLS or (
+        len(set(stages)) <= num_steps / 2 and len(stages) < 3 * KILLS
+    ):  # until both are many
         number = chance.randint(1, most)
         delay = chance.choice((0.0, chance.uniform(0.001, 0.02)))
         code = tool(work, *ALL, records=records, kill_at=number, kill_after=delay).code
