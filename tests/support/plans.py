@@ -113,7 +113,7 @@ def whole_layer(layer: LayerSpec) -> LayerPlan:
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
     origin: dict[str, Any] = {"source_name": source.name, "source_sha256": source.digest, "method": "custom"}
     of_task: dict[str, Any] = {"task": "boolq", "weights": {"boolq": 1.0}}
-    ratios = {"requested_ratio": 0.3, "achieved_ratio": 0.3}
+    ratios: dict[str, Any] = {"requested_ratio": 0.3, "achieved_ratio": 0.3}
     plan = Plan(**origin, **of_task, **ratios, settings=_SETTINGS, layers=tuple(layers))
     return with_settings(plan, compensation=compensation, **values)
 
