@@ -151,7 +151,6 @@ WRITTEN = tuple(name for name in FORMATS if name != "hf")
 
 
 def row_of(format: Format) -> Row:
-    """The entry of a format in `FORMATS`."""
     return FORMATS[format.name]
 
 

@@ -13,11 +13,7 @@ V = TypeVar("V")
 
 
 class ProgramDecoder(ABC, Generic[V]):
-    """Emits the graph of a decoder that has attention and MLPs; `V` is the format's class for a value of its graph.
-
-    Attributes:
-        op: The module of the format's operators, such as `add`, each a function of a graph and values.
-    """
+    """Emits the graph of a decoder of attention and MLPs by the operators of a format (`op`), whose values are `V`."""
 
     op: Any
     _g: Any

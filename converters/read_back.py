@@ -15,7 +15,6 @@ from seap_export.model.sources.weights import SafetensorsReader, check_weights
 
 
 def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
-    """The weights of a model folder in the plain form."""
     reader = SafetensorsReader(model_folder)
     check_weights(reader, StoredForm(spec).shapes, str(model_folder))
     return PlainReader(reader, spec)

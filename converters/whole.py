@@ -12,11 +12,7 @@ from seap_export.errors import EnvironmentFailure, UsageError
 
 @contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[None]:
-    """Empties a folder if the block fails: an incomplete model is worse than none.
-
-    Args:
-        folder: Exists and is empty.
-    """
+    """Empties a folder if the block fails: an incomplete model is worse than none."""
     try:
         present = min(folder.iterdir(), default=None)
         if present is not None:

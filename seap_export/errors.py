@@ -88,10 +88,6 @@ def refuse_threads(threads: int | None) -> None:
 
 
 def refuse_missing(path: Path) -> None:
-    """Refuses a path at which there is nothing, in the words of every command and function.
-
-    Raises:
-        UsageError: There is nothing at the path.
-    """
+    """Refuses a path at which there is nothing, with a `UsageError` in the words of every command and function."""
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder; check the path")

@@ -80,7 +80,6 @@ class Graph:
         return self.take(self._program.table(np.array([number], np.float32)), (1,))
 
     def output(self, value: Value) -> None:
-        """Declares a value as an output of the graph."""
         self.outputs.append(value)
 
     def constant(self, numbers: NDArray[np.float32]) -> Value:

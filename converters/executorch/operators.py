@@ -61,7 +61,6 @@ def norm(
 
 
 def activated(g: Graph, activation: str, x: Value) -> Value:
-    """Applies an `Activation` to `x`."""
     match activation:
         case "silu":
             return multiply(g, x, _unary(g, "Sigmoid", x))

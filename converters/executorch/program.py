@@ -57,7 +57,6 @@ class Program:
         return self._inputs[-1]
 
     def output(self, value: int) -> None:
-        """Declares a value as an output of `forward`."""
         self._outputs.append(value)
 
     def tell(self, name: str, *numbers: int) -> None:

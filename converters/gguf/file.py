@@ -39,7 +39,6 @@ class FilePlan:
 
     @classmethod
     def of(cls, spec: ModelSpec, precision: str, grid: BlockQuantization | None = None) -> FilePlan:
-        """Plans the file of a model."""
         by_way = {(way.bits, way.block_size, way.levels): kind for kind, way in WAYS.items()}
         others = () if grid is None else grid.others
         kinds = {name: by_way[bits, size, levels] for name, bits, size, levels in others}

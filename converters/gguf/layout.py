@@ -120,7 +120,6 @@ class FileTensor:
 
     @property
     def columns(self) -> int:
-        """The length of a row."""
         return self.shape[-1]
 
     @property
@@ -130,7 +129,6 @@ class FileTensor:
 
     @property
     def size(self) -> int:
-        """The number of values."""
         return math.prod(self.shape)
 
 

@@ -36,7 +36,6 @@ class Orders:
         return None
 
     def columns(self, projection: Projection) -> Order:
-        """The order of the columns of an output projection."""
         for sublayer in self.spec.layers[self.layer].sublayers:
             if isinstance(sublayer, DeltaNet) and projection == sublayer.output:
                 return _of_value_heads(sublayer, "delta_z_proj")

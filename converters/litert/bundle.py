@@ -26,11 +26,7 @@ DAMAGES = (struct.error, ValueError, TypeError, LookupError, AttributeError, Ove
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the file.
-
-    Attributes:
-        size: Number of bytes.
-    """
+    """A part of the file, of `size` bytes."""
 
     kind: str
     size: int

@@ -38,7 +38,6 @@ def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
 
 
 def decoder_program(spec: ModelSpec, precision: str) -> Program:
-    """The program of a model, with the weights of `decoder_weights`."""
     program = Program(decoder_weights(spec, precision))
     lengths = [length for length in _PREFILL if length <= cache_length(spec)]
     for key, tokens in [("decode", 1), *((f"prefill_{length}", length) for length in lengths)]:

@@ -97,7 +97,6 @@ def norm(
 
 
 def activated(g: Graph, activation: str, x: Value) -> Value:
-    """Applies an `Activation` to `x`."""
     match activation:
         case "silu":
             return multiply(g, x, elementwise(g, "LOGISTIC", x))

@@ -75,12 +75,10 @@ class Graph:
         self._constants: dict[tuple[str, Shape, bytes], Value] = {}
 
     def input(self, name: str, shape: Shape, dtype: str = "float32") -> Value:
-        """Declares an input of the signature."""
         self.inputs[name] = self._tensor(name, shape, dtype)
         return self.inputs[name]
 
     def output(self, name: str, value: Value) -> None:
-        """Declares a value as an output of the signature."""
         self.outputs[name] = value
 
     def weight(self, name: str) -> Value:
@@ -107,7 +105,6 @@ class Graph:
         dtype: str = "float32",
         **values: Any,
     ) -> Value:
-        """Adds an operator with one output."""
         made, node = self._tensor(f"{operator.lower()}_{len(self.nodes)}", shape, dtype), schema().OperatorT()
         node.opcodeIndex = self._program.operator(operator)
         node.inputs = [-1 if value is None else value.index for value in inputs]

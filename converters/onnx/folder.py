@@ -52,7 +52,6 @@ def folder_damages(model_folder: Path, onnx_folder: Path) -> Iterator[str]:
 
 
 def genai_config_of(model_folder: Path, spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
-    """The genai_config.json of a model folder."""
     config = read_json(model_folder / "config.json")
     return genai_config(spec, config, read_json_if_present(model_folder / "generation_config.json"), form)
 

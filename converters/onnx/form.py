@@ -56,14 +56,12 @@ class OnnxForm:
                 raise ValueError(f"{name} must be one of {known}")
 
     def to_json(self) -> dict[str, Any]:
-        """The form as JSON values."""
         grid = self.precision.quantization
         precision = {"dtype": self.precision.dtype, "quantization": None if grid is None else grid.to_json()}
         return asdict(self) | {"precision": precision}
 
 
 def form_of(options: FormOptions, precision: str | None = None) -> OnnxForm:
-    """The form that options describe."""
     provider, dialect = options.provider, options.dialect or "fused"
     refuse_dialect(provider, dialect)
     name = cast(PrecisionName, precision or options.precision or PROVIDERS[provider].precision[dialect])

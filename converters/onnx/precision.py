@@ -74,7 +74,6 @@ class Precision:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The torch dtype that `dtype` names."""
         return _TORCH[self.dtype]
 
     @property
@@ -89,7 +88,6 @@ class Precision:
 
     @property
     def dtype_bytes(self) -> int:
-        """Bytes of a number in `dtype`."""
         return self.torch_dtype.itemsize
 
     @property

@@ -31,12 +31,7 @@ _BITS: Mapping[str, int] = {"f64": 64, "f32": 32, "f16": 16, "i64": 64, "i32": 3
 
 @dataclass(frozen=True)
 class Constant:
-    """Where the numbers of a constant are.
-
-    Attributes:
-        offset: Where the numbers start in the data file, in bytes.
-        size: Number of bytes.
-    """
+    """Where the numbers of a constant are: `size` bytes from `offset` on in the data file."""
 
     element_type: str
     shape: tuple[int, ...]

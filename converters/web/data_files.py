@@ -26,12 +26,7 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class DataSlot:
-    """Where a tensor is stored.
-
-    Attributes:
-        offset: Where the tensor starts in that file, in bytes.
-        length: Number of bytes.
-    """
+    """Where a tensor is stored: `length` bytes from `offset` on in that file."""
 
     name: str
     chunk: int

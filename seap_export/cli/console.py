@@ -12,11 +12,7 @@ from seap_export.api.progress import PrintedProgress
 
 
 class Console(PrintedProgress):
-    """The output of one command.
-
-    Attributes:
-        as_json: Whether the result is printed as JSON.
-    """
+    """The output of one command, as JSON or for people."""
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
         super().__init__(quiet)

@@ -79,11 +79,7 @@ _HELP_ALL = click.Option(
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under the titles that `titled` gave them.
-
-    Attributes:
-        reads_file: Whether a file can give its options.
-    """
+    """A command whose help lists its options under the titles that `titled` gave them; a file may give them, too."""
 
     reads_file = False
 

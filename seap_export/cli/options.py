@@ -60,7 +60,6 @@ def options_of(options: type, *names: str) -> tuple[Command, ...]:
 
 
 def option_of(options: type, name: str, **changes: Any) -> Command:
-    """One option of a class."""
     each = next(each for each in declared(options) if each.name == name)
     about = replace(each.about, **changes)
     spelled = f"--{(about.name or name).replace('_', '-')}"

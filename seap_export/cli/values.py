@@ -25,7 +25,6 @@ class ExistingPath(PathType):
     """A path that must be there; every command refuses others with the same words."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Converts text to a path."""
         path = super().convert(value, param, ctx)
         refuse_missing(path)
         return path
@@ -35,7 +34,6 @@ class IntChoice(click.Choice):
     """A choice of several integers."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Converts text to one of the integers."""
         return int(super().convert(str(value), param, ctx))
 
 

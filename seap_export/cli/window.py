@@ -56,7 +56,6 @@ class Table:
 
     @property
     def text(self) -> str:
-        """Its lines."""
         columns = [self._columns[number] for number in self._shown]
         are_words = [not number or not any(map(_is_number, column[1:])) for number, column in enumerate(columns)]
         widths = list(map(_width, columns))

@@ -32,7 +32,6 @@ def optional_extras() -> list[str]:
 
 
 def installed_versions(extra: str) -> dict[str, str]:
-    """The packages of an extra that are installed, and their versions."""
     versions = {}
     for requirement in _packages(extra):
         with suppress(PackageNotFoundError):

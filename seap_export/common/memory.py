@@ -108,7 +108,6 @@ class _Counters(ctypes.Structure):
 
 
 def _windows_peak(load: Callable[[str], Any]) -> int | None:
-    """PeakWorkingSetSize of `GetProcessMemoryInfo`."""
     try:
         kernel = load("kernel32")
         kernel.GetCurrentProcess.restype = ctypes.c_void_p

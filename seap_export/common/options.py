@@ -195,5 +195,4 @@ def _described(each: Declared) -> str:
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
-    """The default of each option that has one."""
     return {each.name: each.default for each in declared(cls) if not each.is_required}

@@ -152,7 +152,6 @@ def joined(value: object) -> str:
 
 
 def is_given(hint: Any, kind: type[Given[Any, Any]]) -> bool:
-    """Whether a type is of this kind."""
     return issubclass(of, kind) if isinstance(of := get_origin(hint) or hint, type) else False
 
 

@@ -63,7 +63,6 @@ class TemplateCompletion:
         check_template(self.template)
 
     def render(self, record: Mapping[str, Any]) -> str:
-        """The completion of a record."""
         return render(self.template, record)
 
 

@@ -29,11 +29,7 @@ from seap_export.pipeline.texts.split_tasks import warn_of_texts
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export.
-
-    Attributes:
-        steps: Time and memory of each step of this run, in the order in which they finished.
-    """
+    """The result of an export; `steps` has time and memory of each step, in the order in which they finished."""
 
     variants: Mapping[str, Any]
     report: ValidationReport

@@ -51,11 +51,7 @@ def layer_scores(
     *,
     square_heads: bool = False,
 ) -> LayerScores:
-    """Scores of the channels of a layer's sublayers.
-
-    Args:
-        weights: The output projections of the sublayers, [hidden_size, channels].
-    """
+    """Scores of the channels of a layer's sublayers, by their output projections, [hidden_size, channels]."""
     scores: dict[Projection, torch.Tensor] = {}
     for sublayer in layer.sublayers:
         channels = channel_scores(score, weights[sublayer.output], moments[sublayer.output])

@@ -103,7 +103,6 @@ class Stream(Iterator[str]):
 
     @property
     def token_ids(self) -> list[int]:
-        """The tokens so far."""
         return self._row.token_ids
 
     @property

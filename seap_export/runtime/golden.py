@@ -44,7 +44,6 @@ class GoldenComparison:
 
     @property
     def summary(self) -> str:
-        """The verdict in one line."""
         verdict = "FAILED" if self.reasons else "passed"
         figure, value = self.limit
         return (
@@ -53,7 +52,6 @@ class GoldenComparison:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as JSON values."""
         values = {"schema": GOLDEN_SCHEMA, "verdict": "failed" if self.reasons else "passed", **asdict(self)}
         return {**values, "mean_kl": self.mean_kl if np.isfinite(self.mean_kl) else None}
 

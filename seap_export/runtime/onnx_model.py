@@ -54,7 +54,6 @@ class OnnxModel:
         )
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.floating]]:
-        """Computes the named outputs."""
         with self.failures():
             return self._session.run(list(outputs), dict(feeds), self._run_options(NO_GRAPH))
 

@@ -17,7 +17,6 @@ class Answering:
     """The answer to one request, which a worker computes while its pieces are read."""
 
     def __init__(self, request: Request, worker: Executor, begin: Callable[[Callable[[], bool]], Stream]) -> None:
-        """Lines up for the worker."""
         self._loop, self._has_left = asyncio.get_running_loop(), threading.Event()
         self._given: asyncio.Queue[Any] = asyncio.Queue()  # the stream, its pieces, and None or an error
         self._watching = self._loop.create_task(self._watch(request))

@@ -27,7 +27,6 @@ class Answer:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(self, text: str, stream: Stream) -> dict[str, Any]:
-        """The answer in one piece."""
         said = {"message": {"role": "assistant", "content": text}} if self.is_chat else {"text": text}
         return {**self._head("chat.completion", [self._choice(said, stream)]), "usage": _usage(stream)}
 
@@ -37,7 +36,6 @@ class Answer:
         return self._head("chat.completion.chunk", [self._choice(delta, None)]) if self.is_chat else None
 
     def piece(self, text: str) -> dict[str, Any]:
-        """A piece of the answer."""
         return self._head("chat.completion.chunk", [self._choice(self._delta({"content": text}, text), None)])
 
     def last(self, stream: Stream) -> dict[str, Any]:

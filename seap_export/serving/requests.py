@@ -44,7 +44,6 @@ class RequestError(Exception):
         self.status, self.param, self.code = status, param, code
 
     def to_json(self) -> dict[str, Any]:
-        """The body of the response."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
@@ -64,7 +63,6 @@ class Asked:
 
 
 def read_request(body: bytes, *, is_chat: bool, most_tokens: int) -> Asked:
-    """Reads the body of a request."""
     try:
         values = parse_json(body)
         json.dumps(values, ensure_ascii=False).encode()  # refuses halves of characters, which are no text

@@ -33,8 +33,7 @@ _EXECUTION = Execution()
 class DenseReference:
     """The dense model's predictions for some texts; valid while its `DenseAnswers` are open.
 
-    Attributes:
-        losses: The sum of -log P(next token) over each text, nats.
+    `losses` is the sum of -log P(next token) over each text, in nats.
     """
 
     token_ids: tuple[TokenIds, ...]

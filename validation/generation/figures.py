@@ -20,7 +20,6 @@ class Answer:
 
     @property
     def is_right(self) -> bool:
-        """Whether the answer in the text is the right one."""
         return self.extracted == self.gold
 
 

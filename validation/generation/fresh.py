@@ -89,8 +89,7 @@ def _last_start(ids: TokenIds, answer_start: TokenIds) -> int:
 class FreshTexts:
     """Texts that are neither held out nor near-duplicates of others.
 
-    Attributes:
-        overlapping: Number of texts left out because they share tokens with a held-out text.
+    `overlapping` texts were left out because they share tokens with a held-out text.
     """
 
     known: Sequence[TokenIds]
@@ -106,7 +105,6 @@ class FreshTexts:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens in all texts that are kept."""
         return sum(map(len, self.texts))
 
     @property

@@ -92,7 +92,6 @@ class Bisection:
     overflows: tuple[Overflow, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The bisection as JSON values."""
         return asdict(self) | {name: [asdict(item) for item in getattr(self, name)] for name in ("taps", "overflows")}
 
 

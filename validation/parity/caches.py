@@ -56,7 +56,6 @@ class CacheComparison:
             self.add_layer(wanted, computed, row, layer)
 
     def add_layer(self, wanted: Layer, computed: Layer, row: int, layer: int) -> None:
-        """Compares the states of one layer of one row."""
         for part, values in wanted.items():
             self._add(values, computed[part], row, layer, part)
 

@@ -49,7 +49,6 @@ class OriginFigures:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON values."""
         return {"kl_nats": self.kl, "limit_nats": self.limit}
 
 

@@ -79,7 +79,6 @@ class Reference:
 
 
 def sequences_of(case: Case) -> list[TokenSequence]:
-    """The token sequence of each row of a case."""
     return [
         TokenSequence(row, forced, case.kept or len(row), case.call_tokens or len(row), case.filled)
         for row, forced in zip(case.rows, case.forced, strict=True)
@@ -111,7 +110,6 @@ def run_references(
 
 
 def run_of(sequence: TokenSequence, parts: Sequence[TokenIds], spec: ModelSpec) -> Run:
-    """The `Run` of a sequence in these parts, for `TorchRunner`."""
     return Run(parts, sequence.logits, sequence.filled, partial(layer_filling, spec, tokens=sequence.filled))
 
 

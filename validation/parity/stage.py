@@ -92,7 +92,6 @@ class StageResult:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict on the stage by itself."""
         return "failed" if self.reasons else "not judged" if any(map(self.exceeds, self.limits)) else "passed"
 
     @property

@@ -30,7 +30,6 @@ _ASCII = str.maketrans({"×": "x", "±": "+-", "–": "-", "−": "-"})
 
 
 def in_ascii(text: str) -> str:
-    """The text with the signs of figures in ASCII."""
     return text.translate(_ASCII)
 
 

@@ -12,7 +12,6 @@ _HEAD = ("KL", "KL - chosen", "top-1", "decode, ideal", "decode, measured")
 
 
 def frontier_head(targets: Json) -> tuple[str, ...]:
-    """The titles of `frontier_cells`."""
     asked = targets.get("first_token")
     return _HEAD if asked is None else (*_HEAD, f"first of {asked['tokens']}")
 

@@ -71,7 +71,6 @@ def _cell(cell: Cell) -> str:
 
 
 def _first(lines: list[str], sign: str = "") -> list[str]:
-    """The first lines, and the number of further ones."""
     more = len(lines) - _MOST
     return lines if more <= 0 else [*lines[:_MOST], f"{sign}and {more} more"]
 

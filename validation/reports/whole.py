@@ -74,6 +74,5 @@ def _compared(size: int, variant: Json, other_size: int, other: Json) -> Iterato
 
 
 def _folder(variant: Json) -> str:
-    """The folder of a variant that was measured."""
     figures = variant["quality"] or variant["speed"] or {}
     return str(figures.get("folder", next(iter(variant["formats"]), "hf")))

@@ -40,7 +40,6 @@ class Timing:
     steps: list[float] = field(default_factory=list)
 
     def add(self, pace: Pace) -> None:
-        """Adds the times of one run."""
         self.prefills.append(pace.first_s)
         self.steps.extend(pace.steps_s)
 

@@ -121,12 +121,10 @@ def matmul(g: GraphBuilder, x: ir.Value, weight: ir.Value, name: str, bias: ir.V
 
 
 def cast(g: GraphBuilder, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
-    """`x` converted to another dtype."""
     return g.node("Cast", [x], name, attributes={"to": int(dtype)})
 
 
 def add(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
-    """`a + b`."""
     return g.node("Add", [a, b], name)
 
 
@@ -149,7 +147,6 @@ def activation(g: GraphBuilder, kind: Activation, x: ir.Value, name: str) -> ir.
 
 
 def multiply(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
-    """`a * b`."""
     return g.node("Mul", [a, b], name)
 
 
@@ -200,10 +197,6 @@ def split_heads(g: GraphBuilder, x: ir.Value, shape: Sequence[int], name: str) -
 
 
 def rows_at(g: GraphBuilder, x: ir.Value, columns: ir.Value, name: str) -> ir.Value:
-    """Selects one position of each row of [batch_size, sequence_length, width]: [batch_size, 1, width].
-
-    Args:
-        columns: One for each row, int64 [batch_size].
-    """
+    """Selects a column (int64 [batch_size]) of each row of [batch_size, length, width], as [batch_size, 1, width]."""
     indices = g.node("Unsqueeze", [columns, g.ints(1, 2, name="axes_1_2")], f"{name}.indices")
     return g.node("GatherND", [x, indices], name, attributes={"batch_dims": 1})

@@ -18,8 +18,7 @@ from converters.onnx.graph.graph import GraphBuilder
 class SplitTable:
     """Rows of one table in matrices, those of one kernel in each, one below the other.
 
-    Attributes:
-        places: Where the row of each token is, int32 [vocab_size].
+    `places` says where the row of each token is, int32 [vocab_size].
     """
 
     matrices: Sequence[QuantizedWeight]

@@ -33,7 +33,6 @@ class PartsReader:
         return shapes | {name: (len(rows), *shapes[table][1:]) for name, (table, rows) in self._parts.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads the named tensors."""
         wanted = list(names)
         tables = {self._parts[name][0] for name in wanted if name in self._parts}
         whole = self._reader.read([*(name for name in wanted if name not in self._parts), *sorted(tables)])

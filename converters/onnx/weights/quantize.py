@@ -86,7 +86,6 @@ def as_columns(packed: torch.Tensor) -> torch.Tensor:
 
 
 def of_columns(levels: torch.Tensor) -> torch.Tensor:
-    """The way back from `as_columns`."""
     return (levels.T.contiguous().view(torch.uint8) ^ 128).unsqueeze(1)
 
 

@@ -66,12 +66,10 @@ class Scaling:
         return json.dumps(asdict(self))
 
     def output(self, spec: ModelSpec, output: Projection, layer: int) -> int:
-        """The exponent of the product of an output projection."""
         is_normed = spec.layers[layer].named(output).norm_after is not None
         return self.outputs.get(names.tensor(output, layer), 0) if is_normed else self.stream
 
     def input(self, output: Projection, layer: int) -> int:
-        """The exponent of the input of an output projection."""
         return self.inputs.get(names.tensor(output, layer), 0)
 
     def normed(self, spec: ModelSpec) -> int:

@@ -255,7 +255,6 @@ def _zero_points(matrix: QuantizedMatrix) -> torch.Tensor:
 
 
 def _rows(parts: list[torch.Tensor]) -> Pieces:
-    """The rows of all parts, one part after the other."""
     for part in parts:
         yield from part.split(_at_once(part))
 

@@ -184,7 +184,6 @@ class Family:
 
     @property
     def has_single_sublayers(self) -> bool:
-        """Whether each layer has a single sublayer."""
         return any("mlp" in kinds for kinds in self.layer_types.values())
 
     @property
@@ -194,7 +193,6 @@ class Family:
 
     @property
     def fused(self) -> tuple[str, ...]:
-        """The projections that the family stores as one."""
         return tuple(name for name in FUSED if name in self.names)
 
     def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,7 +278,6 @@ def lacking_projections(
     experts: Routing | None,
     has_layer_inputs: bool,
 ) -> frozenset[Projection]:
-    """The projections that no layer of such a family has."""
     lacking: set[Projection] = set() if block.is_gated else {"gate_proj"}
     lacking |= set() if block.attention_gate else {"g_proj"}
     kinds = {kind for of_layer in layer_types.values() for kind in of_layer}

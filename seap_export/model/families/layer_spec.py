@@ -72,7 +72,6 @@ class LayerSpec:
 
     @property
     def biases(self) -> frozenset[Projection]:
-        """The projections that have a bias."""
         return frozenset[Projection]().union(*(sublayer.biases for sublayer in self.sublayers))
 
     def changed(self, **values: Any) -> LayerSpec:

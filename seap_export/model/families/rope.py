@@ -190,7 +190,6 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
 
 
 def _rotated(config: ConfigReader, parameters: Mapping[str, Any], head_dim: int) -> int:
-    """How many channels of a head are rotated."""
     key = config.family.rotation.dim
     if key is None or (config.get(key) is None and config.family.rotation.partial):
         return int(head_dim * _partial(config, parameters))

@@ -105,7 +105,6 @@ class ModelSpec:
 
     @property
     def sublayers(self) -> Iterator[Sublayer]:
-        """The sublayers of all layers, from the first layer on."""
         return (sublayer for layer in self.layers for sublayer in layer.sublayers)
 
     @cached_property
@@ -118,7 +117,6 @@ class ModelSpec:
         return (sublayer for sublayer in self.sublayers if isinstance(sublayer, kind))
 
     def first(self, kind: type[Kind]) -> Kind:
-        """The first sublayer of a kind."""
         return next(self.all(kind))
 
     @cached_property
@@ -195,7 +193,6 @@ class ModelSpec:
 
     @property
     def token_tables(self) -> tuple[str, ...]:
-        """The names of the tables with a row for each token."""
         return tuple(name for name in self.embedding_names if name in ("embed_tokens", "layer_inputs"))
 
     def row_width(self, table: str) -> int:

@@ -26,7 +26,6 @@ class Stacked:
 
     @property
     def experts(self) -> int:
-        """Number of experts."""
         return len(self.parts)
 
     def shape(self, plain: Sequence[int]) -> tuple[int, ...]:

@@ -94,12 +94,10 @@ class DecoderLayer:
 
     @property
     def index(self) -> int:
-        """Index of the layer in the model."""
         return self._index
 
     @property
     def epsilon(self) -> float:
-        """The epsilon of norms."""
         return self._spec.norm.epsilon
 
     @property
@@ -124,7 +122,6 @@ class DecoderLayer:
 
     @property
     def spec(self) -> LayerSpec:
-        """The description of the layer."""
         return self._layer
 
     def tensor(self, name: str) -> torch.Tensor | None:

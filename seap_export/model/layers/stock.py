@@ -141,7 +141,6 @@ class StockModel:
             self._change(name, experts.to(self._device))
 
     def release(self, index: int) -> None:
-        """Releases the weights of a layer."""
         self._layers[index].load_state_dict(self._empty[index], assign=True)
         for name in self._modules.matrices(index):
             self._change(name, None)

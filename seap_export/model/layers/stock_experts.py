@@ -27,7 +27,6 @@ class ExpertMatrices:
         return torch.cat([part.to(self.dtype) for part in self.parts[int(expert)]])
 
     def to(self, device: torch.device) -> ExpertMatrices:
-        """The same matrices on another device."""
         return ExpertMatrices([tuple(part.to(device) for part in parts) for parts in self.parts], self.dtype)
 
 

@@ -95,7 +95,6 @@ def has_caches_for(spec: ModelSpec) -> bool:
 
 
 def empty_cache_layer(layer: LayerSpec) -> Any:
-    """An empty cache of transformers' for what a layer keeps."""
     from transformers import cache_utils
 
     states = {state for sublayer in layer.sublayers for state in sublayer.states}
@@ -108,7 +107,6 @@ def empty_cache_layer(layer: LayerSpec) -> Any:
 
 
 def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Changes all tensors in a layer of a cache by a function."""
     if getattr(layer, "keys", None) is not None:
         layer.keys, layer.values = change(layer.keys), change(layer.values)
     for name in ("conv_states", "recurrent_states"):

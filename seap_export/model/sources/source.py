@@ -59,7 +59,6 @@ class Source:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The dtype of most of the weights."""
         return main_dtype(self.reader)
 
     @cached_property

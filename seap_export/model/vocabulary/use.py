@@ -19,7 +19,6 @@ class TokenUse:
 
     @property
     def tokens(self) -> frozenset[int]:
-        """The ids of all tokens that occur."""
         return frozenset(self._counts)
 
     @property
@@ -46,7 +45,6 @@ class TokenUse:
             self._counts[token] += 0
 
     def together_with(self, other: TokenUse) -> TokenUse:
-        """The token use of the texts of both."""
         both = TokenUse()
         both._seen = self._seen | other._seen
         for part in (self, other):

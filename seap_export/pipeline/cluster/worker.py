@@ -116,7 +116,6 @@ class _Forwarded:
         yield advance
 
     def say(self, message: str) -> None:
-        """Sends a message to the driver."""
         self.send("say", message)
 
     def warn(self, message: str) -> None:

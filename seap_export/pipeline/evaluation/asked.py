@@ -63,7 +63,6 @@ class Asked:
 
 
 def held_out_questions(tasks: Iterable[Task], splits: Mapping[str, Split], chat: Chat) -> Asked:
-    """The questions among the held-out texts of tasks."""
     choices, answered = dict[str, tuple[Question, ...]](), list[OpenTask]()
     for task in (task for task in tasks if task.says_what_is_right):
         texts = {sample.text for sample in splits[task.name].held_out}

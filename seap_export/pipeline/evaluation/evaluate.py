@@ -137,7 +137,6 @@ def preview(
 
 
 def write_evaluation(report: EvaluationReport, path: Path) -> None:
-    """Writes an evaluation report to a file as JSON."""
     write_json(path, report.to_json())
 
 

@@ -61,7 +61,6 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
 
 
 def _texts_of(task: Task, limit: int | None, chat: ModelChat) -> dict[str, str]:
-    """The prompt of each distinct text of a task, by the text."""
     texts: dict[str, str] = {}
     for sample in task.texts(chat):
         if len(texts) == limit:

@@ -71,7 +71,6 @@ class QualityVerdict:
         return f"{words}; {self.close}" if self.close else words
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as JSON values."""
         return {
             "form": self.form,
             "task": self.task,

@@ -78,7 +78,6 @@ class Variant:
 
     @property
     def plan_file(self) -> Path:
-        """The path of the variant's plan.json."""
         return self.path / PLAN
 
     @property

@@ -105,7 +105,6 @@ class Timed:
         return f"[{self.planned.index(name) + 1}/{len(self.planned)}] {label}" if name in self.planned else label
 
     def say(self, message: str) -> None:
-        """Prints a one-line message."""
         self._progress.say(message)
 
     def warn(self, message: str) -> None:

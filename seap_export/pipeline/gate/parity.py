@@ -51,7 +51,6 @@ def check_parity(
     compute: Compute | None = None,
     on_memory: Callable[[str], None] | None = None,
 ) -> ParityReport:
-    """Runs the comparison for a variant."""
     variant.require(HF, folder)
     note = checked_note(variant.path / folder)
     with opened_model(variant.path / folder) as model:

@@ -88,11 +88,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Slowest:
-    """The slowest that a file of this session may be within limits of speed; None: no file of a search was timed.
-
-    Attributes:
-        first_token_ms: The most milliseconds to the first token of the prompt that the limit is about.
-    """
+    """The slowest that a file of this session may be within limits of speed; None: no file of a search was timed."""
 
     rate: float | None = None
     first_token_ms: float | None = None

@@ -41,7 +41,6 @@ class VariantRequest:
 
     @property
     def folders(self) -> dict[str, Format]:
-        """The formats by their folders within the variant."""
         return named_folders(self.formats)
 
     @property

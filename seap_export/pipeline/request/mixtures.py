@@ -76,7 +76,6 @@ def parse_support(text: str, tasks: Sequence[str]) -> Support:
 
 
 def parse_weights(values: Sequence[str], tasks: Sequence[str], separator: str = "=") -> dict[str, float]:
-    """Parses values of the form `TASK=WEIGHT`."""
     weights: dict[str, float] = {}
     for value in values:
         task, _, text = value.partition(separator)

@@ -39,7 +39,6 @@ class WholeModel:
 
     @property
     def name(self) -> str:
-        """The name in tables and reports."""
         return f"{self.mixture.name}-whole-{self.precision}"
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:

@@ -92,7 +92,6 @@ class CandidateFigures:
         return cls(size, TokenEstimate.read(values), top1, perplexity, None if error is None else float(error), lost)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON values of frontier.json."""
         return {
             "bytes": self.bytes,
             **self.kl.to_json(),
@@ -149,7 +148,6 @@ class Point:
         return (size, kl) != (other_size, other_kl) and size <= other_size and kl <= other_kl
 
     def to_json(self) -> dict[str, Any]:
-        """The point as JSON values of frontier.json."""
         return {
             "ratio": self.candidate.ratio,
             "format": self.candidate.format.name,

@@ -92,5 +92,4 @@ class FirstToken:
         return f"first token of a prompt of {self.tokens} {within}"
 
     def to_json(self) -> dict[str, Any]:
-        """The target as JSON values."""
         return {"tokens": self.tokens, "ms": self.ms, "speedup": self.speedup}

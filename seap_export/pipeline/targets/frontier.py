@@ -81,7 +81,6 @@ class Frontier:
 
 
 def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]) -> dict[str, Any]:
-    """The content of frontier.json."""
     return {
         "schema": FRONTIER_SCHEMA,
         "targets": targets.to_json(),

@@ -59,7 +59,6 @@ class Guess:
         return cls(rounded, pruned)
 
     def to_json(self) -> dict[str, Any]:
-        """The guess as JSON values."""
         return {"rounded": [list(point) for point in self.rounded], "pruned": [list(point) for point in self.pruned]}
 
 

@@ -41,7 +41,6 @@ class Targets:
                 raise UsageError(f"--{option} {value:g} is out of range; give a positive number")
 
     def refuse_beside(self, ratios: Sequence[float], formats: Sequence[Format], quality: bool, speed: bool) -> None:
-        """Refuses what contradicts targets."""
         if ratios:
             raise UsageError(
                 "--ratio and a target contradict each other, since targets choose the ratio; give one kind"

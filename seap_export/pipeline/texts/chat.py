@@ -29,7 +29,6 @@ class ModelChat:
     def render(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = False, tools: Sequence[Any] = ()
     ) -> str:
-        """The text of a conversation."""
         return self._chat.render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
 
     @property

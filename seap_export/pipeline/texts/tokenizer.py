@@ -35,7 +35,6 @@ def tokenizer_folder(source: Source) -> Iterator[Path]:
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of texts by a tokenizer of `load_tokenizer`."""
     return watched(lambda: tokenizer(list(texts))["input_ids"], sum(map(len, texts)), too_slow)
 
 

@@ -76,7 +76,6 @@ class CovarianceAccumulator:
 
     @property
     def weight(self) -> float:
-        """The sum of the weights of all tokens."""
         return self._weight
 
     def mean(self) -> torch.Tensor:

@@ -50,7 +50,6 @@ class Backward:
 
     @property
     def number(self) -> int:
-        """Number of batches."""
         return len(self._batches)
 
     @property

@@ -98,7 +98,6 @@ def write_layer(folder: Path, index: int, statistics: Mapping[Projection, Sublay
 
 
 def write_tokens(path: Path, token_ids: Sequence[Sequence[int]]) -> None:
-    """Writes the token ids of texts to a file."""
     tokens = {
         "token_ids": torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int32),
         "lengths": torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32),
@@ -209,7 +208,6 @@ class Calibration:
         return self._read(_SENSITIVITY, ["sensitivity"])["sensitivity"]
 
     def token_ids(self) -> list[list[int]]:
-        """The token ids of the calibration texts."""
         return read_tokens(self._folder / TOKENS)
 
     def _read(self, file: str, names: Sequence[str]) -> Mapping[str, torch.Tensor]:

@@ -39,7 +39,6 @@ class TrialTexts:
 
     @property
     def judged_tokens(self) -> int:
-        """Number of tokens in the judged part."""
         return sum(len(ids) for ids, _ in self.judged)
 
 

@@ -24,8 +24,7 @@ STEP_TOKENS, _GROUP_TOKENS = 2048, 1024
 class TrainingStep:
     """The batches whose gradients are added up before the weights change.
 
-    Attributes:
-        weights: The weight of each real token, float32 [tokens] for each batch; they sum to 1 over the step.
+    `weights` has that of each real token, float32 [tokens] for each batch; they sum to 1 over the step.
     """
 
     batch_indices: tuple[int, ...]

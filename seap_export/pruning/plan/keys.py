@@ -48,7 +48,6 @@ def key(default: Any, **about: Any) -> Any:
 
 
 def keys_of(settings: type) -> Mapping[str, Key]:
-    """The keys of a class by name."""
     return {each.name: each.metadata[_KEY] for each in fields(settings) if _KEY in each.metadata}
 
 

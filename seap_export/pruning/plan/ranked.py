@@ -73,12 +73,10 @@ def is_finished(folder: Path, layers: int) -> bool:
 
 
 def layer_file(folder: Path, layer: int) -> Path:
-    """The path of the file of one layer."""
     return folder / f"layer-{layer:05}.safetensors"
 
 
 def write_options(folder: Path, layer: int, options: LayerOptions) -> None:
-    """Writes the options that a layer has by elimination."""
     tensors = {name: tensor for sublayer in options for name, tensor in sublayer.tensors().items()}
     keep_tensors(layer_file(folder, layer), tensors)
 

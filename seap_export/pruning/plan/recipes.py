@@ -170,7 +170,6 @@ def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], 
 
 
 def _refuse_idle(settings: PlanSettings | Sparsity, given: Iterable[str], prefix: str = "") -> None:
-    """Refuses keys that have no effect."""
     keys = keys_of(type(settings))
     for name in given:
         if cause := keys[name].idle(settings):

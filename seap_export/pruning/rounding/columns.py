@@ -69,11 +69,7 @@ def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantiza
 
 
 def inverse_factor(moment: torch.Tensor) -> torch.Tensor:
-    """The upper Cholesky factor U of M⁻¹, float64 [in, in], with M damped so that it can be inverted.
-
-    Args:
-        moment: M up to a factor, float64 [in, in], symmetric, which is overwritten.
-    """
+    """The upper Cholesky factor U of M⁻¹, float64 [in, in], with M damped, in place, to be inverted."""
     spread = moment.diagonal().mean()
     damping = torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread))
     for further in (1, 9, 90, 900):  # of inputs that hardly vary, M may be the noise of their sums

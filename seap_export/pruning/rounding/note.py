@@ -62,7 +62,6 @@ class RoundingNote:
         return cls(grid, main_dtype(before), without_dtype(model_folder), _origin(before), changed)
 
     def write(self, folder: Path) -> None:
-        """Writes the note into a folder."""
         values = {
             "schema": _SCHEMA,
             "grid": self.grid.to_json(),

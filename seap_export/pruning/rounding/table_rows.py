@@ -10,11 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class TablePart:
-    """The rows of a table that have the same bits.
-
-    Attributes:
-        rows: Which rows of the table, ascending, int64.
-    """
+    """The rows of a table that have the same bits: `rows` of the table, ascending, int64."""
 
     name: str
     bits: int

@@ -34,7 +34,6 @@ class DecodingBuffers:
             self._buffers = empty_buffers(layouts, rows, capacity, model.device)
 
     def cache(self) -> SharedCache:
-        """A cache in these buffers, for one decoding."""
         return SharedCache(self._layouts, self.rows, self.capacity, self._model.device, self._buffers)
 
     def steps(self, element: Element, vocabulary: int) -> CapturedSteps:

@@ -53,7 +53,6 @@ class CacheLayout:
         return -1 in self.dims
 
     def shape(self, rows: int, positions: int) -> tuple[int, ...]:
-        """Its shape, with this many rows and positions."""
         return (rows, *(positions if size == -1 else size for size in self.dims))
 
 
@@ -101,11 +100,7 @@ class Cache(Protocol):
         """
 
     def reserve(self, kept: int, capacity: int) -> bool:
-        """Takes the only row back to its first `kept` tokens, with room for `capacity` positions.
-
-        Returns:
-            Whether it could; the cache is as it was, otherwise.
-        """
+        """Takes the only row back to its first `kept` tokens, with room for `capacity`; says whether it could."""
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Makes the next call read and write the cache; the output `logits` must already be bound as the first."""

@@ -35,7 +35,6 @@ class Cancelled(Exception):
 
 
 def never() -> bool:
-    """Never cancels."""
     return False
 
 
@@ -223,7 +222,6 @@ class Decoding:
         cache: Cache,
         buffers: DecodingBuffers | None = None,
     ) -> None:
-        """Runs the prompts."""
         self._model, self._element, self._cache, self._buffers = model, element, cache, buffers
         self._split = split
         self._binding = model.binding()

@@ -14,7 +14,6 @@ class PrefixCache:
     """
 
     def __init__(self, decoder: OnnxDecoder) -> None:
-        """Starts empty."""
         self._decoder = decoder
         self._tokens: list[int] = []
         self._decoding: Decoding | None = None

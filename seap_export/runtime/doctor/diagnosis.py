@@ -97,7 +97,6 @@ class Diagnosis:
     providers: tuple[ProviderState, ...]
 
     def provider(self, name: str) -> ProviderState:
-        """The state of a provider."""
         return next(provider for provider in self.providers if provider.name == name)
 
     def failure(self, name: str) -> str:
@@ -131,7 +130,6 @@ class Diagnosis:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """The diagnosis as JSON values."""
         return {
             "schema": SCHEMA,
             "machine": asdict(self.machine),

@@ -31,7 +31,6 @@ class HostMachine:
 
 
 def read_machine(root: Path = Path("/")) -> HostMachine:
-    """Queries the system."""
     memory, free = _memory(root)
     folder, disk = _temporary()
     return HostMachine(

@@ -32,7 +32,6 @@ _FAILURES: tuple[type[Exception], ...] = (SeapError, OSError, *ORT_ERRORS)
 
 
 def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
-    """Runs one check."""
     if what == "driver":
         return asdict(read_driver())
     if what == "device":

@@ -130,7 +130,6 @@ class RuntimeCandidate:
         )
 
     def versions(self) -> dict[str, str]:
-        """The versions of what the runtime consists of, by name."""
         return runtime_versions(self.runtime)
 
 

@@ -17,11 +17,7 @@ _MOST_TICKS = 8
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, as `shared.html.jinja` frames it.
-
-    Attributes:
-        height: Pixels.
-    """
+    """A chart, `height` pixels high, as `shared.html.jinja` frames it."""
 
     title: str
     description: str

@@ -194,7 +194,6 @@ class TorchRunner:
             self.model.set_attn_implementation(self._fastest or name)
 
     def change_weights(self, change: Change) -> None:
-        """Changes the weights, after the changes before it."""
         for index in list(self._loaded):
             self._release(index)
         self.checkpoint.change(change)

@@ -207,7 +207,6 @@ class FusedDialect:
         return self._g.node("GatedRMSNorm", [up, scale, gate], name, domain=MS_DOMAIN, attributes=attributes)
 
     def _attributes(self, attention: Attention) -> Mapping[str, Any]:
-        """The attributes of GroupQueryAttention."""
         attributes: dict[str, Any] = {
             "num_heads": attention.num_attention_heads,
             "kv_num_heads": attention.num_key_value_heads,

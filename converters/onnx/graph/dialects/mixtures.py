@@ -193,11 +193,7 @@ def standard_experts(
     activated: Callable[[ir.Value, str], ir.Value],
     name: str,
 ) -> ir.Value:
-    """Every expert computes every token, and tokens not routed to it count 0; see `Dialect.experts`.
-
-    Args:
-        x: [batch_size, sequence_length, hidden_size].
-    """
+    """Every expert computes every token, and tokens not routed to it count 0; see `Dialect.experts`."""
     gate_up, output = weights.gate_up, weights.output
     assert isinstance(gate_up, ir.Value)
     assert isinstance(output, ir.Value)

@@ -11,11 +11,7 @@ _FLOAT = ir.DataType.FLOAT
 
 
 def scanned(g: GraphBuilder, parts: Recurrence, past: ir.Value, dtype: ir.DataType, name: str) -> Recurred:
-    """The recurrence as a Scan. The heads of a group are an axis, along which its query and key are the same.
-
-    Args:
-        parts: The inputs of the recurrence, in `dtype`, the decay in float32.
-    """
+    """The recurrence as a Scan. The heads of a group are an axis, along which its query and key are the same."""
     each = parts.heads // parts.groups
     key, value = parts.key_dim, parts.value_dim
     queries = scaled(g, _float(g, parts.query, dtype, f"{name}.query"), parts.scale, _FLOAT, f"{name}.query.scaled")

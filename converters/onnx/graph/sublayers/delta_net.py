@@ -43,11 +43,7 @@ class DeltaNetWriter(RecurrentStates):
         return convolved.output
 
     def _recurred(self, index: int, net: DeltaNet, qkv: ir.Value, numbers: ir.Value, name: str) -> ir.Value:
-        """The output of the recurrence, [batch_size, sequence_length, value heads * value_head_dim].
-
-        Args:
-            numbers: What update rate and decay are made of, [batch_size, sequence_length, 2 * value heads].
-        """
+        """The output of the recurrence, [batch_size, sequence_length, value heads * value_head_dim]."""
         g, heads = self._g, net.linear_num_value_heads
         widths, labels = [net.keys, net.keys, net.channels], ["query", "key", "value"]
         query, key, value = op.split(g, qkv, widths, f"{name}.qkv", labels)

@@ -29,5 +29,4 @@ class Grouped(Sublayer):
 
     @property
     def heads(self) -> int:
-        """Number of heads in all groups."""
         return self.channels // self.unit

@@ -67,7 +67,6 @@ class GgufFile:
 
     @property
     def layers(self) -> int:
-        """The number of layers."""
         number = self.whole("block_count")
         if number > len(self.tensors):
             raise InputError(

@@ -79,7 +79,6 @@ class GgufReader:
         return {name: self._shape(part) for name, part in self._parts.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads and dequantises the named tensors."""
         parts = {name: self._parts[name] for name in names}
         stored = {source: self._file.read(source) for source in dict.fromkeys(part.source for part in parts.values())}
         return {name: self._plain(torch.from_numpy(stored[part.source]), part) for name, part in parts.items()}
@@ -96,7 +95,6 @@ class GgufReader:
         return (len(range(*part.rows.indices(rows))), *rest)
 
     def _plain_tensors(self, name: str) -> Iterator[tuple[str, _GgufRows]]:
-        """The tensors of the plain form in a tensor of the file."""
         whole = _GgufRows(name, slice(0, None))
         if name in ROPE_FACTORS:
             return

@@ -37,7 +37,6 @@ class ChecksumStep(Step):
 
 
 def _is_folder_of(variant: str, step: str) -> bool:
-    """Whether a step is the folder of a format in a variant."""
     first, _, folder = step.partition("/")
     return first == variant and format_name(folder) in FORMATS and "/" not in folder
 

@@ -60,7 +60,6 @@ class WholeSteps:
 
     @property
     def all(self) -> tuple[PathStep, ...]:
-        """All steps, in order."""
         if self.written is None:
             return ()
         before, plan = self.written.before, self.written.plan

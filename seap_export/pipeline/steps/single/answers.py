@@ -100,7 +100,6 @@ class AnswersStep(PathStep):
 
     @property
     def most_tokens(self) -> int:
-        """Tokens that the calibration texts have at most."""
         tokens = (self.prompts.num_tokens or 0) + self._most_calibration * self.settings.answer_tokens
         return tokens if self.settings.most_tokens is None else min(tokens, self.settings.most_tokens)
 

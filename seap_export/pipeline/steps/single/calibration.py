@@ -100,7 +100,6 @@ class CalibrationStep(PathStep):
         }
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the statistics."""
         from seap_export.pruning.activations.calibrate import collect_statistics, storage_for
 
         source = work.source

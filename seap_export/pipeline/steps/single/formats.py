@@ -80,7 +80,6 @@ class FormatStep(OfVariant):
 
 
 def format_step(hf: ShrinkStep, folder: str, format: Format, grid: BlockQuantization | None) -> FormatStep:
-    """The step that writes a format."""
     return FormatStep(hf if grid is None else RoundingStep(hf, grid), folder, format)
 
 

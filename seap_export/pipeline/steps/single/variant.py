@@ -75,7 +75,6 @@ class PlanStep(PathStep):
 
     @property
     def variant(self) -> str:
-        """The name of the variant that the plan is for."""
         return variant_name(self.ranking.mixture.name, self.ratio)
 
     @property

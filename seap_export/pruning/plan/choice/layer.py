@@ -42,7 +42,6 @@ class LayerChoices:
 
     @property
     def whole(self) -> Selection:
-        """The selection that keeps everything in the layer."""
         return tuple(len(losses) - 1 for losses in self.losses)
 
     @property
@@ -86,7 +85,6 @@ class LayerChoices:
         return plan, self.cost(selection, cost)
 
     def cost(self, selection: Selection, cost: CostModel = _WEIGHTS) -> int:
-        """The cost of a selection."""
         return sum(int(costs[option]) for costs, option in zip(self.costs(cost), selection, strict=True))
 
     def at_price(self, price: float, sensitivity: Sequence[float], cost: CostModel) -> Selection:

@@ -30,7 +30,6 @@ class HeadGroups:
 
     @property
     def heads(self) -> int:
-        """Number of heads in all groups."""
         return self.groups * self.size
 
     def sizes(self) -> Iterator[tuple[int, int]]:
@@ -38,7 +37,6 @@ class HeadGroups:
         return itertools.product(range(1, self.groups + 1), range(1, self.size + 1))
 
     def number_of_sets(self) -> int:
-        """The number of sets of heads, of all sizes."""
         return sum(
             math.comb(self.groups, groups) * math.comb(self.size, heads) ** groups for groups, heads in self.sizes()
         )
@@ -51,7 +49,6 @@ class HeadGroups:
                 yield tuple(itertools.chain(*parts))
 
     def members(self, group: int) -> range:
-        """The indices of the heads of a group."""
         return range(group * self.size, (group + 1) * self.size)
 
     def channels(self, heads: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -141,5 +138,4 @@ def _without_least(
 
 
 def _kept_with(groups: HeadGroups, heads_left: Sequence[int], head: int) -> list[int]:
-    """The heads that are left in the group of a head."""
     return [other for other in heads_left if other in groups.members(head // groups.size)]

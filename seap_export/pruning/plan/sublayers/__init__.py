@@ -63,7 +63,6 @@ def options_type(sublayer: Sublayer) -> type[Options[Any]]:
 
 
 def layer_cost(layer: LayerSpec, hidden_size: int, cost: CostModel) -> int:
-    """The cost of a layer, dense or shrunk."""
     return sum(options_type(sublayer).cost_of(sublayer, hidden_size, cost) for sublayer in layer.sublayers)
 
 

@@ -113,7 +113,6 @@ class ChannelOptions(Options[S]):
         return replace(dense, **size)
 
     def aligned(self, align: int) -> ChannelOptions[S]:
-        """The options with a multiple of `align` channels, and the one with all."""
         return replace(self, align=max(align, self.align))
 
     @cached_property

@@ -64,7 +64,6 @@ class KeptGrouped(Kept):
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """The indices of the kept groups, sorted."""
         return self._values[1]
 
     @property

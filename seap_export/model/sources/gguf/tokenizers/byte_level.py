@@ -55,7 +55,6 @@ class _Rule:
 
 @cache
 def _rules() -> Mapping[str, _Rule]:
-    """All rules, by each of their names."""
     tables = tomllib.loads(resources.files(__package__).joinpath("byte_level.toml").read_text("utf-8"))["rule"]
     rules = [_Rule(**table) for table in tables]
     return MappingProxyType({name: rule for rule in rules for name in rule.names})

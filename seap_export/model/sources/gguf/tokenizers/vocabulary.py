@@ -13,7 +13,6 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 
 def vocabulary(file: GgufFile) -> dict[str, int]:
-    """The id of each token."""
     tokens = token_list(file, "tokens", str)
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) != len(tokens):
