@@ -89,7 +89,7 @@ _VARIATIONS = [
 ]
 
 
-@pytest.mark.skipif(torch.backends.cuda.is_built() and not torch.cuda.is_available(), reason="this torch asks for CUDA")
+@pytest.mark.skipif(torch.backends.cuda.is_built() and not torch.cuda.is_available(), reason="torch asks for CUDA")
 @pytest.mark.parametrize("variation", _VARIATIONS)
 def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
