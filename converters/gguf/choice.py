@@ -102,16 +102,16 @@ def _why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
 
 
 def _kinds(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    for one in spec.sublayers:
-        if type(one) not in architecture.kinds:
-            yield f"has no layer with {one.noun}"
-        if isinstance(one, Attention) and (one.gate == "channels") != architecture.has_output_gate:
-            yield "has no output gate in attention" if one.gate else "has an output gate in attention"
-        if isinstance(one, Attention) and one.has_value_norm and architecture.normalises_values:
+    for sublayer in spec.sublayers:
+        if type(sublayer) not in architecture.kinds:
+            yield f"has no layer with {sublayer.noun}"
+        if isinstance(sublayer, Attention) and (sublayer.gate == "channels") != architecture.has_output_gate:
+            yield "has no output gate in attention" if sublayer.gate else "has an output gate in attention"
+        if isinstance(sublayer, Attention) and sublayer.has_value_norm and architecture.normalises_values:
             continue
-        if isinstance(one, Attention) and one.extra is not None and one.gate != "channels":
-            yield f"has no {one.extra}"
-        if isinstance(one, Attention) and architecture.normalises_values:
+        if isinstance(sublayer, Attention) and sublayer.extra is not None and sublayer.gate != "channels":
+            yield f"has no {sublayer.extra}"
+        if isinstance(sublayer, Attention) and architecture.normalises_values:
             yield "normalises values"
     for kind in (Convolution, DeltaNet, Mamba):
         if kind in architecture.kinds and not any(spec.all(kind)):

@@ -48,7 +48,7 @@ class Folding:
         for sublayer in spec.sublayers:
             factors[sublayer.norm_after or sublayer.output] = sublayer.multiplier
         for name, factor in {
-            name: one for sublayer in spec.sublayers for name, one in sublayer.factors.items()
+            name: tensor for sublayer in spec.sublayers for name, tensor in sublayer.factors.items()
         }.items():
             factors[name] = factors.get(name, 1.0) * factor
         return cls({name: factor for name, factor in factors.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})

@@ -74,9 +74,9 @@ def no_gains(result: ExportResult) -> Iterator[str]:
 
 def beaten(result: ExportResult) -> Iterator[str]:
     """Variants that a whole model beats in all that was measured, with the command that makes the better file."""
-    for one in beaten_in({"variants": result.described, "whole": result.whole}):
-        where = f"make it with: {result.commands[one.by]}" if one.command else f"use {result.path / one.by}"
-        yield f"{one.variant} is {one.words}; {where}"
+    for beaten in beaten_in({"variants": result.described, "whole": result.whole}):
+        where = f"make it with: {result.commands[beaten.by]}" if beaten.command else f"use {result.path / beaten.by}"
+        yield f"{beaten.variant} is {beaten.words}; {where}"
 
 
 def _answer(name: str, variant: Mapping[str, Any]) -> Iterator[str]:

@@ -150,11 +150,11 @@ def measure_divergences(
     texts = tuple(dict.fromkeys(pair.variant for _, pairs in sets for pair in pairs))
     with _logits(texts, folder, runtime, execution) as all_logits:
         for index, (ids, logits) in enumerate(zip(texts, all_logits, strict=True)):
-            for one in compared.values():
-                if (defect := one.add(ids, logits)) is not None:
+            for comparison in compared.values():
+                if (defect := comparison.add(ids, logits)) is not None:
                     raise ArtifactError(f"{folder}: {defect} for text {index}; export the variant again")
             say(f"{runtime}: text {index + 1} of {len(texts)}")
-    return tuple(one.figures() for one in by_set)
+    return tuple(comparison.figures() for comparison in by_set)
 
 
 def _key(pairs: Sequence[PairedText]) -> tuple[tuple[TokenIds, TokenIds], ...]:

@@ -110,7 +110,7 @@ def run_parity(
         with opened() as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
         compared = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
-        alone = [one for case in cases if not (case.in_float or case.filled) for one in sequences_of(case)]
+        alone = [sequence for case in cases if not (case.in_float or case.filled) for sequence in sequences_of(case)]
         rounding = None if origin is None else compare_with_origin(origin, execution, alone, references, store, say)
         noise, margin = _noise(compared, references, store, opened, candidate, say)
     return ParityReport(

@@ -44,7 +44,7 @@ def command(report: Json, found: Json) -> str:
 
 def head(found: Json) -> tuple[str, ...]:
     """The titles of the cells of `rows`; right answers come first, if questions were asked."""
-    titles = *SPEED_HEAD, *(one.title for one in main_figures("faster", "worse"))
+    titles = *SPEED_HEAD, *(main_figure.title for main_figure in main_figures("faster", "worse"))
     return *(["Right"] if has_accuracy(found) else []), "Size", *(title[0].upper() + title[1:] for title in titles)
 
 
@@ -63,7 +63,7 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
             of: Json = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
         else:
             of = figures_of_folder(report["variants"][file["name"].rpartition("/")[0]], file["folder"])
-        figures = (one.cell(of) for one in main_figures("faster", "worse"))
+        figures = (main_figure.cell(of) for main_figure in main_figures("faster", "worse"))
         right = [right_cell(file)] if has_accuracy(found) else []
         cells = [*right, _size_cell(file), *speed_cells(of), *figures]
         yield title(file), Cell(result or beyond, beyond if result else ""), cells

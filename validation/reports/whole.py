@@ -63,13 +63,13 @@ def _title(name: str, row: Json) -> str:
 
 def _compared(size: int, variant: Json, other_size: int, other: Json) -> Iterator[str]:
     yield f"smaller ({megabytes(other_size)} instead of {megabytes(size)})"
-    own, better = (speedups(one["speed"], "decode") for one in (variant, other))
+    own, better = (speedups(either["speed"], "decode") for either in (variant, other))
     if own and better:
         faster, slower = times(better[0].value), times(own[0].value)
         yield f"faster ({faster}× the dense model's decode speed instead of {slower}×)"
-    divergences = [divergence_of(one["quality"]) for one in (variant, other)]
+    divergences = [divergence_of(either["quality"]) for either in (variant, other)]
     if divergences[0] is not None and divergences[1] is not None:
-        kl, less = (figure(one["mean_kl_nats"]) for one in divergences if one is not None)
+        kl, less = (figure(divergence["mean_kl_nats"]) for divergence in divergences if divergence is not None)
         yield f"nearer to the original (KL {less} instead of {kl})"
 
 

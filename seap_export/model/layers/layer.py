@@ -88,7 +88,7 @@ class DecoderLayer:
             if sublayer.channels in shape
         }
         on_device = {name: tensors[name].to(device) for name in wanted}
-        self._tensors = {name: one if name in in_parts else one.float() for name, one in on_device.items()}
+        self._tensors = {name: tensor if name in in_parts else tensor.float() for name, tensor in on_device.items()}
         self._widened: dict[Projection, tuple[slice | None, slice | None, torch.Tensor]] = {}
         self._trained: dict[Projection, tuple[torch.Tensor, ...]] = {}
 

@@ -152,7 +152,7 @@ class Predictor:
     def meets(self, candidate: Candidate, targets: Targets) -> bool:
         """Whether a candidate is predicted to meet size and speed."""
         # One that was measured to fit is no smaller than those of the same way with a larger ratio.
-        known = (one for one, size in self._sizes.items() if targets.size is not None and size <= targets.size)
+        known = (ratio for ratio, size in self._sizes.items() if targets.size is not None and size <= targets.size)
         is_known = any(one.ratio <= candidate.ratio and one == replace(candidate, ratio=one.ratio) for one in known)
         fits = targets.size is None or is_known or self._at_most(candidate) <= targets.size
         return fits and self._is_fast(candidate, targets)

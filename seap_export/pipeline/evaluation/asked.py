@@ -69,11 +69,11 @@ def held_out_questions(tasks: Iterable[Task], splits: Mapping[str, Split], chat:
         prompts = {sample.prompt for sample in splits[task.name].held_out if sample.prompt}
         if task.answer is not None:
             whole = open_task(task, chat=chat)
-            kept = tuple(one for one in whole.questions if one.prompt in prompts)
+            kept = tuple(question for question in whole.questions if question.prompt in prompts)
             if kept:
                 answered.append(OpenTask(task.name, whole.rule, kept, whole.examples))
         else:
-            of_task = tuple(one for one in read_questions(task, chat=chat) if one.text in texts)
+            of_task = tuple(question for question in read_questions(task, chat=chat) if question.text in texts)
             choices |= {task.name: of_task} if of_task else {}
     return Asked(choices, tuple(answered))
 

@@ -96,7 +96,7 @@ def unfolded(spec: ModelSpec, index: int, before: Tensors, after: Tensors) -> di
         if sublayer.channel_rows is not None and sublayer.blocks == 1:
             (reader, rows), output = sublayer.channel_rows, names.weight(sublayer.output, index)
             row_of = torch.tensor(list(rows))
-            now, then = (_sums(one[output].float().square().sum(0), row_of) for one in (tensors, before))
+            now, then = (_sums(weights[output].float().square().sum(0), row_of) for weights in (tensors, before))
             factors = torch.where(then > 0, (now / then).sqrt(), 1.0)
             made = names.weight(reader, index)
             tensors |= {made: tensors[made] * factors[:, None], output: tensors[output] / factors[row_of]}

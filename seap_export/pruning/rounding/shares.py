@@ -94,7 +94,7 @@ def guess_rounding(
     costs = _costs(source, texts, how, folder, device)
     known = [way.average for way in how.ways if way.of_experts is not True]
     averages = (quarters / 4 for quarters in range(math.ceil(4 * min(known)), math.floor(4 * max(known)) + 1))
-    return [(average, _TOGETHER * sum(one.loss for one in costs.cheapest(average))) for average in averages]
+    return [(average, _TOGETHER * sum(option.loss for option in costs.cheapest(average))) for average in averages]
 
 
 @dataclass(frozen=True)

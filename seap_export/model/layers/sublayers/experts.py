@@ -98,7 +98,7 @@ def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) 
     margins = best[:, -2] - best[:, -1]
     if experts.scores == "sparsemixer":  # nor may an expert be hardly near or hardly too far
         distances = [_distances(logits, one) - 2 * experts.tolerance for one in best[:, :-1].split(1, -1)]
-        margins = torch.stack([margins, *(one.abs().amin(-1) for one in distances)]).amin(0)
+        margins = torch.stack([margins, *(distance.abs().amin(-1) for distance in distances)]).amin(0)
     return margins
 
 

@@ -111,7 +111,7 @@ class WholeStep(Step):
     def planned_work(self, folder: Path, measured: Sequence[Cost]) -> list[PlannedWork]:
         """The work of making the models that were never measured, and of measuring them."""
         known = read_whole(folder)
-        missing = [one for name, one in self.models.items() if one.written is not None and name not in known]
+        missing = [model for name, model in self.models.items() if model.written is not None and name not in known]
         made = {step.name: replace(step.planned_work, passes=True) for steps in missing for step in steps.all}
         figures = [
             PlannedWork(cost, one.ranking.tasks, format=one.model.format) for one in missing for cost in measured
