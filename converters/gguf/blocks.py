@@ -39,12 +39,12 @@ def encode_blocks(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.uint8]:
     return np.concatenate([_encoded(part, GRIDS[kind]) for part in some])
 
 
-def _encoded(rows: torch.Tensor, how: BlockQuantization) -> NDArray[np.uint8]:
-    blocks = padded_blocks(rows, how)
-    scales, points = best_scales(blocks, how)
-    numbers = levels(blocks, scales, points, how).to(torch.uint8)
+def _encoded(rows: torch.Tensor, grid: BlockQuantization) -> NDArray[np.uint8]:
+    blocks = padded_blocks(rows, grid)
+    scales, points = best_scales(blocks, grid)
+    numbers = levels(blocks, scales, points, grid).to(torch.uint8)
     packed = [scales.half().view(torch.uint8)]
-    if how.bits == 5:
+    if grid.bits == 5:
         packed.append(_highest(numbers))
     low = numbers & 15
     packed.append(low[..., :16] | low[..., 16:] << 4)

@@ -61,7 +61,7 @@ def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
     return QuantizedRows(weight.view(torch.uint32), scales, biases)
 
 
-def kept(matrix: torch.Tensor, dtype: torch.dtype, how: BlockQuantization) -> QuantizedRows | None:
+def kept(matrix: torch.Tensor, dtype: torch.dtype, grid: BlockQuantization) -> QuantizedRows | None:
     """Stores a matrix that is on a grid unchanged; None: it is not on it, or the dtype does not hold its scales.
 
     Args:
@@ -69,16 +69,16 @@ def kept(matrix: torch.Tensor, dtype: torch.dtype, how: BlockQuantization) -> Qu
     """
     parts = []
     for rows in matrix.split(max(1, _FEWER // matrix.shape[1])):
-        blocks = padded_blocks(rows.float(), how)
-        scales, points = best_scales(blocks, how)
+        blocks = padded_blocks(rows.float(), grid)
+        scales, points = best_scales(blocks, grid)
         stored = scales.to(dtype)
-        if not torch.equal(on_grid(blocks, stored.float(), points, how), blocks):
+        if not torch.equal(on_grid(blocks, stored.float(), points, grid), blocks):
             return None
         biases = (stored.float() * -points).to(dtype)
         if not torch.equal(biases.float(), stored.float() * -points):
             return None
-        numbers = levels(blocks, stored.float(), points, how)
-        parts.append((_packed(numbers.flatten(1), how.bits), stored.squeeze(-1), biases.squeeze(-1)))
+        numbers = levels(blocks, stored.float(), points, grid)
+        parts.append((_packed(numbers.flatten(1), grid.bits), stored.squeeze(-1), biases.squeeze(-1)))
     words, scales, biases = (torch.cat(part) for part in zip(*parts, strict=True))
     return QuantizedRows(words.view(torch.uint32), scales, biases)
 

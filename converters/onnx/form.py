@@ -102,8 +102,8 @@ def read_form(model: Path) -> OnnxForm:
     try:
         values = json.loads(noted[FORM_NOTE])
         precision = values.pop("precision")
-        how = precision["quantization"]
-        quantization = None if how is None else BlockQuantization(**how)
+        rounding = precision["quantization"]
+        quantization = None if rounding is None else BlockQuantization(**rounding)
         return OnnxForm(Precision(precision["dtype"], quantization), **values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{model}: its metadata do not record its form; convert it again") from error

@@ -100,19 +100,19 @@ class OnnxFormat(Format):
 
     def options(self) -> dict[str, Any]:
         """The options that differ from the usual ones of the precision, and always the logits."""
-        form, how, usual = self.form, self.form.precision.quantization, OnnxFormat(self.precision).form
+        form, rounding, usual = self.form, self.form.precision.quantization, OnnxFormat(self.precision).form
         values: dict[str, Any] = {"logits": form.logits}
         if form.dialect != usual.dialect:
             values["dialect"] = form.dialect
-        if how is None:
+        if rounding is None:
             return values
         if form.precision.dtype != usual.precision.dtype:
             values["activations"] = form.precision.dtype
-        if how.block_size != BLOCK_SIZE:
-            values["block_size"] = how.block_size
-        if how.average is not None:
+        if rounding.block_size != BLOCK_SIZE:
+            values["block_size"] = rounding.block_size
+        if rounding.average is not None:
             return values
-        differing = {"asymmetric": not how.symmetric, "float_embeddings": not how.embeddings}
+        differing = {"asymmetric": not rounding.symmetric, "float_embeddings": not rounding.embeddings}
         return values | {name: True for name, differs in differing.items() if differs}
 
     @property

@@ -150,8 +150,8 @@ def mixed_precision(average: float, provider: str = "cpu", dialect: DialectName 
     if not PROVIDERS[provider].mixes_bits:
         able = either(name for name, row in PROVIDERS.items() if row.mixes_bits)
         raise UsageError(f"the {provider} provider cannot run {MIXED}{average:g}; use int8 or int4, or {able}")
-    how = BlockQuantization(4, average=average, mix=OWN_FORMAT, ways=WAYS, splits_tables=True)
-    return Precision(PROVIDERS[provider].computes[dialect][0], how)
+    rounding = BlockQuantization(4, average=average, mix=OWN_FORMAT, ways=WAYS, splits_tables=True)
+    return Precision(PROVIDERS[provider].computes[dialect][0], rounding)
 
 
 def choose_precision(
@@ -191,8 +191,8 @@ def choose_precision(
             raise UsageError(
                 f"the {provider} provider cannot run {name}; use int{_BITS[name]}, or the provider {able}"
             )
-        how = BlockQuantization(_BITS[name], block_size, symmetric, embeddings, rows=name in INTEGERS)
-        return Precision(dtype, how)
+        rounding = BlockQuantization(_BITS[name], block_size, symmetric, embeddings, rows=name in INTEGERS)
+        return Precision(dtype, rounding)
     if name not in dtypes:
         quantised = [other for other in _BITS if other not in INTEGERS or PROVIDERS[provider].multiplies_int8]
         others = either(dtypes if dialect == "standard" else [*dtypes, *quantised])

@@ -65,22 +65,22 @@ class GraphWeights(PlainWeights):
     def _rounded(self, name: str, stored: str, columns: int, rows: slice = slice(None)) -> torch.Tensor:
         """Rows of a matrix that is stored in blocks."""
         assert self._how is not None
-        how = self._how.of(name)
-        if how.block_size == WHOLE_ROW:
+        grid = self._how.of(name)
+        if grid.block_size == WHOLE_ROW:
             levels, scales = (self._number(f"{stored}.{part}")[..., rows] for part in ("packed", "scales"))
             matrix = QuantizedMatrix(of_columns(levels), scales.float().unsqueeze(1), None)
-            return dequantize(matrix, how, columns)
+            return dequantize(matrix, grid, columns)
         packed, scales = (self._number(f"{stored}.{part}") for part in ("packed", "scales"))
-        if how.rows:
+        if grid.rows:
             steps = self._number(f"{stored}.steps")
-            packed = of_nibbles(packed, (steps.shape[0], how.block_size, steps.shape[2]))
+            packed = of_nibbles(packed, (steps.shape[0], grid.block_size, steps.shape[2]))
             matrix = QuantizedMatrix(packed[rows], scales_of(steps.squeeze(1).T, scales)[rows], None)
-            return dequantize(matrix, how, columns)
+            return dequantize(matrix, grid, columns)
         points = f"{stored}.zero_points"
         matrix = QuantizedMatrix(
             packed[rows], scales[rows].float(), self._number(points)[rows] if points in self._tensors else None
         )
-        return dequantize(matrix, how, columns)
+        return dequantize(matrix, grid, columns)
 
     def _matrix(self, name: str, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
         """The matrices of experts that weights of this name are part of, one below the other, or their biases."""

@@ -133,7 +133,7 @@ def _widened(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _other_levels(
-    name: str, expected: Mapping[str, ir.Value], stored: Mapping[str, ir.Value], how: BlockQuantization
+    name: str, expected: Mapping[str, ir.Value], stored: Mapping[str, ir.Value], grid: BlockQuantization
 ) -> str | None:
     """Rows of a quantised matrix that are further from the model's weights than quantising them now gets."""
     best, given = (_matrix(name, tensors) for tensors in (expected, stored))
@@ -143,8 +143,8 @@ def _other_levels(
         return None
 
     def read(rows: slice) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        columns = best.scales.shape[1] * how.width(best.packed.shape[-1])
-        matrices = [dequantize(_some_rows(matrix, rows), how, columns).numpy() for matrix in (best, given)]
+        columns = best.scales.shape[1] * grid.width(best.packed.shape[-1])
+        matrices = [dequantize(_some_rows(matrix, rows), grid, columns).numpy() for matrix in (best, given)]
         return matrices[0], matrices[1], best.scales[rows].numpy()
 
     return worse_rows(name, len(best.packed), read)

@@ -80,10 +80,10 @@ class OpenvinoFormat(Format):
 
     def remark(self, spec: ModelSpec) -> str | None:
         """Says if the embedding stays in floats, and what whole blocks of integers cost, if at least 1 percent."""
-        if (how := self._storage.rounding) is None:
+        if (rounding := self._storage.rounding) is None:
             return None
         remarks, shapes = [], spec.tensors()
-        if not how.takes_table(spec.hidden_size):
+        if not rounding.takes_table(spec.hidden_size):
             remarks.append(
                 f"{self.name}:{self.precision}: the embedding and the LM head stay in fp16, because their rows of "
                 f"{spec.hidden_size} are not whole blocks of {BLOCK}"
@@ -107,8 +107,8 @@ class OpenvinoFormat(Format):
         return round(matrices) + 4 * (vectors + tables)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        how = self._storage.rounding
-        return how if how is not None and how.bits == 4 else None
+        rounding = self._storage.rounding
+        return rounding if rounding is not None and rounding.bits == 4 else None
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         """Writes an IR of OpenVINO with its tokenizer; the same packages of OpenVINO give the same bytes."""
@@ -154,11 +154,13 @@ class OpenvinoFormat(Format):
 
     def _matrix_bytes(self, name: str, rows: int, columns: int) -> float:
         """Bytes of a stored matrix, including its scales in f16."""
-        how = self._storage.rounding_of(name, columns)
-        if how is None:
+        rounding = self._storage.rounding_of(name, columns)
+        if rounding is None:
             return rows * columns * (4 if self._storage.floats == "f32" else 2)
         return (
-            rows * columns * self.average / 8 if self.average else rows * padded(columns) * (how.bits / 8 + 2 / BLOCK)
+            rows * columns * self.average / 8
+            if self.average
+            else rows * padded(columns) * (rounding.bits / 8 + 2 / BLOCK)
         )
 
 

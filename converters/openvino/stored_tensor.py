@@ -46,8 +46,8 @@ class Storage:
 
     def rounding_of(self, name: str, columns: int) -> BlockQuantization | None:
         """How the matrix of this name and width is rounded to integers; None: it stays in floats."""
-        how, is_table = self.rounding, name in map(names.tensor, ("embed_tokens", "lm_head"))
-        return None if how is None or (is_table and not how.takes_table(columns)) else how.of(name)
+        rounding, is_table = self.rounding, name in map(names.tensor, ("embed_tokens", "lm_head"))
+        return None if rounding is None or (is_table and not rounding.takes_table(columns)) else rounding.of(name)
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,24 @@ def floats(
 
 
 def integers(
-    name: str, shape: tuple[int, int], how: BlockQuantization, read: Callable[[], torch.Tensor]
+    name: str, shape: tuple[int, int], rounding: BlockQuantization, read: Callable[[], torch.Tensor]
 ) -> tuple[StoredTensor, StoredTensor]:
     """The constants of a matrix that is rounded to integers, and of the scales of its blocks, in f16."""
     latest: list[QuantizedMatrix] = []
     rows, blocks = shape[0], padded(shape[1]) // BLOCK
 
     def levels() -> Iterator[NDArray[np.uint8]]:
-        latest[:] = [quantize(_finite(read(), name), how)]
+        latest[:] = [quantize(_finite(read(), name), rounding)]
         # ours count from 0, with the middle for zero; these are signed: the highest bit differs
-        sign = 0x80 if how.bits == 8 else 0x88
+        sign = 0x80 if rounding.bits == 8 else 0x88
         yield _bytes(latest[0].packed, name) ^ np.uint8(sign)
 
     def scales() -> Iterator[NDArray[np.uint8]]:
-        matrix = latest.pop() if latest else quantize(_finite(read(), name), how)
+        matrix = latest.pop() if latest else quantize(_finite(read(), name), rounding)
         yield _bytes(matrix.scales.half(), name)
 
     return (
-        StoredTensor(name, "i8" if how.bits == 8 else "i4", (rows, blocks, BLOCK), levels),
+        StoredTensor(name, "i8" if rounding.bits == 8 else "i4", (rows, blocks, BLOCK), levels),
         StoredTensor(f"{name}.scale", "f16", (rows, blocks, 1), scales),
     )
 

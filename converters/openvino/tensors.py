@@ -115,13 +115,13 @@ def _weight(
         return Weight(name, (floats(stored_as, shape, "f32", lambda: _pieces(tensor)),), shape, False)
     parts = joined.get(stored_as, (stored_as,))
     rows, columns = weights.shape(parts)
-    how = storage.rounding_of(parts[0], columns)
-    if how is None:
+    grid = storage.rounding_of(parts[0], columns)
+    if grid is None:
         tensor_of_floats = floats(
             stored_as, (rows, columns), storage.floats, lambda: iter(_read(weights, parts).values())
         )
         return Weight(name, (tensor_of_floats,), tensor_of_floats.shape, is_transposed)
-    both = integers(stored_as, (rows, columns), how, lambda: _joined(weights, parts))
+    both = integers(stored_as, (rows, columns), grid, lambda: _joined(weights, parts))
     return Weight(name, both, (rows, columns), is_transposed)
 
 

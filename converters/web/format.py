@@ -86,18 +86,18 @@ class WebFormat(Format):
         """How WebGPU's kernels fail on the model; None: they compute it. See docs/research/webgpu.md."""
         if any(attention.softcap is not None for attention in spec.all(Attention)):
             return "ignores the soft cap of this model's attention"
-        how = precision_of(self.precision)
-        if any(spec.all(Experts)) and how.quantization is not None:
+        rounding = precision_of(self.precision)
+        if any(spec.all(Experts)) and rounding.quantization is not None:
             return "computes this model's rounded experts wrongly"
         recurs = any("recurrent" in sublayer.states for sublayer in spec.sublayers)
-        return "has no recurrence in float16" if recurs and how.dtype == "fp16" else None
+        return "has no recurrence in float16" if recurs and rounding.dtype == "fp16" else None
 
     def size(self, spec: ModelSpec) -> int:
         size = sum(slot.length for slot in _slots(spec, self.precision))
-        if self.average is None or (how := self.grid(spec)) is None:
+        if self.average is None or (rounding := self.grid(spec)) is None:
             return size
         shapes, alike = spec.tensors(), next(way.average for way in WAYS if (way.bits, way.block_size) == (4, 32))
-        chosen = sum(prod(shapes[name]) for group in groups_of(spec, how) for name in group.names)
+        chosen = sum(prod(shapes[name]) for group in groups_of(spec, rounding) for name in group.names)
         return size + round((self.average - alike) / 8 * chosen)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:

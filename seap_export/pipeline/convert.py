@@ -62,10 +62,10 @@ def convert(
     row = row_of(format)
     _refuse_other_folder(model_folder)
     spec = writable_spec(format, model_folder)
-    how = format.grid(spec)
-    if how is not None and statistics is None:
+    grid = format.grid(spec)
+    if grid is not None and statistics is None:
         statistics = _of_variant(model_folder, progress)
-    if statistics is not None and how is None:
+    if statistics is not None and grid is None:
         raise UsageError(
             f"--calibration has no effect on {format.name}:{format.precision}, which needs no texts; leave it out"
         )
@@ -74,18 +74,18 @@ def convert(
             f"{format.name}:{format.precision} chooses the bits of each matrix with calibration texts; give "
             "--calibration"
         )
-    if how is not None and statistics is None:
+    if grid is not None and statistics is None:
         progress.warn(_WITHOUT_TEXTS.format(format.precision, format.name, model_folder))
     rounded = 0 if statistics is None else HfFormat("fp32").size(spec)
     refuse_full_disk(Disk(kept=format.size(spec), temporary=rounded), out)
     if (remark := format.remark(spec)) is not None:
         progress.warn(remark)
     with write_whole(out, marker=row.marker, force=force) as target, TemporaryDirectory() as scratch:
-        if statistics is not None and how is not None:
+        if statistics is not None and grid is not None:
             with progress.step("rounding", len(spec.layers)) as advance:
                 kept = Variant(model_folder.absolute().parent).vocabulary  # a variant may keep some tokens only
                 write_rounded_model(
-                    model_folder, statistics, how, Path(scratch), advance, compute=compute, vocabulary=kept
+                    model_folder, statistics, grid, Path(scratch), advance, compute=compute, vocabulary=kept
                 )
             model_folder = Path(scratch)
         with progress.step(f"writing {row.title}", len(spec.layers)) as advance:

@@ -37,62 +37,64 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
     split = {stored for table in precision.quantization.tables for stored in form.holders([table.name])}
 
     def rounded(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        how = grids.get(name)
-        if how is None or name in split:
+        rounding = grids.get(name)
+        if rounding is None or name in split:
             return tensor
         if tensor.dim() == 3:  # matrices of experts
             rows = tensor.mT if form.is_transposed(name) else tensor
-            on_grid = _rounded(rows.flatten(0, 1), how, dtype).view(rows.shape)
+            on_grid = _rounded(rows.flatten(0, 1), rounding, dtype).view(rows.shape)
             return on_grid.mT if form.is_transposed(name) else on_grid
-        return _rounded(tensor.T, how, dtype).T if form.is_transposed(name) else _rounded(tensor, how, dtype)
+        return _rounded(tensor.T, rounding, dtype).T if form.is_transposed(name) else _rounded(tensor, rounding, dtype)
 
     return lambda weights: {name: rounded(name, tensor) for name, tensor in weights.items()}
 
 
-def _grids(spec: ModelSpec, how: BlockQuantization) -> dict[str, BlockQuantization]:
+def _grids(spec: ModelSpec, rounding: BlockQuantization) -> dict[str, BlockQuantization]:
     """The grids of quantised weights by their stored names; the parts of one stored weight have the same."""
-    form, quantized = StoredForm(spec), frozenset(_quantized(spec, how))
-    held = ((stored, how.of(plain)) for plain in spec.tensors() for stored in form.holders([plain]))
+    form, quantized = StoredForm(spec), frozenset(_quantized(spec, rounding))
+    held = ((stored, rounding.of(plain)) for plain in spec.tensors() for stored in form.holders([plain]))
     return {stored: grid for stored, grid in held if stored in quantized}
 
 
-def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
+def _quantized(spec: ModelSpec, rounding: BlockQuantization) -> Iterator[str]:
     """The stored names of quantised weights; rows are quantised one by one, so that fused projections may stay so."""
     family = spec.family
     tables = spec.token_tables if spec.tie_word_embeddings else (*spec.token_tables, "lm_head")
-    yield from (family.stored(table) for table in tables if how.takes_table(spec.row_width(table)))
-    for module in _projections(spec, how):
+    yield from (family.stored(table) for table in tables if rounding.takes_table(spec.row_width(table)))
+    for module in _projections(spec, rounding):
         yield f"{module}.weight"
-    for layer, _ in _quantized_experts(spec, how):
+    for layer, _ in _quantized_experts(spec, rounding):
         for stacked in stacked_projections(spec, layer).values():
             yield from stacked.parts
 
 
-def _projections(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
+def _projections(spec: ModelSpec, rounding: BlockQuantization) -> Iterator[str]:
     """The modules of the torch model that are quantised projections."""
     stored_as = {part: fused for fused in spec.family.fused for part in FUSED[fused]}
     for index, layer in enumerate(spec.layers):
-        rounded = (name for sublayer in layer.sublayers for name in sublayer.rounded(spec.hidden_size, how.block_size))
+        rounded = (
+            name for sublayer in layer.sublayers for name in sublayer.rounded(spec.hidden_size, rounding.block_size)
+        )
         matrices = (stored_as.get(projection, projection) for projection in rounded if projection not in ROUTED)
         for name in dict.fromkeys(matrices):
             yield spec.family.module(name, index)
 
 
-def _quantized_experts(spec: ModelSpec, how: BlockQuantization) -> Iterator[tuple[int, Experts]]:
+def _quantized_experts(spec: ModelSpec, rounding: BlockQuantization) -> Iterator[tuple[int, Experts]]:
     """The layers whose experts are quantised, and these."""
     for index, layer in enumerate(spec.layers):
         for experts in layer.sublayers:
-            if isinstance(experts, Experts) and experts.rounded(spec.hidden_size, how.block_size):
+            if isinstance(experts, Experts) and experts.rounded(spec.hidden_size, rounding.block_size):
                 yield index, experts
 
 
-def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -> torch.Tensor:
+def _rounded(weight: torch.Tensor, rounding: BlockQuantization, dtype: torch.dtype) -> torch.Tensor:
     rounded, rows = torch.empty_like(weight), max(1, _ELEMENTS // weight.shape[1])
     for part, into in zip(weight.split(rows), rounded.split(rows), strict=True):
-        blocks = padded_blocks(part, how)
-        scales, zero_points = best_scales(blocks, how)
+        blocks = padded_blocks(part, rounding)
+        scales, zero_points = best_scales(blocks, rounding)
         stored = scales.to(dtype).float()  # in the activations' dtype
-        on_levels = levels(blocks, scales, zero_points, how).sub_(zero_points).mul_(stored)
+        on_levels = levels(blocks, scales, zero_points, rounding).sub_(zero_points).mul_(stored)
         into.copy_(on_levels.flatten(1)[:, : weight.shape[1]])
     return rounded
 
@@ -143,7 +145,7 @@ def narrow(dtype: torch.dtype, kept: Collection[str] = ()) -> Change:
     return lambda weights: {name: tensor if name in kept else tensor.to(dtype) for name, tensor in weights.items()}
 
 
-def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, whole_rows: bool = False) -> None:
+def round_activations(model: Any, spec: ModelSpec, rounding: BlockQuantization, *, whole_rows: bool = False) -> None:
     """Makes the model round the inputs of products with quantised weights to 8 bits, block by block.
 
     The CPU's kernels do the same for MatMulNBits at accuracy level 4: each block's scale is its largest value / 127.
@@ -156,15 +158,15 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
         to_8_bits = _row_to_8_bits if whole_rows else partial(_to_8_bits, block_size=block_size)
         module.register_forward_pre_hook(lambda _, inputs: (to_8_bits(inputs[0]),))
 
-    grids = _grids(spec, how)
-    for name in _projections(spec, how):
+    grids = _grids(spec, rounding)
+    for name in _projections(spec, rounding):
         round_inputs(model.get_submodule(name), grids[f"{name}.weight"].input_block)
-    if how.takes_table(spec.hidden_size):
+    if rounding.takes_table(spec.hidden_size):
         head = "embed_tokens" if spec.tie_word_embeddings else "lm_head"
-        round_inputs(model.get_output_embeddings(), how.of(names.tensor(head)).block_size)
-    for layer, experts in _quantized_experts(spec, how):
+        round_inputs(model.get_output_embeddings(), rounding.of(names.tensor(head)).block_size)
+    for layer, experts in _quantized_experts(spec, rounding):
         if not is_looped(experts):  # whose products are of floats
-            _round_neurons(model, spec.family, layer, how.block_size)
+            _round_neurons(model, spec.family, layer, rounding.block_size)
 
 
 def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> None:

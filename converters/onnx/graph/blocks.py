@@ -46,7 +46,7 @@ class QuantizedWeight:
         g: GraphBuilder,
         tensors: QuantizedTensors,
         shape: tuple[int, ...],
-        how: BlockQuantization,
+        grid: BlockQuantization,
         dtype: ir.DataType,
     ) -> QuantizedWeight:
         """A matrix, or those of all experts, whose tensors the graph stores.
@@ -54,31 +54,31 @@ class QuantizedWeight:
         What operators do not read as it is stored is made of it by nodes on constants, which ONNX Runtime computes
         once, when it opens the file.
         """
-        bits, scales = kernel_bits(how.bits), g.initializer(tensors.scales)
+        bits, scales = kernel_bits(grid.bits), g.initializer(tensors.scales)
         if tensors.scales.dtype != dtype:
             scales = g.node("Cast", [scales], f"{scales.name}.wide", attributes={"to": dtype})
         packed = g.initializer(tensors.packed)
-        if how.bits != bits:
+        if grid.bits != bits:
             if len(shape) > _OF_A_MATRIX:
-                raise ValueError(f"experts are not stored in {how.bits} bits")
-            packed = _unpacked(g, packed, how)
+                raise ValueError(f"experts are not stored in {grid.bits} bits")
+            packed = _unpacked(g, packed, grid)
             # a level of fewer bits is in the middle of those of the kernel that begin with them
-            factor = np.array(2.0 ** (how.bits - bits), dtype.numpy())
-            scales = g.node("Mul", [scales, g.constant(f"step_{how.bits}", factor)], f"{scales.name}.steps")
+            factor = np.array(2.0 ** (grid.bits - bits), dtype.numpy())
+            scales = g.node("Mul", [scales, g.constant(f"step_{grid.bits}", factor)], f"{scales.name}.steps")
         points = None if tensors.zero_points is None else g.initializer(tensors.zero_points)
-        return cls((shape[-2], shape[-1]), bits, how.block_size, packed, scales, points)
+        return cls((shape[-2], shape[-1]), bits, grid.block_size, packed, scales, points)
 
 
-def _unpacked(g: GraphBuilder, packed: ir.Value, how: BlockQuantization) -> ir.Value:
+def _unpacked(g: GraphBuilder, packed: ir.Value, grid: BlockQuantization) -> ir.Value:
     """The bytes that a kernel reads, of those that are stored; see `planes`.
 
     The stored bits are the upper ones of a kernel's weight. The highest of those below them is 1, the others are 0:
     weights are (q + 1/2 - 2^(bits - 1)) * scale, which is what zero points of symmetric blocks say.
     """
-    name, bits, widths = str(packed.name), kernel_bits(how.bits), planes(how.bits)
-    below = bits - how.bits
-    whole = g.constant(f"half_{how.bits}", _bytes(1 << (below - 1), bits))
-    for plane, width in zip(_planes(g, packed, how), widths, strict=True):
+    name, bits, widths = str(packed.name), kernel_bits(grid.bits), planes(grid.bits)
+    below = bits - grid.bits
+    whole = g.constant(f"half_{grid.bits}", _bytes(1 << (below - 1), bits))
+    for plane, width in zip(_planes(g, packed, grid), widths, strict=True):
         label = f"{name}.{width}"
         shifts = g.constant(f"shifts_{width}_{bits}", np.arange(0, bits, width, dtype=np.uint8)[:, None])
         mask = g.constant(f"mask_{width}_{bits}", _bytes((1 << width) - 1, bits))
@@ -93,11 +93,11 @@ def _unpacked(g: GraphBuilder, packed: ir.Value, how: BlockQuantization) -> ir.V
     return whole
 
 
-def _planes(g: GraphBuilder, packed: ir.Value, how: BlockQuantization) -> Sequence[ir.Value]:
-    widths = planes(how.bits)
+def _planes(g: GraphBuilder, packed: ir.Value, grid: BlockQuantization) -> Sequence[ir.Value]:
+    widths = planes(grid.bits)
     if len(widths) == 1:
         return [packed]
-    sizes = g.ints(*(how.block_size * width // 8 for width in widths))
+    sizes = g.ints(*(grid.block_size * width // 8 for width in widths))
     names = [str(width) for width in widths]
     return g.node_with_outputs("Split", [packed, sizes], f"{packed.name}.planes", names, attributes={"axis": 2})
 

@@ -89,8 +89,8 @@ class Linears:
         parts = sublayer.readers[JOINED[type(sublayer)][stored_as]]
         weights, biases = ([named(part, index) for part in parts] for named in (names.weight, names.bias))
         weight_name, bias_name = (joined_name(each[0], stored_as) for each in (weights, biases))
-        how, columns, bias = self._quantization, self._weights.shape(weights)[1], None
-        is_rounded = how is not None and set(parts) <= set(sublayer.rounded(columns, how.block_size))
+        rounding, columns, bias = self._quantization, self._weights.shape(weights)[1], None
+        is_rounded = rounding is not None and set(parts) <= set(sublayer.rounded(columns, rounding.block_size))
         if parts[0] in sublayer.biases:
             bias = self._g.initializer(self._weights.joined(biases, bias_name))
         product = self.product(x, weights, name, stored_as=weight_name, bias=bias, is_rounded=is_rounded)
@@ -146,7 +146,7 @@ class Linears:
     def _quantized(self, weights: Sequence[str], name: str) -> QuantizedWeight:
         """The matrix of this name, made once: a tied table is read twice."""
         if name not in self._matrices:
-            weight, how, dtype = self._weights, self._weights.grid(weights), self._weights.precision.onnx_dtype
+            weight, rounding, dtype = self._weights, self._weights.grid(weights), self._weights.precision.onnx_dtype
             tensors, shape = weight.quantized(weights, name), weight.shape(weights)
-            self._matrices[name] = QuantizedWeight.of(self._g, tensors, shape, how, dtype)
+            self._matrices[name] = QuantizedWeight.of(self._g, tensors, shape, rounding, dtype)
         return self._matrices[name]

@@ -50,7 +50,7 @@ def scales_of(steps: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return steps.float() * rows.float().unsqueeze(1)
 
 
-def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
+def quantize(matrix: torch.Tensor, grid: BlockQuantization) -> QuantizedMatrix:
     """Rounds each weight to the nearest level of its block, whose scale has the least squared error.
 
     A matrix that is on such levels already comes back as it is.
@@ -61,22 +61,22 @@ def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
     rows = max(1, _ELEMENTS // matrix.shape[1])
     made: tuple[torch.Tensor, ...] = ()
     for start in range(0, len(matrix), rows):
-        parts = _quantize_rows(matrix[start : start + rows].float(), how)
+        parts = _quantize_rows(matrix[start : start + rows].float(), grid)
         made = made or tuple(part.new_empty((len(matrix), *part.shape[1:])) for part in parts)
         for whole, part in zip(made, parts, strict=True):  # concatenating them at the end would hold all of them twice
             whole[start : start + rows] = part
     packed, scales, zero_points = made
-    return QuantizedMatrix(packed, scales, None if how.symmetric else zero_points)
+    return QuantizedMatrix(packed, scales, None if grid.symmetric else zero_points)
 
 
-def dequantize(matrix: QuantizedMatrix, how: BlockQuantization, columns: int) -> torch.Tensor:
+def dequantize(matrix: QuantizedMatrix, grid: BlockQuantization, columns: int) -> torch.Tensor:
     """The weights as a runtime reconstructs them, float32 [N, columns]."""
     n, blocks, _ = matrix.packed.shape
-    values = _unpack(matrix.packed, how).reshape(n, blocks, how.width(columns)).float()
+    values = _unpack(matrix.packed, grid).reshape(n, blocks, grid.width(columns)).float()
     if matrix.zero_points is None:
-        zero_points = torch.full((n, blocks), how.middle)
+        zero_points = torch.full((n, blocks), grid.middle)
     else:
-        zero_points = _points(matrix.zero_points, how.bits)[:, :blocks].float()
+        zero_points = _points(matrix.zero_points, grid.bits)[:, :blocks].float()
     return ((values - zero_points.unsqueeze(-1)) * matrix.scales.unsqueeze(-1)).reshape(n, -1)[:, :columns]
 
 
@@ -115,11 +115,11 @@ def planes(bits: int) -> tuple[int, ...]:
     return {3: (2, 1), 5: (4, 1), 6: (4, 2)}.get(bits, (bits,))
 
 
-def _quantize_rows(matrix: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    blocks = padded_blocks(matrix, how)
-    scales, zero_points = best_scales(blocks, how)
-    packed = _pack(levels(blocks, scales, zero_points, how).to(torch.uint8), how.bits)
-    return packed, scales.squeeze(-1), _pack_points(zero_points.squeeze(-1).to(torch.uint8), how.bits)
+def _quantize_rows(matrix: torch.Tensor, grid: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    blocks = padded_blocks(matrix, grid)
+    scales, zero_points = best_scales(blocks, grid)
+    packed = _pack(levels(blocks, scales, zero_points, grid).to(torch.uint8), grid.bits)
+    return packed, scales.squeeze(-1), _pack_points(zero_points.squeeze(-1).to(torch.uint8), grid.bits)
 
 
 def _places(bits: int, width: int, device: torch.device) -> torch.Tensor:
@@ -140,13 +140,13 @@ def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.cat(packed, -1)
 
 
-def _unpack(packed: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+def _unpack(packed: torch.Tensor, grid: BlockQuantization) -> torch.Tensor:
     """The values of blocks, uint8 [..., block_size]."""
     values, start = torch.zeros((), dtype=torch.uint8, device=packed.device), 0
-    widths = planes(how.bits)
+    widths = planes(grid.bits)
     parts = packed.split([packed.shape[-1] * width // sum(widths) for width in widths], -1)
     for part, width in zip(parts, widths, strict=True):
-        places = _places(how.bits, width, packed.device)
+        places = _places(grid.bits, width, packed.device)
         unpacked = part[..., None, :, None] >> places[:, None] & (1 << width) - 1
         values = values | unpacked.flatten(-3) << start
         start += width

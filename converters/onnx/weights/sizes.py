@@ -13,18 +13,18 @@ _PLACE_BYTES = 4
 
 def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
     """About how many bytes weights, rotary tables and places of rows take: norms count like matrices."""
-    weights, how = spec.num_parameters(), precision.quantization
+    weights, grid = spec.num_parameters(), precision.quantization
     whole = 0  # of the weights that stay as they are
-    if how is not None:
+    if grid is not None:
         kept = {names.tensor(name) for name in ("positions", "layer_inputs_proj")}
         for name, shape in spec.outer_tensors().items():
-            whole += math.prod(shape) if name in kept or not how.takes_table(shape[-1]) else 0
+            whole += math.prod(shape) if name in kept or not grid.takes_table(shape[-1]) else 0
         for sublayer in spec.sublayers:
-            rounded = sublayer.rounded(spec.hidden_size, how.block_size)
+            rounded = sublayer.rounded(spec.hidden_size, grid.block_size)
             shapes = sublayer.shapes(spec.hidden_size).items()
             whole += sum(math.prod(shape) for projection, shape in shapes if projection not in rounded)
     places = 0
-    if how is not None and how.splits(spec.vocab_size) and how.takes_table(spec.hidden_size):
+    if grid is not None and grid.splits(spec.vocab_size) and grid.takes_table(spec.hidden_size):
         places = _PLACE_BYTES * spec.vocab_size * (1 if spec.tie_word_embeddings else 2)
     numbers = whole + _rotary_numbers(spec)
     return round((weights - whole) * precision.weight_bytes + numbers * precision.dtype_bytes) + places

@@ -124,7 +124,7 @@ class LazyWeights:
 
         With a layout, they are the matrices of experts: [experts, out, ...], and what belongs to a row is one axis.
         """
-        self.grids[name] = how = self.grid(names)
+        self.grids[name] = rounding = self.grid(names)
         rows, columns = self.shape(names) if layout is None else layout.shape[1:]
         uint8, int8, dtype = ir.DataType.UINT8, ir.DataType.INT8, self.precision.scale_dtype
 
@@ -141,21 +141,23 @@ class LazyWeights:
         def nibbles() -> Pieces:
             yield as_nibbles(self._quantize(names, name, None).packed)
 
-        if how.block_size == WHOLE_ROW:
+        if rounding.block_size == WHOLE_ROW:
             levels = part("packed", int8, (columns, rows), lambda matrix: as_columns(matrix.packed))
             return QuantizedTensors(levels, part("scales", dtype, (rows,), lambda matrix: matrix.scales))
-        blocks = -(-columns // how.block_size)
-        if how.rows:
+        blocks = -(-columns // rounding.block_size)
+        if rounding.rows:
             return QuantizedTensors(
-                LazyTensor(nibbles, ir.DataType.INT4, (blocks, how.block_size, rows), f"{name}.packed"),
+                LazyTensor(nibbles, ir.DataType.INT4, (blocks, rounding.block_size, rows), f"{name}.packed"),
                 part("scales", dtype, (rows,), lambda matrix: matrix.steps[1]),
                 steps=part("steps", int8, (blocks, 1, rows), lambda matrix: matrix.steps[0].T.contiguous()),
             )
-        levels = part("packed", uint8, (rows, blocks, how.block_size * how.bits // 8), lambda matrix: matrix.packed)
+        levels = part(
+            "packed", uint8, (rows, blocks, rounding.block_size * rounding.bits // 8), lambda matrix: matrix.packed
+        )
         scales = part("scales", dtype, (rows, blocks), lambda matrix: matrix.scales)
-        if how.symmetric:
+        if rounding.symmetric:
             return QuantizedTensors(levels, scales)
-        points = (rows, -(-blocks * how.bits // 8))
+        points = (rows, -(-blocks * rounding.bits // 8))
         return QuantizedTensors(levels, scales, part("zero_points", uint8, points, _zero_points))
 
     def grid(self, names: Sequence[str]) -> BlockQuantization:

@@ -16,8 +16,8 @@ _HEAD = "lm_head"
 
 def whole_blocks(form: OnnxForm) -> int:
     """The number that the inputs of a product must be a multiple of for a fast kernel; 1 where none is needed."""
-    how, multiple = form.precision.quantization, _multiple(form)
-    return how.block_size if how is not None and how.bits == 8 and multiple > 1 else multiple
+    rounding, multiple = form.precision.quantization, _multiple(form)
+    return rounding.block_size if rounding is not None and rounding.bits == 8 and multiple > 1 else multiple
 
 
 def _multiple(form: OnnxForm) -> int:
@@ -27,8 +27,8 @@ def _multiple(form: OnnxForm) -> int:
 
 def slow_products(spec: ModelSpec, form: OnnxForm) -> Mapping[str, Sequence[int]]:
     """The products for which the provider has no fast kernel, by name, each with its layers (none for `lm_head`)."""
-    how, of_outputs, of_inputs = form.precision.quantization, _multiple(form), whole_blocks(form)
-    if how is None:
+    rounding, of_outputs, of_inputs = form.precision.quantization, _multiple(form), whole_blocks(form)
+    if rounding is None:
         return {}
 
     def is_slow(outputs: int, inputs: int) -> bool:
@@ -44,7 +44,7 @@ def slow_products(spec: ModelSpec, form: OnnxForm) -> Mapping[str, Sequence[int]
         for name in PROJECTIONS
     }
     slow = {name: indices for name, indices in slow.items() if indices}
-    if how.takes_table(spec.hidden_size) and is_slow(spec.vocab_size, spec.hidden_size):
+    if rounding.takes_table(spec.hidden_size) and is_slow(spec.vocab_size, spec.hidden_size):
         slow[_HEAD] = ()
     return slow
 
@@ -62,42 +62,42 @@ def float_tables(spec: ModelSpec, form: OnnxForm) -> str | None:
 
 def width_warning(spec: ModelSpec, form: OnnxForm) -> str | None:
     """One line that names the products without a fast kernel and says how to get one; None: all have one."""
-    slow, how = slow_products(spec, form), form.precision.quantization
-    if not slow or how is None:
+    slow, rounding = slow_products(spec, form), form.precision.quantization
+    if not slow or rounding is None:
         return None
     products = [f"{name} of layers {_ranges(indices)}" if indices else name for name, indices in slow.items()]
     wanted = f"outputs in multiples of {_multiple(form)} and inputs in multiples of {whole_blocks(form)}"
     label = PROVIDERS[form.provider].label
     return (
         f"{label} has no fast {form.precision.name} kernel for {', '.join(products)}, since they need {wanted}; "
-        + ", and ".join(_remedies(spec, form, how, slow))
+        + ", and ".join(_remedies(spec, form, rounding, slow))
     )
 
 
 def _remedies(
-    spec: ModelSpec, form: OnnxForm, how: BlockQuantization, slow: Mapping[str, Sequence[int]]
+    spec: ModelSpec, form: OnnxForm, rounding: BlockQuantization, slow: Mapping[str, Sequence[int]]
 ) -> Iterator[str]:
     layers = slow.keys() - {_HEAD}
     if layers:
-        yield f"use {_other_form(spec, form, how, layers)}"
+        yield f"use {_other_form(spec, form, rounding, layers)}"
     if _HEAD in slow:
         yield "leave the embedding and LM head unquantised (float embeddings)"
 
 
-def _other_form(spec: ModelSpec, form: OnnxForm, how: BlockQuantization, layers: set[str]) -> str:
+def _other_form(spec: ModelSpec, form: OnnxForm, rounding: BlockQuantization, layers: set[str]) -> str:
     """The form that has fast kernels for all layers: a smaller block, other numbers of neurons, or another
     precision.
     """
     for size in sorted(BLOCK_SIZES, reverse=True):
-        if size < how.block_size and not _still_slow(spec, form, replace(how, block_size=size)):
+        if size < rounding.block_size and not _still_slow(spec, form, replace(rounding, block_size=size)):
             return f"block size {size}"
     if layers <= {projection for mlp in spec.all(Mlp) for projection in mlp.projections}:
         return f"a recipe whose align is a multiple of {max(_multiple(form), whole_blocks(form))}"
-    return "int4" if not _still_slow(spec, form, replace(how, bits=4)) else "fp16 or bf16"
+    return "int4" if not _still_slow(spec, form, replace(rounding, bits=4)) else "fp16 or bf16"
 
 
-def _still_slow(spec: ModelSpec, form: OnnxForm, how: BlockQuantization) -> bool:
-    other = replace(form, precision=replace(form.precision, quantization=how))
+def _still_slow(spec: ModelSpec, form: OnnxForm, rounding: BlockQuantization) -> bool:
+    other = replace(form, precision=replace(form.precision, quantization=rounding))
     return bool(slow_products(spec, other).keys() - {_HEAD})
 
 

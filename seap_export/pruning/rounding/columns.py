@@ -48,23 +48,23 @@ def table_metric(head: torch.Tensor | None, hidden_size: int, *, is_embedding: b
     return head / head.diagonal().mean() + _EMBEDDING * torch.eye(hidden_size, dtype=torch.float64).to(head.device)
 
 
-def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+def round_columns(weight: torch.Tensor, moment: torch.Tensor, grid: BlockQuantization) -> torch.Tensor:
     """The rounded matrix, float32 [out, in], on the grid.
 
     Args:
         weight: W, any float dtype [out, in].
         moment: M up to a factor, float64 [in, in], symmetric, which is overwritten.
     """
-    if how.bits == _EXACT_BITS:
-        return _nearest(weight.to(moment.device), how)
-    blocks = _blocks(moment.diagonal(), how.block_size)
+    if grid.bits == _EXACT_BITS:
+        return _nearest(weight.to(moment.device), grid)
+    blocks = _blocks(moment.diagonal(), grid.block_size)
     order = torch.cat(blocks)
     moment.copy_(moment[order[:, None], order])
     factor = inverse_factor(moment).float()
     rounded = torch.empty(weight.shape, device=moment.device)
     for start in range(0, len(weight), _ROWS):
         left = weight[start : start + _ROWS].to(moment.device).float()[:, order]
-        rounded[start : start + _ROWS, order] = _rounded(left, factor, [len(block) for block in blocks], how)
+        rounded[start : start + _ROWS, order] = _rounded(left, factor, [len(block) for block in blocks], grid)
     return rounded
 
 
@@ -80,16 +80,16 @@ def inverse_factor(moment: torch.Tensor) -> torch.Tensor:
     return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
 
 
-def _nearest(weight: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+def _nearest(weight: torch.Tensor, grid: BlockQuantization) -> torch.Tensor:
     """The nearest levels, which are near enough where there are many."""
     rounded = torch.empty(weight.shape, device=weight.device)
     for part, into in zip(weight.split(_ROWS), rounded.split(_ROWS), strict=True):
-        blocks = padded_blocks(part.float(), how)
-        scales, points = best_scales(blocks, how)
-        if how.levels == "balanced":  # the largest weight has the last level, even where float16 has few digits
+        blocks = padded_blocks(part.float(), grid)
+        scales, points = best_scales(blocks, grid)
+        if grid.levels == "balanced":  # the largest weight has the last level, even where float16 has few digits
             most = blocks.abs().amax(-1, keepdim=True)
-            blocks = blocks * torch.where(most == 0, 0.0, scales * (how.middle - 1) / most)
-        into.copy_(on_grid(blocks, scales, points, how).flatten(1)[:, : weight.shape[1]])
+            blocks = blocks * torch.where(most == 0, 0.0, scales * (grid.middle - 1) / most)
+        into.copy_(on_grid(blocks, scales, points, grid).flatten(1)[:, : weight.shape[1]])
     return rounded
 
 
@@ -100,19 +100,19 @@ def _blocks(power: torch.Tensor, block_size: int) -> list[torch.Tensor]:
     return sorted(blocks, key=lambda block: -float(power[block].mean()))
 
 
-def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: BlockQuantization) -> torch.Tensor:
+def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], grid: BlockQuantization) -> torch.Tensor:
     """The rounded columns of a matrix in the order of `factor`, block by block; overwrites the matrix."""
     rounded, end = torch.empty_like(left), 0
-    of_rows = _row_steps(left, factor, sizes, how) if how.rows else None
+    of_rows = _row_steps(left, factor, sizes, grid) if grid.rows else None
     for size in sizes:
         start, end = end, end + size
         remains = factor.diagonal()[start:end]
-        importance = padded_importance(remains.reciprocal().square(), how)[0]
-        scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance, of_rows)
-        step, zero = kept_scales(scales, how).flatten(), points.flatten()
+        importance = padded_importance(remains.reciprocal().square(), grid)[0]
+        scales, points = best_scales(padded_blocks(left[:, start:end], grid), grid, importance, of_rows)
+        step, zero = kept_scales(scales, grid).flatten(), points.flatten()
         errors = torch.empty(len(left), size, device=left.device)
         for column in range(start, end):
-            rounded[:, column] = on_grid(left[:, column], step, zero, how)
+            rounded[:, column] = on_grid(left[:, column], step, zero, grid)
             error = (left[:, column] - rounded[:, column]) / factor[column, column]
             errors[:, column - start] = error
             left[:, column:end].addr_(error, factor[column, column:end], alpha=-1.0)
@@ -120,8 +120,8 @@ def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: Bl
     return rounded
 
 
-def _row_steps(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: BlockQuantization) -> torch.Tensor:
+def _row_steps(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], grid: BlockQuantization) -> torch.Tensor:
     """The step of each row, [N, 1, 1], chosen before any of its columns is rounded."""
     importance = factor.diagonal().reciprocal().square().split(sizes)
-    blocks = torch.cat([padded_blocks(part, how) for part in left.split(sizes, 1)], 1)
-    return row_steps(blocks, how, torch.cat([padded_importance(part, how) for part in importance]))
+    blocks = torch.cat([padded_blocks(part, grid) for part in left.split(sizes, 1)], 1)
+    return row_steps(blocks, grid, torch.cat([padded_importance(part, grid) for part in importance]))

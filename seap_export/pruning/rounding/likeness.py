@@ -28,7 +28,7 @@ _ROW, _MATRIX, _A_BIT_LESS = 0.55, 0.33, 1.7
 _ROWS = 8192
 
 
-def unlike_tensors(model_folder: Path, rounded: Path, how: BlockQuantization) -> Iterator[Difference]:
+def unlike_tensors(model_folder: Path, rounded: Path, grid: BlockQuantization) -> Iterator[Difference]:
     """The tensors that rounding cannot have made of those of the model folder, a line each.
 
     A layer of each is in memory at a time. Biases are fitted to what is left, and are not judged.
@@ -46,14 +46,14 @@ def unlike_tensors(model_folder: Path, rounded: Path, how: BlockQuantization) ->
     parts += [(index, list(spec.layer_tensors(index))) for index in range(len(spec.layers))]
     for index, part in parts:
         before, after = exact.reader.read(part), other.reader.read(part)
-        if index is not None and how.rows:
+        if index is not None and grid.rows:
             after = unfolded(spec, index, before, after)
         for name in part:
-            if what := _unlike(name, before[name], after[name], how):
+            if what := _unlike(name, before[name], after[name], grid):
                 yield Difference(name, f"'{name}' of the rounded model {what}")
 
 
-def _unlike(name: str, before: torch.Tensor, after: torch.Tensor, how: BlockQuantization) -> str | None:
+def _unlike(name: str, before: torch.Tensor, after: torch.Tensor, grid: BlockQuantization) -> str | None:
     """Describes a change of a tensor that rounding cannot explain; None: there is none."""
     if before.dim() == 1:
         is_alike = name.endswith(".bias") or torch.allclose(before.float(), after.float(), rtol=1e-5)
@@ -65,7 +65,7 @@ def _unlike(name: str, before: torch.Tensor, after: torch.Tensor, how: BlockQuan
     size, change = torch.cat(sizes).double(), torch.cat(changes).double()
     # what is added to a small row is as large as what is added to others
     least = (size * size.clamp_min(size.mean())).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
-    by_bits = [(part.bits, part.rows) for part in how.parts(name)] or [(how.of(name).bits, torch.arange(len(size)))]
+    by_bits = [(part.bits, part.rows) for part in grid.parts(name)] or [(grid.of(name).bits, torch.arange(len(size)))]
     for bits, rows in by_bits:
         factor = _A_BIT_LESS ** (4 - bits)
         whole = float(change[rows].sum() / size[rows].sum().clamp_min(torch.finfo(torch.float64).tiny))

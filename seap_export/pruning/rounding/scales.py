@@ -23,29 +23,29 @@ _LOOKED_AT, _NEARLY = 4, 1e-4
 _TINY = 2.0**-24
 
 
-def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+def padded_blocks(matrix: torch.Tensor, grid: BlockQuantization) -> torch.Tensor:
     """A matrix [N, K] as [N, blocks, block_size], the last block filled up with zeros.
 
     Where zero is no level, the last column is repeated instead, so that a block on a grid stays on it.
     """
-    size = how.width(matrix.shape[1])
+    size = grid.width(matrix.shape[1])
     missing = -matrix.shape[1] % size
-    if missing and how.in_pairs:
+    if missing and grid.in_pairs:
         filled = torch.cat([matrix, matrix[:, -1:].expand(-1, missing)], 1)
     else:
         filled = torch.nn.functional.pad(matrix, (0, missing))
     return filled.view(len(matrix), -1, size)
 
 
-def padded_importance(values: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+def padded_importance(values: torch.Tensor, grid: BlockQuantization) -> torch.Tensor:
     """The importance of K columns as [blocks, block_size]: what fills up the last block has none."""
-    size = how.width(len(values))
+    size = grid.width(len(values))
     return torch.nn.functional.pad(values, (0, -len(values) % size)).view(-1, size)
 
 
 def best_scales(
     blocks: torch.Tensor,
-    how: BlockQuantization,
+    grid: BlockQuantization,
     importance: torch.Tensor | None = None,
     steps: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,27 +61,27 @@ def best_scales(
             all count alike.
         steps: `row_steps` of a grid whose rows have one step; None: those of these blocks, which are whole rows.
     """
-    if how.rows:
-        return _multiples(blocks, how, importance, row_steps(blocks, how, importance) if steps is None else steps)
-    full, zero_points = _symmetric(blocks, how) if how.symmetric else _asymmetric(blocks, how.bits)
-    if how.bits == 8:
+    if grid.rows:
+        return _multiples(blocks, grid, importance, row_steps(blocks, grid, importance) if steps is None else steps)
+    full, zero_points = _symmetric(blocks, grid) if grid.symmetric else _asymmetric(blocks, grid.bits)
+    if grid.bits == 8:
         return full, zero_points
     if importance is None:  # nothing is to be searched where all blocks are on a grid
-        exact = _exact(blocks, how, full, zero_points)
-        if not _error(blocks, *exact, how).any():
+        exact = _exact(blocks, grid, full, zero_points)
+        if not _error(blocks, *exact, grid).any():
             return exact
-    best, lowest = full, _error(blocks, full, zero_points, how, importance)
-    coarse, beside = _fractions(how, importance is not None)
+    best, lowest = full, _error(blocks, full, zero_points, grid, importance)
+    coarse, beside = _fractions(grid, importance is not None)
     for start, fractions in (0.0, coarse), (1.0, beside):
         centre = best * start
         for fraction in fractions:
             scales = float16_scales(centre + full * fraction)
-            error = _error(blocks, scales, zero_points, how, importance)
+            error = _error(blocks, scales, zero_points, grid, importance)
             best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
-    return _exact(blocks, how, best, zero_points)
+    return _exact(blocks, grid, best, zero_points)
 
 
-def row_steps(blocks: torch.Tensor, how: BlockQuantization, importance: torch.Tensor | None = None) -> torch.Tensor:
+def row_steps(blocks: torch.Tensor, grid: BlockQuantization, importance: torch.Tensor | None = None) -> torch.Tensor:
     """The step of each row, [N, 1, 1], whose whole multiples the scales of its blocks have to be.
 
     The largest scale that a block would have alone becomes `MOST_STEPS` steps. A row whose weights are multiples of
@@ -90,11 +90,11 @@ def row_steps(blocks: torch.Tensor, how: BlockQuantization, importance: torch.Te
     Args:
         blocks: Whole rows, float32 [N, blocks, block_size].
     """
-    alone, _ = best_scales(blocks, replace(how, rows=False), importance)
+    alone, _ = best_scales(blocks, replace(grid, rows=False), importance)
     steps = short_scales(alone.abs().amax(1, keepdim=True) / MOST_STEPS)
     span = blocks.abs().amax((1, 2), keepdim=True)
     few, unsure = (blocks[..., :1] / _not_zero(span)).squeeze(-1), span.flatten() != 0
-    for count in range(1, 1 + (MOST_STEPS << how.bits - 1)):
+    for count in range(1, 1 + (MOST_STEPS << grid.bits - 1)):
         near = (few * count - (few * count).round()).abs().amax(1) < _NEARLY
         if (rows := (near & unsure).nonzero().flatten()).numel():
             step = short_scales(span[rows] / count)
@@ -104,15 +104,15 @@ def row_steps(blocks: torch.Tensor, how: BlockQuantization, importance: torch.Te
 
 
 def _multiples(
-    blocks: torch.Tensor, how: BlockQuantization, importance: torch.Tensor | None, steps: torch.Tensor
+    blocks: torch.Tensor, grid: BlockQuantization, importance: torch.Tensor | None, steps: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The scales with the least squared error among the multiples of a row's step."""
-    full, zero_points = _symmetric(blocks, how)
+    full, zero_points = _symmetric(blocks, grid)
     best = unit = torch.copysign(steps, full)
-    lowest = _error(blocks, best, zero_points, how, importance)
+    lowest = _error(blocks, best, zero_points, grid, importance)
     for count in range(2, MOST_STEPS + 1):
         scales = unit * count
-        error = _error(blocks, scales, zero_points, how, importance)
+        error = _error(blocks, scales, zero_points, grid, importance)
         best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
     return best, zero_points
 
@@ -132,64 +132,64 @@ def short_scales(scales: torch.Tensor) -> torch.Tensor:
     return float16_scales(scales.bfloat16().float())
 
 
-def kept_scales(scales: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+def kept_scales(scales: torch.Tensor, grid: BlockQuantization) -> torch.Tensor:
     """The nearest scales with which rounded weights are kept by all that store them.
 
     They are short; where levels lie in pairs, float16 holds each as an offset, too, which is half a step off.
     """
-    return scales if how.rows else 2 * short_scales(scales / 2) if how.in_pairs else short_scales(scales)
+    return scales if grid.rows else 2 * short_scales(scales / 2) if grid.in_pairs else short_scales(scales)
 
 
 def levels(
-    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, how: BlockQuantization
+    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, grid: BlockQuantization
 ) -> torch.Tensor:
     """The number of the level nearest to each weight, from 0 to 2^bits - 1."""
-    if how.levels == "curve":
+    if grid.levels == "curve":
         curve = torch.tensor(CURVE, dtype=torch.float32, device=blocks.device)
         return torch.bucketize(blocks / scales, (curve[1:] + curve[:-1]) / 2).float()
-    return (blocks / scales).add_(zero_points).round_().clamp_(0, (1 << how.bits) - 1)
+    return (blocks / scales).add_(zero_points).round_().clamp_(0, (1 << grid.bits) - 1)
 
 
 def steps(
-    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, how: BlockQuantization
+    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, grid: BlockQuantization
 ) -> torch.Tensor:
     """The level nearest to each weight, in scales from zero."""
-    numbers = levels(blocks, scales, zero_points, how)
-    if how.levels == "curve":
+    numbers = levels(blocks, scales, zero_points, grid)
+    if grid.levels == "curve":
         return torch.tensor(CURVE, dtype=torch.float32, device=blocks.device)[numbers.long()]
     return numbers.sub_(zero_points)
 
 
 def on_grid(
-    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, how: BlockQuantization
+    blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, grid: BlockQuantization
 ) -> torch.Tensor:
     """Each weight rounded to the nearest level of its block."""
-    return steps(blocks, scales, zero_points, how).mul_(scales)
+    return steps(blocks, scales, zero_points, grid).mul_(scales)
 
 
-def _fractions(how: BlockQuantization, has_importance: bool) -> tuple[Sequence[float], Sequence[float]]:
+def _fractions(grid: BlockQuantization, has_importance: bool) -> tuple[Sequence[float], Sequence[float]]:
     """Candidate scales as fractions of the one that clips nothing, and then of these beside the best one.
 
     Those of `CURVE` come with its ends swapped, too.
     """
-    if how.levels == "curve":
+    if grid.levels == "curve":
         return (*_BY_IMPORTANCE, *(fraction * CURVE[0] / CURVE[-1] for fraction in _BY_IMPORTANCE)), _BESIDE
     if not has_importance:
         return _SHRINK[1:], ()
-    return (_OF_2_BITS if how.bits == BITS[0] else _BY_IMPORTANCE), _BESIDE
+    return (_OF_2_BITS if grid.bits == BITS[0] else _BY_IMPORTANCE), _BESIDE
 
 
-def _symmetric(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
+def _symmetric(blocks: torch.Tensor, grid: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps the largest weight to the lowest level, of which there is one more below zero than above, or as many."""
-    middle, above = how.middle, (1 << how.bits) - 1 - how.middle
-    middle = {"balanced": above, "curve": -CURVE[0]}.get(how.levels, middle)
-    if how.positive or middle == above:
+    middle, above = grid.middle, (1 << grid.bits) - 1 - grid.middle
+    middle = {"balanced": above, "curve": -CURVE[0]}.get(grid.levels, middle)
+    if grid.positive or middle == above:
         full = torch.maximum(blocks.amax(-1, keepdim=True) / above, blocks.amin(-1, keepdim=True) / -middle)
     else:
         full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -middle
     # zeros stay zeros where zero is a level; else they take the smallest weights that there are
-    full = full if how.in_pairs or how.levels == "curve" else _not_zero(full)
-    return float16_scales(full), torch.full_like(full, how.middle)
+    full = full if grid.in_pairs or grid.levels == "curve" else _not_zero(full)
+    return float16_scales(full), torch.full_like(full, grid.middle)
 
 
 def _asymmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,31 +212,31 @@ def _error(
     blocks: torch.Tensor,
     scales: torch.Tensor,
     zero_points: torch.Tensor,
-    how: BlockQuantization,
+    grid: BlockQuantization,
     importance: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Squared error of each block, [N, blocks, 1]."""
-    squares = on_grid(blocks, scales, zero_points, how).sub_(blocks).square_()
+    squares = on_grid(blocks, scales, zero_points, grid).sub_(blocks).square_()
     return (squares if importance is None else squares.mul_(importance)).sum(-1, keepdim=True)
 
 
 def _exact(
-    blocks: torch.Tensor, how: BlockQuantization, scales: torch.Tensor, zero_points: torch.Tensor
+    blocks: torch.Tensor, grid: BlockQuantization, scales: torch.Tensor, zero_points: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Replaces the scales and zero points of blocks whose weights are on a grid, multiples of one step, say.
 
     These get the largest such step, or, as they may be multiples of several, the largest that all float types hold.
     """
-    in_pairs = how.in_pairs
-    if how.symmetric:
-        span, most = -blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)), 1 << (how.bits - 1)
-        span = span.abs() if how.positive or in_pairs else span
+    in_pairs = grid.in_pairs
+    if grid.symmetric:
+        span, most = -blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)), 1 << (grid.bits - 1)
+        span = span.abs() if grid.positive or in_pairs else span
     else:
         lowest, highest = _span(blocks)
-        span, most = highest - lowest, (1 << how.bits) - 1
+        span, most = highest - lowest, (1 << grid.bits) - 1
     # of steps in the span, or of half steps, whose number is odd; or what the largest weight may be of a curve
     counts = torch.arange(1, 2 * most if in_pairs else most + 1, 1 + in_pairs, device=blocks.device)
-    counts = -torch.tensor(CURVE, device=blocks.device) if how.levels == "curve" else counts
+    counts = -torch.tensor(CURVE, device=blocks.device) if grid.levels == "curve" else counts
     few = (blocks[..., :_LOOKED_AT] / _not_zero(span)).unsqueeze(-1) * counts
     near = (((few - few.round()).abs() < _NEARLY).all(-2).any(-1, keepdim=True) & (span != 0)).squeeze(-1)
     if not near.any():
@@ -245,9 +245,9 @@ def _exact(
     is_short = torch.zeros_like(near_scales, dtype=torch.bool)
     for count in reversed(counts.tolist()):
         step = float16_scales(near_span * (1 + in_pairs) / count)
-        point = points if how.symmetric else (-_span(near_blocks)[0] / step).round_()
+        point = points if grid.symmetric else (-_span(near_blocks)[0] / step).round_()
         short = short_scales(step) == step
-        better = (_error(near_blocks, step, point, how) == 0) & (short | ~is_short)
+        better = (_error(near_blocks, step, point, grid) == 0) & (short | ~is_short)
         near_scales, points, is_short = (
             torch.where(better, new, old) for new, old in ((step, near_scales), (point, points), (short, is_short))
         )

@@ -53,12 +53,12 @@ class _Option:
 
 
 def shared_out(
-    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+    source: Source, texts: Sequence[Sequence[int]], rounding: BlockQuantization, folder: Path, device: torch.device
 ) -> BlockQuantization:
     """The grid with bits and blocks for each matrix whose average is at most `how.average`."""
-    assert how.average is not None
-    costs = _costs(source, texts, how, folder, device)
-    chosen = list(zip(costs.groups, costs.cheapest(how.average), strict=True))
+    assert rounding.average is not None
+    costs = _costs(source, texts, rounding, folder, device)
+    chosen = list(zip(costs.groups, costs.cheapest(rounding.average), strict=True))
     others = (
         (name, option.way.bits, option.way.block_size, option.way.levels)
         for group, option in chosen
@@ -70,7 +70,7 @@ def shared_out(
         if group.rows is not None:
             ranges.setdefault(group.names[0], []).append((group.rows, option.way))
     tables = tuple(_table_rows(name, parts) for name, parts in ranges.items())
-    return replace(how, ways=(), others=tuple(others), tables=tables)
+    return replace(rounding, ways=(), others=tuple(others), tables=tables)
 
 
 def _table_rows(name: str, ranges: Sequence[tuple[torch.Tensor, Way]]) -> TableRows:
@@ -81,18 +81,18 @@ def _table_rows(name: str, ranges: Sequence[tuple[torch.Tensor, Way]]) -> TableR
 
 
 def guess_rounding(
-    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+    source: Source, texts: Sequence[Sequence[int]], rounding: BlockQuantization, folder: Path, device: torch.device
 ) -> list[tuple[float, float]]:
     """Average bits of a weight, and about the KL of the model with so many, nats per token; nothing is rounded.
 
     Args:
         texts: Token ids of calibration texts.
-        how: The grid, with any average and the ways that there are.
+        rounding: The grid, with any average and the ways that there are.
         folder: An existing folder for temporary files.
         device: Where layers are computed.
     """
-    costs = _costs(source, texts, how, folder, device)
-    known = [way.average for way in how.ways if way.of_experts is not True]
+    costs = _costs(source, texts, rounding, folder, device)
+    known = [way.average for way in rounding.ways if way.of_experts is not True]
     averages = (quarters / 4 for quarters in range(math.ceil(4 * min(known)), math.floor(4 * max(known)) + 1))
     return [(average, _TOGETHER * sum(option.loss for option in costs.cheapest(average))) for average in averages]
 
@@ -110,9 +110,9 @@ class _Costs:
 
 
 def _costs(
-    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+    source: Source, texts: Sequence[Sequence[int]], rounding: BlockQuantization, folder: Path, device: torch.device
 ) -> _Costs:
-    by_name = {name: group for group in groups_of(source.spec, how) for name in group.names}
+    by_name = {name: group for group in groups_of(source.spec, rounding) for name in group.names}
     of_matrices: dict[str, list[_Option]] = {}
     of_tables: dict[str, list[Information]] = {}
     for layer in information(source, texts, folder, device):
@@ -121,17 +121,17 @@ def _costs(
                 of_tables.setdefault(name, []).append(layer[name])
             else:
                 weight = source.reader.read([name])[name].to(device)
-                of_matrices[name] = list(_options(weight, layer[name], how, by_name[name].ways))
+                of_matrices[name] = list(_options(weight, layer[name], rounding, by_name[name].ways))
     groups, options, shapes = list[Group](), list[list[_Option]](), source.reader.shapes()
-    for group in groups_of(source.spec, how):
+    for group in groups_of(source.spec, rounding):
         if not group.is_table:
             groups.append(group)
             options.append(_together([of_matrices[name] for name in group.names]))
             continue
         (name,) = group.names
         weight, is_embedding = source.reader.read([name])[name].to(device), name == names.tensor("embed_tokens")
-        losses = _losses_of_rows(weight, of_tables[name], how, group.ways, is_embedding=is_embedding)
-        for rows in _ranges(losses) if how.splits(losses.shape[1]) else (slice(None),):
+        losses = _losses_of_rows(weight, of_tables[name], rounding, group.ways, is_embedding=is_embedding)
+        for rows in _ranges(losses) if rounding.splits(losses.shape[1]) else (slice(None),):
             groups.append(replace(group, rows=rows) if isinstance(rows, torch.Tensor) else group)
             of_range = losses[:, rows]
             sizes = (_size(of_range.shape[1], shapes[name][1], way) for way in group.ways)
@@ -149,21 +149,21 @@ def _ranges(losses: torch.Tensor) -> Iterator[torch.Tensor]:
         last = end
 
 
-def groups_of(spec: ModelSpec, how: BlockQuantization) -> Iterator[Group]:
+def groups_of(spec: ModelSpec, rounding: BlockQuantization) -> Iterator[Group]:
     """The matrices that have one grid together, as formats join some; those without a way have none.
 
     The readers of a sublayer are a group, its output projection is another, the experts of a layer are one, and so is
     each table, whose rows must be whole blocks; where they may have bits of their own, their blocks are the largest.
     """
-    if how.takes_table(spec.hidden_size):
-        whole = [way for way in how.ways if way.of_experts is not True and way.takes(spec.hidden_size)]
-        if how.splits(spec.vocab_size):
+    if rounding.takes_table(spec.hidden_size):
+        whole = [way for way in rounding.ways if way.of_experts is not True and way.takes(spec.hidden_size)]
+        if rounding.splits(spec.vocab_size):
             whole = [way for way in whole if way.block_size == max(other.block_size for other in whole)]
         for table in ("embed_tokens",) if spec.tie_word_embeddings else ("embed_tokens", "lm_head"):
             yield Group([names.tensor(table)], whole, is_table=True)
     for index, layer in enumerate(spec.layers):
         for sublayer in layer.sublayers:
-            rounded = sublayer.rounded(spec.hidden_size, how.block_size)
+            rounded = sublayer.rounded(spec.hidden_size, rounding.block_size)
             parts = (
                 ((*sublayer.readers, sublayer.output),)
                 if isinstance(sublayer, Experts)
@@ -171,22 +171,22 @@ def groups_of(spec: ModelSpec, how: BlockQuantization) -> Iterator[Group]:
             )
             for part in parts:
                 group = [projection for projection in part if projection in rounded]
-                if ways := _ways(sublayer, group, spec.hidden_size, how):
+                if ways := _ways(sublayer, group, spec.hidden_size, rounding):
                     yield Group([names.weight(projection, index) for projection in group], ways)
 
 
-def _ways(sublayer: Sublayer, group: Sequence[Projection], hidden_size: int, how: BlockQuantization) -> list[Way]:
+def _ways(sublayer: Sublayer, group: Sequence[Projection], hidden_size: int, rounding: BlockQuantization) -> list[Way]:
     """The ways for some projections of a sublayer; none if there are no projections."""
     is_mixture, shapes = isinstance(sublayer, Experts), sublayer.shapes(hidden_size)
     widths = {shapes[projection][1] for projection in group}
     if isinstance(sublayer, Experts):
         widths = {hidden_size, sublayer.moe_intermediate_size} if group else set()
-    fit = [way for way in how.ways if not how.whole_blocks or all(map(way.takes, widths))]
+    fit = [way for way in rounding.ways if not rounding.whole_blocks or all(map(way.takes, widths))]
     return [way for way in fit if widths and way.of_experts in (None, is_mixture)]
 
 
 def _options(
-    weight: torch.Tensor, what: Information, how: BlockQuantization, ways: Sequence[Way]
+    weight: torch.Tensor, what: Information, rounding: BlockQuantization, ways: Sequence[Way]
 ) -> Iterator[_Option]:
     """The cost of each way: the errors that remain where later columns make up for earlier ones."""
     left = inverse_factor(what.moment.to(weight.device)).diagonal().reciprocal().square().float()
@@ -195,7 +195,7 @@ def _options(
     some, of_rows = weight[rows].float(), what.rows.to(weight.device)
     scale = float(of_rows.sum() / of_rows[rows].sum().clamp_min(_TINY))
     for way in ways:
-        grid = how.rounded(way)
+        grid = rounding.rounded(way)
         blocks, importance = padded_blocks(some, grid), padded_importance(left, grid)
         scales, points = best_scales(blocks, grid, importance)
         errors = on_grid(blocks, scales, points, grid).sub_(blocks).square_().mul_(importance).sum((1, 2)).double()
@@ -205,7 +205,7 @@ def _options(
 def _losses_of_rows(
     table: torch.Tensor,
     uses: Sequence[Information],
-    how: BlockQuantization,
+    rounding: BlockQuantization,
     ways: Sequence[Way],
     *,
     is_embedding: bool,
@@ -217,7 +217,7 @@ def _losses_of_rows(
     head = None if is_embedding and len(uses) == 1 else uses[0].moment.to(table.device)
     metric = table_metric(head, table.shape[1], is_embedding=is_embedding).to(table.device)
     some = table[_some_rows(table)].float()
-    errors = [round_columns(some, metric.clone(), how.rounded(way)) - some for way in ways]
+    errors = [round_columns(some, metric.clone(), rounding.rounded(way)) - some for way in ways]
     losses = torch.zeros(len(ways), len(table), dtype=torch.float64)
     for use in uses:
         of_use = use.moment.to(table.device)

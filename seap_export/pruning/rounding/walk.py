@@ -47,12 +47,12 @@ class RoundedLayers(SideBySide):
         source: Source,
         statistics: TaskMixture,
         texts: Sequence[tuple[Sequence[int], float]],
-        how: BlockQuantization,
+        grid: BlockQuantization,
         folder: Path,
         compute: Compute,
     ) -> None:
         super().__init__(source, ("floats", "rounded"), statistics, texts, folder, compute)
-        self._spec, self._how, self._device = source.spec, how, compute.device
+        self._spec, self._how, self._device = source.spec, grid, compute.device
         self._tokens = statistics.effective_tokens
         self._floats, self._rounded = self._hidden
 

@@ -39,7 +39,7 @@ _TABLES, _SHARES = "tables", "shares.json"
 def write_rounded_model(
     model_folder: Path,
     statistics: TaskMixture,
-    how: BlockQuantization,
+    grid: BlockQuantization,
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
     *,
@@ -53,7 +53,7 @@ def write_rounded_model(
     Args:
         model_folder: config.json, safetensors files and tokenizer, dense or pruned.
         statistics: The calibration texts.
-        how: The grid; one with an average gets the bits of each matrix.
+        grid: The grid; one with an average gets the bits of each matrix.
         on_layer: Called with a layer's index once it is written.
         compute: Where layers are computed; None: on the CPU.
         vocabulary: The tokens that the model folder keeps of those that were calibrated on; None: all.
@@ -71,9 +71,9 @@ def write_rounded_model(
         )
     unfinished = folder / UNFINISHED
     unfinished.mkdir(exist_ok=True)
-    if how.ways:
-        how = _shared_out(source, texts, how, unfinished, compute)
-    walk = RoundedLayers(source, statistics, texts, how, unfinished, compute)
+    if grid.ways:
+        grid = _shared_out(source, texts, grid, unfinished, compute)
+    walk = RoundedLayers(source, statistics, texts, grid, unfinished, compute)
     tables = unfinished / _TABLES
     if not tables.is_file():
         _keep_tables(walk, source, tables)
@@ -83,14 +83,14 @@ def write_rounded_model(
         return walk.layers(first, rounded.read_embedding())
 
     write_weights(rounded, source.spec, layers, folder, on_layer, saved=walk.saved)
-    write_other_files(model_folder, folder, RoundingNote.of(model_folder, folder, how))
+    write_other_files(model_folder, folder, RoundingNote.of(model_folder, folder, grid))
     shutil.rmtree(unfinished)
 
 
 def _shared_out(
     source: Source,
     texts: list[tuple[list[int], float]],
-    how: BlockQuantization,
+    grid: BlockQuantization,
     unfinished: Path,
     compute: Compute,
 ) -> BlockQuantization:
@@ -98,11 +98,11 @@ def _shared_out(
     file = unfinished / _SHARES
     if file.is_file():
         return BlockQuantization(**read_json(file))
-    how = shared_out(source, [ids for ids, _ in texts], how, unfinished, compute.device)
+    grid = shared_out(source, [ids for ids, _ in texts], grid, unfinished, compute.device)
     part = file.with_name(file.name + PART)
-    write_json(part, how.to_json())
+    write_json(part, grid.to_json())
     keep(part, file)
-    return how
+    return grid
 
 
 def _kept_tokens(

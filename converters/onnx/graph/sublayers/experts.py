@@ -90,9 +90,9 @@ class ExpertsWriter(KindWriter):
         return ExpertWeights(*self._matrices(index, experts), before, added)
 
     def _matrices(self, index: int, experts: Experts) -> tuple[Matrix, Matrix]:
-        hidden_size, how = self._spec.hidden_size, self._weights.precision.quantization
+        hidden_size, grid = self._spec.hidden_size, self._weights.precision.quantization
         named = expert_matrices(experts, index, hidden_size)
-        if how is None or not experts.rounded(hidden_size, how.block_size):
+        if grid is None or not experts.rounded(hidden_size, grid.block_size):
             first, second = (self._g.initializer(self._weights.stacked(*matrix)) for matrix in named)
             return first, second
         quantized, other = (
