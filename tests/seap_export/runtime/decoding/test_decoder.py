@@ -75,29 +75,44 @@ def contents(decoding: Decoding, element: str = "tensor(float)") -> dict[str, ND
     return {name: view(buffer, ELEMENTS[element]) for name, buffer in decoding._cache.buffers.items()}
 
 
-@pytest.mark.parametrize("lengths", BATCHES)
+#: A model, options of its conversion, and what its graph says of its cache, unless the conversion says it.
+FORMS: list[tuple[str, dict[str, str], str]] = [
+    ("qwen3", {}, ""),
+    ("mistral-window", {}, ""),
+    ("mistral-window", {}, "appended"),
+    ("pruned", {}, ""),
+    ("llama-gqa", {"logits": "last"}, ""),
+    ("llama-gqa", {"dtype": "fp16"}, "shared"),
+    ("llama-gqa", {"dtype": "fp16"}, "appended"),
+    ("llama-gqa", {"dialect": "standard", "logits": "last"}, ""),
+    ("mistral-window", {"dialect": "standard"}, ""),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("qwen3", {}),
-        ("mistral-window", {}),
-        ("pruned", {}),
-        ("llama-gqa", {"logits": "last"}),
-        ("llama-gqa", {"dialect": "standard", "logits": "last"}),
-        ("mistral-window", {"dialect": "standard"}),
-    ],
+    ("name", "options", "cache", "lengths"),
+    [(*form, lengths) for form in FORMS for lengths in BATCHES if form[2] != "appended" or len(set(lengths)) == 1],
 )
 def test_in_place_equals_copied(
-    dense: Callable[..., Path], pristine: Path, name: str, options: dict[str, str], lengths: list[int]
+    dense: Callable[..., Path],
+    marked: Callable[[Path, str], Path],
+    pristine: Path,
+    name: str,
+    options: dict[str, str],
+    cache: str,
+    lengths: list[int],
 ) -> None:
     folder = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name, **options)
-    prompts = prompts_of(lengths)
-    decoder = OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1)
-    exact = copied(dense(name) if options else folder, prompts)
-    for logits, expected in zip(decoded(decoder, prompts), exact, strict=True):
+    prompts, exact = prompts_of(lengths), dense(name) if options else folder
+    decoder = OnnxDecoder((marked(folder, cache) if cache else folder) / "model.onnx", CONTEXT, threads=1)
+    for logits, expected in zip(decoded(decoder, prompts), copied(exact, prompts), strict=True):
         assert logits.dtype == np.float32
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 if "dialect" in options else 1e-5)
-    assert isinstance(decoder.start(prompts, 1)._cache, AppendedCache if "dialect" in options else SharedCache)
+        error = 0.02 * np.abs(expected).max() if "dtype" in options else 1e-4 if "dialect" in options else 1e-5
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=error)
+    decoding, is_appended = decoder.start(prompts, 1), cache == "appended" or "dialect" in options
+    assert isinstance(decoding._cache, AppendedCache if is_appended else SharedCache)
+    element = "tensor(float16)" if "dtype" in options else "tensor(float)"
+    assert {layer.itemsize for layer in contents(decoding, element).values()} == {2 if "dtype" in options else 4}
 
 
 def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path]) -> None:
@@ -126,31 +141,6 @@ def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -
         together.step(step, [False, True])
         np.testing.assert_allclose(together.logits[1:], alone.logits, rtol=0, atol=1e-5)
     assert together.lengths.tolist() == [9, 14]
-
-
-@pytest.mark.parametrize("lengths", [[7], [5, 5]])
-def test_an_appended_cache_gives_the_same(
-    dense: Callable[..., Path], marked: Callable[[Path, str], Path], lengths: list[int]
-) -> None:
-    folder, prompts = dense("mistral-window"), prompts_of(lengths)
-    appended = OnnxDecoder(marked(folder, "appended") / "model.onnx", CONTEXT, threads=1)
-    expected = decoded(OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1), prompts)
-    for logits, other in zip(decoded(appended, prompts), expected, strict=True):
-        np.testing.assert_allclose(logits, other, rtol=0, atol=1e-5)
-    decoding = appended.start(prompts, STEPS)
-    decoding.step(forced(len(prompts))[0])
-    assert {cache.shape[2] for cache in contents(decoding).values()} == {lengths[0] + 1}
-
-
-@pytest.mark.parametrize("cache", ["shared", "appended"])
-def test_float16_caches(dense: Callable[..., Path], marked: Callable[[Path, str], Path], cache: str) -> None:
-    prompts = prompts_of([3, 9, 1, 6] if cache == "shared" else [5, 5])
-    decoder = OnnxDecoder(marked(dense("llama-gqa", dtype="fp16"), cache) / "model.onnx", CONTEXT, threads=1)
-    exact = copied(dense("llama-gqa"), prompts)
-    for logits, expected in zip(decoded(decoder, prompts), exact, strict=True):
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=0.02 * np.abs(expected).max())
-    elements = {cache.dtype for cache in contents(decoder.start(prompts, 1), "tensor(float16)").values()}
-    assert elements == {np.dtype(np.float16)}
 
 
 def split_after(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,24 +189,21 @@ def test_long_prompts_are_split_into_calls(
     assert calls == {7: [3, 2, 2], 1: [1], 5: [5], 9: [9]}[max(lengths)]
 
 
-def test_what_is_added_is_split_too(dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_added_is_split_too_and_left_between_calls(
+    dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     split_after(3, monkeypatch)
     split, (tokens,) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1), prompts_of([9])
-    decoding, calls = split.start([tokens[:2]], STEPS), lengths_of_calls(monkeypatch)
+    decoding, other = split.start([tokens[:2]], STEPS), split.start([tokens[:1]], STEPS)
+    calls = lengths_of_calls(monkeypatch)
     assert split.resume(decoding, 2, tokens[2:], STEPS)
     assert calls == [3, 2, 2]
     np.testing.assert_allclose(decoding.logits, split.start([tokens], STEPS).logits, rtol=0, atol=1e-5)
-
-
-def test_prompts_are_left_between_calls(dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt from its start, and what is added to another."""
-    split_after(3, monkeypatch)
-    split, (tokens,) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1), prompts_of([9])
-    decoding, calls = split.start([tokens[:1]], STEPS), lengths_of_calls(monkeypatch)
+    calls.clear()
     with pytest.raises(Cancelled):
         split.start([tokens], STEPS, lambda: len(calls) == 2)
     with pytest.raises(Cancelled):
-        split.resume(decoding, 1, tokens[1:], STEPS, lambda: len(calls) == 3)
+        split.resume(other, 1, tokens[1:], STEPS, lambda: len(calls) == 3)
     assert calls == [3, 3, 3]
 
 
@@ -271,20 +258,19 @@ def test_caches_and_logits_of_every_type(tmp_path: Path, element: int) -> None:
         assert (buffer.element_type(), buffer.shape()) == (element, [2, 1, 3, 4])
 
 
-def test_graphs_of_another_make_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    write_table_decoder(path, TensorProto.FLOAT, cache="ring")
-    with pytest.raises(ArtifactError, match=r"seap_export\.cache is 'ring'.*; export again"):
-        OnnxDecoder(path, CONTEXT)
-    write_table_decoder(path, TensorProto.FLOAT, split_up_to="-1")
-    with pytest.raises(ArtifactError, match=r"split_up_to is '-1', which is no length; export again"):
-        OnnxDecoder(path, CONTEXT)
-    write_table_decoder(path, TensorProto.DOUBLE)
-    with pytest.raises(ArtifactError, match=r"input past_key_values\.0\.key "):
-        OnnxDecoder(path, CONTEXT)
-    write_table_decoder(path, TensorProto.FLOAT, logits="new")
-    with pytest.raises(ArtifactError, match=r"its logits are \[1, 1, 3, 4\] for tokens \[1, 3\]; export again"):
-        OnnxDecoder(path, CONTEXT).start([[1, 2, 3]], 1)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": "ring"}, r"seap_export\.cache is 'ring'.*; export again"),
+        ({"split_up_to": "-1"}, r"split_up_to is '-1', which is no length; export again"),
+        ({"element": TensorProto.DOUBLE}, r"input past_key_values\.0\.key "),
+        ({"logits": "new"}, r"its logits are \[1, 1, 3, 4\] for tokens \[1, 3\]; export again"),
+    ],
+)
+def test_graphs_of_another_make_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    write_table_decoder(tmp_path / "model.onnx", **{"element": TensorProto.FLOAT, **options})
+    with pytest.raises(ArtifactError, match=message):
+        OnnxDecoder(tmp_path / "model.onnx", CONTEXT).start([[1, 2, 3]], 1)
 
 
 def test_work_that_would_run_on_the_cpu_is_refused(dense: Callable[..., Path]) -> None:
