@@ -24,34 +24,23 @@ def test_folders_of_formats_stand_in_one_order(variant: Variant) -> None:
     assert list(variant.folders) == ["hf", "onnx", "onnx-int4", "gguf-q4_0", "gguf-q8_0", "web"]
     assert [folder.name for folder in variant.formats] == ["onnx", "onnx-int4", "gguf-q4_0", "gguf-q8_0", "web"]
     assert [folder.parity_file.name for folder in variant.formats][:2] == ["parity.json", "parity-onnx-int4.json"]
+    first = {runtime: variant.run_by(runtime) for runtime in ("torch", "onnxruntime", "llama.cpp", "openvino")}
+    assert [folder and folder.name for folder in first.values()] == ["hf", "onnx", "gguf-q4_0", None]
 
 
-def test_the_first_folder_that_a_runtime_takes(variant: Variant) -> None:
-    for runtime, name in (("torch", "hf"), ("onnxruntime", "onnx"), ("llama.cpp", "gguf-q4_0")):
-        folder = variant.run_by(runtime)
-        assert folder is not None
-        assert folder.name == name
-    assert variant.run_by("openvino") is None
-
-
-def test_a_damaged_variant_fails_only_where_it_is_read(variant: Variant) -> None:
+def test_a_damaged_variant_fails_only_where_it_is_read(variant: Variant, tmp_path: Path) -> None:
     assert variant.vocabulary is None  # there is no plan
-    with pytest.raises(ArtifactError, match=r"plan\.json"):
-        _ = variant.plan
-    with pytest.raises(InputError, match=r"config\.json"):
-        _ = variant.spec
-    with pytest.raises(ArtifactError, match=r"plan\.json is missing; give --prompt-file"):
-        variant.calibrations()
-    with pytest.raises(ArtifactError, match="gguf is missing; give a variant's folder"):
-        variant.require("hf", "gguf")
-
-
-def test_what_is_not_there_is_empty(tmp_path: Path) -> None:
-    variant, export = Variant(tmp_path / "none"), Export(tmp_path / "none")
-    contents = (variant.folders, export.exists, export.variants, export.performance.speed)
-    assert not any(contents)
-    with pytest.raises(ArtifactError, match="no such folder"):
-        variant.require()
+    none, export = Variant(tmp_path / "none"), Export(tmp_path / "none")
+    assert not any((none.folders, export.exists, export.variants, export.performance.speed))
+    for read, error, message in (
+        (lambda: variant.plan, ArtifactError, r"plan\.json"),
+        (lambda: variant.spec, InputError, r"config\.json"),
+        (variant.calibrations, ArtifactError, r"plan\.json is missing; give --prompt-file"),
+        (lambda: variant.require("hf", "gguf"), ArtifactError, "gguf is missing; give a variant's folder"),
+        (none.require, ArtifactError, "no such folder"),
+    ):
+        with pytest.raises(error, match=message):
+            read()
 
 
 def test_an_export_knows_its_variants_and_their_parts(variant: Variant) -> None:

@@ -37,18 +37,16 @@ def test_a_file_appears_whole_with_its_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_error_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_error_leaves_nothing_but_what_stood_there(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error):
         write(tmp_path / "a" / "b", error(), marker="m")
     assert names(tmp_path) == []
-
-
-def test_an_error_leaves_what_stood_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
-    with pytest.raises(ValueError, match="no"):
-        write(tmp_path / "file", ValueError("no"), force=True)
-    assert (tmp_path / "file").read_text() == "old"
-    assert names(tmp_path) == ["file"]
+    with pytest.raises(error):
+        write(tmp_path / "file", error(), force=True)
+    with pytest.raises(UsageError, match="already exists"):
+        overtaken(tmp_path / "other")
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["old", "theirs"]
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -59,12 +57,6 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         (path / "m").write_text("new")
     assert names(tmp_path) == ["f", "f/m"]
     assert (tmp_path / "f" / "m").read_text() == "new"
-
-
-def test_what_appears_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="already exists"):
-        overtaken(tmp_path / "file")
-    assert (tmp_path / "file").read_text() == "theirs"
 
 
 @pytest.mark.parametrize("exists", [True, False])

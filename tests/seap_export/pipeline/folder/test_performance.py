@@ -1,8 +1,11 @@
+"""What steps took, and files of what was measured."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,19 +21,11 @@ from seap_export.pipeline.folder.performance import (
     read_performance,
     recorded,
 )
-
-
-class Spoken(Silent):
-    def __init__(self) -> None:
-        self.labels: list[str] = []
-
-    def step(self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None) -> Any:
-        self.labels.append(label)
-        return super().step(label, total, unit)
+from seap_export.pipeline.folder.whole import WHOLE, read_whole, write_whole
 
 
 def test_planned_steps_are_numbered_and_recorded() -> None:
-    spoken = Spoken()
+    spoken = MagicMock(wraps=Silent())
     timed = Timed(spoken)
     timed.planned = ["first", "skipped", "third"]
     with timed.step("doing the first", name="first"):
@@ -39,7 +34,8 @@ def test_planned_steps_are_numbered_and_recorded() -> None:
         advance(0)
     with timed.step("something small"):
         pass
-    assert spoken.labels == ["[1/3] doing the first", "[3/3] doing the third", "something small"]
+    labels = [call.args[0] for call in spoken.step.call_args_list]
+    assert labels == ["[1/3] doing the first", "[3/3] doing the third", "something small"]
     assert list(timed.steps) == ["first", "third"]
 
 
@@ -57,16 +53,37 @@ def test_the_peak_of_a_step_is_its_own() -> None:
     assert (peak_memory() or 0) < much
 
 
-def test_figures_are_read_as_they_were_written(tmp_path: Path) -> None:
-    performance = Performance({"a": StepFigures(1.5, None)}, {"a-0.2": {"onnx": "key", "figures": {}}})
-    performance.write(tmp_path)
-    assert read_performance(tmp_path) == performance
+MODEL: dict[str, Any] = {
+    "task": "a", "precision": "int4", "beside": "int8", "options": {}, "refusal": "", "command": "export m",
+    "statistics": {"calibration/a": "k"}, "key": "k", "bytes": 7, "quality": None,
+}  # fmt: skip
+#: A file, what it holds, its reader, and what a reader gives where there is none.
+FILES: dict[str, tuple[Any, Any, Any]] = {
+    PERFORMANCE: (
+        Performance({"a": StepFigures(1.5, None)}, {"a-0.2": {"onnx": "key", "figures": {}}}), read_performance,
+        Performance(),
+    ),
+    WHOLE: ({"a": MODEL, "b": MODEL}, read_whole, {}),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"schema": "other"})])
-def test_what_cannot_be_read_is_no_figure(tmp_path: Path, text: str) -> None:
-    (tmp_path / PERFORMANCE).write_text(text, "utf-8")
-    assert read_performance(tmp_path) == Performance()
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        *((file, text) for file in FILES for text in (None, "", "[]", "{}", "{", {"schema": "other"})),
+        *((WHOLE, {"models": models}) for models in ([], {"a": 1})),
+        *((WHOLE, {"models": {"a": MODEL | change}}) for change in ({"bytes": "7"}, {"quality": 1}, {"key": None})),
+    ],
+)
+def test_what_is_written_is_read_and_what_is_damaged_counts_as_missing(tmp_path: Path, file: str, damage: Any) -> None:
+    content, read, nothing = FILES[file]
+    assert read(tmp_path) == nothing
+    content.write(tmp_path) if file == PERFORMANCE else write_whole(content, tmp_path)
+    assert read(tmp_path) == content
+    if damage is not None:
+        values = json.loads((tmp_path / file).read_text("utf-8"))
+        (tmp_path / file).write_text(damage if isinstance(damage, str) else json.dumps(values | damage), "utf-8")
+        assert read(tmp_path) == nothing
 
 
 def _stopped(folder: Path, error: BaseException) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,14 +36,11 @@ def test_a_step_is_recorded_with_its_files(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_which_nothing_was_made_goes(tmp_path: Path) -> None:
-    with Workspace(tmp_path / "deep" / "out", force=False).locked():
-        assert (tmp_path / "deep" / "out").is_dir()
-    assert list(tmp_path.iterdir()) == []
-
     (tmp_path / "empty").mkdir()
-    with Workspace(tmp_path / "empty", force=False).locked():
-        pass
-    assert list((tmp_path / "empty").iterdir()) == []
+    for folder in ("deep/out", "empty"):
+        with Workspace(tmp_path / folder, force=False).locked():
+            assert (tmp_path / folder).is_dir()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
@@ -55,24 +53,28 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         assert second.is_done("v/hf", "key")
 
 
-def test_other_inputs_and_damage_need_force(tmp_path: Path) -> None:
+def test_what_other_runs_made_and_damage_need_force(tmp_path: Path) -> None:
+    file = tmp_path / "v" / "hf" / "sub" / "file"
+    workspace, forced = (Workspace(tmp_path, force=force) for force in (False, True))
+    with workspace.locked():
+        file.parent.mkdir(parents=True)
+        with pytest.raises(UsageError, match=r"hf is not listed in manifest\.json; use --force"):
+            workspace.is_done("v/hf", "key")
+    with forced.locked():
+        make(forced, "v/hf", "key")
     workspace = Workspace(tmp_path, force=False)
     with workspace.locked():
-        make(workspace, "v/hf", "key")
         with pytest.raises(UsageError, match="was made from other inputs"):
             workspace.is_done("v/hf", "another key")
-        (tmp_path / "v" / "hf" / "sub" / "file").write_text("y")
-        with pytest.raises(
-            ArtifactError, match=r"differs from its SHA-256 in manifest\.json; export again with --force"
-        ):
+        file.write_text("y")
+        with pytest.raises(ArtifactError, match=r"differs from its SHA-256 in manifest\.json; .* with --force"):
             workspace.is_done("v/hf", "key")
-
     forced = Workspace(tmp_path, force=True)
     with forced.locked():
         assert not forced.is_done("v/hf", "key")
         make(forced, "v/hf", "another key", "longer")
         assert forced.is_done("v/hf", "another key")
-    assert (tmp_path / "v" / "hf" / "sub" / "file").read_text() == "longer"
+    assert file.read_text() == "longer"
 
 
 @pytest.mark.parametrize(
@@ -89,13 +91,6 @@ def test_the_inputs_that_differ_are_named(tmp_path: Path, recorded: str, differs
         make(workspace, "v/hf", recorded)
         with pytest.raises(UsageError, match=rf"other inputs \({differs}\); use --force"):
             workspace.is_done("v/hf", step_key({"model": "x", "seed": 1, RELEASE: 1}))
-
-
-def test_what_no_run_recorded_is_not_replaced(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path, force=False)
-    (tmp_path / "v" / "hf").mkdir(parents=True)
-    with workspace.locked(), pytest.raises(UsageError, match=r"hf is not listed in manifest\.json; use --force"):
-        workspace.is_done("v/hf", "key")
 
 
 def test_a_step_that_was_recorded_but_not_moved_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,49 +112,40 @@ def test_a_step_that_was_recorded_but_not_moved_is_made_again(tmp_path: Path, mo
         assert workspace.is_done("v/hf", "key")
 
 
-def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_a_foreign_folder_is_refused(tmp_path: Path, force: bool) -> None:
     (tmp_path / ".seap-export.lock").touch()
-    Workspace(tmp_path, force=False)
+    Workspace(tmp_path, force=force)
     (tmp_path / "thesis.tex").touch()
-    for force in (False, True):
-        with pytest.raises(UsageError, match=r"contains 'thesis\.tex'"):
-            Workspace(tmp_path, force=force)
+    with pytest.raises(UsageError, match=r"contains 'thesis\.tex'"):
+        Workspace(tmp_path, force=force)
 
 
 def test_a_new_step_takes_its_variant_off_the_list(tmp_path: Path) -> None:
-    made = tmp_path / "made"
-    made.write_text("x")
+    (tmp_path / "made").write_text("x")
     manifest = Manifest(complete=True, variants={"v": {"task": "a"}, "w": {"task": "a"}})
-    manifest.record("v/plan.json", "key", made)
-    assert list(manifest.variants) == ["w"]
-    assert not manifest.complete
-    assert list(manifest.files) == ["v/plan.json"]
+    manifest.record("v/plan.json", "key", tmp_path / "made")
+    assert (list(manifest.variants), manifest.complete, list(manifest.files)) == (["w"], False, ["v/plan.json"])
 
 
-def test_a_manifest_that_says_the_same_is_not_written_again(tmp_path: Path) -> None:
-    manifest = Manifest(steps={"b": "1", "a": "2"})
-    manifest.write(tmp_path)
-    inode = (tmp_path / "manifest.json").stat().st_ino
-    assert list(json.loads((tmp_path / "manifest.json").read_text())["steps"]) == ["a", "b"]
-    read_manifest(tmp_path).write(tmp_path)
-    assert (tmp_path / "manifest.json").stat().st_ino == inode
+SOUND = {"schema": MANIFEST_SCHEMA, **vars(Manifest())}
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("values", "message"),
     [
-        ("[]", "expected a JSON object"),
-        ('{"schema": "seap-export/manifest/9"}', "manifest schema is 'seap-export/manifest/9'"),
-        (json.dumps({"schema": MANIFEST_SCHEMA, "complete": True}), "damaged"),
-        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "steps": []}), "damaged"),
-        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "steps": {"a/../../b": "1"}}), "damaged"),
-        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "files": {"a": {}}}), "damaged"),
-        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "makers": {"torch 2.8": [1]}}), "damaged"),
-        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "variants": {"a": 1}}), "damaged"),
+        ([], "expected a JSON object"),
+        ({"schema": "seap-export/manifest/9"}, "manifest schema is 'seap-export/manifest/9'"),
+        ({"schema": MANIFEST_SCHEMA, "complete": True}, "damaged"),
+        (SOUND | {"steps": []}, "damaged"),
+        (SOUND | {"steps": {"a/../../b": "1"}}, "damaged"),
+        (SOUND | {"files": {"a": {}}}, "damaged"),
+        (SOUND | {"makers": {"torch 2.8": [1]}}, "damaged"),
+        (SOUND | {"variants": {"a": 1}}, "damaged"),
     ],
 )
-def test_a_manifest_that_cannot_be_trusted(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "manifest.json").write_text(text)
+def test_a_manifest_that_cannot_be_trusted(tmp_path: Path, values: Any, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(ArtifactError, match=message):
         read_manifest(tmp_path)
 
@@ -169,10 +155,8 @@ def test_steps_that_were_made_with_something_else_are_told_apart(
 ) -> None:
     workspace, variant = Workspace(tmp_path, force=False), {"task": "a", "weights": {"a": 1.0}}
     with workspace.locked():
-        for release, steps in (
-            ("2.8", ["calibration/a", "calibration/b", "v/plan.json"]),
-            ("2.9", ["v/hf", "v/hf/x"]),
-        ):
+        steps_of = {"2.8": ["calibration/a", "calibration/b", "v/plan.json"], "2.9": ["v/hf", "v/hf/x"]}
+        for release, steps in steps_of.items():
             monkeypatch.setattr(manifests, "package_versions", lambda release=release: {"p": "1", "torch": release})
             for step in steps:
                 make(workspace, step, "key")
@@ -220,19 +204,14 @@ def test_the_next_run_goes_on_with_what_an_interrupted_one_left(tmp_path: Path) 
 
 
 def test_what_cannot_be_gone_on_with_is_removed(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "out", force=False)
-    interrupted(workspace, "key", InputError("a weight is NaN"))
-    assert not (tmp_path / "out").exists()
-    interrupted(workspace, "key", OSError("no space"), resumes=False)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_complete_export_keeps_nothing_unfinished(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "out", force=False)
+    workspace, left = Workspace(tmp_path / "out", force=False), ".seap-export-unfinished-*"
+    for error, resumes in ((InputError("a weight is NaN"), True), (OSError("no space"), False)):
+        interrupted(workspace, "key", error, resumes=resumes)
+        assert not (tmp_path / "out").exists()
     interrupted(workspace, "an older key", Killed())
     with workspace.locked():
         make(workspace, "v/hf", "key")
-        assert list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+        assert list((tmp_path / "out").glob(left))
         workspace.finish()
-    assert not list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+    assert not list((tmp_path / "out").glob(left))
     assert read_manifest(tmp_path / "out").complete
