@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,21 +42,14 @@ RATIOS = tuple(round(step / 1000, 3) for step in range(981))
 
 @dataclass
 class World:
-    """Sizes, divergences and speeds by formula; the predictions of sizes are wrong by a share.
+    """Sizes, divergences and speeds by formula."""
 
-    Attributes:
-        error: True size over predicted size, less 1.
-        power: With which KL grows.
-        slowness: Share of the ideal speed-up that pruned models reach.
-        guessed: By which factors the guesses of rounding and of pruning are wrong.
-    """
-
-    error: float = 0.0
-    power: float = 1.4
+    error: float = 0.0  # true size over predicted size, less 1
+    power: float = 1.4  # with which KL grows
     ways: Sequence[Candidate] = WAYS
-    slowness: float = 1.0
+    slowness: float = 1.0  # share of the ideal speed-up that pruned models reach
     mixed: float = 0.03
-    guessed: tuple[float, float] = (1.0, 1.0)
+    guessed: tuple[float, float] = (1.0, 1.0)  # by which factors the guesses of rounding and of pruning are wrong
     evaluated: list[Candidate] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
 
@@ -108,16 +102,6 @@ class World:
         assert len([candidate for candidate in self.evaluated if candidate.ratio]) <= most
         assert len(self.evaluated) == len(set(self.evaluated))
         return result
-
-    def best(self, targets: Targets, way: Candidate, objective: str) -> list[float]:
-        """The least of an objective over all ratios of a way that meet the targets."""
-        objectives = []
-        for ratio in RATIOS:
-            candidate = replace(way, ratio=ratio)
-            fast = targets.decode_speedup is None or self.speed(candidate) >= targets.decode_speedup
-            if fast and targets.allow(self.size(candidate), self.kl(candidate)):
-                objectives.append(float(getattr(self, objective)(candidate)))
-        return objectives
 
 
 class Predicted:
@@ -175,9 +159,7 @@ class Predicted:
             candidate = replace(way, ratio=ratio)
             ms = self._paces.get(way.way, 1000.0) * (1.0 - ratio) or 1e-9
             margins = targets.margins(self.speedup(candidate), PromptTime(ms, 1000.0 / ms))
-            if min(margins.values(), default=1.0) >= 1.0 and (
-                targets.size is None or self.bytes(candidate) <= targets.size
-            ):
+            if min(margins.values(), default=1.0) >= 1.0 and self.meets(candidate, targets):
                 return ratio
         return None
 
@@ -187,63 +169,57 @@ def chosen_of(result: SearchResult) -> Candidate:
     return result.chosen.candidate
 
 
+def best(world: World, candidates: Iterable[Candidate], targets: Targets, objective: str) -> float:
+    """The least of an objective over the candidates that meet the targets."""
+    allowed = [one for one in candidates if targets.allow(world.size(one), world.kl(one))]
+    return float(min(getattr(world, objective)(one) for one in allowed))
+
+
 @pytest.mark.parametrize(
-    "size", [45_000_000, 54_000_000, 72_000_000, 94_000_000, 140_000_000, 300_000_000, 600_000_000]
+    ("targets", "power"),
+    [(Targets(size=size * 1_000_000), 1.4) for size in (45, 54, 72, 94, 140, 300, 600)]
+    + [(Targets(max_kl=kl), power) for kl in (0.05, 0.1, 0.3, 0.45, 0.6, 0.8) for power in (0.8, 1.4, 2.5)],
 )
-def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
-    world, targets = World(), Targets(size=size)
-    chosen = chosen_of(world.search(size=size))
-    assert world.size(chosen) <= size
-    least = min(value for way in WAYS for value in world.best(targets, way, "kl"))
-    assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
+def test_the_choice_is_the_nearest_within_a_size_and_about_the_smallest_within_a_kl(
+    targets: Targets, power: float
+) -> None:
+    world = World(power=power)
+    chosen = chosen_of(world.search(size=targets.size, max_kl=targets.max_kl))
+    assert targets.allow(world.size(chosen), world.kl(chosen))
+    every = [replace(way, ratio=ratio) for way in WAYS for ratio in RATIOS]
+    if targets.size:
+        assert world.kl(chosen) == pytest.approx(best(world, every, targets, "kl"), abs=1e-9)
+    else:
+        assert world.size(chosen) <= 1.05 * best(world, every, targets, "size")
 
 
-@pytest.mark.parametrize("guessed", [(1.5, 1.1), (0.8, 1.2)])
-@pytest.mark.parametrize("power", [1.1, 2.5])
-@pytest.mark.parametrize("size", [45_000_000, 54_000_000, 64_000_000, 78_000_000])
-def test_bits_and_ratio_are_chosen_together(size: int, power: float, guessed: tuple[float, float]) -> None:
-    world, targets = World(ways=MORE_WAYS, power=power, guessed=guessed), Targets(size=size)
-    chosen = chosen_of(world.search(size=size))
-    assert world.size(chosen) <= size
-    assert chosen.format.average is not None
-    predicted = Predicted(world)
-    least = min(world.kl(candidate) for candidate in predicted.mixed(MORE_WAYS[-1], targets))
-    assert world.kl(chosen) <= 1.1 * least
-    uniform = World(power=power)
-    assert world.kl(chosen) < uniform.kl(chosen_of(uniform.search(size=size)))
-    tried = [candidate for candidate in world.evaluated if candidate.format.average is not None]
-    assert len(tried) <= 2
-    rounded = [candidate for candidate in world.evaluated if candidate.format.precision in ("int8", "int4")]
-    assert all(world.size(candidate) <= size for candidate in rounded)  # what cannot be chosen is not made
-    for one, other in itertools.combinations(tried, 2):  # none is made that is told from another by chance alone
-        bits = abs((one.format.average or 0.0) - (other.format.average or 0.0))
-        assert abs(one.ratio - other.ratio) >= 0.049 or bits >= 0.1
+@pytest.mark.parametrize(
+    ("targets", "power", "guessed"),
+    [
+        (Targets(size=size * 1_000_000), power, guessed)
+        for size in (45, 54, 64, 78) for power in (1.1, 2.5) for guessed in ((1.5, 1.1), (0.8, 1.2))
+    ]
+    + [(Targets(max_kl=max_kl), 1.4, (1.0, 1.0)) for max_kl in (0.05, 0.1, 0.3, 0.6)],
+)  # fmt: skip
+def test_bits_and_ratio_are_chosen_together(targets: Targets, power: float, guessed: tuple[float, float]) -> None:
+    world = World(ways=MORE_WAYS, power=power, guessed=guessed)
+    asked = {"size": targets.size, "max_kl": targets.max_kl}
+    chosen, without = chosen_of(world.search(**asked)), chosen_of(World(power=power).search(**asked))
+    assert targets.allow(world.size(chosen), world.kl(chosen))
+    objective = "kl" if targets.size else "size"
+    mixed = Predicted(world).mixed(MORE_WAYS[-1], targets)
+    assert getattr(world, objective)(chosen) <= 1.1 * best(world, mixed, targets, objective)
+    assert getattr(world, objective)(chosen) <= getattr(World(power=power), objective)(without)
     pruned = [candidate for candidate in world.evaluated if candidate.ratio and candidate.format.average is None]
     assert all(candidate.format.arithmetic.quantization is None for candidate in pruned)
-
-
-@pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.6])
-def test_bits_and_ratio_under_a_limit_of_kl(max_kl: float) -> None:
-    world = World(ways=MORE_WAYS)
-    chosen = chosen_of(world.search(max_kl=max_kl))
-    assert world.kl(chosen) <= max_kl
-    uniform = World()
-    assert world.size(chosen) <= uniform.size(chosen_of(uniform.search(max_kl=max_kl)))
-    predicted = Predicted(world)
-    small = [one for one in predicted.mixed(MORE_WAYS[-1], Targets(max_kl=max_kl)) if world.kl(one) <= max_kl]
-    assert world.size(chosen) <= 1.1 * min(map(world.size, small))
-    pruned = [candidate for candidate in world.evaluated if candidate.ratio and candidate.format.average is None]
-    assert all(candidate.format.arithmetic.quantization is None for candidate in pruned)
-
-
-@pytest.mark.parametrize("power", [0.8, 1.4, 2.5])
-@pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.45, 0.6, 0.8])
-def test_with_a_limit_of_kl_the_choice_is_about_the_smallest(max_kl: float, power: float) -> None:
-    world, targets = World(power=power), Targets(max_kl=max_kl)
-    chosen = chosen_of(world.search(max_kl=max_kl))
-    assert world.kl(chosen) <= max_kl
-    smallest = min(value for way in WAYS for value in world.best(targets, way, "size"))
-    assert world.size(chosen) <= 1.05 * smallest
+    if targets.size:
+        tried = [candidate for candidate in world.evaluated if candidate.format.average is not None]
+        assert len(tried) <= 2
+        rounded = [candidate for candidate in world.evaluated if candidate.format.precision in ("int8", "int4")]
+        assert all(world.size(candidate) <= targets.size for candidate in rounded)  # what cannot be chosen is not made
+        for one, other in itertools.combinations(tried, 2):  # none is made that is told from another by chance alone
+            bits = abs((one.format.average or 0.0) - (other.format.average or 0.0))
+            assert abs(one.ratio - other.ratio) >= 0.049 or bits >= 0.1
 
 
 def test_the_dense_model_is_chosen_where_it_meets_the_targets() -> None:
@@ -259,10 +235,8 @@ def test_a_size_that_was_predicted_too_low_is_corrected() -> None:
     result = world.search(size=54_000_000)
     assert result.chosen is not None
     assert 0.98 * 54_000_000 < result.chosen.figures.bytes <= 54_000_000
-    assert (
-        len([candidate for candidate in world.evaluated if candidate.ratio and candidate.way == chosen_of(result).way])
-        == 2
-    )
+    way = chosen_of(result).way
+    assert len([candidate for candidate in world.evaluated if candidate.ratio and candidate.way == way]) == 2
 
 
 def test_a_speed_that_falls_short_is_tried_again_with_a_larger_ratio() -> None:
@@ -288,54 +262,39 @@ def test_the_nearest_whose_first_token_is_soon_enough(target: str, precision: st
 @pytest.mark.parametrize(
     ("targets", "error", "words"),
     [
-        ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, ("--max-kl", "onnx int4", "comes nearest", "54 MB")),
-        ({"size": 10_000_000}, UsageError, ("--target-size", "t-0 in onnx int4", "71.7 MB", "about 16.8 MB")),
-        ({"decode_speedup": 100.0}, SpeedFailure, ("--target-decode-speedup", "comes nearest", "speed-up 7.1")),
+        ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, "onnx int4 comes nearest: 54 MB.*--max-kl or another"),
+        ({"size": 10_000_000}, UsageError, "t-0 in onnx int4 .* 71.7 MB.*--target-size; .* about 16.8 MB"),
+        ({"decode_speedup": 100.0}, SpeedFailure, "comes nearest.* speed-up 7.1.*--target-decode-speedup$"),
         (
             {"first_token": FirstToken(512, ms=10.0)},
             SpeedFailure,
-            ("target_first_token", "first token of a prompt of 512 within 10 ms", "after 1e+03 ms", "about 20 ms"),
+            "after 1e.03 ms.*target_first_token; .* about 20 ms",
         ),
     ],
 )
-def test_where_nothing_fits_the_nearest_is_named(
-    targets: dict[str, Any], error: type[Exception], words: tuple[str, ...]
-) -> None:
+def test_where_nothing_fits_the_nearest_is_named(targets: dict[str, Any], error: type[Exception], words: str) -> None:
     result = World().search(**targets)
     assert result.chosen is None
-    failure = nothing_fits(
-        Targets(**targets), {"t": Frontier(result.points, None, result.soonest_ms, result.smallest_bytes)}
-    )
-    assert type(failure) is error
-    assert [word for word in words if word not in str(failure)] == []
-    assert "\n" not in str(failure)
-    assert ("or another target" in str(failure)) is (len(targets) > 1)
-
-
-def _point(kl: float, speedup: float) -> Point:
-    """With a standard error of 1/64 of a nat, and an interval from 0.1 below to 0.1 above the speed-up."""
-    figures = CandidateFigures(50, kl_estimate(kl, 2**-6), 0.9, 7.0, lost_kl=kl / 4)
-    interval = Interval(speedup - 0.1, speedup + 0.1)
-    prompt = PromptTime(250.0, 2.0, Interval(240.0, 270.0), Interval(1.9, 2.1))
-    return Point(WAYS[3], figures, "key", 50, speedup, speedup, interval, prompt)
+    frontier = Frontier(result.points, None, result.soonest_ms, result.smallest_bytes)
+    with pytest.raises(error, match=words):
+        raise nothing_fits(Targets(**targets), {"t": frontier})
 
 
 @pytest.mark.parametrize(
     ("targets", "words"),
     [
-        ({"max_kl": 0.140625}, [("KL 0.125 is within --max-kl 0.140625", "about 6 more held-out texts would tell")]),
+        ({"max_kl": 0.140625}, ["KL 0.125 is within --max-kl 0.140625.* about 6 more held-out texts would tell"]),
         ({"decode_speedup": 1.5}, []),
+        ({"decode_speedup": 1.75}, [r"decode speed-up 1.80 \(1.70 to 1.90\).*too close to tell"]),
         ({"first_token": FirstToken(512, speedup=1.8)}, []),
-        ({"first_token": FirstToken(512, ms=260.0)}, [("first token after 250 ms (2.00 times", "too close to tell")]),
-        (
-            {"decode_speedup": 1.75},
-            [("decode speed-up 1.80 (1.70 to 1.90)", "too close to tell", "seap-export bench")],
-        ),
+        ({"first_token": FirstToken(512, ms=260.0)}, [r"first token after 250 ms \(2.00 times.*too close to tell"]),
     ],
 )
-def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], words: list[tuple[str, ...]]) -> None:
-    point = _point(0.125, 1.8)
+def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], words: list[str]) -> None:
+    """Of a KL with a standard error of 1/64 of a nat."""
+    figures = CandidateFigures(50, kl_estimate(0.125, 2**-6), 0.9, 7.0, lost_kl=0.03)
+    prompt = PromptTime(250.0, 2.0, Interval(240.0, 270.0), Interval(1.9, 2.1))
+    point = Point(WAYS[3], figures, "key", 50, 1.8, 1.8, Interval(1.7, 1.9), prompt)
     lines = list(close_calls(Targets(**targets), {"t": Frontier((point,), point.candidate)}))
-    assert len(lines) == len(words)
-    assert all(word in line for line, expected in zip(lines, words, strict=True) for word in ("t-0 in", *expected))
+    assert [re.search(word, line) is not None for word, line in zip(words, lines, strict=True)] == [True] * len(words)
     assert list(close_calls(Targets(**targets), {"t": Frontier((point,), None)})) == []

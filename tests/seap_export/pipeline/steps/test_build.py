@@ -30,7 +30,7 @@ from support.product import (
 from converters.openvino.format import OpenvinoFormat
 from converters.web.format import WebFormat
 from seap_export.corpus import Sample, Split, Task
-from seap_export.pipeline.steps.build import ExportSteps, export_steps
+from seap_export.pipeline.steps.build import export_steps
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
@@ -67,19 +67,17 @@ def test_the_statistics_key() -> None:
     assert CalibrationStep("b", SPLIT, settings, "model", 12, checks=False).key == keys[0]
 
 
-TEMPLATES = ["chat_template.jinja", "additional_chat_templates/chat_template.jinja"]
-FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", *TEMPLATES]
-
-
 def test_every_file_of_the_model_counts(source: Source, tmp_path: Path) -> None:
-    (tmp_path / "m" / TEMPLATES[1]).parent.mkdir()
-    for template in TEMPLATES:
+    templates = ["chat_template.jinja", "additional_chat_templates/chat_template.jinja"]
+    (tmp_path / "m" / templates[1]).parent.mkdir()
+    for template in templates:
         (tmp_path / "m" / template).write_text("x")
-    digests = {open_source(str(tmp_path / "m")).digest}
-    for path in (tmp_path / "m" / name for name in FILES):
-        path.write_text(path.read_text() + "\n")
-        digests.add(open_source(str(tmp_path / "m")).digest)
-    assert len(digests) == 1 + len(FILES)
+    digests = [open_source(str(tmp_path / "m")).digest]
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", *templates):
+        with (tmp_path / "m" / name).open("a") as file:
+            file.write("\n")
+        digests.append(open_source(str(tmp_path / "m")).digest)
+    assert len(set(digests)) == len(digests)
 
 
 MIXTURE = MixtureSpec("x", {"a": 1.0, "b": 2.0})
@@ -92,7 +90,7 @@ def ranking(mixture: MixtureSpec = MIXTURE, settings: PlanSettings = SETTINGS, m
     return RankingStep(mixture, settings, tuple(steps.values()))
 
 
-def test_the_plan_key() -> None:
+def test_the_keys_of_plans_and_rankings() -> None:
     key = PlanStep(ranking(), 0.2).key
     changes: list[dict[str, Any]] = [
         {"score": "wifn"}, {"align": 8}, {"compensation": "none"}, {"sparsity": Sparsity("uniform")},
@@ -101,24 +99,17 @@ def test_the_plan_key() -> None:
         {"sparsity": Sparsity("adaptive", budget="macs", context=9)}, {"sparsity": EVEN},
         {"sparsity": EVEN, "layout": "uniform"}, {"group_tolerance": 0.01},
     ]  # fmt: skip
-    others = [PlanStep(ranking(settings=replace(SETTINGS, **change)), 0.2).key for change in changes]
-    others += [
-        PlanStep(ranking(model="other"), 0.2).key,
-        PlanStep(ranking(replace(MIXTURE, name="y")), 0.2).key,
-        PlanStep(ranking(replace(MIXTURE, weights={"a": 1.0, "b": 3.0})), 0.2).key,
-        PlanStep(ranking(replace(MIXTURE, weights={"a": 1.0})), 0.2).key,
-        PlanStep(ranking(), 0.20000001).key,
-    ]
-    assert len({key, *others}) == 1 + len(others)
+    rankings = [ranking(settings=replace(SETTINGS, **change)) for change in changes]
+    rankings += [ranking(model="other"), ranking(replace(MIXTURE, name="y"))]
+    rankings += [ranking(replace(MIXTURE, weights=weights)) for weights in ({"a": 1.0, "b": 3.0}, {"a": 1.0})]
+    keys = [key, PlanStep(ranking(), 0.20000001).key, *(PlanStep(each, 0.2).key for each in rankings)]
+    assert len(set(keys)) == len(keys)
     spelled_out = replace(SETTINGS, sparsity=Sparsity(protect_first=1, protect_last=1))
     assert PlanStep(ranking(settings=spelled_out), 0.2).key == key
     assert PlanStep(ranking(MixtureSpec("x", {"b": 2.0, "a": 1.0})), 0.2).key == key
-
-
-def test_a_ranking_serves_every_plan_that_differs_only_in_how_it_is_spread() -> None:
-    key = ranking().key
-    assert ranking(settings=replace(SETTINGS, sparsity=EVEN, align=8, compensation="none")).key == key
-    assert ranking(settings=replace(SETTINGS, ridge=1.0)).key != key
+    # A ranking serves every plan that differs only in how it is spread.
+    assert ranking(settings=replace(SETTINGS, sparsity=EVEN, align=8, compensation="none")).key == ranking().key
+    assert ranking(settings=replace(SETTINGS, ridge=1.0)).key != ranking().key
 
 
 def test_the_keys_of_a_variant_follow_from_each_other() -> None:
@@ -144,14 +135,9 @@ def test_the_keys_of_a_variant_follow_from_each_other() -> None:
     assert ParityStep(onnx, replace(settings, threads=1)).key == ParityStep(onnx, settings).key
 
 
-@pytest.fixture
-def steps(source: Source, tmp_path: Path) -> ExportSteps:
+def test_each_step_comes_after_those_that_it_needs(source: Source, tmp_path: Path) -> None:
     tasks = tuple(Task(name, tmp_path / f"{name}.txt") for name in "ab")
-    request = ExportRequest(tasks, (0.2, 0.5), (MIXTURE,))
-    return export_steps(source, request, {"a": SPLIT, "b": SPLIT})
-
-
-def test_each_step_comes_after_those_that_it_needs(steps: ExportSteps) -> None:
+    steps = export_steps(source, ExportRequest(tasks, (0.2, 0.5), (MIXTURE,)), {"a": SPLIT, "b": SPLIT})
     seen: set[str] = set()
     for step in steps.paths:
         assert {need.name for need in step.needs} <= seen

@@ -26,23 +26,22 @@ from seap_export.pipeline.targets.targets import Targets
 from validation.reports import schema
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("512:250ms", FirstToken(512, ms=250.0)),
-        ("512:0.25s", FirstToken(512, ms=250.0)),
-        ("1:2x", FirstToken(1, speedup=2.0)),
-        (" 128:.5x ", FirstToken(128, speedup=0.5)),
-    ],
-)
-def test_its_forms(text: str, expected: FirstToken) -> None:
-    assert FirstToken.parse(text) == expected
+def test_its_forms() -> None:
+    texts = ("512:250ms", "512:0.25s", "1:2x", " 128:.5x ")
+    expected = [FirstToken(512, ms=250.0), FirstToken(512, ms=250.0), FirstToken(1, speedup=2.0)]
+    assert [FirstToken.parse(text) for text in texts] == [*expected, FirstToken(128, speedup=0.5)]
 
 
 @pytest.mark.parametrize("text", ["250ms", "512", "512:250", "0:250ms", "512:0x", "-1:2x"])
 def test_what_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"target_first_token.*512:250ms.*512:2x"):
         FirstToken.parse(text)
+
+
+@pytest.mark.parametrize("given", [{"size": 0}, {"decode_speedup": 0.0}, {"max_kl": -1.0}, {"max_kl": float("nan")}])
+def test_targets_out_of_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="out of range"):
+        Targets(**given)
 
 
 def test_the_margin_is_how_much_slower_it_might_be() -> None:
@@ -57,19 +56,12 @@ def test_the_margin_is_how_much_slower_it_might_be() -> None:
 GUESS = Guess(((2.0, 0.64), (3.0, 0.16), (5.0, 0.01)), ((0.1, 0.02), (0.2, 0.08)))
 
 
-def test_rounding_is_exponential_between_and_beyond_what_is_known() -> None:
-    bits = [1.0, 2.0, 2.5, 3.0, 4.0, 7.0]
+def test_guesses_are_exponential_in_bits_and_a_power_of_the_ratio() -> None:
+    """Between and beyond what is known."""
+    bits, ratios = [1.0, 2.0, 2.5, 3.0, 4.0, 7.0], [0.0, 0.05, 0.1, 0.2, 0.4]
     assert [GUESS.of_rounding(each) for each in bits] == pytest.approx([2.56, 0.64, 0.32, 0.16, 0.04, 0.000625])
-
-
-def test_pruning_is_a_power_of_the_ratio() -> None:
-    ratios = [0.0, 0.05, 0.1, 0.2, 0.4]
     assert [GUESS.of_pruning(each) for each in ratios] == pytest.approx([0.0, 0.005, 0.02, 0.08, 0.32])
-    assert USUAL.of_pruning(0.5) == pytest.approx(0.4)
-    assert USUAL.of_pruning(0.125) == pytest.approx(0.05)
-
-
-def test_it_is_read_as_it_was_written() -> None:
+    assert [USUAL.of_pruning(each) for each in (0.125, 0.5)] == pytest.approx([0.05, 0.4])
     assert Guess.read(GUESS.to_json()) == GUESS
     for values in ({"rounded": [[2.0, 0.1]], "pruned": [[0.1, 0.1]]}, {"rounded": [[2, 1], [3, 1]], "pruned": []}):
         with pytest.raises(ValueError, match="guess"):
@@ -113,10 +105,8 @@ def test_equal_points_do_not_beat_each_other() -> None:
 def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Path) -> None:
     write_frontier(values(), tmp_path)
     assert read_frontier(tmp_path) == values()
-    of_file = {"$ref": "#/$defs/frontier", "$defs": schema()["$defs"]}
-    Draft202012Validator(of_file).validate(values())
-    known = known_figures(tmp_path)
-    assert known == {point.key: point.figures for point in POINTS if point.key is not None}
+    Draft202012Validator({"$ref": "#/$defs/frontier", "$defs": schema()["$defs"]}).validate(values())
+    assert known_figures(tmp_path) == {point.key: point.figures for point in POINTS if point.key is not None}
 
 
 @pytest.mark.parametrize(
@@ -134,9 +124,3 @@ def test_a_file_of_another_form_counts_as_missing(tmp_path: Path, change: Any) -
     (tmp_path / FRONTIER).write_text(json.dumps(changed), "utf-8")
     assert read_frontier(tmp_path) is None
     assert known_figures(tmp_path) == {}
-
-
-@pytest.mark.parametrize("given", [{"size": 0}, {"decode_speedup": 0.0}, {"max_kl": -1.0}, {"max_kl": float("nan")}])
-def test_targets_out_of_range_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="out of range"):
-        Targets(**given)

@@ -75,10 +75,6 @@ def make(source: Source, tmp_path: Path) -> Make:
     return call
 
 
-def written(tmp_path: Path) -> dict[str, Any]:
-    return json.loads((tmp_path / "out" / "router" / "router.json").read_text())
-
-
 def test_the_graph_equals_scikit_learn_on_mean_embeddings(source: Source, make: Make, tmp_path: Path) -> None:
     make()
     tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "router" / "tokenizer.json"))
@@ -98,51 +94,35 @@ def test_the_graph_equals_scikit_learn_on_mean_embeddings(source: Source, make: 
 
 
 def test_what_it_writes(source: Source, make: Make, tmp_path: Path) -> None:
-    mixture = {"general-0.2": {}}
-    described = make(ratios=(0.4, 0.2), fallback="general", variants=mixture)
-    values = written(tmp_path)
+    """The same bytes in any order of tasks and texts."""
+    more: dict[str, Any] = {"ratios": (0.4, 0.2), "fallback": "general", "variants": {"general-0.2": {}}}
+    described = make(**more)
+    values = json.loads((tmp_path / "out" / "router" / "router.json").read_text())
     assert values["source"] == {"name": "m", "sha256": source.digest}
     assert (values["classes"], values["seed"], values["max_length"], values["threshold"]) == (["a", "b"], 0, 20, 0.7)
     assert values["calibration_prompts"] == {"a": 30, "b": 12}
     assert values["variants"] == {"0.2": {"a": "a-0.2", "b": "b-0.2"}, "0.4": {"a": "a-0.4", "b": "b-0.4"}}
-    assert values["fallback"] == {"0.2": "general-0.2", "0.4": None}
-    figures = values["held_out"]
+    figures, fallback = values["held_out"], {"0.2": "general-0.2", "0.4": None}
+    assert values["fallback"] == described["fallback"] == fallback
+    assert described["held_out"] == {name: figures[name] for name in ("prompts", "accuracy", "below_threshold")}
     assert (figures["prompts"], figures["left_out_as_seen"]) == (20, 0)
     assert figures["accuracy"] > 0.9
     assert sum(figures["confusion"]["a"].values()) == 10
-    assert described == {
-        "classes": ["a", "b"],
-        "threshold": 0.7,
-        "held_out": {name: figures[name] for name in ("prompts", "accuracy", "below_threshold")},
-        "ratios": ["0.2", "0.4"],
-        "fallback": {"0.2": "general-0.2", "0.4": None},
-    }
-
-
-def test_same_inputs_same_bytes_in_any_order(make: Make, tmp_path: Path) -> None:
-    make()
-    first = tree(tmp_path / "out" / "router")
     (tmp_path / "out").rename(tmp_path / "first")
-    turned = {
-        task: Split(split.calibration[::-1], split.held_out[::-1]) for task, split in reversed(list(SPLITS.items()))
-    }
-    make(turned)
-    assert tree(tmp_path / "out" / "router") == first
+    make({task: Split(SPLITS[task].calibration[::-1], SPLITS[task].held_out[::-1]) for task in "ba"}, **more)
+    assert tree(tmp_path / "out" / "router") == tree(tmp_path / "first" / "router")
 
 
 def test_a_task_is_forgotten_with_force_only(make: Make, tmp_path: Path) -> None:
     other = {"b": SPLITS["b"], "c": SPLITS["a"]}
     make()
     before = tree(tmp_path / "out" / "router")
-    message = r"router also covers a; .*--force"
-    with pytest.raises(UsageError, match=message):
-        make(other)
-    with pytest.raises(UsageError, match=message):
-        refuse_lost_tasks(Workspace(tmp_path / "out", force=False), ["b", "c"])
+    for forget in (make, lambda tasks: refuse_lost_tasks(Workspace(tmp_path / "out", force=False), tasks)):
+        with pytest.raises(UsageError, match=r"router also covers a; .*--force"):
+            forget(other)
     assert tree(tmp_path / "out" / "router") == before
-    for tasks, force in ((["a", "b", "c"], False), (["c"], False), (["b", "c"], True)):
-        refuse_lost_tasks(Workspace(tmp_path / "out", force), tasks)
-    refuse_lost_tasks(Workspace(tmp_path / "another", force=False), ["b", "c"])
+    for out, tasks, force in (("out", "abc", False), ("out", "c", False), ("out", "bc", True), ("other", "bc", False)):
+        refuse_lost_tasks(Workspace(tmp_path / out, force), list(tasks))
     assert make(other, force=True)["classes"] == ["b", "c"]
 
 
@@ -182,9 +162,8 @@ def test_a_graph_that_computes_something_else_is_no_router(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = module.write_router_graph
-    monkeypatch.setattr(
-        module, "write_router_graph", lambda path, e, weight, bias: write(path, e, weight, np.add(bias, [0, 1]))
-    )
+    shifted = lambda path, table, weight, bias: write(path, table, weight, np.add(bias, [0, 1]))  # noqa: E731
+    monkeypatch.setattr(module, "write_router_graph", shifted)
     with pytest.raises(ParityFailure, match=r"a probability of the ONNX graph differs by .* on prompts of 'a'"):
         make()
     assert not (tmp_path / "out").exists()
