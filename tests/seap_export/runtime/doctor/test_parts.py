@@ -72,22 +72,21 @@ def test_the_last_line_of_a_process_is_its_answer(
     ("most", "used", "expected"),
     [
         (None, 0, (8 * GB, 5 * GB)),
-        (str(4 * GB), GB, (4 * GB, 3 * GB)),
-        (str(7 * GB), GB, (7 * GB, 5 * GB)),
-        (str(4 * GB), 9 * GB, (4 * GB, 0)),
+        (4 * GB, GB, (4 * GB, 3 * GB)),
+        (7 * GB, GB, (7 * GB, 5 * GB)),
+        (4 * GB, 9 * GB, (4 * GB, 0)),
         ("max", GB, (8 * GB, 5 * GB)),
     ],
 )
-def test_a_container_may_have_less_memory(
-    tmp_path: Path, most: str | None, used: int, expected: tuple[int, int]
-) -> None:
-    for folder in ("proc", "sys/fs/cgroup"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags: a\n", "utf-8")
-    (tmp_path / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemAvailable: 5000000 kB\n", "utf-8")
-    if most is not None:
-        (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{most}\n", "utf-8")
-        (tmp_path / "sys/fs/cgroup/memory.current").write_text(f"{used}\n", "utf-8")
+def test_a_container_may_have_less_memory(tmp_path: Path, most: object, used: int, expected: tuple[int, int]) -> None:
+    files = {
+        "proc/cpuinfo": "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags: a",
+        "proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 5000000 kB",
+    }
+    files |= {"sys/fs/cgroup/memory.max": f"{most}", "sys/fs/cgroup/memory.current": f"{used}"} if most else {}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n", "utf-8")
     machine = read_machine(tmp_path)
     assert machine.processor == "Some CPU @ 2 GHz"
     assert (machine.memory_bytes, machine.free_memory_bytes) == expected
@@ -110,7 +109,7 @@ def elf(needed: Sequence[str], unused: str = "libcudart.so.12") -> bytes:
 
 
 def test_nvidias_libraries_of_a_provider(tmp_path: Path) -> None:
-    """TensorRT stands before CUDA; cuDNN is optional where CUDA is not linked with it."""
+    """TensorRT stands before CUDA; cuDNN is optional where CUDA is not linked with it; a file may be cut off."""
     (tmp_path / "cuda").write_bytes(elf(["libcublasLt.so.13", "libcuda.so.1", "libc.so.6"]))
     (tmp_path / "tensorrt").write_bytes(elf(["libnvinfer.so.10", "libcudnn.so.9", "libm.so.6"]))
     optional = {"libcublasLt.so.13": True, "libcuda.so.1": True, "libcudnn.so.9": False}
@@ -118,9 +117,6 @@ def test_nvidias_libraries_of_a_provider(tmp_path: Path) -> None:
     needed = ["libnvinfer.so.10", "libcudnn.so.9", "libcublasLt.so.13", "libcuda.so.1"]
     assert library_names("tensorrt", tmp_path.joinpath) == dict.fromkeys(needed, True)
     assert library_names("cpu", tmp_path.joinpath) == {}
-
-
-def test_a_file_that_is_cut_off_breaks_nothing(tmp_path: Path) -> None:
     whole = elf(["libcublas.so.13"])
     for length in range(len(whole)):
         (tmp_path / "cut").write_bytes(whole[:length])
@@ -142,18 +138,9 @@ def test_two_distributions_of_onnx_runtime_are_a_warning(tmp_path: Path, monkeyp
     assert warning.startswith("onnxruntime and onnxruntime-gpu overwrite each other's files; run: pip uninstall -y ")
 
 
-CUDA = 'run: pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"'
-TENSORRT = 'run: pip install "tensorrt-cu13==10.*", then put its folder tensorrt_libs on LD_LIBRARY_PATH'
-
-
-@pytest.mark.parametrize(
-    ("missing", "remedies"),
-    [
-        (["libcublas.so.13", "libcudart.so.13"], [CUDA]),
-        (["libcuda.so.1"], ["install the NVIDIA driver"]),
-        (["libnvinfer.so.10", "libnvonnxparser.so.10"], [TENSORRT]),
-        (["libnvinfer.so.10", "libcudart.so.13", "libcuda.so.1"], ["install the NVIDIA driver", CUDA, TENSORRT]),
-    ],
-)
-def test_remedies(missing: list[str], remedies: list[str]) -> None:
-    assert missing_remedy(missing, packages()) == ", then ".join(remedies)
+def test_remedies() -> None:
+    cuda = 'run: pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"'
+    tensorrt = 'run: pip install "tensorrt-cu13==10.*", then put its folder tensorrt_libs on LD_LIBRARY_PATH'
+    assert missing_remedy(["libcublas.so.13", "libcudart.so.13"], packages()) == cuda
+    every = ["libnvinfer.so.10", "libcudart.so.13", "libcuda.so.1"]
+    assert missing_remedy(every, packages()) == f"install the NVIDIA driver, then {cuda}, then {tensorrt}"
