@@ -46,8 +46,10 @@ CALL = {
 TOOL = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}}
 
 
-def template_of(folder: Path, date: datetime | None = None) -> ChatTemplate | None:
-    return read_chat_template(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), date)
+def template_of(folder: Path, date: datetime | None = None) -> ChatTemplate:
+    template = read_chat_template(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), date)
+    assert template is not None
+    return template
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,6 @@ def test_as_transformers_renders(
     oracle = AutoTokenizer.from_pretrained(tmp_path)
     expected = oracle.apply_chat_template(messages, tools=tools or None, tokenize=False, add_generation_prompt=goes_on)
     chat = template_of(tmp_path)
-    assert chat is not None
     text = chat.render(messages, add_generation_prompt=goes_on, tools=tools)
     assert chat.prefix + text == expected if expected.startswith("<s>") else text == expected
     expected_ids = oracle(expected, add_special_tokens=False)["input_ids"]
@@ -73,22 +74,12 @@ def test_as_transformers_renders(
     assert oracle(text)["input_ids"] == expected_ids
 
 
-def test_the_date_can_be_fixed(tmp_path: Path) -> None:
-    write_byte_level(tmp_path, chat_template="{{ strftime_now('%Y-%m-%d') }}")
-    fixed, today = template_of(tmp_path, datetime(2024, 7, 26)), template_of(tmp_path)
-    assert fixed is not None
-    assert today is not None
-    assert fixed.render([USER]) == "2024-07-26"
-    assert today.render([USER]) == datetime.now().strftime("%Y-%m-%d")
-
-
 NAMED = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
 
 
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        ({}, None),
         ({"tokenizer_config.json": {"chat_template": "a"}}, ("a", "a")),
         ({"tokenizer_config.json": {"chat_template": NAMED}}, ("a", "b")),
         ({"tokenizer_config.json": {"chat_template": "a"}, "chat_template.json": {"chat_template": "b"}}, ("b", "b")),
@@ -96,13 +87,13 @@ NAMED = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": 
         ({"chat_template.jinja": "c", "additional_chat_templates/tool_use.jinja": "d"}, ("c", "d")),
     ],
 )
-def test_where_templates_stand(tmp_path: Path, files: dict[str, Any], expected: tuple[str, str] | None) -> None:
+def test_where_templates_stand(tmp_path: Path, files: dict[str, Any], expected: tuple[str, str]) -> None:
     write_micro_tokenizer(tmp_path)
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
     chat = template_of(tmp_path)
-    assert (chat and (chat.render([USER]), chat.render([USER], tools=[TOOL]))) == expected
+    assert (chat.render([USER]), chat.render([USER], tools=[TOOL])) == expected
 
 
 @pytest.mark.parametrize(
@@ -113,13 +104,9 @@ def test_where_templates_stand(tmp_path: Path, files: dict[str, Any], expected: 
         ("{{ messages[7].content + 1 }}", "undefined|no element"),
     ],
 )
-def test_a_template_that_fails_gives_one_line(tmp_path: Path, template: str, reason: str) -> None:
-    write_byte_level(tmp_path, chat_template=template)
-    chat = template_of(tmp_path)
-    assert chat is not None
-    with pytest.raises(InputError, match=rf"(?s)chat template refuses the messages \(.*({reason})") as caught:
-        chat.render([USER])
-    assert "\n" not in str(caught.value)
+def test_a_template_that_fails_gives_one_line(template: str, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"\A[^\n]*chat template refuses the messages \([^\n]*({reason})[^\n]*\Z"):
+        ChatTemplate({"default": template}, {}).render([USER])
 
 
 @pytest.mark.parametrize(
@@ -132,6 +119,10 @@ def test_a_template_that_fails_gives_one_line(tmp_path: Path, template: str, rea
 )
 def test_what_ends_a_turn(tmp_path: Path, template: str, tokens: set[int]) -> None:
     write_byte_level(tmp_path, chat_template=template)
-    chat = template_of(tmp_path)
-    assert chat is not None
-    assert chat.turn_ends(Tokenizer.from_file(str(tmp_path / "tokenizer.json"))) == tokens
+    assert template_of(tmp_path).turn_ends(Tokenizer.from_file(str(tmp_path / "tokenizer.json"))) == tokens
+
+
+def test_the_date_can_be_fixed(tmp_path: Path) -> None:
+    write_byte_level(tmp_path, chat_template="{{ strftime_now('%Y-%m-%d') }}")
+    assert template_of(tmp_path, datetime(2024, 7, 26)).render([USER]) == "2024-07-26"
+    assert template_of(tmp_path).render([USER]) == datetime.now().strftime("%Y-%m-%d")

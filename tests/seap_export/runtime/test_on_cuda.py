@@ -92,18 +92,20 @@ def test_all_of_it_is_on_the_chosen_gpu(dense: Callable[..., Path], fake_cuda: t
         assert section.between_devices == [], name
 
 
-def test_a_gpu_that_there_is_not(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
-    failed = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16", provider="cuda"), device_id=3))
-    assert "EnvironmentFailure" in failed
-    assert "there is no such GPU" in failed
-
-
-@pytest.mark.parametrize("memory", [1 << 16, 3 << 20])
-def test_too_little_memory(dense: Callable[..., Path], fake_cuda: type[Machine], memory: int) -> None:
-    """When the session is opened, and when it runs."""
-    failed = failure(decode(fake_cuda(memory=memory), dense("llama-gqa", dtype="fp16", provider="cuda"), 64))
-    assert "EnvironmentFailure" in failed
-    assert "not enough memory" in failed
+@pytest.mark.parametrize(
+    ("memory", "options", "words"),
+    [
+        (1 << 16, {}, "not enough memory"),  # when the session is opened
+        (3 << 20, {}, "not enough memory"),  # when it runs
+        (1 << 30, {"device_id": 3}, "there is no such GPU"),
+    ],
+)
+def test_what_the_machine_lacks(
+    dense: Callable[..., Path], fake_cuda: type[Machine], memory: int, options: dict[str, int], words: str
+) -> None:
+    ran = decode(fake_cuda(memory=memory), dense("llama-gqa", dtype="fp16", provider="cuda"), 64, **options)
+    assert "EnvironmentFailure" in failure(ran)
+    assert words in failure(ran)
 
 
 def test_without_cudnn(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
@@ -119,8 +121,7 @@ def test_without_cudnn(dense: Callable[..., Path], fake_cuda: type[Machine]) -> 
 def test_graphs_that_cannot_be_captured(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
     failed = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16"), enable_cuda_graph=1))
     assert "cannot be captured as a CUDA graph, because" in failed
-    assert "set the provider option enable_cuda_graph to 0" in failed
     standard = dense("llama-gqa", dtype="fp16", dialect="standard", provider="cuda")
     failed = failure(decode(fake_cuda(), standard, enable_cuda_graph=1))
-    assert "CUDA graph" in failed
+    assert "cache" in failed
     assert "enable_cuda_graph" in failed

@@ -38,18 +38,15 @@ def test_control_tokens_of_others_are_letters(model: tuple[Tokenizer, ChatTempla
         assert content.replace(" ", "") in tokenizer.decode(ids).replace(" ", "")
 
 
-def test_a_text_without_control_tokens_is_one_piece(model: tuple[Tokenizer, ChatTemplate]) -> None:
-    tokenizer, template = model
-    assert prompt_ids("the cat", tokenizer, template) == tokenizer.encode("userthe cat</s>").ids
-    assert prompt_ids("the </s>", tokenizer, template, raw=True) == tokenizer.encode("the </s>").ids
-
-
-def test_texts_are_plain_where_the_variant_was_made_from_such(tmp_path: Path) -> None:
-    write_byte_level(tmp_path, chat_template=TEMPLATE)
+def test_texts_are_one_piece_and_plain_where_the_variant_was_made_from_such(
+    model: tuple[Tokenizer, ChatTemplate], tmp_path: Path
+) -> None:
+    tokenizer, chat = model
+    in_template = tokenizer.encode("userthe cat</s>").ids
+    assert prompt_ids("the cat", tokenizer, chat) == in_template
+    assert prompt_ids("the </s>", tokenizer, chat, raw=True) == tokenizer.encode("the </s>").ids
     set_json(tmp_path / "tokenizer_config.json", **{TEXT_FORM: PLAIN})
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     template = read_chat_template(tmp_path, tokenizer)
-    in_template = tokenizer.encode("user the</s>").ids
-    assert prompt_ids(" the", tokenizer, template) == tokenizer.encode(" the").ids
-    assert prompt_ids(" the", tokenizer, template, raw=False) == in_template
-    assert prompt_ids([{"role": "user", "content": " the"}], tokenizer, template) == in_template
+    assert prompt_ids("the cat", tokenizer, template) == tokenizer.encode("the cat").ids
+    assert prompt_ids("the cat", tokenizer, template, raw=False) == in_template
+    assert prompt_ids([{"role": "user", "content": "the cat"}], tokenizer, template) == in_template

@@ -29,11 +29,6 @@ def record(task: str, held_out: list[str], calibrated: tuple[str, ...] = ()) -> 
     return CalibrationRecord(task, "m", "00", 0, 512, 100, tuple(map(text_digest, calibrated)), digests, samples)
 
 
-def corpus(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
-    return path
-
-
 def test_the_first_held_out_texts_of_every_task_and_the_general_text() -> None:
     numbered = [f"number {number}" for number in range(MOST_TEXTS + 3)]
     sets = elsewhere_texts([record("b", ["one text", "another"]), record("a", numbered)], None)
@@ -45,28 +40,24 @@ def test_the_first_held_out_texts_of_every_task_and_the_general_text() -> None:
 
 def test_what_a_task_was_calibrated_on_is_left_out(tmp_path: Path) -> None:
     """Of the other tasks, too, and a task of which nothing is left."""
-    general = corpus(tmp_path / "g.jsonl", ["one", "two", "two", "three"])
+    general = tmp_path / "g.jsonl"
+    general.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", "two", "two", "three")), "utf-8")
     records = [record("a", ["held out", "shared"], ("two",)), record("b", ["x"], ("shared",)), record("c", ["one"])]
     records += [record("d", ["three"], ("x",))]
     sets = elsewhere_texts(records, general)
     assert sets == {"a": ("held out",), "c": ("one",), "d": ("three",), GENERAL_TEXT: ("one", "three")}
 
 
-def text_set(sizes: Bytes) -> TextSet:
-    return TextSet(("abc",), True, (replace(same_cut((1, 2, 3)), bytes=sizes),))
-
-
 def cell() -> dict[str, Any]:
+    texts = TextSet(("abc",), True, (replace(same_cut((1, 2, 3)), bytes=Bytes(3, 2, 2)),))
     figures = DivergenceFigures(kl_estimate(0.5), 0.9, 8.0, 4.0, per_byte=PerByte(0.1, 1.25, 0.75, 12))
-    return ElsewhereFigures(text_set(Bytes(3, 2, 2)), figures).to_json()
+    return ElsewhereFigures(texts, figures).to_json()
 
 
 def test_the_figures_of_a_set() -> None:
-    values = cell()
-    assert values.pop("sha256") == sha256_json(["abc"])
-    assert values == {
+    assert cell() == {
         "own": True, **kl_json(kl_estimate(0.5)), "bits_per_byte": 1.25, "dense_bits_per_byte": 0.75, "texts": 1,
-        "tokens": 40, "bytes": 12,
+        "tokens": 40, "bytes": 12, "sha256": sha256_json(["abc"]),
     }  # fmt: skip
     refuse_damaged_cell(cell())
 
