@@ -8,14 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.models import write_micro_model, write_source
+from support.models import write_source
 from support.processes import Tool
-from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder
-from support.variations import VARIATIONS
+from support.product import OnnxForm, convert_folder
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure
-from seap_export.runtime import session
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.plugins import SOFTWARE
 from seap_export.runtime.providers import device_name
@@ -29,7 +27,6 @@ OF_THE_MASK = {
     "Add", "ArgMax", "Cast", "Concat", "CumSum", "Equal", "Expand", "Less", "LessOrEqual", "Max", "Min", "Range",
     "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "Shape", "Squeeze", "Sub", "Unsqueeze", "Where",
 }  # fmt: skip
-_LOG_ALL_THAT_INFORMS = 1
 #: With a tied head, with states of a fixed size, and with a recurrence.
 MODELS = ("smollm3-all", "lfm2-all", "qwen3_5-all")
 
@@ -51,18 +48,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("variation", MODELS)
-def test_only_the_mask_is_computed_on_the_cpu(written: Callable[[str], Path], variation: str) -> None:
+def test_only_the_mask_is_computed_on_the_cpu_and_a_step_copies_no_state(
+    written: Callable[[str], Path], variation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between host and device go integers alone, by ONNX Runtime's own profile: tokens, lengths, places of tokens."""
     nodes = nodes_by_provider(open_session(written(variation) / "model.onnx", "webgpu", 1))
     assert nodes is not None
     assert nodes[PROVIDERS["cpu"].ort_name].keys() <= OF_THE_MASK
     assert nodes[ROW.ort_name]["Gemm"] == 1
-
-
-@pytest.mark.parametrize("variation", MODELS)
-def test_a_step_copies_no_state(
-    written: Callable[[str], Path], variation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between host and device go integers alone, by ONNX Runtime's own profile: tokens, lengths, places of tokens."""
     monkeypatch.setenv("SEAP_EXPORT_PROFILE", str(tmp_path))
     decoder = OnnxDecoder(written(variation) / "model.onnx", 128, "webgpu", 1)
     decoder.start([[5, 6, 7]], 8).step([8])
@@ -71,26 +64,6 @@ def test_a_step_copies_no_state(
     copied = [event["output_type_shape"] for event in events if event.get("op_name", "").startswith("Memcpy")]
     assert copied
     assert {kind for outputs in copied for output in outputs for kind in output} <= {"int32", "int64", "bool"}
-
-
-@pytest.mark.parametrize(("precision", "dispatches"), [("fp32", 49), ("int4", 40)])
-def test_the_dispatches_of_a_step(
-    precision: PrecisionName,
-    dispatches: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    """Of three layers, by ONNX Runtime's own log; docs/research/webgpu.md says what they are."""
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4}
-    hf = write_micro_model(tmp_path / "hf", **{**VARIATIONS["llama-gqa"], **sizes})
-    (tmp_path / "onnx").mkdir()
-    convert_folder(hf, tmp_path / "onnx", OnnxForm(choose_precision(precision, "webgpu"), "fused", "last", "webgpu"))
-    monkeypatch.setattr(session, "_LOG_NOTHING_BUT_FATAL", _LOG_ALL_THAT_INFORMS)
-    decoding = OnnxDecoder(tmp_path / "onnx" / "model.onnx", 128, "webgpu", 1).start([[5, 6, 7]], 8)
-    capfd.readouterr()
-    decoding.step([8])
-    assert "".join(capfd.readouterr()).count("Starting program") == dispatches
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,7 @@ def test_what_the_machine_lacks(message: str, expected: str | None) -> None:
 
 def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
     """Functions of libcuda that give these GPUs and, where named, errors."""
-    names = list(gpus)
-    current: list[int] = []
+    names, current = list(gpus), list[int]()
 
     def give(pointer: Any, value: int) -> None:
         pointer._obj.value = value
@@ -79,7 +78,7 @@ def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
     def name(buffer: Any, size: int, device: Any) -> None:
         buffer.value = names[device.value].encode()[: size - 1]
 
-    functions = {
+    functions: dict[str, Any] = {
         "cuInit": lambda flags: None,
         "cuDriverGetVersion": lambda pointer: give(pointer, 12040),
         "cuDeviceGetCount": lambda pointer: give(pointer, len(gpus)),
@@ -90,16 +89,8 @@ def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
         "cuCtxSetCurrent": lambda context: current.append(context.value),
         "cuMemGetInfo_v2": lambda free, total: give(free, gpus[names[0]] // 4 if current == [7] else 0),
     }
-
-    def function(name: str) -> Any:
-        def call(*arguments: Any) -> int:
-            if name not in errors:
-                functions[name](*arguments)
-            return errors.get(name, 0)
-
-        return call
-
-    return SimpleNamespace(**{name: function(name) for name in functions})
+    calls = {key: lambda *values, key=key: errors.get(key) or functions[key](*values) or 0 for key in functions}
+    return SimpleNamespace(**calls)
 
 
 def test_gpus_with_their_memory() -> None:
@@ -115,17 +106,12 @@ def test_gpus_with_their_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "version", "reason"),
-    [
-        ({"cuInit": 100}, "12.4", "GPU (cuInit returned error 100)"),
-        ({"cuDriverGetVersion": 999}, None, "(cuDriverGetVersion returned error 999)"),
-        ({"cuDeviceGetName": 1}, "12.4", "(cuDeviceGetName returned error 1)"),
-    ],
+    ("function", "error", "version"), [("cuInit", 100, "12.4"), ("cuDriverGetVersion", 999, None)]
 )
-def test_a_driver_that_gives_an_error(errors: dict[str, int], version: str | None, reason: str) -> None:
-    driver = read_driver(lambda _: fake_driver({"NVIDIA T4": 1}, **errors))
+def test_a_driver_that_gives_an_error(function: str, error: int, version: str | None) -> None:
+    driver = read_driver(lambda _: fake_driver({"NVIDIA T4": 1}, **{function: error}))
     assert (driver.cuda_version, driver.gpus) == (version, ())
-    assert reason in driver.reason
+    assert f"({function} returned error {error})" in driver.reason
 
 
 ROW = PROVIDERS["webgpu"]
@@ -133,10 +119,11 @@ assert ROW.plugin is not None
 PLUGIN = ROW.plugin
 
 
-def device(kind: str, name: str = ROW.ort_name, **metadata: str) -> Any:
-    types = {"CPU": ort.OrtHardwareDeviceType.CPU, "GPU": ort.OrtHardwareDeviceType.GPU}
-    hardware = SimpleNamespace(type=types[kind], vendor="AMD", device_id=0x73BF, metadata=metadata)
-    return SimpleNamespace(ep_name=name, device=hardware)
+def device(kind: str, name: str = ROW.ort_name) -> Any:
+    type = getattr(ort.OrtHardwareDeviceType, kind)
+    return SimpleNamespace(
+        ep_name=name, device=SimpleNamespace(type=type, vendor="AMD", device_id=0x73BF, metadata={})
+    )
 
 
 @pytest.fixture

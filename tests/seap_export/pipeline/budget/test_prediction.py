@@ -74,12 +74,8 @@ def shrunk(candidate: Candidate) -> ModelSpec:
     return SPEC.with_layers(tuple(layer.changed(intermediate_size=width) for layer in SPEC.layers))
 
 
-@pytest.fixture
-def predictor() -> Predictor:
-    return Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE)
-
-
-def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predictor) -> None:
+def test_sizes_and_speeds_follow_from_the_shapes_and_from_what_was_measured() -> None:
+    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE)
     fp32, int8, half = OnnxFormat("fp32"), OnnxFormat("int8"), replace(FP32, ratio=0.5)
     pruned = replace(INT8, ratio=0.5)
     difference = int8.size(shrunk(pruned)) - int8.size(SPEC)
@@ -96,18 +92,12 @@ def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predi
     assert predictor.least_ratio(FP32, Targets(size=1)) is None
     predictor.learn_bytes(half, predictor.bytes(half) + 7)
     assert predictor.bytes(FP32) == fp32.size(SPEC) + BESIDE + 7
-
-
-def test_speed_is_over_the_usual_precision_and_learns(predictor: Predictor) -> None:
-    assert predictor.ideal_speedup(FP32) == 1.0
-    assert 3.0 < predictor.ideal_speedup(INT8) < 4.0
-    pruned = replace(INT8, ratio=0.5)
-    assert predictor.speedup(pruned) == predictor.ideal_speedup(pruned)
-    wanted = Targets(decode_speedup=predictor.ideal_speedup(INT8))
-    assert predictor.least_ratio(INT8, wanted) == 0.0
-    predictor.learn_times(INT8, Times(predictor.ideal_speedup(INT8) / 2))
+    ideal = predictor.ideal_speedup(INT8)
+    assert (predictor.ideal_speedup(FP32), 3.0 < ideal < 4.0) == (1.0, True)
+    assert predictor.least_ratio(INT8, Targets(decode_speedup=ideal)) == 0.0
+    predictor.learn_times(INT8, Times(ideal / 2))
     assert predictor.speedup(pruned) == pytest.approx(predictor.ideal_speedup(pruned) / 2)
-    assert (predictor.least_ratio(INT8, wanted) or 0.0) > 0.5
+    assert (predictor.least_ratio(INT8, Targets(decode_speedup=ideal)) or 0.0) > 0.5
 
 
 def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed() -> None:

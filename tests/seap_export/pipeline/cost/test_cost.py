@@ -11,14 +11,7 @@ import pytest
 import torch
 from benchmarks.random_model import write_random_model
 from click.testing import CliRunner
-from support.product import (
-    CalibrationStep,
-    FormatStep,
-    PlanStep,
-    QualityStep,
-    RoundingStep,
-    ShrinkStep,
-)
+from support.product import CalibrationStep, FormatStep, PlanStep, QualityStep, RoundingStep, ShrinkStep
 
 from seap_export.cli import main
 from seap_export.pipeline.cost.cost import Disk, Rates, total_disk

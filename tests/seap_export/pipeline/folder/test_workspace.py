@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -14,63 +17,71 @@ from seap_export.pipeline.folder.manifest import MANIFEST_SCHEMA, Manifest, read
 from seap_export.pipeline.folder.workspace import Workspace
 
 
-def make(workspace: Workspace, step: str, key: str, text: str = "x") -> None:
-    with workspace.writing(step, key, folder=True) as path:
-        (path / "sub").mkdir()
-        (path / "sub" / "file").write_text(text)
-
-
-def test_a_step_is_recorded_with_its_files(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "deep" / "out", force=False)
+@contextmanager
+def locked(folder: Path, *, force: bool = False) -> Iterator[Workspace]:
+    workspace = Workspace(folder, force)
     with workspace.locked():
-        assert not workspace.is_done("v/hf", "key")
-        make(workspace, "v/hf", "key")
-        assert workspace.is_done("v/hf", "key")
+        yield workspace
 
-    manifest = read_manifest(tmp_path / "deep" / "out")
-    assert manifest.steps == {"v/hf": "key"}
+
+def make(workspace: Workspace, step: str = "v/hf", key: str = "key", text: str = "x") -> None:
+    with workspace.writing(step, key, folder=True) as path:
+        (path / "file").write_text(text)
+
+
+def test_a_step_is_recorded_with_its_files_and_made_again_if_it_was_not_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "deep" / "out"
+    monkeypatch.setattr(module, "move_into_place", MagicMock(side_effect=SystemExit))
+    with pytest.raises(SystemExit), locked(out) as workspace:
+        make(workspace)
+    monkeypatch.undo()
+    assert read_manifest(out).steps == {"v/hf": "key"}
+    assert not (out / "v").exists()
+    with locked(out) as workspace:
+        assert not workspace.is_done("v/hf", "key")
+        make(workspace)
+        assert workspace.is_done("v/hf", "key")
+    manifest = read_manifest(out)
     digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    assert manifest.files == {"v/hf/sub/file": {"bytes": 1, "sha256": digest}}
-    assert not manifest.complete
+    assert (manifest.steps, manifest.complete) == ({"v/hf": "key"}, False)
+    assert manifest.files == {"v/hf/file": {"bytes": 1, "sha256": digest}}
     assert "seap-export" in manifest.versions
 
 
 def test_a_folder_in_which_nothing_was_made_goes(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder in ("deep/out", "empty"):
-        with Workspace(tmp_path / folder, force=False).locked():
+        with locked(tmp_path / folder):
             assert (tmp_path / folder).is_dir()
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    first, second = (Workspace(tmp_path / "out", force=False) for _ in range(2))
-    with first.locked():
-        with pytest.raises(UsageError, match="another run is writing to"), second.locked():
+    with locked(tmp_path) as first:
+        with pytest.raises(UsageError, match="another run is writing to"), locked(tmp_path):
             pass
-        make(first, "v/hf", "key")
-    with second.locked():
+        make(first)
+    with locked(tmp_path) as second:
         assert second.is_done("v/hf", "key")
 
 
 def test_what_other_runs_made_and_damage_need_force(tmp_path: Path) -> None:
-    file = tmp_path / "v" / "hf" / "sub" / "file"
-    workspace, forced = (Workspace(tmp_path, force=force) for force in (False, True))
-    with workspace.locked():
-        file.parent.mkdir(parents=True)
+    file = tmp_path / "v" / "hf" / "file"
+    file.parent.mkdir(parents=True)
+    (tmp_path / ".seap-export.lock").touch()
+    with locked(tmp_path) as workspace:
         with pytest.raises(UsageError, match=r"hf is not listed in manifest\.json; use --force"):
             workspace.is_done("v/hf", "key")
-    with forced.locked():
-        make(forced, "v/hf", "key")
-    workspace = Workspace(tmp_path, force=False)
-    with workspace.locked():
+        file.parent.rmdir()
+        make(workspace)
         with pytest.raises(UsageError, match="was made from other inputs"):
             workspace.is_done("v/hf", "another key")
         file.write_text("y")
         with pytest.raises(ArtifactError, match=r"differs from its SHA-256 in manifest\.json; .* with --force"):
             workspace.is_done("v/hf", "key")
-    forced = Workspace(tmp_path, force=True)
-    with forced.locked():
+    with locked(tmp_path, force=True) as forced:
         assert not forced.is_done("v/hf", "key")
         make(forced, "v/hf", "another key", "longer")
         assert forced.is_done("v/hf", "another key")
@@ -86,30 +97,10 @@ def test_what_other_runs_made_and_damage_need_force(tmp_path: Path) -> None:
     ],
 )
 def test_the_inputs_that_differ_are_named(tmp_path: Path, recorded: str, differs: str) -> None:
-    workspace = Workspace(tmp_path, force=False)
-    with workspace.locked():
+    with locked(tmp_path) as workspace:
         make(workspace, "v/hf", recorded)
         with pytest.raises(UsageError, match=rf"other inputs \({differs}\); use --force"):
             workspace.is_done("v/hf", step_key({"model": "x", "seed": 1, RELEASE: 1}))
-
-
-def test_a_step_that_was_recorded_but_not_moved_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(temporary: Path, target: Path) -> None:
-        raise SystemExit
-
-    workspace = Workspace(tmp_path, force=False)
-    monkeypatch.setattr(module, "move_into_place", fail)
-    with pytest.raises(SystemExit), workspace.locked():
-        make(workspace, "v/hf", "key")
-    monkeypatch.undo()
-    assert read_manifest(tmp_path).steps == {"v/hf": "key"}
-    assert not (tmp_path / "v").exists()
-
-    workspace = Workspace(tmp_path, force=False)
-    with workspace.locked():
-        assert not workspace.is_done("v/hf", "key")
-        make(workspace, "v/hf", "key")
-        assert workspace.is_done("v/hf", "key")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -153,20 +144,20 @@ def test_a_manifest_that_cannot_be_trusted(tmp_path: Path, values: Any, message:
 def test_steps_that_were_made_with_something_else_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace, variant = Workspace(tmp_path, force=False), {"task": "a", "weights": {"a": 1.0}}
-    with workspace.locked():
+    variant = {"task": "a", "weights": {"a": 1.0}}
+    with locked(tmp_path) as workspace:
         steps_of = {"2.8": ["calibration/a", "calibration/b", "v/plan.json"], "2.9": ["v/hf", "v/hf/x"]}
         for release, steps in steps_of.items():
             monkeypatch.setattr(manifests, "package_versions", lambda release=release: {"p": "1", "torch": release})
             for step in steps:
-                make(workspace, step, "key")
+                make(workspace, step)
         manifest = workspace.manifest
         assert manifest.made_otherwise(["calibration/a", "v/hf"]) == {"torch 2.8": ["calibration/a"]}
         manifest.variants = {"v": variant, "w": {**variant, "weights": {"b": 1.0}, "task": "b"}}
         assert manifest.mix("v") == "torch 2.8: calibration/a, v/plan.json; torch 2.9: v/hf"
         assert manifest.mix("w") == ""
-        make(workspace, "v/plan.json", "key")
-        make(workspace, "calibration/a", "key")
+        make(workspace, "v/plan.json")
+        make(workspace, "calibration/a")
         manifest.variants = {"v": variant}
         assert manifest.mix("v") == ""
         workspace.remove("calibration/b")
@@ -177,9 +168,12 @@ class Killed(BaseException):
     """What neither `except Exception` nor a clean-up sees."""
 
 
-def interrupted(workspace: Workspace, key: str, error: BaseException, *, resumes: bool = True) -> None:
+LEFT = ".seap-export-unfinished-*"
+
+
+def interrupted(folder: Path, key: str, error: BaseException, *, resumes: bool = True) -> None:
     def write() -> None:
-        with workspace.locked(), workspace.writing("v/hf", key, folder=True, resumes=resumes) as path:
+        with locked(folder) as workspace, workspace.writing("v/hf", key, folder=True, resumes=resumes) as path:
             (path / "first").write_text("x")
             raise error
 
@@ -188,30 +182,28 @@ def interrupted(workspace: Workspace, key: str, error: BaseException, *, resumes
 
 
 def test_the_next_run_goes_on_with_what_an_interrupted_one_left(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "out", force=False)
     for error in (Killed(), OSError("no space"), EnvironmentFailure("no memory"), RuntimeError("a defect")):
-        interrupted(workspace, "key", error)
-    workspace = Workspace(tmp_path / "out", force=False)
-    with workspace.locked():
+        interrupted(tmp_path, "key", error)
+    with locked(tmp_path) as workspace:
         assert not workspace.is_done("v/hf", "key")
         with workspace.writing("v/hf", "another key", folder=True, resumes=True) as path:
             assert list(path.iterdir()) == []
-        (tmp_path / "out" / "v" / "hf").rmdir()
+        (tmp_path / "v" / "hf").rmdir()
         with workspace.writing("v/hf", "key", folder=True, resumes=True) as path:
             assert (path / "first").read_text() == "x"
         assert workspace.is_done("v/hf", "key")
-    assert not list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+    assert not list(tmp_path.glob(LEFT))
 
 
 def test_what_cannot_be_gone_on_with_is_removed(tmp_path: Path) -> None:
-    workspace, left = Workspace(tmp_path / "out", force=False), ".seap-export-unfinished-*"
+    out = tmp_path / "out"
     for error, resumes in ((InputError("a weight is NaN"), True), (OSError("no space"), False)):
-        interrupted(workspace, "key", error, resumes=resumes)
-        assert not (tmp_path / "out").exists()
-    interrupted(workspace, "an older key", Killed())
-    with workspace.locked():
-        make(workspace, "v/hf", "key")
-        assert list((tmp_path / "out").glob(left))
+        interrupted(out, "key", error, resumes=resumes)
+        assert not out.exists()
+    interrupted(out, "an older key", Killed())
+    with locked(out) as workspace:
+        make(workspace)
+        assert list(out.glob(LEFT))
         workspace.finish()
-    assert not list((tmp_path / "out").glob(left))
-    assert read_manifest(tmp_path / "out").complete
+    assert not list(out.glob(LEFT))
+    assert read_manifest(out).complete

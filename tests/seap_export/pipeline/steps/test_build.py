@@ -46,25 +46,18 @@ def source(tmp_path: Path) -> Source:
     return open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
 
 
-def calibration(digest: str = "model", settings: CalibrationSettings = CalibrationSettings(), **change: Any) -> str:  # noqa: B008
-    return CalibrationStep("a", replace(SPLIT, **change), settings, digest, 12, checks=True).key
-
-
 def test_the_statistics_key() -> None:
-    settings = CalibrationSettings()
-    prompt, rest = TEXTS[4][:3], TEXTS[4][3:]
-    keys = [
-        calibration(),
-        calibration("other"),
-        calibration(calibration=SPLIT.calibration[1:]),
-        calibration(held_out=SPLIT.held_out[1:]),
-        calibration(held_out=(Sample(prompt, rest), SPLIT.held_out[1])),
-        calibration(held_out=(Sample(prompt, rest, question="Why?"), SPLIT.held_out[1])),  # it is in the record
-        calibration(settings=replace(settings, seed=1)),
-        calibration(settings=replace(settings, max_length=8)),
-    ]
-    assert len(set(keys)) == len(keys)
-    assert CalibrationStep("b", SPLIT, settings, "model", 12, checks=False).key == keys[0]
+    settings, a = CalibrationSettings(), Sample(TEXTS[4][:3], TEXTS[4][3:])
+    changes: list[dict[str, Any]] = [
+        {}, {"calibration": SPLIT.calibration[1:]}, {"held_out": SPLIT.held_out[1:]},
+        {"held_out": (a, SPLIT.held_out[1])},
+        {"held_out": (replace(a, question="Why?"), SPLIT.held_out[1])},  # it is in the record
+    ]  # fmt: skip
+    given = [(replace(SPLIT, **change), settings, "model") for change in changes]
+    given += [(SPLIT, replace(settings, **change), "model") for change in ({"seed": 1}, {"max_length": 8})]
+    steps = [CalibrationStep("a", *values, 12, checks=True) for values in [*given, (SPLIT, settings, "other")]]
+    assert len({step.key for step in steps}) == len(steps)
+    assert CalibrationStep("b", SPLIT, settings, "model", 12, checks=False).key == steps[0].key
 
 
 def test_every_file_of_the_model_counts(source: Source, tmp_path: Path) -> None:

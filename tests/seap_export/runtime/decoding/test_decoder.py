@@ -16,10 +16,9 @@ from support.product import open_session
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.runtime.decoding.cache import AppendedCache, SharedCache, empty_buffers
+from seap_export.runtime.decoding.cache import AppendedCache, SharedCache
 from seap_export.runtime.decoding.decoder import Cancelled, Decoding, OnnxDecoder
 from seap_export.runtime.decoding.tensors import ELEMENTS, view
-from seap_export.runtime.providers import CPU
 
 CONTEXT, STEPS = 128, 10
 BATCHES = [[7], [1], [5, 5], [3, 9, 1, 6]]
@@ -132,14 +131,15 @@ def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path
         assert not cache[:, :, 19:].any()
 
 
-def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -> None:
-    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path], dialect: str) -> None:
+    decoder = OnnxDecoder(dense("llama-gqa", dialect=dialect) / "model.onnx", CONTEXT, threads=1)
     prompts = prompts_of([9, 4])
     alone, together = decoder.start(prompts[1:], STEPS), decoder.start(prompts, STEPS)
     for step in forced(2):
         alone.step(step[1:])
         together.step(step, [False, True])
-        np.testing.assert_allclose(together.logits[1:], alone.logits, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(together.logits[1:], alone.logits, rtol=0, atol=1e-4)
     assert together.lengths.tolist() == [9, 14]
 
 
@@ -289,17 +289,3 @@ def test_capacity_is_rounded_up_and_within_the_context(dense: Callable[..., Path
     decoding.step([5])
     with pytest.raises(ValueError, match=r"65 tokens.* 64"):
         decoding.step([5])
-
-
-def test_masks_of_both_caches(dense: Callable[..., Path]) -> None:
-    """Of rows of 3 tokens and 1, of which the first then ends; one is as wide as the prompts, then as the cache."""
-    (layout, *_) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
-    calls = [[[1, 1, 1], [1, 0, 0]], [[1], [1]], [[0], [1]]]
-    shared = SharedCache([layout], 2, 5, CPU, empty_buffers([layout], 2, 5, CPU))
-    appended = AppendedCache([layout], 2, CPU)
-    masks = [(shared.mask(np.array(call)).tolist(), appended.mask(np.array(call)).tolist()) for call in calls]
-    assert masks == [
-        ([[1, 1, 1], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]]),
-        ([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], [[1, 1, 1, 1], [1, 0, 0, 1]]),
-        ([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], [[1, 1, 1, 1, 0], [1, 0, 0, 1, 1]]),
-    ]

@@ -21,17 +21,12 @@ from support.product import Silent, Source, Workspace, open_source
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split
-from seap_export.errors import ParityFailure, UsageError
+from seap_export.errors import InputError, ParityFailure, UsageError
 from seap_export.pipeline.gate.router_check import _lost_targets
 from seap_export.pipeline.request.settings import RouterSettings
+from seap_export.pipeline.router.prompts import router_prompts
 from seap_export.pipeline.steps.joint import router as module
-from seap_export.pipeline.steps.joint.router import (
-    RouterTargets,
-    make_router,
-    refuse_lost_tasks,
-    router_key,
-    router_targets,
-)
+from seap_export.pipeline.steps.joint.router import RouterTargets, refuse_lost_tasks, router_key, router_targets
 from seap_export.runtime import Router
 
 Make = Callable[..., dict[str, Any]]
@@ -57,20 +52,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture
 def make(source: Source, tmp_path: Path) -> Make:
-    """Makes the router of tasks a and b at 0.2 in ./out, or another."""
+    """Makes the router of tasks a and b at 0.2 in ./out, or another, where `general` may have a variant at 0.2."""
 
     def call(
-        splits: dict[str, Split] = SPLITS,
-        ratios: tuple[float, ...] = (0.2,),
-        settings: RouterSettings = SETTINGS,
-        force: bool = False,
-        fallback: str | None = None,
-        **more: Any,
+        splits: dict[str, Split] = SPLITS, *ratios: float, force: bool = False, fallback: str | None = None
     ) -> dict[str, Any]:
         workspace = Workspace(tmp_path / "out", force)
         with workspace.locked():
-            variants = {**variants_of("".join(splits), *ratios), **more.get("variants", {})}
-            return make_router(source, splits, variants, settings, workspace, Silent(), fallback)
+            variants = {
+                **variants_of("".join(splits), *(ratios or (0.2,))),
+                **({"general-0.2": {}} if fallback else {}),
+            }
+            return module.make_router(source, splits, variants, SETTINGS, workspace, Silent(), fallback)
 
     return call
 
@@ -95,8 +88,7 @@ def test_the_graph_equals_scikit_learn_on_mean_embeddings(source: Source, make: 
 
 def test_what_it_writes(source: Source, make: Make, tmp_path: Path) -> None:
     """The same bytes in any order of tasks and texts."""
-    more: dict[str, Any] = {"ratios": (0.4, 0.2), "fallback": "general", "variants": {"general-0.2": {}}}
-    described = make(**more)
+    described = make(SPLITS, 0.4, 0.2, fallback="general")
     values = json.loads((tmp_path / "out" / "router" / "router.json").read_text())
     assert values["source"] == {"name": "m", "sha256": source.digest}
     assert (values["classes"], values["seed"], values["max_length"], values["threshold"]) == (["a", "b"], 0, 20, 0.7)
@@ -109,7 +101,8 @@ def test_what_it_writes(source: Source, make: Make, tmp_path: Path) -> None:
     assert figures["accuracy"] > 0.9
     assert sum(figures["confusion"]["a"].values()) == 10
     (tmp_path / "out").rename(tmp_path / "first")
-    make({task: Split(SPLITS[task].calibration[::-1], SPLITS[task].held_out[::-1]) for task in "ba"}, **more)
+    turned = {task: Split(SPLITS[task].calibration[::-1], SPLITS[task].held_out[::-1]) for task in "ba"}
+    make(turned, 0.4, 0.2, fallback="general")
     assert tree(tmp_path / "out" / "router") == tree(tmp_path / "first" / "router")
 
 
@@ -127,24 +120,26 @@ def test_a_task_is_forgotten_with_force_only(make: Make, tmp_path: Path) -> None
 
 
 def test_the_key(source: Source, tmp_path: Path) -> None:
-    targets = RouterTargets({"0.2": {"a": "a-0.2", "b": "b-0.2"}}, {"0.2": None})
-    key = router_key(source, SPLITS, SETTINGS, targets)
-    a = SPLITS["a"]
-    other_model = open_source(str(write_micro_model(tmp_path / "m", seed=1, model_type="llama")))
-    others = [
-        router_key(other_model, SPLITS, SETTINGS, targets),
-        router_key(source, {**SPLITS, "a": replace(a, calibration=a.calibration[1:])}, SETTINGS, targets),
-        router_key(source, {**SPLITS, "a": replace(a, held_out=a.held_out[1:])}, SETTINGS, targets),
-        router_key(source, {"a": SPLITS["b"], "b": SPLITS["a"]}, SETTINGS, targets),
-        router_key(source, SPLITS, replace(SETTINGS, seed=1), targets),
-        router_key(source, SPLITS, replace(SETTINGS, max_length=21), targets),
-        router_key(source, SPLITS, replace(SETTINGS, threshold=0.8), targets),
-        router_key(source, SPLITS, SETTINGS, replace(targets, fallback={"0.2": "general-0.2"})),
-        router_key(source, SPLITS, SETTINGS, replace(targets, variants={"0.2": {"a": "a-0.2", "b": "x"}})),
+    other = open_source(str(write_micro_model(tmp_path / "m", seed=1, model_type="llama")))
+    a, targets = SPLITS["a"], RouterTargets({"0.2": {"a": "a-0.2", "b": "b-0.2"}}, {"0.2": None})
+    given = {"source": source, "splits": SPLITS, "settings": SETTINGS, "targets": targets}
+    changes: list[dict[str, Any]] = [
+        {},
+        {"source": other},
+        {"splits": {**SPLITS, "a": replace(a, calibration=a.calibration[1:])}},
+        {"splits": {**SPLITS, "a": replace(a, held_out=a.held_out[1:])}},
+        {"splits": {"a": SPLITS["b"], "b": SPLITS["a"]}},
+        *(
+            {"settings": replace(SETTINGS, **change)}
+            for change in ({"seed": 1}, {"max_length": 21}, {"threshold": 0.8})
+        ),
+        {"targets": replace(targets, fallback={"0.2": "general-0.2"})},
+        {"targets": replace(targets, variants={"0.2": {"a": "a-0.2", "b": "x"}})},
     ]
-    assert len({key, *others}) == 1 + len(others)
+    keys = [router_key(*(given | change).values()) for change in changes]
+    assert len(set(keys)) == len(keys)
     turned = {task: replace(SPLITS[task], held_out=SPLITS[task].held_out[::-1]) for task in "ba"}
-    assert router_key(source, turned, SETTINGS, targets) == key
+    assert router_key(source, turned, SETTINGS, targets) == keys[0]
 
 
 def test_only_ratios_with_a_variant_of_every_task_are_targets() -> None:
@@ -181,3 +176,29 @@ def test_a_router_that_sends_a_task_to_the_variant_of_another_one_is_damage(tmp_
 
     assert damages("a-0.2", "b-0.2") == []
     assert damages("b-0.2", "b-0.2") == ["router.json uses 'b-0.2' for a task that it was not made for"]
+
+
+def by_letter(prompt: str) -> list[int]:
+    """One token a letter, at most three."""
+    return [ord(letter) for letter in prompt if letter != " "][:3]
+
+
+def split(calibration: list[tuple[str, str]], held_out: list[tuple[str, str]]) -> Split:
+    return Split(tuple(Sample(*pair) for pair in calibration), tuple(Sample(*pair) for pair in held_out))
+
+
+def test_prompts_are_questions_and_what_was_fitted_on_is_left_out_whatever_its_task() -> None:
+    samples = (Sample("<user> q <assistant>", "a", question="q"), Sample("p", "a"), Sample("", "a"))
+    prompts = router_prompts({"a": Split(samples, ()), "b": split([("b", "")], [])}, by_letter)
+    assert prompts.calibration["a"] == [by_letter(text) for text in "qpa"]
+    splits = {
+        "a": split([("abc", "1"), ("b", "1")], [("abc", "2"), ("z", "1"), ("c", "1")]),
+        "b": split([("c", "2")], [("abcd", "1"), ("y", "1")]),  # cut to three tokens, "abcd" is "abc"
+    }
+    prompts = router_prompts(splits, by_letter)
+    assert prompts.calibration == {"a": [by_letter("abc"), by_letter("b")], "b": [by_letter("c")]}
+    assert (prompts.held_out, prompts.num_seen) == ({"a": [by_letter("z")], "b": [by_letter("y")]}, 3)
+    one = split([("a", "1")], [])
+    for few, message in (({"a": one}, "two tasks"), ({"a": one, "b": split([(" ", "1")], [])}, "'b': .* no token")):
+        with pytest.raises(InputError, match=message):
+            router_prompts(few, by_letter)
