@@ -1,29 +1,39 @@
-"""Sizes, times and the KL of candidates: predicted, and corrected by what was measured."""
+"""Sizes, times and the KL of candidates: predicted, corrected by what was measured, and written to a file."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from support.estimates import kl_estimate
 from support.product import (
     Candidate,
     CandidateFigures,
     FirstToken,
     Guess,
+    Interval,
     OnnxFormat,
     Point,
     PromptTime,
     Targets,
-    Times,
-    ways,
 )
-from support.variations import micro_config
 
-from seap_export.model.families import ModelSpec, model_spec
+from seap_export.errors import UsageError
 from seap_export.pipeline.budget.curve import KlCurve
-from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.budget.prompts import Prompts
+from seap_export.pipeline.targets.frontier import (
+    FRONTIER,
+    Frontier,
+    frontier_json,
+    known_figures,
+    read_frontier,
+    write_frontier,
+)
+from seap_export.pipeline.targets.guess import USUAL
+from validation.reports import schema
 
 #: A bit less costs four times as much, and 0.2 of the ratio four times as much as 0.1.
 GUESS = Guess(((2.5, 0.64), (4.5, 0.04)), ((0.1, 0.02), (0.2, 0.08)))
@@ -64,60 +74,103 @@ def test_the_interval_is_about_what_is_not_measured() -> None:
     assert curve.least(MIXED) == pytest.approx(0.18 * 0.16 / (0.16 + 0.02 * 1.35))
 
 
-SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
-FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")
-BESIDE = 1000
+def test_its_forms() -> None:
+    texts = ("512:250ms", "512:0.25s", "1:2x", " 128:.5x ")
+    expected = [FirstToken(512, ms=250.0), FirstToken(512, ms=250.0), FirstToken(1, speedup=2.0)]
+    assert [FirstToken.parse(text) for text in texts] == [*expected, FirstToken(128, speedup=0.5)]
 
 
-def shrunk(candidate: Candidate) -> ModelSpec:
-    width = round(1000 * (1 - candidate.ratio))
-    return SPEC.with_layers(tuple(layer.changed(intermediate_size=width) for layer in SPEC.layers))
+@pytest.mark.parametrize("text", ["250ms", "512", "512:250", "0:250ms", "512:0x", "-1:2x"])
+def test_what_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"target_first_token.*512:250ms.*512:2x"):
+        FirstToken.parse(text)
 
 
-def test_sizes_and_speeds_follow_from_the_shapes_and_from_what_was_measured() -> None:
-    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE)
-    fp32, int8, half = OnnxFormat("fp32"), OnnxFormat("int8"), replace(FP32, ratio=0.5)
-    pruned = replace(INT8, ratio=0.5)
-    difference = int8.size(shrunk(pruned)) - int8.size(SPEC)
-    assert predictor.bytes(pruned) - predictor.bytes(INT8) == difference
-    predictor.learn_bytes(INT8, 100_000)
-    assert predictor.bytes(pruned) == 100_000 + difference
-    assert predictor.bytes(half) == fp32.size(shrunk(half)) + BESIDE
-    targets = Targets(size=predictor.bytes(replace(FP32, ratio=0.4)))
-    ratio, most = predictor.least_ratio(FP32, targets), 0.997 * predictor.bytes(replace(FP32, ratio=0.4))
-    assert ratio is not None
-    assert predictor.bytes(replace(FP32, ratio=ratio)) <= most
-    assert predictor.bytes(replace(FP32, ratio=round(ratio - 0.001, 3))) > most
-    assert predictor.least_ratio(INT8, targets) == 0.0
-    assert predictor.least_ratio(FP32, Targets(size=1)) is None
-    predictor.learn_bytes(half, predictor.bytes(half) + 7)
-    assert predictor.bytes(FP32) == fp32.size(SPEC) + BESIDE + 7
-    ideal = predictor.ideal_speedup(INT8)
-    assert (predictor.ideal_speedup(FP32), 3.0 < ideal < 4.0) == (1.0, True)
-    assert predictor.least_ratio(INT8, Targets(decode_speedup=ideal)) == 0.0
-    predictor.learn_times(INT8, Times(ideal / 2))
-    assert predictor.speedup(pruned) == pytest.approx(predictor.ideal_speedup(pruned) / 2)
-    assert (predictor.least_ratio(INT8, Targets(decode_speedup=ideal)) or 0.0) > 0.5
+@pytest.mark.parametrize("given", [{"size": 0}, {"decode_speedup": 0.0}, {"max_kl": -1.0}, {"max_kl": float("nan")}])
+def test_targets_out_of_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="out of range"):
+        Targets(**given)
 
 
-def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed() -> None:
-    integers, half = Candidate(0.0, OnnxFormat("w8a8")), replace(INT8, ratio=0.5)
-    predictor = Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, lambda candidate: BESIDE, Prompts(64, 1e6))
+def test_the_margin_is_how_much_slower_it_might_be() -> None:
+    prompt = PromptTime(200.0, 3.0, Interval(190.0, 260.0), Interval(2.5, 3.5))
+    assert FirstToken(512, ms=250.0).margin(prompt) == 1.25
+    assert FirstToken(512, speedup=2.0).margin(prompt) == 1.5
+    assert not FirstToken(512, ms=250.0).surely(prompt)
+    assert FirstToken(512, speedup=2.5).surely(prompt)
+    assert FirstToken(512, ms=200.0).surely(PromptTime(200.0, 1.0))
 
-    def ms(candidate: Candidate) -> float:
-        return predictor.first_token_ms(candidate) or 0.0
 
-    linear = 64 * sum(SPEC.prunable_weights(index) for index in range(len(SPEC.layers)))
-    assert linear / 1e6 < ms(FP32) / 1e3 < 1.5 * linear / 1e6
-    assert ms(integers) < ms(FP32) < ms(INT8)
-    assert ms(half) < ms(INT8)
-    share = ms(half) / ms(INT8)
-    predictor.learn_times(INT8, Times(1.0, None, PromptTime(80.0, 1.25)))
-    assert (ms(INT8), ms(FP32)) == (pytest.approx(80.0), pytest.approx(100.0))
-    assert ms(half) == pytest.approx(80.0 * share)
-    assert ms(Candidate(0.0, OnnxFormat("mixed-4.5"))) == pytest.approx(80.0)  # as the slowest that works alike
-    assert predictor.soonest_ms([FP32, INT8]) == pytest.approx(ms(replace(INT8, ratio=0.9)))
-    wanted = (FirstToken(64, ms=80.0 * share), FirstToken(64, speedup=1.25), FirstToken(64, speedup=1.26))
-    ratios = [predictor.least_ratio(INT8, Targets(first_token=each)) for each in wanted]
-    assert ratios[:2] == pytest.approx([0.5, 0.0], abs=0.002)
-    assert ratios[2]
+OTHER_GUESS = Guess(((2.0, 0.64), (3.0, 0.16), (5.0, 0.01)), ((0.1, 0.02), (0.2, 0.08)))
+
+
+def test_guesses_are_exponential_in_bits_and_a_power_of_the_ratio() -> None:
+    """Between and beyond what is known."""
+    bits, ratios = [1.0, 2.0, 2.5, 3.0, 4.0, 7.0], [0.0, 0.05, 0.1, 0.2, 0.4]
+    assert [OTHER_GUESS.of_rounding(each) for each in bits] == pytest.approx([2.56, 0.64, 0.32, 0.16, 0.04, 0.000625])
+    assert [OTHER_GUESS.of_pruning(each) for each in ratios] == pytest.approx([0.0, 0.005, 0.02, 0.08, 0.32])
+    assert [USUAL.of_pruning(each) for each in (0.125, 0.5)] == pytest.approx([0.05, 0.4])
+    assert Guess.read(OTHER_GUESS.to_json()) == OTHER_GUESS
+    for values in ({"rounded": [[2.0, 0.1]], "pruned": [[0.1, 0.1]]}, {"rounded": [[2, 1], [3, 1]], "pruned": []}):
+        with pytest.raises(ValueError, match="guess"):
+            Guess.read(values)
+
+
+def measured(precision: str, ratio: float, size: int, kl: float, key: str | None = "k") -> Point:
+    figures = CandidateFigures(size, kl_estimate(kl), 0.9, 7.5, lost_kl=kl / 2)
+    return Point(Candidate(ratio, OnnxFormat(precision)), figures, key, size + 1, 2.0)
+
+
+POINTS = (
+    measured("int8", 0.0, 150, 0.01, "one"),
+    measured("int4", 0.0, 90, 0.4, "two"),
+    measured("int8", 0.5, 95, 0.35, "three"),
+    measured("int4", 0.1, 88, 0.35, "four"),
+    measured("fp32", 0.0, 500, 0.0, None),
+)
+
+
+def values() -> dict[str, Any]:
+    return frontier_json(Targets(size=100), "onnx fp32", {"a": Frontier(POINTS, POINTS[3].candidate)})
+
+
+def test_points_are_sorted_and_say_whether_they_are_beaten() -> None:
+    rows = values()["tasks"]["a"]["points"]
+    assert [row["bytes"] for row in rows] == [88, 90, 95, 150, 500]
+    assert [row["beaten"] for row in rows] == [False, True, True, False, False]
+    assert [row["variant"] for row in rows if row["chosen"]] == ["a-0.1"]
+    assert rows[0]["kl_difference"] is None
+    assert [row["kl_difference"] for row in rows[1:]] == pytest.approx([0.05, 0.0, -0.34, -0.35])
+
+
+def test_equal_points_do_not_beat_each_other() -> None:
+    assert not POINTS[0].beats(POINTS[0])
+    assert POINTS[3].beats(POINTS[2])  # smaller and as near
+    assert measured("int8", 0.0, 150, 0.009).beats(POINTS[0])  # as small and nearer
+    assert not POINTS[2].beats(POINTS[0])
+
+
+def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Path) -> None:
+    write_frontier(values(), tmp_path)
+    assert read_frontier(tmp_path) == values()
+    Draft202012Validator({"$ref": "#/$defs/frontier", "$defs": schema()["$defs"]}).validate(values())
+    assert known_figures(tmp_path) == {
+        measured.key: measured.figures for measured in POINTS if measured.key is not None
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.update(schema="x"),
+        lambda values: values["tasks"]["a"]["points"][0].pop("bytes"),
+        lambda values: values["tasks"]["a"]["points"][0].update(mean_kl_nats="0.1"),
+        lambda values: values.pop("speedups_over"),
+    ],
+)
+def test_a_file_of_another_form_counts_as_missing(tmp_path: Path, change: Any) -> None:
+    changed = values()
+    change(changed)
+    (tmp_path / FRONTIER).write_text(json.dumps(changed), "utf-8")
+    assert read_frontier(tmp_path) is None
+    assert known_figures(tmp_path) == {}

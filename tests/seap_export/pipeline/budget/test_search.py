@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -221,11 +220,7 @@ def test_the_nearest_whose_first_token_is_soon_enough(target: str, precision: st
         ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, "onnx int4 comes nearest: 53.8 MB.*--max-kl or another"),
         ({"size": 10_000_000}, UsageError, "t-0 in onnx int4 .* 73.2 MB.*--target-size; .* about 17.8 MB"),
         ({"decode_speedup": 100.0}, SpeedFailure, "comes nearest.* speed-up 6.33.*--target-decode-speedup$"),
-        (
-            {"first_token": FirstToken(512, ms=10.0)},
-            SpeedFailure,
-            "after 995 ms .*target_first_token; .* about 252 ms",
-        ),
+        ({"first_token": FirstToken(512, ms=10.0)}, SpeedFailure, "after 995 ms .*first_token; .* about 252 ms"),
     ],
 )
 def test_where_nothing_fits_the_nearest_is_named(targets: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -237,20 +232,66 @@ def test_where_nothing_fits_the_nearest_is_named(targets: dict[str, Any], error:
 
 
 @pytest.mark.parametrize(
-    ("targets", "words"),
+    ("targets", "word"),
     [
-        ({"max_kl": 0.140625}, ["KL 0.125 is within --max-kl 0.140625.* about 6 more held-out texts would tell"]),
-        ({"decode_speedup": 1.5}, []),
-        ({"decode_speedup": 1.75}, [r"decode speed-up 1.80 \(1.70 to 1.90\).*too close to tell"]),
-        ({"first_token": FirstToken(512, speedup=1.8)}, []),
-        ({"first_token": FirstToken(512, ms=260.0)}, [r"first token after 250 ms \(2.00 times.*too close to tell"]),
+        ({"max_kl": 0.140625}, "about 6 more held-out texts"),  # with a standard error of 1/64 of a nat
+        ({"max_kl": 0.2}, ""),
+        ({"decode_speedup": 1.75}, "1.70 to 1.90"),
+        ({"decode_speedup": 1.5}, ""),
+        ({"first_token": FirstToken(512, ms=260.0)}, "first token after 250 ms"),
+        ({"first_token": FirstToken(512, speedup=1.8)}, ""),
     ],
 )
-def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], words: list[str]) -> None:
-    """Of a KL with a standard error of 1/64 of a nat."""
+def test_what_barely_meets_a_target_is_said(targets: dict[str, Any], word: str) -> None:
     figures = CandidateFigures(50, kl_estimate(0.125, 2**-6), 0.9, 7.0, lost_kl=0.03)
     prompt = PromptTime(250.0, 2.0, Interval(240.0, 270.0), Interval(1.9, 2.1))
     point = Point(WAYS[3], figures, "key", 50, 1.8, 1.8, Interval(1.7, 1.9), prompt)
     lines = list(close_calls(Targets(**targets), {"t": Frontier((point,), point.candidate)}))
-    assert [re.search(word, line) is not None for word, line in zip(words, lines, strict=True)] == [True] * len(words)
-    assert list(close_calls(Targets(**targets), {"t": Frontier((point,), None)})) == []
+    assert [word in line for line in lines] == [True] * bool(word)
+
+
+FP32, INT8 = WAYS[0], WAYS[2]
+HALF, PRUNED = replace(FP32, ratio=0.5), replace(INT8, ratio=0.5)
+
+
+def test_sizes_and_speeds_follow_from_the_shapes_and_from_what_was_measured() -> None:
+    predicted, fp32, int8 = predictor(), FP32.format, INT8.format
+    difference = int8.size(shrunk(0.5)) - int8.size(SPEC)
+    assert predicted.bytes(PRUNED) - predicted.bytes(INT8) == difference
+    predicted.learn_bytes(INT8, 130_000_000)
+    assert predicted.bytes(PRUNED) == 130_000_000 + difference
+    assert predicted.bytes(HALF) == fp32.size(shrunk(0.5)) + 1000
+    targets = Targets(size=predicted.bytes(replace(FP32, ratio=0.4)))
+    ratio, most = predicted.least_ratio(FP32, targets), 0.997 * predicted.bytes(replace(FP32, ratio=0.4))
+    assert ratio is not None
+    assert predicted.bytes(replace(FP32, ratio=ratio)) <= most
+    assert predicted.bytes(replace(FP32, ratio=round(ratio - 0.001, 3))) > most
+    assert (predicted.least_ratio(INT8, targets), predicted.least_ratio(FP32, Targets(size=1))) == (0.0, None)
+    predicted.learn_bytes(HALF, predicted.bytes(HALF) + 7)
+    assert predicted.bytes(FP32) == fp32.size(SPEC) + 1000 + 7
+    ideal = predicted.ideal_speedup(INT8)
+    assert (predicted.ideal_speedup(FP32), 3.0 < ideal < 4.0) == (1.0, True)
+    assert predicted.least_ratio(INT8, Targets(decode_speedup=ideal)) == 0.0
+    predicted.learn_times(INT8, Times(ideal / 2))
+    assert predicted.speedup(PRUNED) == pytest.approx(predicted.ideal_speedup(PRUNED) / 2)
+    assert (predicted.least_ratio(INT8, Targets(decode_speedup=ideal)) or 0.0) > 0.5
+
+
+def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed() -> None:
+    predicted = predictor()
+
+    def ms(candidate: Candidate) -> float:
+        return predicted.first_token_ms(candidate) or 0.0
+
+    linear = 512 * sum(SPEC.prunable_weights(index) for index in range(len(SPEC.layers)))
+    assert linear / 6.8e10 < ms(FP32) / 1e3 < 1.5 * linear / 6.8e10
+    assert ms(FAST_WAYS[-2]) < ms(FP32) < ms(INT8)
+    share = ms(PRUNED) / ms(INT8)
+    predicted.learn_times(INT8, Times(1.0, None, PromptTime(80.0, 1.25)))
+    assert (ms(INT8), ms(FP32), ms(PRUNED)) == pytest.approx((80.0, 100.0, 80.0 * share))
+    assert ms(MORE_WAYS[-1]) == pytest.approx(80.0)  # as the slowest that works alike
+    assert predicted.soonest_ms([FP32, INT8]) == pytest.approx(ms(replace(INT8, ratio=0.98)))
+    wanted = (FirstToken(512, ms=80.0 * share), FirstToken(512, speedup=1.25), FirstToken(512, speedup=1.26))
+    ratios = [predicted.least_ratio(INT8, Targets(first_token=each)) for each in wanted]
+    assert ratios[:2] == pytest.approx([0.5, 0.0], abs=0.002)
+    assert ratios[2]

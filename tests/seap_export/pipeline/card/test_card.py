@@ -72,9 +72,12 @@ def validated() -> Outcome:
     return run_here("validate", "out", "--check", "integrity", "--quiet")
 
 
-def test_the_hub_reads_what_the_dense_model_says_of_itself(once: Path) -> None:
-    card = ModelCard.load(once / "out" / "a-0.4" / "hf" / "README.md")
-    assert card.data.to_dict() == {
+def test_it_says_what_the_dense_model_says_of_itself_and_the_figures_of_the_manifest(once: Path) -> None:
+    from validation.reports.numbers import percent
+
+    path = once / "out" / "a-0.4" / "hf" / "README.md"
+    card = path.read_text("utf-8")
+    assert ModelCard.load(path).data.to_dict() == {
         "base_model": "owner/base",
         "base_model_relation": "finetune",
         "language": ["en", "de"],
@@ -85,16 +88,10 @@ def test_the_hub_reads_what_the_dense_model_says_of_itself(once: Path) -> None:
         "pipeline_tag": "text-generation",
         "tags": ["chat", "seap-export", "pruned"],
     }
-    assert (once / "out" / "a-0.4" / "hf" / "LICENSE").read_text("utf-8") == LICENCE
-
-
-def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
-    from validation.reports.numbers import percent
-
+    assert path.with_name("LICENSE").read_text("utf-8") == LICENCE
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
     entry, record = manifest["variants"]["a-0.4"], once / "out" / "calibration" / "a" / "calibration.json"
     quality, (elsewhere,) = entry["quality"], entry["quality"]["elsewhere"].values()
-    card = (once / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
     shown = [
         percent(entry["achieved_ratio"]),
         *(megabytes(entry["bytes"][folder]) for folder in ("onnx", "onnx-int8")),
@@ -153,17 +150,14 @@ def test_the_settings_file_makes_the_same_variant_again(work: Path, variant: str
 def test_a_card_of_other_figures_is_damage(work: Path) -> None:
     """Both the report and what the manifest repeats of it are changed, with the hashes."""
 
-    def edit_report(report: Any) -> None:
+    def edit(report: Any) -> None:
         for figures in report["divergence"].values():
             figures["mean_kl_nats"] = 0.001
 
-    edit_json(work / "out" / "a-0.4" / "quality.json", edit_report)
+    edit_json(work / "out" / "a-0.4" / "quality.json", edit)
     record_again(work / "out")
-
-    def edit_manifest(manifest: Any) -> None:
-        manifest["variants"]["a-0.4"]["quality"]["mean_kl_nats"] = 0.001
-
-    edit_json(work / "out" / "manifest.json", edit_manifest)
+    manifest = work / "out" / "manifest.json"
+    edit_json(manifest, lambda values: values["variants"]["a-0.4"]["quality"].update(mean_kl_nats=0.001))
     validated().refused(7, "README.md", "other figures", "run the same export again")
     assert run_here(*EXPORT).code == 0
     assert "0.001" in (work / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")

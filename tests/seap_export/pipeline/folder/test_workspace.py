@@ -69,9 +69,8 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 def test_what_other_runs_made_and_damage_need_force(tmp_path: Path) -> None:
     file = tmp_path / "v" / "hf" / "file"
-    file.parent.mkdir(parents=True)
-    (tmp_path / ".seap-export.lock").touch()
     with locked(tmp_path) as workspace:
+        file.parent.mkdir(parents=True)
         with pytest.raises(UsageError, match=r"hf is not listed in manifest\.json; use --force"):
             workspace.is_done("v/hf", "key")
         file.parent.rmdir()
