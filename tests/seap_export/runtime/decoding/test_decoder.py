@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from support.product import open_session
+from transformers import AutoModelForCausalLM
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
@@ -44,26 +45,14 @@ def decoded(decoder: OnnxDecoder, prompts: list[list[int]]) -> list[NDArray[np.f
     return logits
 
 
-def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]:
-    """The same with caches that go in and out as arrays, and grow."""
-    session = open_session(folder / "model.onnx", threads=1)
-    names = [item.name for item in session.get_inputs() if item.name.startswith("past_key_values")]
-    shapes = {item.name: item.shape for item in session.get_inputs()}
-    past = {name: np.zeros((len(prompts), shapes[name][1], 0, shapes[name][3]), np.float32) for name in names}
-    outputs = ["logits", *(name.replace("past_key_values", "present") for name in names)]
-    lengths = np.array([len(prompt) for prompt in prompts])
-    padded = np.zeros((len(prompts), lengths.max()), np.int64)
-    for row, prompt in zip(padded, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-    logits, *presents = session.run(outputs, {"input_ids": padded, "attention_mask": mask, **past})
-    last_logits = [logits[np.arange(len(prompts)), lengths - 1]]
-    for tokens in forced(len(prompts)):
-        mask = np.concatenate([mask, np.ones((len(prompts), 1), np.int64)], axis=1)
-        feeds = {"input_ids": np.array(tokens)[:, None], "attention_mask": mask}
-        logits, *presents = session.run(outputs, feeds | dict(zip(names, presents, strict=True)))
-        last_logits.append(logits[:, 0])
-    return last_logits
+def of_transformers(folder: Path, prompts: list[list[int]]) -> NDArray[np.float32]:
+    """The same logits, [step, row, vocabulary], from all tokens of each row at once."""
+    model, rows = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), []
+    for row, prompt in enumerate(prompts):
+        tokens = [*prompt, *(step[row] for step in forced(len(prompts)))]
+        with torch.no_grad():
+            rows.append(model(torch.tensor([tokens])).logits[0, len(prompt) - 1 :].numpy())
+    return np.stack(rows, axis=1)
 
 
 def addresses(decoding: Decoding) -> dict[str, int]:
@@ -74,17 +63,38 @@ def contents(decoding: Decoding, element: str = "tensor(float)") -> dict[str, ND
     return {name: view(buffer, ELEMENTS[element]) for name, buffer in decoding._cache.buffers.items()}
 
 
+def split_after(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets decoders that are opened from now on run no more tokens of a row in one call."""
+    row = replace(PROVIDERS["cpu"], longest_call=tokens)
+    monkeypatch.setattr("seap_export.runtime.decoding.decoder.PROVIDERS", {"cpu": row})
+
+
+def lengths_of_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens of a row each call has from now on."""
+    lengths: list[int] = []
+    run = Decoding._run_tokens
+
+    def counted(decoding: Decoding, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
+        lengths.append(input_ids.shape[1])
+        return run(decoding, input_ids, is_real)
+
+    monkeypatch.setattr(Decoding, "_run_tokens", counted)
+    return lengths
+
+
 #: A model, options of its conversion, and what its graph says of its cache, unless the conversion says it.
 FORMS: list[tuple[str, dict[str, str], str]] = [
     ("qwen3", {}, ""),
     ("mistral-window", {}, ""),
     ("mistral-window", {}, "appended"),
+    ("mistral-window", {"dialect": "standard"}, ""),
+    ("lfm2", {}, ""),
+    ("falcon_h1", {}, ""),
     ("pruned", {}, ""),
     ("llama-gqa", {"logits": "last"}, ""),
     ("llama-gqa", {"dtype": "fp16"}, "shared"),
     ("llama-gqa", {"dtype": "fp16"}, "appended"),
     ("llama-gqa", {"dialect": "standard", "logits": "last"}, ""),
-    ("mistral-window", {"dialect": "standard"}, ""),
 ]
 
 
@@ -92,26 +102,29 @@ FORMS: list[tuple[str, dict[str, str], str]] = [
     ("name", "options", "cache", "lengths"),
     [(*form, lengths) for form in FORMS for lengths in BATCHES if form[2] != "appended" or len(set(lengths)) == 1],
 )
-def test_in_place_equals_copied(
+def test_logits_are_those_of_transformers_in_one_call_or_split(
     dense: Callable[..., Path],
     marked: Callable[[Path, str], Path],
     pristine: Path,
+    monkeypatch: pytest.MonkeyPatch,
     name: str,
     options: dict[str, str],
     cache: str,
     lengths: list[int],
 ) -> None:
-    folder = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name, **options)
-    prompts, exact = prompts_of(lengths), dense(name) if options else folder
-    decoder = OnnxDecoder((marked(folder, cache) if cache else folder) / "model.onnx", CONTEXT, threads=1)
-    for logits, expected in zip(decoded(decoder, prompts), copied(exact, prompts), strict=True):
-        assert logits.dtype == np.float32
-        error = 0.02 * np.abs(expected).max() if "dtype" in options else 1e-4 if "dialect" in options else 1e-5
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=error)
+    folder, is_pruned = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name, **options), name == "pruned"
+    path, prompts = (marked(folder, cache) if cache else folder) / "model.onnx", prompts_of(lengths)
+    expected = of_transformers(folder.parent / ("hf" if is_pruned else "m"), prompts)
+    error = 0.02 * np.abs(expected).max() if "dtype" in options else 1e-4
+    decoder = OnnxDecoder(path, CONTEXT, threads=1)
+    np.testing.assert_allclose(decoded(decoder, prompts), expected, rtol=0, atol=error)
     decoding, is_appended = decoder.start(prompts, 1), cache == "appended" or "dialect" in options
+    assert decoding.logits.dtype == np.float32
     assert isinstance(decoding._cache, AppendedCache if is_appended else SharedCache)
-    element = "tensor(float16)" if "dtype" in options else "tensor(float)"
-    assert {layer.itemsize for layer in contents(decoding, element).values()} == {2 if "dtype" in options else 4}
+    split_after(3, monkeypatch)
+    calls, split = lengths_of_calls(monkeypatch), OnnxDecoder(path, CONTEXT, threads=1)
+    np.testing.assert_allclose(decoded(split, prompts), expected, rtol=0, atol=error)
+    assert calls == {7: [3, 2, 2], 1: [1], 5: [5], 9: [9]}[max(lengths)]
 
 
 def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path]) -> None:
@@ -141,52 +154,6 @@ def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path], d
         together.step(step, [False, True])
         np.testing.assert_allclose(together.logits[1:], alone.logits, rtol=0, atol=1e-4)
     assert together.lengths.tolist() == [9, 14]
-
-
-def split_after(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets decoders that are opened from now on run no more tokens of a row in one call."""
-    row = replace(PROVIDERS["cpu"], longest_call=tokens)
-    monkeypatch.setattr("seap_export.runtime.decoding.decoder.PROVIDERS", {"cpu": row})
-
-
-def lengths_of_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens of a row each call has from now on."""
-    lengths: list[int] = []
-    run = Decoding._run_tokens
-
-    def counted(decoding: Decoding, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
-        lengths.append(input_ids.shape[1])
-        return run(decoding, input_ids, is_real)
-
-    monkeypatch.setattr(Decoding, "_run_tokens", counted)
-    return lengths
-
-
-@pytest.mark.parametrize("lengths", BATCHES)
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("llama-gqa", {"logits": "last"}),
-        ("mistral-window", {"dialect": "standard"}),
-        ("mistral-window", {}),
-        ("lfm2", {}),
-        ("falcon_h1", {}),
-    ],
-)
-def test_long_prompts_are_split_into_calls(
-    dense: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    options: dict[str, Any],
-    lengths: list[int],
-) -> None:
-    path, prompts = dense(name, **options) / "model.onnx", prompts_of(lengths)
-    whole = decoded(OnnxDecoder(path, CONTEXT, threads=1), prompts)
-    split_after(3, monkeypatch)
-    calls, split = lengths_of_calls(monkeypatch), OnnxDecoder(path, CONTEXT, threads=1)
-    for logits, expected in zip(decoded(split, prompts), whole, strict=True):
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
-    assert calls == {7: [3, 2, 2], 1: [1], 5: [5], 9: [9]}[max(lengths)]
 
 
 def test_what_is_added_is_split_too_and_left_between_calls(
