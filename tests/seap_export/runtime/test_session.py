@@ -40,8 +40,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_a_cpu_session_runs_with_the_threads_that_were_set(model: Path) -> None:
     opened = open_session(model, "cpu", threads=1)
-    assert opened.get_providers() == ["CPUExecutionProvider"]
-    assert opened.get_session_options().intra_op_num_threads == 1
+    assert (opened.get_providers(), opened.get_session_options().intra_op_num_threads) == (["CPUExecutionProvider"], 1)
     assert opened.run(None, {"x": np.ones((1, 64), np.float32)})[0][0, 0] == 64
     assert nodes_by_provider(opened) in ({"CPUExecutionProvider": {"MatMul": 1}}, None)
 
@@ -76,10 +75,8 @@ def test_a_damaged_model_is_one_line_and_nothing_on_stderr(
 ) -> None:
     path = model.parent / file
     path.unlink() if left is None else path.write_bytes(left)
-    with pytest.raises(ArtifactError, match=message) as caught:
+    with pytest.raises(ArtifactError, match=rf"\A((?!\.cc:)[^\n])*({message})((?!\.cc:)[^\n])*\Z"):
         open_session(model)
-    assert "\n" not in str(caught.value)
-    assert ".cc:" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
@@ -192,7 +189,7 @@ def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
 
 
 def test_gpus_with_their_memory() -> None:
-    """The first is the one that sessions run on."""
+    """The first is the one that sessions run on; a driver may give an error."""
     gpus = {"NVIDIA H100": 80 << 30, "NVIDIA T4": 16 << 30}
     asked: list[str] = []
     driver = read_driver(lambda name: asked.append(name) or fake_driver(gpus))
@@ -201,15 +198,10 @@ def test_gpus_with_their_memory() -> None:
     assert gpu_name(lambda _: fake_driver(gpus)) == "NVIDIA H100"
     assert free_gpu_memory(lambda _: fake_driver(gpus)) == 20 << 30
     assert gpu_name(lambda _: fake_driver({})) is None
-
-
-@pytest.mark.parametrize(
-    ("function", "error", "version"), [("cuInit", 100, "12.4"), ("cuDriverGetVersion", 999, None)]
-)
-def test_a_driver_that_gives_an_error(function: str, error: int, version: str | None) -> None:
-    driver = read_driver(lambda _: fake_driver({"NVIDIA T4": 1}, **{function: error}))
-    assert (driver.cuda_version, driver.gpus) == (version, ())
-    assert f"({function} returned error {error})" in driver.reason
+    for function, version in (("cuInit", "12.4"), ("cuDriverGetVersion", None)):
+        driver = read_driver(lambda _, function=function: fake_driver(gpus, **{function: 100}))
+        assert (driver.cuda_version, driver.gpus) == (version, ())
+        assert f"({function} returned error 100)" in driver.reason
 
 
 ROW = PROVIDERS["webgpu"]
@@ -219,9 +211,8 @@ PLUGIN = ROW.plugin
 
 def device(kind: str, name: str = ROW.ort_name) -> Any:
     type = getattr(ort.OrtHardwareDeviceType, kind)
-    return SimpleNamespace(
-        ep_name=name, device=SimpleNamespace(type=type, vendor="AMD", device_id=0x73BF, metadata={})
-    )
+    hardware = SimpleNamespace(type=type, vendor="AMD", device_id=0x73BF, metadata={})
+    return SimpleNamespace(ep_name=name, device=hardware)
 
 
 @pytest.fixture
@@ -237,23 +228,19 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return devices
 
 
-def test_a_gpu_comes_before_software(machine: list[Any]) -> None:
-    machine += [device("CPU"), device("GPU")]
-    assert [plugins.is_software(each) for each in plugins.plugin_devices(ROW)] == [False, True]
-    assert device_name("webgpu") == "AMD GPU 0x73bf"
-    assert prepare("webgpu") == ""
-    machine[-1].device.metadata["Description"] = "Radeon"
-    assert device_name("webgpu") == "Radeon"
-
-
-def test_no_device(machine: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy is left out where it was taken."""
+def test_a_gpu_comes_before_software(machine: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none, the remedy is left out if it was taken."""
     with pytest.raises(EnvironmentFailure, match=f"^no GPU for WebGPU; set .*{PLUGIN.software} to 1 .*provider cpu$"):
         prepare("webgpu")
-    assert device_name("webgpu") is None
     monkeypatch.setenv(PLUGIN.software, "1")
     with pytest.raises(EnvironmentFailure, match=r"^no GPU for WebGPU; use --provider cpu$"):
         prepare("webgpu")
+    assert device_name("webgpu") is None
+    machine += [device("CPU"), device("GPU")]
+    assert [plugins.is_software(each) for each in plugins.plugin_devices(ROW)] == [False, True]
+    assert (device_name("webgpu"), prepare("webgpu")) == ("AMD GPU 0x73bf", "")
+    machine[-1].device.metadata["Description"] = "Radeon"
+    assert device_name("webgpu") == "Radeon"
 
 
 def test_a_release_that_does_not_fit(machine: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

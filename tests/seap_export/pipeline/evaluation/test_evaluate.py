@@ -33,25 +33,23 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return open_source(str(write_micro_model(tmp_path_factory.mktemp("dense") / "m", model_type="llama")))
 
 
-def _figures(acc: float, sha256: str = "aa") -> ZeroShotFigures:
-    right = tuple(index < round(20 * acc) for index in range(20))
-    return ZeroShotFigures(acc, acc, 0.1, 0.1, 20, 0.5, sha256, right)
+def _figures(acc: float) -> ZeroShotFigures:
+    return ZeroShotFigures(acc, acc, 0.1, 0.1, 20, 0.5, "aa", tuple(index < round(20 * acc) for index in range(20)))
 
 
 def _generated(*right: bool) -> GenerationFigures:
-    return GenerationFigures(
-        tuple(Answer("1 + 1 =", " 2", 1, True, "2", "2" if answer else "3") for answer in right), "bb"
-    )
+    answers = (Answer("1 + 1 =", " 2", 1, True, "2", "2" if answer else "3") for answer in right)
+    return GenerationFigures(tuple(answers), "bb")
 
 
-def _report(source: Source, dense: float = 0.8, variant: float = 0.6, **limits: Any) -> EvaluationReport:
+def _report(source: Source, dense: float = 0.8, **limits: Any) -> EvaluationReport:
     return EvaluationReport(
         subject=Subject("m", None, None, source),
         request=EvaluationRequest(**limits),
         texts=Texts("file", ("a",), ("the cat",), (), True),
         divergence={"hf": DIVERGENCE},
         tasks={"piqa": TaskOrigin("file", None, True)},
-        zero_shot={"dense": {"piqa": _figures(dense)}, "hf": {"piqa": _figures(variant)}},
+        zero_shot={"dense": {"piqa": _figures(dense)}, "hf": {"piqa": _figures(0.6)}},
         threads=1,
         versions={"torch": "2"},
     )

@@ -26,49 +26,40 @@ from seap_export.runtime.doctor.models import TRIALS
 from seap_export.runtime.doctor.packages import missing_remedy, read_packages
 from seap_export.runtime.doctor.probe import TOLERANCE, answer, try_model
 
-#: Answers at once, but for one question.
+#: Answers at once, but for a session on CUDA, which takes its process with it.
 FAKE = """
-import json, os, signal, sys, time
+import json, os, signal, sys
 what = sys.argv[1:]
-if what == {question}:
-    {deed}
-answers = {{
-    "driver": {{"cuda_version": "13.0", "gpus": [{{"name": "NVIDIA T4", "memory_bytes": 16}}], "reason": ""}},
-    "device": {{"name": "a GPU"}},
-    "libraries": {{"libraries": [{{"name": "libcublas.so.13", "found": True, "needed": True}}]}},
-}}
-print(json.dumps(answers.get(what[0], {{"reason": "", "difference": 0.001}})))
+if what == ["session", "cuda"]:
+    os.kill(os.getpid(), signal.SIGSEGV)
+answers = {
+    "driver": {"cuda_version": "13.0", "gpus": [{"name": "NVIDIA T4", "memory_bytes": 16}], "reason": ""},
+    "device": {"name": "a GPU"},
+    "libraries": {"libraries": [{"name": "libcublas.so.13", "found": True, "needed": True}]},
+}
+print(json.dumps(answers.get(what[0], {"reason": "", "difference": 0.001})))
 """
 CUDA_ADVICE = re.escape('run: pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"')
 OLD, FAILING = packages(onnxruntime={"onnxruntime-gpu": "1.24.4"}), failing("cuda", "it fails")
 
 
-def faked(folder: Path, monkeypatch: pytest.MonkeyPatch, question: list[str], deed: str) -> Diagnosis:
-    """The diagnosis of a machine with a GPU on which one question goes wrong."""
-    (folder / "fake_probe.py").write_text(FAKE.format(question=question, deed=deed), "utf-8")
-    monkeypatch.syspath_prepend(folder)
+def test_a_session_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fake_probe.py").write_text(FAKE, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(module, "_PROBE", "fake_probe")
     every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: every)
     monkeypatch.setattr(module, "is_installed", lambda _: True)
-    return diagnose()
-
-
-def test_all_is_well_where_nothing_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = faked(tmp_path, monkeypatch, [], "pass")
-    names = ["cpu", "cuda", "tensorrt", "webgpu"]
-    assert [(each.name, each.works, each.missing) for each in result.providers] == [(name, True, []) for name in names]
-    assert result.provider("cuda").session == ProviderCheck("", 0.001)
-    assert result.provider("webgpu").device == "a GPU"
-    assert (result.driver.gpus[0].name, result.driver.cuda_version, result.warnings) == ("NVIDIA T4", "13.0", [])
-
-
-def test_a_session_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = faked(tmp_path, monkeypatch, ["session", "cuda"], "os.kill(os.getpid(), signal.SIGSEGV)")
+    result = diagnose()
+    others = [each for each in result.providers if each.name != "cuda"]
+    assert [(each.name, each.works, each.missing, each.device) for each in others] == [
+        ("cpu", True, [], None), ("tensorrt", True, [], None), ("webgpu", True, [], "a GPU")
+    ]  # fmt: skip
     cuda, reason = result.provider("cuda"), "the process died of SIGSEGV"
-    assert (cuda.session, cuda.attention.works, cuda.works) == (ProviderCheck(reason), True, False)
-    assert result.provider("cpu").works
+    assert (cuda.session, cuda.attention, cuda.works) == (ProviderCheck(reason), ProviderCheck("", 0.001), False)
     assert result.failure("cuda").startswith(f"cuda does not work here: {reason}; run: pip uninstall")
+    assert (result.driver.gpus[0].name, result.driver.cuda_version) == ("NVIDIA T4", "13.0")
+    assert result.warnings == [result.failure("cuda")]
 
 
 @pytest.mark.parametrize(
@@ -101,16 +92,16 @@ def test_why_a_provider_does_not_work(state: Diagnosis, message: str) -> None:
 
 def test_what_is_warned_about() -> None:
     """CUDA only where there is a GPU, TensorRT never, the CPU always."""
-    states = {"cuda": failing("cuda", "it fails"), "tensorrt": failing("tensorrt", "it fails")}
-    assert diagnosis(NO_DRIVER, **states).warnings == []
-    (warning,) = diagnosis(ONE_GPU, **states).warnings
-    assert warning.startswith("cuda does not work here: it fails")
-    broken = diagnosis(cpu=ProviderState("cpu", True, WORKS, ProviderCheck("attention in float16 is wrong by 0.3")))
-    (warning,) = broken.warnings
-    assert warning.startswith("cpu does not work here: attention in float16 is wrong by 0.3; run: pip uninstall")
+    states = {"cuda": FAILING, "tensorrt": failing("tensorrt", "it fails")}
+    broken = ProviderState("cpu", True, WORKS, ProviderCheck("attention in float16 is wrong by 0.3"))
     both = packages(onnxruntime={"onnxruntime": "1.24.4", "onnxruntime-gpu": "1.31.1"})
-    (warning,) = diagnosis(installed=both).warnings
-    assert "overwrite each other's files" in warning
+    assert diagnosis(NO_DRIVER, **states).warnings == []
+    for machine, warning in (
+        (diagnosis(ONE_GPU, **states), "cuda does not work here: it fails"),
+        (diagnosis(cpu=broken), "cpu does not work here: attention in float16 is wrong by 0.3; run: pip uninstall"),
+        (diagnosis(installed=both), "onnxruntime and onnxruntime-gpu overwrite each other's files"),
+    ):
+        assert [each[: len(warning)] for each in machine.warnings] == [warning]
 
 
 GB = 1_000_000 * 1024
