@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,20 +213,8 @@ def test_special_tokens_are_those_of_the_tokenizer_file(done: Path, has_bos: boo
     assert Generator(folder).token_ids(PROMPT) == [1, *plain]
 
 
-def without(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def cut_off(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:50])
-
-
-def limits(**changes: object) -> Callable[[Path], None]:
-    return lambda folder: set_limits(folder, **changes)
-
-
 def of_a_router(folder: Path) -> None:
-    (folder / "model.onnx").write_bytes((folder.parents[1] / "router" / "router.onnx").read_bytes())
+    shutil.copy(folder.parents[1] / "router" / "router.onnx", folder / "model.onnx")
 
 
 def with_another_output(folder: Path) -> None:
@@ -238,14 +227,14 @@ def with_another_output(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("model.onnx"), r"/model\.onnx: "),
-        (cut_off("model.onnx.data"), r"/model\.onnx: "),
-        (without("tokenizer.json"), r"/tokenizer\.json: "),
-        (cut_off("genai_config.json"), r"/genai_config\.json: "),
-        (limits(eos_token_id=[]), "eos_token_id or context_length"),
-        (limits(eos_token_id=["2"]), "eos_token_id or context_length"),
-        (limits(context_length="long"), "eos_token_id or context_length"),
+        (lambda folder: (folder / "model.onnx").unlink(), r"/model\.onnx: "),
+        (lambda folder: (folder / "model.onnx.data").write_bytes(bytes(50)), r"/model\.onnx: "),
+        (lambda folder: (folder / "tokenizer.json").unlink(), r"/tokenizer\.json: "),
+        (lambda folder: (folder / "genai_config.json").write_text('{"model": {'), r"/genai_config\.json: "),
         (lambda folder: (folder / "genai_config.json").write_text('{"model": 1}'), "eos_token_id or context_length"),
+        (lambda folder: set_limits(folder, eos_token_id=[]), "eos_token_id or context_length"),
+        (lambda folder: set_limits(folder, eos_token_id=["2"]), "eos_token_id or context_length"),
+        (lambda folder: set_limits(folder, context_length="long"), "eos_token_id or context_length"),
         (of_a_router, "its inputs are not those of a decoder with a KV cache"),
         (with_another_output, "its outputs are not those of a decoder with a KV cache"),
     ],

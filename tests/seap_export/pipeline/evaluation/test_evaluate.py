@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support.estimates import kl_estimate
 from support.models import write_micro_model
-from support.product import CalibrationRecord, DivergenceFigures, Source, dense_folder, open_source
-from transformers import AutoModelForCausalLM
+from support.product import CalibrationRecord, DivergenceFigures, Source, open_source
 
 from seap_export.corpus import text_digest
 from seap_export.errors import InputError
@@ -106,19 +103,6 @@ def test_forms_are_compared_on_the_same_texts(source: Source) -> None:
     assert report.to_json()["kl_difference"] == {"onnx": {"mean": 0.125, "stderr": 0.0}}
     other = replace(DIVERGENCE, kl=kl_estimate(0.25, 0.015625, tokens=3))
     assert replace(report, divergence={"hf": DIVERGENCE, "onnx": other}).kl_difference == {}
-
-
-def test_a_model_without_a_folder_gets_one_for_a_while(tmp_path: Path) -> None:
-    """What a GGUF file becomes: the same weights, in a folder that transformers loads and that goes away."""
-    model = write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=True)
-    as_gguf = replace(open_source(str(model)), files=(tmp_path / "m.gguf",))
-    with dense_folder(as_gguf) as folder, torch.no_grad():
-        assert folder != model
-        assert (folder / "tokenizer.json").is_file()
-        loaded = [AutoModelForCausalLM.from_pretrained(read_from) for read_from in (folder, model)]
-    written, expected = (each(torch.tensor([[4, 5, 6, 7]])).logits for each in loaded)
-    assert torch.equal(written, expected)
-    assert not folder.exists()
 
 
 def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:

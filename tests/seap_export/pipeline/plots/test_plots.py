@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from support.plans import kept_layer
@@ -77,28 +76,18 @@ def test_neurons_are_one_image_in_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "f.svg").read_bytes() == first
 
 
-def test_quality_lines_by_method_and_the_dense_level(tmp_path: Path) -> None:
-    def point(task: str, method: str, ratio: float, kl: float, **values: Any) -> QualityPoint:
-        values = {"accuracy": {}, "dense_accuracy": {}, "digests": {}, **values}
-        settings = (method, "wifv", "logistic", "bias")
-        return QualityPoint(f"{task}-{ratio}", task, settings, "hf", ratio, kl, 10.0 + kl, 10.0, **values)
+def test_quality_lines_by_method_and_the_dense_level() -> None:
+    def evaluated(method: str | None, ratio: float, kl: float, **figures: float) -> QualityPoint:
+        divergence = {"mean_kl_nats": kl, "perplexity": 10.0 + kl, "dense_perplexity": 10.0, **figures}
+        made = report(method=method, achieved_ratio=ratio, divergence={"hf": divergence}, zero_shot={})
+        return parse_evaluation(made, "r.json")
 
-    measured = {"accuracy": {"piqa": 0.6}, "dense_accuracy": {"piqa": 0.7}, "stderr": {"mean_kl_nats": 0.25}}
-    points = [point("a", "SEAP", 0.5, 2.0), point("a", "SEAP", 0.2, 0.5, **measured)]
-    figure = quality_figure([*points, point("a", "wanda-sp", 0.2, 1.0), point("b", "SEAP", 0.2, 0.25)])
-    kl_a, *_, accuracy_b = figure.axes
-    lines = {str(line.get_label()): line for line in kl_a.lines}
-    assert list(lines["SEAP"].get_xdata()) == [0.2, 0.5]
-    assert list(lines["SEAP"].get_ydata()) == [0.5, 2.0]
-    assert list(lines["wanda-sp"].get_ydata()) == [1.0]
-    assert list(lines["dense model"].get_ydata()) == [0.0, 0.0]
-    (bars,) = kl_a.collections
-    assert isinstance(bars, LineCollection)
-    ends = [segment.tolist() for segment in bars.get_segments()]
-    assert ends == [[[0.2, 0.25], [0.2, 0.75]], [[0.5, 2.0], [0.5, 2.0]]]
-    assert [text.get_text() for text in accuracy_b.texts] == ["not evaluated"]
-    assert kl_a.get_xlim()[1] > 0.5
-    assert "accuracy, piqa" in texts(figure, tmp_path)
+    measured = evaluated(None, 0.2, 0.5, mean_kl_nats_stderr=0.25)
+    kl, *_ = quality_figure([evaluated(None, 0.5, 2.0), measured, evaluated("wanda-sp", 0.2, 1.0)]).axes
+    lines = {str(line.get_label()): line.get_xydata().tolist() for line in kl.lines}
+    assert (lines["SEAP"], lines["wanda-sp"]) == ([[0.2, 0.5], [0.5, 2.0]], [[0.2, 1.0]])
+    assert [height for _, height in lines["dense model"]] == [0.0, 0.0]
+    assert next(segment.tolist() for segment in kl.collections[0].get_segments()) == [[0.2, 0.25], [0.2, 0.75]]
 
 
 def test_removed_weights_against_the_tensors() -> None:
