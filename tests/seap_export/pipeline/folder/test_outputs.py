@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from seap_export.errors import UsageError
-from seap_export.pipeline.folder.outputs import make_folders, remove_leftovers, scratch_folder, write_whole
+from seap_export.pipeline.folder.outputs import make_folders, remove_leftovers, scratch_folder, write_whole as write_file
 
 
 def names(folder: Path) -> list[str]:
@@ -14,21 +14,21 @@ def names(folder: Path) -> list[str]:
 
 def write(target: Path, error: BaseException, marker: str | None = None, *, force: bool = False) -> None:
     """Begins to write, then fails."""
-    with write_whole(target, marker=marker, force=force) as path:
+    with write_file(target, marker=marker, force=force) as path:
         (path if marker is None else path / marker).write_text("half")
         raise error
 
 
 def overtaken(target: Path) -> None:
     """Writes a file that somebody else writes too."""
-    with write_whole(target) as path:
+    with write_file(target) as path:
         path.write_text("mine")
         target.write_text("theirs")
 
 
 def test_a_file_appears_whole_with_its_folders(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b" / "file"
-    with write_whole(target) as path:
+    with write_file(target) as path:
         path.write_text("whole")
         assert not target.exists()
         assert path.stat().st_dev == tmp_path.stat().st_dev
@@ -53,7 +53,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "m").write_text("old")
     (tmp_path / "f" / "stale").touch()
-    with write_whole(tmp_path / "f", marker="m", force=True) as path:
+    with write_file(tmp_path / "f", marker="m", force=True) as path:
         (path / "m").write_text("new")
     assert names(tmp_path) == ["f", "f/m"]
     assert (tmp_path / "f" / "m").read_text() == "new"
@@ -64,7 +64,7 @@ def test_a_link_is_followed(tmp_path: Path, exists: bool) -> None:
     if exists:
         (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
-    with write_whole(tmp_path / "link", force=True) as path:
+    with write_file(tmp_path / "link", force=True) as path:
         path.write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"

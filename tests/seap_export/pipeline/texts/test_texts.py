@@ -14,11 +14,13 @@ from support.models import write_micro_model
 from support.product import CalibrationRecord, CalibrationSettings, DivergenceFigures, Silent, Vocabulary, open_source
 from support.progress import Listening
 from support.tokenizers import write_byte_level
+from support.variations import micro_config
 from tokenizers import Tokenizer
 
 from seap_export.common.hashing import sha256_json
 from seap_export.corpus import Sample, Split, parse_tasks, text_digest
 from seap_export.errors import InputError
+from seap_export.model.families import model_spec
 from seap_export.model.vocabulary import choice
 from seap_export.model.vocabulary.choice import VocabularySize
 from seap_export.pipeline.request.options import CALIBRATION_TOKENS
@@ -66,27 +68,19 @@ def test_texts_are_taken_up_to_the_number_of_tokens(tmp_path: Path, max_length: 
     assert split_tasks(source, tasks, CalibrationSettings(max_length=max_length))["a"] == whole
 
 
-@pytest.mark.parametrize(
-    ("corpora", "warnings"),
-    [
+def test_texts_that_are_hardly_meant_so_are_worth_a_warning() -> None:
+    for corpora, warnings in (
         ({"a": ["1", "2"], "b": ["2", "1"]}, ["tasks 'a' and 'b' have the same texts"]),
         ({"a": ["1", "2"], "b": ["2", "1", "3"]}, []),
         ({"a": ["1", "2"], "b": ["chat 1"]}, []),
         ({"a": ["1", "chat 2", "3"]}, ["task 'a': 1 of its 3 texts are conversations"]),
-    ],
-)
-def test_texts_that_are_hardly_meant_so_are_worth_a_warning(
-    tmp_path: Path, corpora: dict[str, list[str]], warnings: list[str]
-) -> None:
-    spec = open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))).spec
-    samples = {
-        task: [Sample(f"<{text}>", "", text if "chat" in text else "") for text in texts]
-        for task, texts in corpora.items()
-    }
-    splits = {task: Split(tuple(every[:1]), tuple(every[1:])) for task, every in samples.items()}
-    listening = Listening()
-    warn_of_texts(splits, spec, listening)
-    assert [line[: len(start)] for line, start in zip(listening.warnings, warnings, strict=True)] == warnings
+    ):
+        splits, listening = {}, Listening()
+        for task, texts in corpora.items():
+            first, *others = (Sample(f"<{text}>", "", text if "chat" in text else "") for text in texts)
+            splits[task] = Split((first,), tuple(others))
+        warn_of_texts(splits, model_spec(micro_config(model_type="llama")), listening)
+        assert [line[: len(start)] for line, start in zip(listening.warnings, warnings, strict=True)] == warnings
 
 
 def _chosen(

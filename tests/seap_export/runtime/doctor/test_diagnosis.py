@@ -23,7 +23,7 @@ from seap_export.runtime.doctor.isolated import IsolatedResult, ask
 from seap_export.runtime.doctor.libraries import library_names, linked_libraries
 from seap_export.runtime.doctor.machine import read_machine
 from seap_export.runtime.doctor.models import TRIALS
-from seap_export.runtime.doctor.packages import missing_remedy, read_packages
+from seap_export.runtime.doctor.packages import missing_remedy
 from seap_export.runtime.doctor.probe import TOLERANCE, answer, try_model
 
 #: Answers at once, but for a session on CUDA, which takes its process with it.
@@ -204,21 +204,6 @@ def test_nvidias_libraries_of_a_provider(tmp_path: Path) -> None:
     for length in range(len(whole)):
         (tmp_path / "cut").write_bytes(whole[:length])
         assert linked_libraries(tmp_path / "cut") in ([], ["libcublas.so.13"])
-
-
-def test_two_distributions_of_onnx_runtime_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    second = "onnxruntime" if "onnxruntime-gpu" in read_packages().onnxruntime else "onnxruntime-gpu"
-    for name, package in ((second, "onnxruntime"), ("onnxruntime-genai", "onnxruntime_genai")):  # which does no harm
-        folder = tmp_path / f"{name.replace('-', '_')}-1.20.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.20.0\n", "utf-8")
-        (folder / "top_level.txt").write_text(f"{package}\n", "utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    found = read_packages()
-    assert set(found.onnxruntime) == {"onnxruntime", "onnxruntime-gpu"}
-    assert found.onnxruntime[second] == "1.20.0"
-    (warning,) = found.warnings
-    assert warning.startswith("onnxruntime and onnxruntime-gpu overwrite each other's files; run: pip uninstall -y ")
 
 
 def test_remedies() -> None:
