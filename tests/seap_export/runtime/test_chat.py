@@ -137,10 +137,7 @@ TEMPLATE = "{% for message in messages %}{{ message.role }}{{ message.content }}
 @pytest.fixture(params=[write_byte_level, write_sentencepiece])
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tokenizer, ChatTemplate]:
     request.param(tmp_path, chat_template=TEMPLATE)
-    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    template = read_chat_template(tmp_path, tokenizer)
-    assert template is not None
-    return tokenizer, template
+    return Tokenizer.from_file(str(tmp_path / "tokenizer.json")), template_of(tmp_path)
 
 
 @pytest.mark.parametrize("role", ["user", "tool", "system"])

@@ -21,37 +21,20 @@ PROMPTS = ["the cat", "a dog sat on", "home"]
 LIMIT = 1e-3
 
 
-@pytest.fixture(scope="module")
-def onnx(pristine: Path) -> Path:
-    return pristine / "a-0.2" / "onnx"
-
-
 @pytest.fixture
-def compared(onnx: Path, tmp_path: Path) -> Callable[..., GoldenComparison]:
-    """`compared(figure, limit, change)`: with a file in which `change` has changed the arrays by name."""
+def compared(pristine: Path, tmp_path: Path) -> Callable[..., GoldenComparison]:
+    """With one recorded number, of the batch's second row after the last step, raised if a part is named."""
 
-    def compare(
-        figure: str = "max_abs", limit: float = LIMIT, change: Callable[[dict[str, Any]], None] | None = None
-    ) -> GoldenComparison:
-        path = tmp_path / "golden.npz"
+    def compare(figure: str = "max_abs", limit: float = LIMIT, part: str = "", by: float = 0.0) -> GoldenComparison:
+        onnx, path = pristine / "a-0.2" / "onnx", tmp_path / "golden.npz"
         write_golden(onnx, path, PROMPTS, 3, (figure, limit), threads=1)
-        if change is not None:
-            with np.load(path) as file:
-                arrays = dict(file)
-            change(arrays)
-            np.savez(path, **arrays)  # type: ignore[arg-type]
+        if part:
+            arrays: dict[str, Any] = dict(np.load(path))
+            arrays[f"{part}.{len(PROMPTS)}"][-1, 1, 0] += by
+            np.savez(path, **arrays)
         return compare_with_golden(onnx, path, threads=1)
 
     return compare
-
-
-def _raised(part: str, by: float) -> Callable[[dict[str, Any]], None]:
-    """Raises one recorded number, of the batch's second row after the last step."""
-
-    def change(arrays: dict[str, Any]) -> None:
-        arrays[f"{part}.{len(PROMPTS)}"][-1, 1, 0] += by
-
-    return change
 
 
 @pytest.mark.parametrize("part", ["top_logits", "spread_logits"])
@@ -59,7 +42,7 @@ def test_one_logit_beyond_the_limit_fails(compared: Callable[..., GoldenComparis
     same = compared()
     assert (same.reasons, same.max_abs) == ((), 0.0)
     assert same.tokens == 4 * 2 * len(PROMPTS)  # each prompt alone and in the batch, and three steps
-    below, above = (compared(change=_raised(part, factor * LIMIT)) for factor in (0.9, 1.1))
+    below, above = (compared(part=part, by=factor * LIMIT) for factor in (0.9, 1.1))
     assert (below.max_abs, above.max_abs) == pytest.approx((0.9 * LIMIT, 1.1 * LIMIT), rel=0.05)
     assert below.reasons == ()
     (reason,) = above.reasons
@@ -67,10 +50,10 @@ def test_one_logit_beyond_the_limit_fails(compared: Callable[..., GoldenComparis
 
 
 def test_a_divergence_beyond_the_limit_fails(compared: Callable[..., GoldenComparison]) -> None:
-    divergence = compared("mean_kl", 1.0, _raised("top_logits", 1.0)).mean_kl
+    divergence = compared("mean_kl", 1.0, "top_logits", 1.0).mean_kl
     assert divergence > 0
-    assert compared("mean_kl", 1.01 * divergence, _raised("top_logits", 1.0)).reasons == ()
-    (reason,) = compared("mean_kl", 0.99 * divergence, _raised("top_logits", 1.0)).reasons
+    assert compared("mean_kl", 1.01 * divergence, "top_logits", 1.0).reasons == ()
+    (reason,) = compared("mean_kl", 0.99 * divergence, "top_logits", 1.0).reasons
     assert reason.startswith("mean_kl ")
 
 
@@ -93,17 +76,12 @@ def test_a_logit_that_is_not_finite_fails_at_any_limit(
     assert reasons == tuple(f"NaN or infinite logits in case 3, step {step}" for step in range(4))
 
 
-def test_other_token_ids_are_refused(
-    compared: Callable[..., GoldenComparison], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encode = golden.encode
-
-    def change(arrays: dict[str, Any]) -> None:
-        other = lambda tokenizer, text: encode(tokenizer, text.replace(PROMPTS[-1], "mat"))  # noqa: E731
-        monkeypatch.setattr(golden, "encode", other)
-
+def test_other_token_ids_are_refused(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx, encode = pristine / "a-0.2" / "onnx", golden.encode
+    write_golden(onnx, tmp_path / "golden.npz", PROMPTS, 3, ("max_abs", LIMIT), threads=1)
+    monkeypatch.setattr(golden, "encode", lambda coder, text: encode(coder, text.replace(PROMPTS[-1], "mat")))
     with pytest.raises(ArtifactError, match="its tokenizer gives other token ids here"):
-        compared(change=change)
+        compare_with_golden(onnx, tmp_path / "golden.npz", threads=1)
 
 
 ROOT = Path(__file__).parents[3]

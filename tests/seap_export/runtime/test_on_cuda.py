@@ -56,13 +56,14 @@ def test_a_captured_step_is_one_launch(
 ) -> None:
     """A copy to the GPU, a replay and a copy of the logits; only the first decoding captures."""
     folder = dense("llama-gqa", dtype=dtype, logits=logits, provider="cuda")
-    ran = decode(fake_cuda(), folder, rows, enable_cuda_graph=1)
+    ran = decode(fake_cuda(gpus=2), folder, rows, device_id=1, enable_cuda_graph=1)
     assert ran.returncode == 0, ran.stderr
+    assert all(set(section.allocated) <= {1} and not section.between_devices for section in ran.sections.values())
     assert [ran[f"step {number}.0"].captures for number in range(3)] == [1, 0, 0]
     steps = [ran[f"step {number}.{step}"] for number in range(3) for step in range(3)]
     for step in steps[1:]:
         assert (step.launches, step.captures, len(step.replays)) == (0, 0, 1)
-        assert step.copies == [Copy(HOST, 0, (64 + 1) * rows * 8), Copy(0, HOST, rows * BYTES[dtype])]
+        assert step.copies == [Copy(HOST, 1, (64 + 1) * rows * 8), Copy(1, HOST, rows * BYTES[dtype])]
     for number in range(3):
         assert ran[f"start {number}"].to_host == [BYTES[dtype]] * rows
         assert ran[f"start {number}"].captures == 0

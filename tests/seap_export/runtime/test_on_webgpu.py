@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,14 @@ MODELS = ("smollm3-all", "lfm2-all", "qwen3_5-all")
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`written("lfm2-all")`: the ONNX folder of a pruned micro model in float32."""
-    made: dict[str, Path] = {}
 
+    @cache
     def write(variation: str) -> Path:
-        if variation not in made:
-            folder = tmp_path_factory.mktemp("webgpu")
-            hf, made[variation] = write_source(folder / "hf", variation, pruned=True), folder / "onnx"
-            made[variation].mkdir()
-            convert_folder(hf, made[variation], OnnxForm(logits="last", provider="webgpu"))
-        return made[variation]
+        folder = tmp_path_factory.mktemp("webgpu")
+        (folder / "onnx").mkdir()
+        hf = write_source(folder / "hf", variation, pruned=True)
+        convert_folder(hf, folder / "onnx", OnnxForm(logits="last", provider="webgpu"))
+        return folder / "onnx"
 
     return write
 

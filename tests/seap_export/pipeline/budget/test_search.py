@@ -1,14 +1,17 @@
-"""The search, in a made-up world whose best candidate is known."""
+"""Sizes, times and the KL of candidates, and the search, in a made-up world whose best candidate is known."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from support.estimates import kl_estimate
 from support.product import (
     Candidate,
@@ -16,6 +19,7 @@ from support.product import (
     FirstToken,
     Frontier,
     Guess,
+    Interval,
     OnnxFormat,
     Point,
     PromptTime,
@@ -27,13 +31,18 @@ from support.variations import micro_config
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.model.families import ModelSpec, model_spec
+from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.failure import nothing_fits
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.prompts import Prompts
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
+from seap_export.pipeline.targets import frontier
+from seap_export.pipeline.targets.guess import USUAL
+from validation.reports import schema
 
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39, "w8a8": 0.01, "w4a8": 0.45}
 WAYS = ways([OnnxFormat(name) for name in ("fp32", "fp16", "int8", "int4")], "all")
+FP32, _, INT8, INT4 = WAYS
 #: With products of integers.
 FAST_WAYS = ways([OnnxFormat(name) for name in ROUNDING], "all")
 #: With bits for each matrix as one more way.
@@ -225,12 +234,11 @@ def test_the_nearest_whose_first_token_is_soon_enough(target: str, precision: st
 def test_where_nothing_fits_the_nearest_is_named(targets: dict[str, Any], error: type[Exception], words: str) -> None:
     result = World().search(**targets)
     assert result.chosen is None
-    frontier = Frontier(result.points, None, result.soonest_ms, result.smallest_bytes)
+    found = Frontier(result.points, None, result.soonest_ms, result.smallest_bytes)
     with pytest.raises(error, match=words):
-        raise nothing_fits(Targets(**targets), {"t": frontier})
+        raise nothing_fits(Targets(**targets), {"t": found})
 
 
-FP32, INT8 = WAYS[0], WAYS[2]
 HALF, PRUNED = replace(FP32, ratio=0.5), replace(INT8, ratio=0.5)
 
 
@@ -275,3 +283,133 @@ def test_the_time_of_a_prompt_follows_from_its_products_and_from_what_was_timed(
     ratios = [predicted.least_ratio(INT8, Targets(first_token=each)) for each in wanted]
     assert ratios[:2] == pytest.approx([0.5, 0.0], abs=0.002)
     assert ratios[2]
+
+
+#: A bit less costs four times as much, and 0.2 of the ratio four times as much as 0.1.
+GUESS = Guess(((2.5, 0.64), (4.5, 0.04)), ((0.1, 0.02), (0.2, 0.08)))
+MIXED = Candidate(0.0, OnnxFormat("mixed-3.5"))
+
+
+def point(candidate: Candidate, kl: float, lost: float = 0.0) -> Point:
+    return Point(candidate, CandidateFigures(50, kl_estimate(kl), 0.9, 7.0, lost_kl=lost), "key", 50, 2.0)
+
+
+def test_what_rounding_and_pruning_cost_adds_up_and_is_corrected_by_what_was_measured_around() -> None:
+    pruned = replace(MIXED, ratio=0.2)
+    guessed = KlCurve([], GUESS)
+    assert (guessed.at(MIXED), guessed.at(pruned)) == pytest.approx((0.16, 0.24))
+    assert guessed.least(pruned) == pytest.approx(0.16 + 0.08 / 1.35)
+    curve = KlCurve([point(INT4, 0.06), point(pruned, 0.24)], GUESS)  # half as much again, and as guessed
+    assert curve.at(MIXED) == pytest.approx(1.5 * 0.16)
+    assert curve.at(pruned) == pytest.approx(0.24)
+    assert curve.at(replace(MIXED, ratio=0.1)) == pytest.approx(1.5**0.5 * 0.18)
+    assert curve.at(replace(MIXED, ratio=0.4)) == pytest.approx(0.48)
+    other = KlCurve([point(replace(INT4, vocabulary="auto"), 0.06), point(replace(INT4, ratio=0.2), 9.0)], GUESS)
+    assert other.at(MIXED) == pytest.approx(0.16)  # they tell nothing of it
+
+
+def test_what_dropped_tokens_lose_does_not_grow_with_the_rest() -> None:
+    curve = KlCurve([point(INT4, 0.5 + 0.06, lost=0.5)], GUESS)
+    assert curve.at(replace(MIXED, ratio=0.2)) == pytest.approx(0.5 + 1.5 * 0.24)
+    of_int8 = KlCurve([point(INT8, 0.501, lost=0.5)], GUESS)
+    assert of_int8.at(MIXED) == pytest.approx(0.5 + 0.16)
+
+
+def test_the_interval_is_about_what_is_not_measured() -> None:
+    """If pruning costs less than guessed, what was measured says that rounding costs more."""
+    measured = replace(MIXED, ratio=0.1)
+    curve = KlCurve([point(measured, 0.18)], GUESS)
+    assert curve.least(measured) == pytest.approx(curve.at(measured))
+    assert curve.least(replace(MIXED, ratio=0.2)) == pytest.approx(0.18 * (0.16 + 0.08 / 1.35) / (0.16 + 0.02 / 1.35))
+    assert curve.least(MIXED) == pytest.approx(0.18 * 0.16 / (0.16 + 0.02 * 1.35))
+
+
+def test_what_is_asked_of_the_first_token() -> None:
+    texts = ("512:250ms", "512:0.25s", "1:2x", " 128:.5x ")
+    expected = [FirstToken(512, ms=250.0), FirstToken(512, ms=250.0), FirstToken(1, speedup=2.0)]
+    assert [FirstToken.parse(text) for text in texts] == [*expected, FirstToken(128, speedup=0.5)]
+    for text in ("250ms", "512", "512:250", "0:250ms", "512:0x", "-1:2x"):
+        with pytest.raises(UsageError, match=r"target_first_token.*512:250ms.*512:2x"):
+            FirstToken.parse(text)
+
+
+@pytest.mark.parametrize("given", [{"size": 0}, {"decode_speedup": 0.0}, {"max_kl": -1.0}, {"max_kl": float("nan")}])
+def test_targets_out_of_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="out of range"):
+        Targets(**given)
+
+
+def test_the_margin_is_how_much_slower_it_might_be() -> None:
+    prompt = PromptTime(200.0, 3.0, Interval(190.0, 260.0), Interval(2.5, 3.5))
+    assert FirstToken(512, ms=250.0).margin(prompt) == 1.25
+    assert FirstToken(512, speedup=2.0).margin(prompt) == 1.5
+    assert not FirstToken(512, ms=250.0).surely(prompt)
+    assert FirstToken(512, speedup=2.5).surely(prompt)
+    assert FirstToken(512, ms=200.0).surely(PromptTime(200.0, 1.0))
+
+
+OTHER_GUESS = Guess(((2.0, 0.64), (3.0, 0.16), (5.0, 0.01)), ((0.1, 0.02), (0.2, 0.08)))
+
+
+def test_guesses_are_exponential_in_bits_and_a_power_of_the_ratio() -> None:
+    """Between and beyond what is known."""
+    bits, ratios = [1.0, 2.0, 2.5, 3.0, 4.0, 7.0], [0.0, 0.05, 0.1, 0.2, 0.4]
+    assert [OTHER_GUESS.of_rounding(each) for each in bits] == pytest.approx([2.56, 0.64, 0.32, 0.16, 0.04, 0.000625])
+    assert [OTHER_GUESS.of_pruning(each) for each in ratios] == pytest.approx([0.0, 0.005, 0.02, 0.08, 0.32])
+    assert [USUAL.of_pruning(each) for each in (0.125, 0.5)] == pytest.approx([0.05, 0.4])
+    assert Guess.read(OTHER_GUESS.to_json()) == OTHER_GUESS
+    for values in ({"rounded": [[2.0, 0.1]], "pruned": [[0.1, 0.1]]}, {"rounded": [[2, 1], [3, 1]], "pruned": []}):
+        with pytest.raises(ValueError, match="guess"):
+            Guess.read(values)
+
+
+def measured(way: Candidate, ratio: float, size: int, kl: float, key: str | None = None) -> Point:
+    figures = CandidateFigures(size, kl_estimate(kl), 0.9, 7.5, lost_kl=kl / 2)
+    return Point(replace(way, ratio=ratio), figures, key, size + 1, 2.0)
+
+
+POINTS = (
+    measured(INT8, 0.0, 150, 0.01, "one"),
+    measured(INT4, 0.0, 90, 0.4, "two"),
+    measured(INT8, 0.5, 95, 0.35, "three"),
+    measured(INT4, 0.1, 88, 0.35, "four"),
+    measured(FP32, 0.0, 500, 0.0),
+)
+
+
+def values() -> dict[str, Any]:
+    return frontier.frontier_json(Targets(size=100), "onnx fp32", {"a": Frontier(POINTS, POINTS[3].candidate)})
+
+
+def test_points_are_sorted_and_say_whether_they_are_beaten() -> None:
+    rows = values()["tasks"]["a"]["points"]
+    assert [row["bytes"] for row in rows] == [88, 90, 95, 150, 500]
+    assert [row["beaten"] for row in rows] == [False, True, True, False, False]
+    assert [row["variant"] for row in rows if row["chosen"]] == ["a-0.1"]
+    assert rows[0]["kl_difference"] is None
+    assert [row["kl_difference"] for row in rows[1:]] == pytest.approx([0.05, 0.0, -0.34, -0.35])
+
+
+def test_equal_points_do_not_beat_each_other() -> None:
+    assert not POINTS[0].beats(POINTS[0])
+    assert POINTS[3].beats(POINTS[2])  # smaller and as near
+    assert measured(INT8, 0.0, 150, 0.009).beats(POINTS[0])  # as small and nearer
+    assert not POINTS[2].beats(POINTS[0])
+
+
+def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Path) -> None:
+    frontier.write_frontier(values(), tmp_path)
+    assert frontier.read_frontier(tmp_path) == values()
+    Draft202012Validator({"$ref": "#/$defs/frontier", "$defs": schema()["$defs"]}).validate(values())
+    figures = {point.key: point.figures for point in POINTS if point.key is not None}
+    assert frontier.known_figures(tmp_path) == figures
+    text = {"a": {"points": [{**values()["tasks"]["a"]["points"][0], "mean_kl_nats": "0.1"}]}}
+    for change in (
+        {"schema": "x"},
+        {"speedups_over": None},
+        {"tasks": {"a": {"points": [{}]}}},
+        {"tasks": other_task},
+    ):
+        (tmp_path / frontier.FRONTIER).write_text(json.dumps(values() | change), "utf-8")
+        assert frontier.read_frontier(tmp_path) is None
+        assert frontier.known_figures(tmp_path) == {}

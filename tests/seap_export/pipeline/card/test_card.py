@@ -78,16 +78,10 @@ def test_it_says_what_the_dense_model_says_of_itself_and_the_figures_of_the_mani
     path = once / "out" / "a-0.4" / "hf" / "README.md"
     card = path.read_text("utf-8")
     assert ModelCard.load(path).data.to_dict() == {
-        "base_model": "owner/base",
-        "base_model_relation": "finetune",
-        "language": ["en", "de"],
-        "library_name": "transformers",
-        "license": "other",
-        "license_name": "liberal",
-        "license_link": "LICENSE",
-        "pipeline_tag": "text-generation",
-        "tags": ["chat", "seap-export", "pruned"],
-    }
+        "base_model": "owner/base", "base_model_relation": "finetune", "language": ["en", "de"],
+        "library_name": "transformers", "license": "other", "license_name": "liberal", "license_link": "LICENSE",
+        "pipeline_tag": "text-generation", "tags": ["chat", "seap-export", "pruned"],
+    }  # fmt: skip
     assert path.with_name("LICENSE").read_text("utf-8") == LICENCE
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
     entry, record = manifest["variants"]["a-0.4"], once / "out" / "calibration" / "a" / "calibration.json"

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.random_model import write_random_model
-from click.testing import CliRunner
+from support.exports import run_here
 from support.product import CalibrationStep, FormatStep, PlanStep, QualityStep, RoundingStep, ShrinkStep
 
-from seap_export.cli import main
 from seap_export.pipeline.cost.cost import Disk, Rates, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.scale_estimate import Machine, estimate
@@ -28,13 +27,12 @@ def test_an_export_takes_what_was_said(tmp_path: Path, precision: str) -> None:
     write_random_model(tmp_path / "m", SHAPE)
     corpus = tmp_path / "fruit.txt"
     corpus.write_text("\n\n".join(TEXTS), "utf-8")
-    words = ["export", str(tmp_path / "m"), "--task", f"fruit={corpus}", "--ratio", "0.5", "--precision", precision]
-    words += ["--set", "held_out=2", "--no-quality", "--no-speed", "--out", str(tmp_path / "out"), "--quiet"]
-    said = CliRunner().invoke(main, [*words, "--dry-run", "--json"], catch_exceptions=False)
-    done = CliRunner().invoke(main, words, catch_exceptions=False)
-    assert (said.exit_code, done.exit_code) == (0, 0), done.output
+    words = ["export", tmp_path / "m", "--task", f"fruit={corpus}", "--ratio", "0.5", "--precision", precision]
+    words += ["--set", "held_out=2", "--out", tmp_path / "out", "--quiet"]
+    said, done = run_here(*words, "--dry-run", "--json"), run_here(*words)
+    assert (said.code, done.code) == (0, 0), done
     taken = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert json.loads(said.stdout)["disk_about"]["kept"] == pytest.approx(taken, rel=0.1)
+    assert json.loads(said.out)["disk_about"]["kept"] == pytest.approx(taken, rel=0.1)
 
 
 def test_what_stays_adds_up_and_what_goes_does_not() -> None:

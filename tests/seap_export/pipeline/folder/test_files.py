@@ -116,25 +116,18 @@ def test_an_error_leaves_nothing_but_what_stood_there(tmp_path: Path, error: typ
     assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["old", "theirs"]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "m").write_text("old")
-    (tmp_path / "f" / "stale").touch()
-    with write_file(tmp_path / "f", marker="m", force=True) as path:
-        (path / "m").write_text("new")
-    assert names(tmp_path) == ["f", "f/m"]
-    assert (tmp_path / "f" / "m").read_text() == "new"
-
-
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_link_is_followed(tmp_path: Path, exists: bool) -> None:
+def test_a_folder_is_replaced_as_a_whole_and_a_link_is_followed(tmp_path: Path, exists: bool) -> None:
     if exists:
-        (tmp_path / "real").write_text("old")
+        (tmp_path / "real").mkdir()
+        (tmp_path / "real" / "m").write_text("old")
+        (tmp_path / "real" / "stale").touch()
     (tmp_path / "link").symlink_to("real")
-    with write_file(tmp_path / "link", force=True) as path:
-        path.write_text("new")
+    with write_file(tmp_path / "link", marker="m", force=True) as path:
+        (path / "m").write_text("new")
     assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "new"
+    assert names(tmp_path / "real") == ["m"]
+    assert (tmp_path / "real" / "m").read_text() == "new"
 
 
 def test_folders_that_stay_empty_go_again(tmp_path: Path) -> None:

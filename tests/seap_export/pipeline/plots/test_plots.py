@@ -20,7 +20,7 @@ from support.variations import micro_config
 
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.families import model_spec
-from seap_export.pipeline.plots.data import DrawnVariant, overlap, removed_by_layer
+from seap_export.pipeline.plots.data import DrawnVariant, overlap
 from seap_export.pipeline.plots.figures import kept_figure, overlap_figure
 from seap_export.pipeline.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable
 from seap_export.pipeline.plots.quality_figure import quality_figure
@@ -88,22 +88,6 @@ def test_quality_lines_by_method_and_the_dense_level() -> None:
     assert (lines["SEAP"], lines["wanda-sp"]) == ([[0.2, 0.5], [0.5, 2.0]], [[0.2, 1.0]])
     assert [height for _, height in lines["dense model"]] == [0.0, 0.0]
     assert next(segment.tolist() for segment in kl.collections[0].get_segments()) == [[0.2, 0.25], [0.2, 0.75]]
-
-
-def test_removed_weights_against_the_tensors() -> None:
-    """Counted in the tensors that the shrunk and the dense model store."""
-    shrunk, dense = A.plan.shrunk_spec(A.dense).tensors(), A.dense.tensors()
-    removed = removed_by_layer(A)
-    for values, parts in (
-        (removed.sublayers["attention"], "qkvo"),
-        (removed.sublayers["mlp"], ("gate", "up", "down")),
-        (removed.total, (*"qkvo", "gate", "up", "down")),
-    ):
-        for layer in range(3):
-            ends = tuple(f"{part}_proj.weight" for part in parts)
-            names = [name for name in dense if f"layers.{layer}." in name and name.endswith(ends)]
-            left, whole = (sum(np.prod(tensors[name]) for name in names) for tensors in (shrunk, dense))
-            assert values[layer] == pytest.approx(1 - left / whole, abs=1e-12), (parts, layer)
 
 
 def test_overlap_is_the_jaccard_index_over_the_layers_that_are_cut(tmp_path: Path) -> None:

@@ -59,11 +59,6 @@ TEXTS = micro_texts(6)
 SPLIT = Split(tuple(Sample(text, "") for text in TEXTS[:4]), tuple(Sample(text, "") for text in TEXTS[4:]))
 
 
-@pytest.fixture
-def own_source(tmp_path: Path) -> Source:
-    return open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
-
-
 def test_the_statistics_key() -> None:
     settings, a = CalibrationSettings(), Sample(TEXTS[4][:3], TEXTS[4][3:])
     changes: list[dict[str, Any]] = [
@@ -78,7 +73,8 @@ def test_the_statistics_key() -> None:
     assert CalibrationStep("b", SPLIT, settings, "model", 12, checks=False).key == steps[0].key
 
 
-def test_every_file_of_the_model_counts(own_source: Source, tmp_path: Path) -> None:
+def test_every_file_of_the_model_counts(tmp_path: Path) -> None:
+    write_micro_model(tmp_path / "m", model_type="llama")
     templates = ["chat_template.jinja", "additional_chat_templates/chat_template.jinja"]
     (tmp_path / "m" / templates[1]).parent.mkdir()
     for template in templates:
@@ -146,9 +142,9 @@ def test_the_keys_of_a_variant_follow_from_each_other() -> None:
     assert ParityStep(onnx, replace(settings, threads=1)).key == ParityStep(onnx, settings).key
 
 
-def test_each_step_comes_after_those_that_it_needs(own_source: Source, tmp_path: Path) -> None:
+def test_each_step_comes_after_those_that_it_needs(source: Source, tmp_path: Path) -> None:
     tasks = tuple(Task(name, tmp_path / f"{name}.txt") for name in "ab")
-    steps = export_steps(own_source, ExportRequest(tasks, (0.2, 0.5), (MIXTURE,)), {"a": SPLIT, "b": SPLIT})
+    steps = export_steps(source, ExportRequest(tasks, (0.2, 0.5), (MIXTURE,)), {"a": SPLIT, "b": SPLIT})
     seen: set[str] = set()
     for step in steps.paths:
         assert {need.name for need in step.needs} <= seen
@@ -158,17 +154,17 @@ def test_each_step_comes_after_those_that_it_needs(own_source: Source, tmp_path:
     assert [step.checks for step in steps.calibrations.values()] == [True, False]
 
 
-def test_formats_with_the_same_grid_share_its_rounding(own_source: Source, tmp_path: Path) -> None:
+def test_formats_with_the_same_grid_share_its_rounding(source: Source, tmp_path: Path) -> None:
     task = Task("a", tmp_path / "a.txt")
     formats = (OnnxFormat("int4"), WebFormat("q4"), OpenvinoFormat("int4"), WebFormat("q8"), GgufFormat("q4_0"))
     formats += (GgufFormat("q4_k_m"),)
     request = ExportRequest((task,), (0.2,), formats=formats, quality=False, speed=False)
-    variant = export_steps(own_source, request, {"a": SPLIT}).variants["a-0.2"]
+    variant = export_steps(source, request, {"a": SPLIT}).variants["a-0.2"]
     grids = ["int4-32", "int4-32-float-embeddings-whole-blocks"]
     assert [step.name for step in variant.rounded] == [f"rounding/a-0.2/{grid}" for grid in grids]
     rounded = {folder for folder, step in variant.formats.items() if step.before in variant.rounded}
     assert rounded == {"onnx", "web", "openvino", "gguf"}
-    plain = export_steps(own_source, replace(request, rounding="nearest"), {"a": SPLIT}).variants["a-0.2"]
+    plain = export_steps(source, replace(request, rounding="nearest"), {"a": SPLIT}).variants["a-0.2"]
     assert not plain.rounded
     for folder, step in variant.formats.items():
         assert (plain.formats[folder].key == step.key) is (folder not in rounded)

@@ -157,22 +157,16 @@ def record(task: str, held_out: list[str], calibrated: tuple[str, ...] = ()) -> 
     return CalibrationRecord(task, "m", "00", 0, 512, 100, tuple(map(text_digest, calibrated)), digests, samples)
 
 
-def test_the_first_held_out_texts_of_every_task_and_the_general_text() -> None:
+def test_texts_of_every_task_and_general_text_without_what_was_calibrated_on(tmp_path: Path) -> None:
+    """The first held-out ones; what other tasks were calibrated on, too, and a task of which nothing is left."""
     numbered = [f"number {number}" for number in range(MOST_TEXTS + 3)]
     sets = elsewhere_texts([record("b", ["one text", "another"]), record("a", numbered)], None)
     assert list(sets) == ["a", "b", GENERAL_TEXT]
-    assert sets["a"] == tuple(numbered[:MOST_TEXTS])
-    assert sets["b"] == ("one text", "another")
+    assert (sets["a"], sets["b"]) == (tuple(numbered[:MOST_TEXTS]), ("one text", "another"))
     assert len(set(sets[GENERAL_TEXT])) == MOST_TEXTS
-
-
-def test_what_a_task_was_calibrated_on_is_left_out(tmp_path: Path) -> None:
-    """Of the other tasks, too, and a task of which nothing is left."""
-    general = tmp_path / "g.jsonl"
-    write_lines(general, [{"text": text} for text in ("one", "two", "two", "three")])
+    write_lines(tmp_path / "g.jsonl", [{"text": text} for text in ("one", "two", "two", "three")])
     records = [record("a", ["held out", "shared"], ("two",)), record("b", ["x"], ("shared",)), record("c", ["one"])]
-    records += [record("d", ["three"], ("x",))]
-    sets = elsewhere_texts(records, general)
+    sets = elsewhere_texts([*records, record("d", ["three"], ("x",))], tmp_path / "g.jsonl")
     assert sets == {"a": ("held out",), "c": ("one",), "d": ("three",), GENERAL_TEXT: ("one", "three")}
 
 
