@@ -404,12 +404,8 @@ def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Pat
     figures = {point.key: point.figures for point in POINTS if point.key is not None}
     assert frontier.known_figures(tmp_path) == figures
     text = {"a": {"points": [{**values()["tasks"]["a"]["points"][0], "mean_kl_nats": "0.1"}]}}
-    for change in (
-        {"schema": "x"},
-        {"speedups_over": None},
-        {"tasks": {"a": {"points": [{}]}}},
-        {"tasks": other_task},
-    ):
+    changes = [{"schema": "x"}, {"speedups_over": None}, {"tasks": {"a": {"points": [{}]}}}, {"tasks": text}]
+    for change in changes:
         (tmp_path / frontier.FRONTIER).write_text(json.dumps(values() | change), "utf-8")
         assert frontier.read_frontier(tmp_path) is None
         assert frontier.known_figures(tmp_path) == {}
