@@ -48,6 +48,9 @@ def test_a_step_is_recorded_with_its_files_and_made_again_if_it_was_not_moved(
     assert (manifest.steps, manifest.complete) == ({"v/hf": "key"}, False)
     assert manifest.files == {"v/hf/file": {"bytes": 1, "sha256": digest}}
     assert "seap-export" in manifest.versions
+    inode = (out / "manifest.json").stat().st_ino
+    manifest.write(out)
+    assert (out / "manifest.json").stat().st_ino == inode  # it says the same
 
 
 def test_a_folder_in_which_nothing_was_made_goes(tmp_path: Path) -> None:
