@@ -9,12 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support.models import write_source
+from support.models import write_micro_model, write_source
 from support.processes import Tool
-from support.product import OnnxForm, convert_folder
+from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder
+from support.variations import VARIATIONS
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure
+from seap_export.runtime import session
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.plugins import SOFTWARE
 from seap_export.runtime.providers import device_name
@@ -64,6 +66,26 @@ def test_only_the_mask_is_computed_on_the_cpu_and_a_step_copies_no_state(
     copied = [event["output_type_shape"] for event in events if event.get("op_name", "").startswith("Memcpy")]
     assert copied
     assert {kind for outputs in copied for output in outputs for kind in output} <= {"int32", "int64", "bool"}
+
+
+@pytest.mark.parametrize(("precision", "dispatches"), [("fp32", 49), ("int4", 40)])
+def test_the_dispatches_of_a_step(
+    precision: PrecisionName,
+    dispatches: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Of three layers, by ONNX Runtime's own log; docs/research/webgpu.md says what they are."""
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 8, "num_key_value_heads": 4}
+    hf = write_micro_model(tmp_path / "hf", **{**VARIATIONS["llama-gqa"], **sizes})
+    (tmp_path / "onnx").mkdir()
+    convert_folder(hf, tmp_path / "onnx", OnnxForm(choose_precision(precision, "webgpu"), "fused", "last", "webgpu"))
+    monkeypatch.setattr(session, "_LOG_NOTHING_BUT_FATAL", 1)  # but all that informs
+    decoding = OnnxDecoder(tmp_path / "onnx" / "model.onnx", 128, "webgpu", 1).start([[5, 6, 7]], 8)
+    capfd.readouterr()
+    decoding.step([8])
+    assert "".join(capfd.readouterr()).count("Starting program") == dispatches
 
 
 @pytest.mark.parametrize(
