@@ -26,7 +26,8 @@ def locked(folder: Path, *, force: bool = False) -> Iterator[Workspace]:
 
 def make(workspace: Workspace, step: str = "v/hf", key: str = "key", text: str = "x") -> None:
     with workspace.writing(step, key, folder=True) as path:
-        (path / "file").write_text(text)
+        (path / "sub").mkdir()
+        (path / "sub" / "file").write_text(text)
 
 
 def test_a_step_is_recorded_with_its_files_and_made_again_if_it_was_not_moved(
@@ -46,7 +47,7 @@ def test_a_step_is_recorded_with_its_files_and_made_again_if_it_was_not_moved(
     manifest = read_manifest(out)
     digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     assert (manifest.steps, manifest.complete) == ({"v/hf": "key"}, False)
-    assert manifest.files == {"v/hf/file": {"bytes": 1, "sha256": digest}}
+    assert manifest.files == {"v/hf/sub/file": {"bytes": 1, "sha256": digest}}
     assert "seap-export" in manifest.versions
     inode = (out / "manifest.json").stat().st_ino
     manifest.write(out)
@@ -71,12 +72,12 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 
 def test_what_other_runs_made_and_damage_need_force(tmp_path: Path) -> None:
-    file = tmp_path / "v" / "hf" / "file"
+    target, file = tmp_path / "v" / "hf", tmp_path / "v" / "hf" / "sub" / "file"
     with locked(tmp_path) as workspace:
-        file.parent.mkdir(parents=True)
+        target.mkdir(parents=True)
         with pytest.raises(UsageError, match=r"hf is not listed in manifest\.json; use --force"):
             workspace.is_done("v/hf", "key")
-        file.parent.rmdir()
+        target.rmdir()
         make(workspace)
         with pytest.raises(UsageError, match="was made from other inputs"):
             workspace.is_done("v/hf", "another key")
