@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,14 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     Options are those of `convert_folder`.
     """
-    made: dict[tuple[Any, ...], Path] = {}
 
+    @cache
     def make(name: str, dtype: Any = "fp32", **options: Any) -> Path:
-        key = (name, dtype, *options.items())
-        if key not in made:
-            folder = tmp_path_factory.mktemp("dense")
-            model = write_micro_model(folder / "m", **VARIATIONS[name])
-            made[key] = folder / "onnx"
-            made[key].mkdir()
-            convert_folder(model, made[key], OnnxForm(Precision(dtype), **options))
-        return made[key]
+        folder = tmp_path_factory.mktemp("dense")
+        model = write_micro_model(folder / "m", **VARIATIONS[name])
+        (folder / "onnx").mkdir()
+        convert_folder(model, folder / "onnx", OnnxForm(Precision(dtype), **options))
+        return folder / "onnx"
 
     return make
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,6 @@ OF_THE_MASK = {
     "Add", "ArgMax", "Cast", "Concat", "CumSum", "Equal", "Expand", "Less", "LessOrEqual", "Max", "Min", "Range",
     "ReduceMax", "ReduceMin", "ReduceSum", "Reshape", "Shape", "Squeeze", "Sub", "Unsqueeze", "Where",
 }  # fmt: skip
-_LOG_ALL_THAT_INFORMS = 1
 #: With a tied head, with states of a fixed size, and with a recurrence.
 MODELS = ("smollm3-all", "lfm2-all", "qwen3_5-all")
 
@@ -37,32 +37,27 @@ MODELS = ("smollm3-all", "lfm2-all", "qwen3_5-all")
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`written("lfm2-all")`: the ONNX folder of a pruned micro model in float32."""
-    made: dict[str, Path] = {}
 
+    @cache
     def write(variation: str) -> Path:
-        if variation not in made:
-            folder = tmp_path_factory.mktemp("webgpu")
-            hf, made[variation] = write_source(folder / "hf", variation, pruned=True), folder / "onnx"
-            made[variation].mkdir()
-            convert_folder(hf, made[variation], OnnxForm(logits="last", provider="webgpu"))
-        return made[variation]
+        folder = tmp_path_factory.mktemp("webgpu")
+        (folder / "onnx").mkdir()
+        hf = write_source(folder / "hf", variation, pruned=True)
+        convert_folder(hf, folder / "onnx", OnnxForm(logits="last", provider="webgpu"))
+        return folder / "onnx"
 
     return write
 
 
 @pytest.mark.parametrize("variation", MODELS)
-def test_only_the_mask_is_computed_on_the_cpu(written: Callable[[str], Path], variation: str) -> None:
+def test_only_the_mask_is_computed_on_the_cpu_and_a_step_copies_no_state(
+    written: Callable[[str], Path], variation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between host and device go integers alone, by ONNX Runtime's own profile: tokens, lengths, places of tokens."""
     nodes = nodes_by_provider(open_session(written(variation) / "model.onnx", "webgpu", 1))
     assert nodes is not None
     assert nodes[PROVIDERS["cpu"].ort_name].keys() <= OF_THE_MASK
     assert nodes[ROW.ort_name]["Gemm"] == 1
-
-
-@pytest.mark.parametrize("variation", MODELS)
-def test_a_step_copies_no_state(
-    written: Callable[[str], Path], variation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between host and device go integers alone, by ONNX Runtime's own profile: tokens, lengths, places of tokens."""
     monkeypatch.setenv("SEAP_EXPORT_PROFILE", str(tmp_path))
     decoder = OnnxDecoder(written(variation) / "model.onnx", 128, "webgpu", 1)
     decoder.start([[5, 6, 7]], 8).step([8])
@@ -86,7 +81,7 @@ def test_the_dispatches_of_a_step(
     hf = write_micro_model(tmp_path / "hf", **{**VARIATIONS["llama-gqa"], **sizes})
     (tmp_path / "onnx").mkdir()
     convert_folder(hf, tmp_path / "onnx", OnnxForm(choose_precision(precision, "webgpu"), "fused", "last", "webgpu"))
-    monkeypatch.setattr(session, "_LOG_NOTHING_BUT_FATAL", _LOG_ALL_THAT_INFORMS)
+    monkeypatch.setattr(session, "_LOG_NOTHING_BUT_FATAL", 1)  # but all that informs
     decoding = OnnxDecoder(tmp_path / "onnx" / "model.onnx", 128, "webgpu", 1).start([[5, 6, 7]], 8)
     capfd.readouterr()
     decoding.step([8])

@@ -10,18 +10,10 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.random_model import write_random_model
-from click.testing import CliRunner
-from support.product import (
-    CalibrationStep,
-    FormatStep,
-    PlanStep,
-    QualityStep,
-    RoundingStep,
-    ShrinkStep,
-)
+from support.exports import run_here
+from support.product import CalibrationStep, FormatStep, PlanStep, QualityStep, RoundingStep, ShrinkStep
 
-from seap_export.cli import main
-from seap_export.pipeline.cost.cost import Disk, Memory, Rates, total_disk
+from seap_export.pipeline.cost.cost import Disk, Rates, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.scale_estimate import Machine, estimate
 from validation.shapes import SHAPES, Shape
@@ -30,66 +22,56 @@ SHAPE = Shape(layers=2, hidden=256, heads=8, kv_heads=4, neurons=1024, vocabular
 TEXTS = [f"{number} apples and {number + 1} pears make {2 * number + 1} pieces of fruit." for number in range(12)]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_random_model(folder, SHAPE)
-    return folder
-
-
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
-def test_an_export_takes_what_was_said(model: Path, tmp_path: Path, precision: str) -> None:
+def test_an_export_takes_what_was_said(tmp_path: Path, precision: str) -> None:
+    write_random_model(tmp_path / "m", SHAPE)
     corpus = tmp_path / "fruit.txt"
     corpus.write_text("\n\n".join(TEXTS), "utf-8")
-    words = ["export", str(model), "--task", f"fruit={corpus}", "--ratio", "0.5", "--precision", precision]
-    words += ["--set", "held_out=2", "--no-quality", "--no-speed", "--out", str(tmp_path / "out"), "--quiet"]
-    said = CliRunner().invoke(main, [*words, "--dry-run", "--json"], catch_exceptions=False)
-    done = CliRunner().invoke(main, words, catch_exceptions=False)
-    assert (said.exit_code, done.exit_code) == (0, 0), done.output
+    words = ["export", tmp_path / "m", "--task", f"fruit={corpus}", "--ratio", "0.5", "--precision", precision]
+    words += ["--set", "held_out=2", "--out", tmp_path / "out", "--quiet"]
+    said, done = run_here(*words, "--dry-run", "--json"), run_here(*words)
+    assert (said.code, done.code) == (0, 0), done
     taken = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert json.loads(said.stdout)["disk_about"]["kept"] == pytest.approx(taken, rel=0.1)
+    assert json.loads(said.out)["disk_about"]["kept"] == pytest.approx(taken, rel=0.1)
 
 
 def test_what_stays_adds_up_and_what_goes_does_not() -> None:
     assert total_disk([Disk(5, 2, 0), Disk(7, 3, 4), Disk(0, 0, 9)]) == Disk(12, 3, 9)
 
 
-def test_llama_2_7b_by_hand() -> None:
-    """32 layers; covariances of 4096 and 11008 channels; 2,048 tokens of 4096 float32 values."""
-    shape = SHAPES["llama-2-7b"]
-    work = Workload(shape.spec, torch.bfloat16)
-    calibration = CalibrationStep.cost.disk(TokenCounts(2048, 0), 0.0, work)
-    triangles = 32 * 4 * (4096 * 4097 // 2 + 11008 * 11009 // 2)
-    assert calibration.kept == pytest.approx(triangles, rel=0.002)
-    assert calibration.unfinished == 2 * 2048 * 4096 * 4
-    layer = 4 * 4096**2 + 3 * 4096 * 11008
-    half = 6_738_415_616 - 16 * layer
-    assert ShrinkStep.cost.disk(TokenCounts(2048, 0), 0.5, work).kept == pytest.approx(2 * half, rel=0.001)
-    assert FormatStep.cost.disk(TokenCounts(2048, 0), 0.5, work).kept == pytest.approx(4 * half, rel=0.001)
-    rounding = RoundingStep.cost.disk(TokenCounts(2048, 0), 0.5, work)
-    assert rounding.kept == pytest.approx(4 * half, rel=0.001)
-    assert rounding.unfinished == 4 * 2048 * 4096 * 4 + 2 * 4 * 32000 * 4096
-    assert QualityStep.cost.disk(TokenCounts(0, 1000), 0.0, work).temporary == 4 * 32000 * 1000
-    assert PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, work).unfinished == 0
-    tried = PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, replace(work, plan=replace(work.plan, trials=3)))
-    assert tried.unfinished == 64 * 2048 * 4096 * 4
-
-
 LLAMA = Workload(SHAPES["llama-2-7b"].spec, torch.bfloat16)
-#: Weights of a layer, without norms: q, k, v and o, and gate, up and down.
+#: Weights of a layer, without norms: q, k, v and o, and gate, up and down; and of the whole, with half of them.
 LAYER = 4 * 4096**2 + 3 * 4096 * 11008
+HALF = 6_738_415_616 - 16 * LAYER
+#: 2,048 tokens of 4096 float32 values.
+STATES = 2048 * 4096 * 4
 BASE = 650_000_000
 
 
-def memory_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, *, on_gpu: bool = False) -> Memory:
-    return step.cost.memory(tokens, ratio, work, on_gpu=on_gpu)
+def disk_of(step: Any, ratio: float = 0.5, work: Workload = LLAMA, tokens: TokenCounts = TokenCounts(2048, 0)) -> Disk:  # noqa: B008
+    return step.cost.disk(tokens, ratio, work)
 
 
-def test_memory_of_a_layer() -> None:
+def test_disk_by_hand() -> None:
+    """32 layers; covariances of 4096 and 11008 channels."""
+    calibration, rounding = disk_of(CalibrationStep, 0.0), disk_of(RoundingStep)
+    assert calibration.kept == pytest.approx(32 * 4 * (4096 * 4097 // 2 + 11008 * 11009 // 2), rel=0.002)
+    assert calibration.unfinished == 2 * STATES
+    assert disk_of(ShrinkStep).kept == pytest.approx(2 * HALF, rel=0.001)
+    assert disk_of(FormatStep).kept == pytest.approx(4 * HALF, rel=0.001)
+    assert rounding.kept == pytest.approx(4 * HALF, rel=0.001)
+    assert rounding.unfinished == 4 * STATES + 2 * 4 * 32000 * 4096
+    assert disk_of(QualityStep, 0.0, tokens=TokenCounts(0, 1000)).temporary == 4 * 32000 * 1000
+    assert disk_of(PlanStep).unfinished == 0
+    tried = replace(LLAMA, plan=replace(LLAMA.plan, trials=3))
+    assert disk_of(PlanStep, work=tried).unfinished == 64 * STATES
+
+
+def test_memory_of_a_layer_by_hand() -> None:
     """The layer twice in float32, two float64 matrices of 11008 channels, a batch of 1,024, and the hidden states."""
     batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)
-    bytes_of_layer = memory_of(CalibrationStep, TokenCounts(2048, 0), 0.0, LLAMA).host
-    assert bytes_of_layer == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
+    memory = CalibrationStep.cost.memory(TokenCounts(2048, 0), 0.0, LLAMA, on_gpu=False)
+    assert memory.host == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + STATES, rel=0.001)
 
 
 def test_times_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Which file is recommended: one rule, from what was measured."""
+"""Which file is recommended, and which whole model beats a variant: one rule, from what was measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from support.product import FirstToken
 
 from seap_export.pipeline.gate.recommended import Limits, recommended
+from seap_export.pipeline.gate.whole import beaten_by
 
 MB = 1_000_000
 
@@ -134,46 +135,92 @@ def test_a_limit_of_accuracy() -> None:
     assert of_a(variants, WHOLE, Limits(min_accuracy_retained=0.99))["file"] is None
 
 
-def test_what_misses_a_target_for_the_speed_is_not_recommended() -> None:
+def timed(rate: float, ms: float = 9.0) -> dict[str, Any]:
+    """Tokens a second, of 50 in the dense model, and the time to the first token of a prompt of 512."""
+    cells = [{"batch": 1, "depth": 128, "decode_ms_per_token": 1e3 / rate, "prefill_ms": 9.0}]
+    cells += [{**cells[0], "depth": 512, "prefill_ms": ms}]
+    return {"dense": [{**cell, "decode_ms_per_token": 20.0} for cell in cells], "variant": cells, "verdicts": []}
+
+
+def searched(**point: Any) -> dict[str, Any]:
+    chosen = {"variant": "a-0.2", "decode_speedup": 2.0, "chosen": True, **point}
+    return {"tasks": {"a": {"points": [{**chosen, "variant": "a-0.1", "chosen": False}, chosen]}}}
+
+
+RATES = [(90, 1.9, "a-0.2/onnx"), (96, 1.9, "int4"), (200, 1.9, "int4"), (99, 2.0, "a-0.2/onnx")]
+
+
+@pytest.mark.parametrize(("rate", "wanted", "file"), RATES)
+def test_what_misses_a_target_for_the_speed_is_not_recommended(rate: float, wanted: float, file: str) -> None:
     """The chosen variant was measured to be twice as fast as the dense model; the others are held against its rate."""
-
-    def timed(rate: float) -> dict[str, Any]:
-        cell = {"batch": 1, "depth": 128, "decode_ms_per_token": 1e3 / rate, "prefill_ms": 9.0}
-        return {"dense": [{**cell, "decode_ms_per_token": 20.0}], "variant": [cell], "verdicts": []}
-
-    point = {"variant": "a-0.2", "decode_speedup": 2.0, "chosen": True}
-    frontier = {"tasks": {"a": {"points": [{**point, "variant": "a-0.1", "chosen": False}, point]}}}
-    variants = {"a-0.2": variant(95, 0.13, speed=timed(100))}
-    pruned = "a-0.2/onnx"
-    for rate, wanted, file in [(90, 1.9, pruned), (96, 1.9, "int4"), (200, 1.9, "int4"), (99, 2.0, pruned)]:
-        rows = {"int4": whole(90, 0.037, speed=timed(rate)), "int8": whole(157, 0.0056, "int8")}
-        found = recommended(variants, rows, Limits(decode_speedup=wanted), frontier=frontier)["a"]
-        assert (found["file"], found["files"][-1]["within_limits"]) == (file, False)
-    assert recommended(variants, rows, Limits(decode_speedup=2.0))["a"]["file"] is None  # nothing says how fast
+    variants, limits = {"a-0.2": variant(95, 0.13, speed=timed(100))}, Limits(decode_speedup=wanted)
+    rows = {"int4": whole(90, 0.037, speed=timed(rate)), "int8": whole(157, 0.0056, "int8")}
+    found = recommended(variants, rows, limits, frontier=searched())["a"]
+    assert (found["file"], found["files"][-1]["within_limits"]) == (file, False)
+    assert recommended(variants, rows, limits)["a"]["file"] is None  # nothing says how fast
 
 
 def test_what_misses_a_target_for_the_first_token_is_not_recommended() -> None:
     """The chosen variant took 200 ms in the search and takes 220 now, so that what takes 275 still meets 250."""
-
-    def timed(ms: float) -> dict[str, Any]:
-        usual = {"batch": 1, "depth": 128, "decode_ms_per_token": 10.0, "prefill_ms": 9.0}
-        cells = [usual, {**usual, "depth": 512, "prefill_ms": ms}]
-        return {"dense": cells, "variant": cells, "verdicts": []}
-
-    point = {"variant": "a-0.2", "decode_speedup": 2.0, "chosen": True}
-    point |= {"first_token_ms": 200.0, "first_token_speedup": 3.0}
-    frontier = {"tasks": {"a": {"points": [point]}}}
-    variants = {"a-0.2": variant(95, 0.13, speed=timed(220.0))}
+    frontier = searched(first_token_ms=200.0, first_token_speedup=3.0)
+    variants = {"a-0.2": variant(95, 0.13, speed=timed(100, 220.0))}
     limits = Limits(first_token=FirstToken(512, ms=250.0))
     for ms, file in ((270.0, "int4"), (280.0, "a-0.2/onnx")):
-        rows = {"int4": whole(90, 0.037, speed=timed(ms))}
+        rows = {"int4": whole(90, 0.037, speed=timed(100, ms))}
         found = recommended(variants, rows, limits, (), frontier)["a"]
         assert found["file"] == file
         assert found["limits"]["first_token"] == {"tokens": 512, "ms": 250.0, "speedup": None}
         assert [each["first_token_ms_by_tokens"]["512"] for each in found["files"]] == [ms, 220.0]
     assert "250 ms to the first token of a prompt of 512" in found["words"]
     faster = Limits(first_token=FirstToken(512, speedup=2.4))  # three times as fast: a quarter to spare
-    rows = {"int4": whole(90, 0.037, speed=timed(280.0))}
-    assert recommended(variants, rows, faster, (), frontier)["a"]["file"] == "a-0.2/onnx"
-    assert recommended(variants, {"int4": whole(90, 0.037)}, faster, (), frontier)["a"]["file"] == "a-0.2/onnx"
+    for speed in (timed(100, 280.0), None):
+        rows = {"int4": whole(90, 0.037, speed=speed)}
+        assert recommended(variants, rows, faster, (), frontier)["a"]["file"] == "a-0.2/onnx"
     assert Limits.of_targets({"first_token": {"tokens": 9, "ms": 1.0, "speedup": None}}).first_token is not None
+
+
+def figures(kl: float | None, speedup: float | None) -> dict[str, Any]:
+    quality = None if kl is None else {"divergence": {"onnx": {"mean_kl_nats": kl}}, "folder": "onnx"}
+    speed = None if speedup is None else {"variant": [{"decode_speedup": speedup}], "folder": "onnx"}
+    return {"quality": quality, "speed": speed, "task": "a"}
+
+
+def beatable(size: int = 100, kl: float | None = 0.2, speedup: float | None = 1.5, left: int = 80) -> dict[str, Any]:
+    return variant(left=left, bytes={"hf": 400, "onnx": size}, **figures(kl, speedup))
+
+
+def row(size: int, kl: float | None = 0.1, speedup: float | None = 1.6, **changes: Any) -> dict[str, Any]:
+    return {**figures(kl, speedup), "bytes": size, "beside": "int8", "refusal": "", **changes}
+
+
+@pytest.mark.parametrize(
+    ("better", "beats"),
+    [
+        (row(99), True),
+        (row(100), False),
+        (row(99, kl=0.2), False),
+        (row(99, speedup=1.5), False),
+        (row(99, kl=None), True),
+        (row(99, speedup=None), True),
+        (row(99, kl=None, speedup=None), False),
+        (row(99, task="b"), False),
+        (row(99, beside="fp32"), False),
+        (row(99, refusal="no"), False),
+    ],
+)
+def test_it_must_be_better_in_all_that_was_measured(better: dict[str, Any], beats: bool) -> None:
+    assert beaten_by("a-0.2", {"a-0.2": beatable()}, {"whole": better}) == ("whole" if beats else None)
+
+
+def test_the_nearest_of_several_is_named() -> None:
+    rows = {"far": row(50, kl=0.15), "near": row(99, kl=0.05)}
+    assert beaten_by("a-0.2", {"a-0.2": beatable()}, rows) == "near"
+    assert beaten_by("a-0.2", {"a-0.2": beatable(kl=None)}, {"far": row(50), "near": row(99)}) is not None
+    assert beaten_by("a-0.2", {"a-0.2": beatable(kl=None, speedup=None)}, {"whole": row(1)}) is None
+
+
+def test_a_variant_of_ratio_0_is_a_whole_model() -> None:
+    variants = {"a-0.2": beatable(), "a-0": beatable(90, 0.1, 1.6, left=100)}
+    assert beaten_by("a-0.2", variants, {}) == "a-0"
+    assert beaten_by("a-0", variants, {}) is None
+    assert beaten_by("a-0.2", {**variants, "a-0": beatable(90, 0.1, 1.6, left=99)}, {}) is None

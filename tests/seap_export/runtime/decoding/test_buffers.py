@@ -1,4 +1,4 @@
-"""Buffers that decodings use one after another; the calls are those of captured steps, computed on the CPU."""
+"""Buffers and prefixes that decodings use one after another; captured steps are computed on the CPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from seap_export.errors import EnvironmentFailure
 from seap_export.runtime.decoding import buffers
 from seap_export.runtime.decoding.buffers import DecodingBuffers
 from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding.prefix import PrefixCache
 from seap_export.runtime.onnx_model import NO_GRAPH, OnnxModel
 
 CONTEXT = 300
@@ -63,7 +65,7 @@ def graph_of(decoding: Decoding) -> int:
 @pytest.mark.parametrize(
     ("dtype", "logits", "prompts"), [("fp32", "all", [[7, 8, 9]]), ("fp16", "last", [[7, 8, 9], [50]])]
 )
-def test_captured_steps_compute_the_same(
+def test_captured_steps_compute_the_same_even_side_by_side(
     dense: Callable[..., Path],
     capturing: Callable[..., OnnxDecoder],
     graphs: list[int],
@@ -77,45 +79,32 @@ def test_captured_steps_compute_the_same(
     decoder = capturing(dtype, logits=logits)
     for _ in range(2):
         graphs.clear()
-        for step_logits, wanted in zip(decoded(decoder.start(prompts, 8)), expected, strict=True):
-            np.testing.assert_array_equal(step_logits, wanted)
+        np.testing.assert_array_equal(decoded(decoder.start(prompts, 8)), expected)
         assert graphs == [NO_GRAPH, 1, 1, 1, 1]
+    one, other = decoder.start(prompts, 8), decoder.start([[11]] * len(prompts), 8)
+    for step, wanted in zip(TOKENS, expected[1:], strict=True):
+        one.step(step[: len(prompts)])
+        other.step([3] * len(prompts))
+        np.testing.assert_array_equal(one.logits, wanted)
 
 
 def test_a_later_decoding_of_the_same_size_uses_buffers_and_graph_again(capturing: Callable[..., OnnxDecoder]) -> None:
     decoder = capturing()
-    first = decoder.start([[5, 6]], 8)
+    first, beside = (decoder.start([[5, 6]], 8) for _ in range(2))
     first.step([7])
-    buffers = {name: value.data_ptr() for name, value in first._cache.buffers.items()}
-    beside = decoder.start([[5, 6]], 8)
     beside.step([7])
+    buffers = {name: value.data_ptr() for name, value in first._cache.buffers.items()}
     assert (graph_of(first), graph_of(beside)) == (1, 2)
     del first
     again = decoder.start([[9]], 8)
     again.step([7])
-    assert graph_of(again) == 1
     assert {name: value.data_ptr() for name, value in again._cache.buffers.items()} == buffers
     for rows, steps in ((2, 8), (1, 70)):
         other = decoder.start([[9]] * rows, steps)
         other.step([7] * rows)
         assert graph_of(other) > 2
     assert graph_of(again) == 1
-
-
-def test_decodings_side_by_side_do_not_disturb_each_other(capturing: Callable[..., OnnxDecoder]) -> None:
-    decoder = capturing()
-    expected = decoded(decoder.start([[5, 6]], 8))
-    one, other = decoder.start([[5, 6]], 8), decoder.start([[11]], 8)
-    for step, wanted in zip(TOKENS, expected[1:], strict=True):
-        one.step(step[:1])
-        other.step([3])
-        np.testing.assert_array_equal(one.logits, wanted)
-
-
-def test_prompts_alone_take_no_graph(capturing: Callable[..., OnnxDecoder]) -> None:
-    decoder = capturing()
-    assert graph_of(decoder.start([[5]], 1)) == NO_GRAPH
-    assert not any(decoder._buffer_pool._free.values())
+    assert graph_of(decoder.start([[5]], 1)) == NO_GRAPH  # prompts alone take no graph
 
 
 def test_beyond_the_limit_steps_are_not_captured(
@@ -126,8 +115,7 @@ def test_beyond_the_limit_steps_are_not_captured(
     expected = decoded(decoder.start([[5]], 8))
     kept = decoder.start([[5]], 8)
     graphs.clear()
-    for logits, wanted in zip(decoded(decoder.start([[5]], 8)), expected, strict=True):
-        np.testing.assert_array_equal(logits, wanted)
+    np.testing.assert_array_equal(decoded(decoder.start([[5]], 8)), expected)
     assert set(graphs) == {NO_GRAPH}
     assert not any(decoder._buffer_pool._free.values())
     assert graph_of(kept) == 1
@@ -165,3 +153,72 @@ def test_memory_that_other_sizes_hold_is_given_back(
     other = decoder.start([[5], [6]], 8)
     other.step([6, 7])
     assert (held.graph, graph_of(other)) == (1, 2)
+
+
+#: Tokens of one text after the other, so that the next goes on, differs in the middle, is a part, and fills the cache.
+TEXTS = [
+    list(range(4, 14)),
+    list(range(4, 34)),
+    [*range(4, 20), *range(50, 60)],
+    list(range(4, 9)),
+    [*range(4, 94), 5],
+]
+STEPS = 3
+
+
+def decoder_of(folder: Path) -> OnnxDecoder:
+    return OnnxDecoder(folder / "model.onnx", 128, threads=1)
+
+
+def following(tokens: list[int]) -> list[int]:
+    """What is said after a text, with which the one after the first goes on."""
+    return list(range(tokens[-1] + 1, tokens[-1] + 1 + STEPS))
+
+
+def logits_after(decoding: Decoding, tokens: list[int]) -> list[np.ndarray]:
+    logits = [decoding.logits.copy()]
+    for token in following(tokens):
+        decoding.step([token])
+        logits.append(decoding.logits.copy())
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "starts"),
+    [
+        ("llama-gqa", {"logits": "last"}, [10]),
+        ("mistral-window", {}, [10]),
+        # what is copied grows by itself, but cannot be cut: the third and the fourth text begin anew
+        ("llama-gqa", {"dialect": "standard"}, [10, 26, 5]),
+        ("lfm2", {}, [10, 26, 5]),
+    ],
+)
+def test_a_text_goes_on_as_if_it_began(
+    dense: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    options: dict[str, str],
+    starts: list[int],
+) -> None:
+    decoder = decoder_of(dense(name, **options))
+    cache, fresh = PrefixCache(decoder), decoder_of(dense(name, **options))
+    start = MagicMock(wraps=decoder.start)
+    monkeypatch.setattr(decoder, "start", start)
+    for tokens in TEXTS:
+        decoding = cache.start(tokens, STEPS)
+        wanted = logits_after(fresh.start([tokens], STEPS), tokens)
+        for logits, expected in zip(logits_after(decoding, tokens), wanted, strict=True):
+            np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
+        cache.keep([*tokens, *following(tokens)], decoding)
+    assert [len(prompt) for call in start.call_args_list for prompt in call.args[0]] == starts
+
+
+def test_the_same_prompt_runs_its_last_token_alone_and_is_handed_out_once(dense: Callable[..., Path]) -> None:
+    """An answer that was broken off leaves nothing that the next could trust."""
+    cache = PrefixCache(decoder_of(dense("llama-gqa")))
+    decoding = cache.start(TEXTS[0], STEPS)
+    first = decoding.logits.copy()
+    cache.keep(TEXTS[0], decoding)
+    assert cache.start(TEXTS[0], STEPS) is decoding
+    np.testing.assert_allclose(decoding.logits, first, rtol=0, atol=2e-5)
+    assert cache.start(TEXTS[0], STEPS) is not decoding

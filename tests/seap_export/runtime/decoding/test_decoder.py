@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from support.product import open_session
+from transformers import AutoModelForCausalLM
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.runtime.decoding.cache import AppendedCache, SharedCache, empty_buffers
+from seap_export.runtime.decoding.cache import AppendedCache, SharedCache
 from seap_export.runtime.decoding.decoder import Cancelled, Decoding, OnnxDecoder
 from seap_export.runtime.decoding.tensors import ELEMENTS, view
-from seap_export.runtime.providers import CPU
 
 CONTEXT, STEPS = 128, 10
 BATCHES = [[7], [1], [5, 5], [3, 9, 1, 6]]
@@ -45,26 +45,14 @@ def decoded(decoder: OnnxDecoder, prompts: list[list[int]]) -> list[NDArray[np.f
     return logits
 
 
-def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]:
-    """The same with caches that go in and out as arrays, and grow."""
-    session = open_session(folder / "model.onnx", threads=1)
-    names = [item.name for item in session.get_inputs() if item.name.startswith("past_key_values")]
-    shapes = {item.name: item.shape for item in session.get_inputs()}
-    past = {name: np.zeros((len(prompts), shapes[name][1], 0, shapes[name][3]), np.float32) for name in names}
-    outputs = ["logits", *(name.replace("past_key_values", "present") for name in names)]
-    lengths = np.array([len(prompt) for prompt in prompts])
-    padded = np.zeros((len(prompts), lengths.max()), np.int64)
-    for row, prompt in zip(padded, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-    logits, *presents = session.run(outputs, {"input_ids": padded, "attention_mask": mask, **past})
-    last_logits = [logits[np.arange(len(prompts)), lengths - 1]]
-    for tokens in forced(len(prompts)):
-        mask = np.concatenate([mask, np.ones((len(prompts), 1), np.int64)], axis=1)
-        feeds = {"input_ids": np.array(tokens)[:, None], "attention_mask": mask}
-        logits, *presents = session.run(outputs, feeds | dict(zip(names, presents, strict=True)))
-        last_logits.append(logits[:, 0])
-    return last_logits
+def of_transformers(folder: Path, prompts: list[list[int]]) -> NDArray[np.float32]:
+    """The same logits, [step, row, vocabulary], from all tokens of each row at once."""
+    model, rows = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), []
+    for row, prompt in enumerate(prompts):
+        tokens = [*prompt, *(step[row] for step in forced(len(prompts)))]
+        with torch.no_grad():
+            rows.append(model(torch.tensor([tokens])).logits[0, len(prompt) - 1 :].numpy())
+    return np.stack(rows, axis=1)
 
 
 def addresses(decoding: Decoding) -> dict[str, int]:
@@ -73,84 +61,6 @@ def addresses(decoding: Decoding) -> dict[str, int]:
 
 def contents(decoding: Decoding, element: str = "tensor(float)") -> dict[str, NDArray[Any]]:
     return {name: view(buffer, ELEMENTS[element]) for name, buffer in decoding._cache.buffers.items()}
-
-
-@pytest.mark.parametrize("lengths", BATCHES)
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("qwen3", {}),
-        ("mistral-window", {}),
-        ("pruned", {}),
-        ("llama-gqa", {"logits": "last"}),
-        ("llama-gqa", {"dialect": "standard", "logits": "last"}),
-        ("mistral-window", {"dialect": "standard"}),
-    ],
-)
-def test_in_place_equals_copied(
-    dense: Callable[..., Path], pristine: Path, name: str, options: dict[str, str], lengths: list[int]
-) -> None:
-    folder = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name, **options)
-    prompts = prompts_of(lengths)
-    decoder = OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1)
-    exact = copied(dense(name) if options else folder, prompts)
-    for logits, expected in zip(decoded(decoder, prompts), exact, strict=True):
-        assert logits.dtype == np.float32
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 if "dialect" in options else 1e-5)
-    assert isinstance(decoder.start(prompts, 1)._cache, AppendedCache if "dialect" in options else SharedCache)
-
-
-def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path]) -> None:
-    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
-    decoding = decoder.start(prompts_of([3, 9]), STEPS)
-    before, empty = addresses(decoding), contents(decoding)
-    assert all(cache.shape == (2, 3, 64, 16) for cache in empty.values())
-    for tokens in forced(2):
-        decoding.step(tokens)
-        assert addresses(decoding) == before
-        presents = decoding._binding.get_outputs()[1:]
-        assert [value.data_ptr() for value in presents] == list(before.values())
-    assert decoding.lengths.tolist() == [13, 19]
-    for cache in contents(decoding).values():
-        for row, length in enumerate(decoding.lengths):
-            assert np.abs(cache[row, :, :length]).min(axis=(0, 2)).all()
-        assert not cache[:, :, 19:].any()
-
-
-def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -> None:
-    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
-    prompts = prompts_of([9, 4])
-    alone, together = decoder.start(prompts[1:], STEPS), decoder.start(prompts, STEPS)
-    for step in forced(2):
-        alone.step(step[1:])
-        together.step(step, [False, True])
-        np.testing.assert_allclose(together.logits[1:], alone.logits, rtol=0, atol=1e-5)
-    assert together.lengths.tolist() == [9, 14]
-
-
-@pytest.mark.parametrize("lengths", [[7], [5, 5]])
-def test_an_appended_cache_gives_the_same(
-    dense: Callable[..., Path], marked: Callable[[Path, str], Path], lengths: list[int]
-) -> None:
-    folder, prompts = dense("mistral-window"), prompts_of(lengths)
-    appended = OnnxDecoder(marked(folder, "appended") / "model.onnx", CONTEXT, threads=1)
-    expected = decoded(OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1), prompts)
-    for logits, other in zip(decoded(appended, prompts), expected, strict=True):
-        np.testing.assert_allclose(logits, other, rtol=0, atol=1e-5)
-    decoding = appended.start(prompts, STEPS)
-    decoding.step(forced(len(prompts))[0])
-    assert {cache.shape[2] for cache in contents(decoding).values()} == {lengths[0] + 1}
-
-
-@pytest.mark.parametrize("cache", ["shared", "appended"])
-def test_float16_caches(dense: Callable[..., Path], marked: Callable[[Path, str], Path], cache: str) -> None:
-    prompts = prompts_of([3, 9, 1, 6] if cache == "shared" else [5, 5])
-    decoder = OnnxDecoder(marked(dense("llama-gqa", dtype="fp16"), cache) / "model.onnx", CONTEXT, threads=1)
-    exact = copied(dense("llama-gqa"), prompts)
-    for logits, expected in zip(decoded(decoder, prompts), exact, strict=True):
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=0.02 * np.abs(expected).max())
-    elements = {cache.dtype for cache in contents(decoder.start(prompts, 1), "tensor(float16)").values()}
-    assert elements == {np.dtype(np.float16)}
 
 
 def split_after(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,51 +82,95 @@ def lengths_of_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return lengths
 
 
-@pytest.mark.parametrize("lengths", BATCHES)
+#: A model, options of its conversion, and what its graph says of its cache, unless the conversion says it.
+FORMS: list[tuple[str, dict[str, str], str]] = [
+    ("qwen3", {}, ""),
+    ("mistral-window", {}, ""),
+    ("mistral-window", {}, "appended"),
+    ("mistral-window", {"dialect": "standard"}, ""),
+    ("lfm2", {}, ""),
+    ("falcon_h1", {}, ""),
+    ("pruned", {}, ""),
+    ("llama-gqa", {"logits": "last"}, ""),
+    ("llama-gqa", {"dtype": "fp16"}, "shared"),
+    ("llama-gqa", {"dtype": "fp16"}, "appended"),
+    ("llama-gqa", {"dialect": "standard", "logits": "last"}, ""),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("llama-gqa", {"logits": "last"}),
-        ("mistral-window", {"dialect": "standard"}),
-        ("mistral-window", {}),
-        ("lfm2", {}),
-        ("falcon_h1", {}),
-    ],
+    ("name", "options", "cache", "lengths"),
+    [(*form, lengths) for form in FORMS for lengths in BATCHES if form[2] != "appended" or len(set(lengths)) == 1],
 )
-def test_long_prompts_are_split_into_calls(
+def test_logits_are_those_of_transformers_in_one_call_or_split(
     dense: Callable[..., Path],
+    marked: Callable[[Path, str], Path],
+    pristine: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    options: dict[str, Any],
+    options: dict[str, str],
+    cache: str,
     lengths: list[int],
 ) -> None:
-    path, prompts = dense(name, **options) / "model.onnx", prompts_of(lengths)
-    whole = decoded(OnnxDecoder(path, CONTEXT, threads=1), prompts)
+    folder, is_pruned = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name, **options), name == "pruned"
+    path, prompts = (marked(folder, cache) if cache else folder) / "model.onnx", prompts_of(lengths)
+    expected = of_transformers(folder.parent / ("hf" if is_pruned else "m"), prompts)
+    error = 0.02 * np.abs(expected).max() if "dtype" in options else 1e-4
+    decoder = OnnxDecoder(path, CONTEXT, threads=1)
+    np.testing.assert_allclose(decoded(decoder, prompts), expected, rtol=0, atol=error)
+    decoding, is_appended = decoder.start(prompts, 1), cache == "appended" or "dialect" in options
+    assert decoding.logits.dtype == np.float32
+    assert isinstance(decoding._cache, AppendedCache if is_appended else SharedCache)
     split_after(3, monkeypatch)
     calls, split = lengths_of_calls(monkeypatch), OnnxDecoder(path, CONTEXT, threads=1)
-    for logits, expected in zip(decoded(split, prompts), whole, strict=True):
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(decoded(split, prompts), expected, rtol=0, atol=error)
     assert calls == {7: [3, 2, 2], 1: [1], 5: [5], 9: [9]}[max(lengths)]
 
 
-def test_what_is_added_is_split_too(dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path]) -> None:
+    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    decoding = decoder.start(prompts_of([3, 9]), STEPS)
+    before, empty = addresses(decoding), contents(decoding)
+    assert all(cache.shape == (2, 3, 64, 16) for cache in empty.values())
+    for tokens in forced(2):
+        decoding.step(tokens)
+        assert addresses(decoding) == before
+        presents = decoding._binding.get_outputs()[1:]
+        assert [value.data_ptr() for value in presents] == list(before.values())
+    assert decoding.lengths.tolist() == [13, 19]
+    for cache in contents(decoding).values():
+        for row, length in enumerate(decoding.lengths):
+            assert np.abs(cache[row, :, :length]).min(axis=(0, 2)).all()
+        assert not cache[:, :, 19:].any()
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path], dialect: str) -> None:
+    decoder = OnnxDecoder(dense("llama-gqa", dialect=dialect) / "model.onnx", CONTEXT, threads=1)
+    prompts = prompts_of([9, 4])
+    alone, together = decoder.start(prompts[1:], STEPS), decoder.start(prompts, STEPS)
+    for step in forced(2):
+        alone.step(step[1:])
+        together.step(step, [False, True])
+        np.testing.assert_allclose(together.logits[1:], alone.logits, rtol=0, atol=1e-4)
+    assert together.lengths.tolist() == [9, 14]
+
+
+def test_what_is_added_is_split_too_and_left_between_calls(
+    dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     split_after(3, monkeypatch)
     split, (tokens,) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1), prompts_of([9])
-    decoding, calls = split.start([tokens[:2]], STEPS), lengths_of_calls(monkeypatch)
+    decoding, other = split.start([tokens[:2]], STEPS), split.start([tokens[:1]], STEPS)
+    calls = lengths_of_calls(monkeypatch)
     assert split.resume(decoding, 2, tokens[2:], STEPS)
     assert calls == [3, 2, 2]
     np.testing.assert_allclose(decoding.logits, split.start([tokens], STEPS).logits, rtol=0, atol=1e-5)
-
-
-def test_prompts_are_left_between_calls(dense: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt from its start, and what is added to another."""
-    split_after(3, monkeypatch)
-    split, (tokens,) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1), prompts_of([9])
-    decoding, calls = split.start([tokens[:1]], STEPS), lengths_of_calls(monkeypatch)
+    calls.clear()
     with pytest.raises(Cancelled):
         split.start([tokens], STEPS, lambda: len(calls) == 2)
     with pytest.raises(Cancelled):
-        split.resume(decoding, 1, tokens[1:], STEPS, lambda: len(calls) == 3)
+        split.resume(other, 1, tokens[1:], STEPS, lambda: len(calls) == 3)
     assert calls == [3, 3, 3]
 
 
@@ -271,20 +225,19 @@ def test_caches_and_logits_of_every_type(tmp_path: Path, element: int) -> None:
         assert (buffer.element_type(), buffer.shape()) == (element, [2, 1, 3, 4])
 
 
-def test_graphs_of_another_make_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    write_table_decoder(path, TensorProto.FLOAT, cache="ring")
-    with pytest.raises(ArtifactError, match=r"seap_export\.cache is 'ring'.*; export again"):
-        OnnxDecoder(path, CONTEXT)
-    write_table_decoder(path, TensorProto.FLOAT, split_up_to="-1")
-    with pytest.raises(ArtifactError, match=r"split_up_to is '-1', which is no length; export again"):
-        OnnxDecoder(path, CONTEXT)
-    write_table_decoder(path, TensorProto.DOUBLE)
-    with pytest.raises(ArtifactError, match=r"input past_key_values\.0\.key "):
-        OnnxDecoder(path, CONTEXT)
-    write_table_decoder(path, TensorProto.FLOAT, logits="new")
-    with pytest.raises(ArtifactError, match=r"its logits are \[1, 1, 3, 4\] for tokens \[1, 3\]; export again"):
-        OnnxDecoder(path, CONTEXT).start([[1, 2, 3]], 1)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": "ring"}, r"seap_export\.cache is 'ring'.*; export again"),
+        ({"split_up_to": "-1"}, r"split_up_to is '-1', which is no length; export again"),
+        ({"element": TensorProto.DOUBLE}, r"input past_key_values\.0\.key "),
+        ({"logits": "new"}, r"its logits are \[1, 1, 3, 4\] for tokens \[1, 3\]; export again"),
+    ],
+)
+def test_graphs_of_another_make_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    write_table_decoder(tmp_path / "model.onnx", **{"element": TensorProto.FLOAT, **options})
+    with pytest.raises(ArtifactError, match=message):
+        OnnxDecoder(tmp_path / "model.onnx", CONTEXT).start([[1, 2, 3]], 1)
 
 
 def test_work_that_would_run_on_the_cpu_is_refused(dense: Callable[..., Path]) -> None:
@@ -303,17 +256,3 @@ def test_capacity_is_rounded_up_and_within_the_context(dense: Callable[..., Path
     decoding.step([5])
     with pytest.raises(ValueError, match=r"65 tokens.* 64"):
         decoding.step([5])
-
-
-def test_masks_of_both_caches(dense: Callable[..., Path]) -> None:
-    """Of rows of 3 tokens and 1, of which the first then ends; one is as wide as the prompts, then as the cache."""
-    (layout, *_) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
-    calls = [[[1, 1, 1], [1, 0, 0]], [[1], [1]], [[0], [1]]]
-    shared = SharedCache([layout], 2, 5, CPU, empty_buffers([layout], 2, 5, CPU))
-    appended = AppendedCache([layout], 2, CPU)
-    masks = [(shared.mask(np.array(call)).tolist(), appended.mask(np.array(call)).tolist()) for call in calls]
-    assert masks == [
-        ([[1, 1, 1], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]]),
-        ([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], [[1, 1, 1, 1], [1, 0, 0, 1]]),
-        ([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], [[1, 1, 1, 1, 0], [1, 0, 0, 1, 1]]),
-    ]
