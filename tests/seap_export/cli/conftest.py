@@ -53,12 +53,18 @@ def bare(home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory, done_in: Callable[..., Outcome]) -> Path:
-    """An undisturbed export of tasks a and b at ratios 0.2 and 0.4; not to be changed."""
+def exported(
+    inputs: Path, tmp_path_factory: pytest.TempPathFactory, done_in: Callable[..., Outcome]
+) -> tuple[Path, Outcome]:
+    """An undisturbed export of tasks a and b at ratios 0.2 and 0.4, not to be changed, and what was said."""
     out = tmp_path_factory.mktemp("pristine") / "out"
     corpora = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
-    done_in(inputs, "export", "m", *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", out)
-    return out
+    return out, done_in(inputs, "export", "m", *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", out)
+
+
+@pytest.fixture(scope="session")
+def pristine(exported: tuple[Path, Outcome]) -> Path:
+    return exported[0]
 
 
 @pytest.fixture
