@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.exports import Outcome, run_here
+from support.exports import Outcome, Run, run_here
 from support.oracles.references import reuse_references
 
 
@@ -29,6 +31,18 @@ def done_in() -> Callable[..., Outcome]:
         return outcome
 
     return done_in
+
+
+@pytest.fixture
+def result(run: Run) -> Callable[..., Any]:
+    """`result("export", ...)`: what a run that must succeed has printed with --json."""
+
+    def result(*arguments: object) -> Any:
+        outcome = run(*arguments, "--json")
+        assert outcome.code == 0, outcome.err
+        return json.loads(outcome.out)
+
+    return result
 
 
 @pytest.fixture(scope="module")
