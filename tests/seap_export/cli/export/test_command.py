@@ -9,9 +9,11 @@ import huggingface_hub
 import pytest
 from support.exports import CARD, Outcome, Run, tree
 from support.models import write_micro_model
-from support.product import read_manifest
+from support.product import read_manifest, read_plan
 
 from seap_export.common.checksums import SUMS
+from seap_export.common.json_file import read_json
+from seap_export.model.families import model_spec
 
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
@@ -108,20 +110,6 @@ def test_the_folder_is_named_after_the_model_and_may_be_deep_or_a_link(
     assert (work / "home" / "deep down" / "out" / "calibration" / "a").is_dir()
 
 
-def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:
-    planned = json.loads(run(*ALL, "--ratio", "0.5", "--dry-run", "--json").out)
-
-    assert [row["variant"] for row in planned["variants"] if not row["exists"]] == ["a-0.5", "b-0.5"]
-    steps = planned["seconds_about"]
-    assert steps.keys() == {"shrinking", "onnx", "parity", "validation"}
-    assert all(seconds > 0 for seconds in steps.values())
-    done_already = json.loads(run(*ALL, "--dry-run", "--json").out)
-    assert done_already["seconds_about"] == {}
-    for figures in (planned, done_already):
-        whole = figures["recipes_seconds_about"]
-        assert 0 < whole["fast"] <= whole["reconstruct"] < whole["best"]
-
-
 def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) -> None:
     write_micro_model(work / "other", seed=1, model_type="llama")
     before = tree(done)
@@ -192,3 +180,15 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
 
     smallest = report["smallest_passing_limits"]["max_abs"]
     assert run(*ONE, *limits(work, smallest), "--force").code == 0
+
+
+def test_a_variant_is_pruned_again(run: Run, done: Path) -> None:
+    words = ("--task", "a=a.jsonl", "--ratio", "0.3", "--precision", "int4", "--out", "again")
+    assert run("export", "out/a-0.4/hf", *words).code == 0
+    variant = Path("again/a-0.3")
+    once, twice = (model_spec(read_json(folder / "config.json")) for folder in (Path("out/a-0.4/hf"), variant / "hf"))
+    assert twice.num_parameters() < once.num_parameters()
+    assert read_plan(variant / "plan.json").shrunk_spec(once).layers == twice.layers
+    answer, figures = ("generate", variant, "the cat"), ("plot", "again", "--out", "p")
+    for command in (("validate", "again"), ("inspect", "again"), answer, figures):
+        assert run(*command).code == 0, command
