@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import doctest
-import inspect
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +20,8 @@ from support.models import write_micro_model
 from support.tokenizers import write_byte_level
 
 from seap_export import Variant, convert, evaluate, export, prune, push, validate
-from seap_export.api.figures import Figures, FormatFigures
 from seap_export.cli import main
 from seap_export.common.json_file import read_json
-from validation.reports.speedups import MeasuredSpeedup
 
 ROOT = Path(__file__).parents[1]
 README, PYTHON_PAGE, MEASUREMENTS = (
@@ -97,35 +92,6 @@ def test_the_readmes_formats(example_folder: Path) -> None:
     written = {path.name for path in (example_folder / "pruned" / "maths-0.5").iterdir() if path.is_dir()}
     assert written == {"hf", "gguf", "openvino", "web"}
     assert "passed" in run(f"seap-export {VALIDATING}", "pruned")
-
-
-def section(name: str) -> str:
-    """What the reference says of a function, without examples."""
-    reference = re.sub(r"^```.*?^```", "", PYTHON_PAGE.partition("## Reference")[2], flags=re.MULTILINE | re.DOTALL)
-    (parts,) = [part for part in reference.split("\n### ")[1:] if f"`{name}(" in part.splitlines()[0]]
-    return parts
-
-
-def arguments(*functions: Callable[..., Any]) -> set[str]:
-    return {name for function in functions for name in inspect.signature(function).parameters if name != "self"}
-
-
-def named(text: str) -> set[str]:
-    return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"[a-z_0-9]+", code)}
-
-
-@pytest.mark.parametrize("function", [export, prune, push, convert, validate, evaluate])
-def test_the_reference_and_the_docstring_name_every_argument(function: Callable[..., Any]) -> None:
-    assert arguments(function) - named(section(function.__name__)) == set()
-    documented = re.findall(r"^    (\w+): ", inspect.getdoc(function) or "", re.MULTILINE)
-    listed = [name for name in documented if name in inspect.signature(function).parameters]
-    assert listed == list(inspect.signature(function).parameters), "the docstring lists them in their order"
-
-
-def test_the_reference_names_all_figures() -> None:
-    figures = {field.name for cls in (Figures, FormatFigures, MeasuredSpeedup) for field in fields(cls)}
-    known = arguments(Variant, Variant.generate) | figures | {"name", "hf", "onnx", "figures", "generate"}
-    assert known - named(section("Variant")) == set()
 
 
 @pytest.mark.release

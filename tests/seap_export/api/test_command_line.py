@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from support.product import ExportRequest
 
 from seap_export import Variant, convert, evaluate, export, prune, push, validate
-from seap_export.api.export_options import ExportOptions
 from seap_export.cli import main
-from seap_export.common.options import Declared, declared, defaults_of
+from seap_export.common.options import Declared, declared
 from seap_export.common.values import converted
-from seap_export.pipeline.request.options import EvaluationOptions, ParityOptions
-from validation.generation.evaluate import MAX_NEW_TOKENS
-from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
 FUNCTIONS = [export, prune, push, convert, validate, evaluate]
 #: What is of the command line alone: where settings are read, how results are printed, a check without torch.
@@ -79,18 +73,3 @@ def test_the_api_raises_what_python_does(tmp_path: Path) -> None:
         export("m", {"a": ["x"]}, ratios=0.2, out=tmp_path / "out")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="'tasks'"):
         export("m", ratio=0.2)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"export\(\): ratio must be a number or a list of numbers, not '20%'"):
-        export("m", {"a": ["x"]}, ratio="20%", out=tmp_path / "out")  # type: ignore[arg-type]
-    assert not (tmp_path / "out").exists()
-
-
-def test_pipeline_and_validation_have_the_same_defaults() -> None:
-    defaults = defaults_of(ExportOptions)
-    stated = {field.name: field.default for field in fields(ExportRequest) if field.default is not MISSING}
-    # None stands for what depends on other options
-    shared = (stated.keys() & defaults.keys()) - {"threshold", "quality", "speed"}
-    assert shared >= {"router", "vocabulary"}
-    assert {name: stated[name] for name in shared} == {name: defaults[name] for name in shared}
-    of_parity = {"decode_steps": DECODE_STEPS, "long_tokens": LONG_TOKENS}
-    assert of_parity.items() <= defaults_of(ParityOptions).items()
-    assert defaults_of(EvaluationOptions)["max_new_tokens"] == MAX_NEW_TOKENS

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.exports import Outcome, run_here
+from support.exports import Outcome, Run, run_here
 from support.oracles.references import reuse_references
 
 
@@ -29,6 +31,18 @@ def done_in() -> Callable[..., Outcome]:
         return outcome
 
     return done_in
+
+
+@pytest.fixture
+def result(run: Run) -> Callable[..., Any]:
+    """`result("export", ...)`: what a run that must succeed has printed with --json."""
+
+    def result(*arguments: object) -> Any:
+        outcome = run(*arguments, "--json")
+        assert outcome.code == 0, outcome.err
+        return json.loads(outcome.out)
+
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +67,18 @@ def bare(home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory, done_in: Callable[..., Outcome]) -> Path:
-    """An undisturbed export of tasks a and b at ratios 0.2 and 0.4; not to be changed."""
+def exported(
+    inputs: Path, tmp_path_factory: pytest.TempPathFactory, done_in: Callable[..., Outcome]
+) -> tuple[Path, Outcome]:
+    """An undisturbed export of tasks a and b at ratios 0.2 and 0.4, not to be changed, and what was said."""
     out = tmp_path_factory.mktemp("pristine") / "out"
     corpora = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
-    done_in(inputs, "export", "m", *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", out)
-    return out
+    return out, done_in(inputs, "export", "m", *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", out)
+
+
+@pytest.fixture(scope="session")
+def pristine(exported: tuple[Path, Outcome]) -> Path:
+    return exported[0]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from support.exports import HELD_OUT_OPTION, Outcome, tree
 from support.processes import MAIN, Tool
 
 ROOT = Path(__file__).parents[3]
-#: Stops the process at the n-th layer that is calibrated, or the n-th step that is moved into place.
+#: Stops the process when the first layer is calibrated.
 SIGNAL_WHILE_CALIBRATING = """
 import os, signal
 from seap_export.cli.console import Console
@@ -23,32 +23,6 @@ from contextlib import contextmanager
 def step(self, label, total=None, unit="layers", *, name=None):
     yield lambda done: os.kill(os.getpid(), {number})
 Console.step = step
-"""
-#: Stops the process when all variants are made, and once more while it records what its steps cost.
-SIGNALS_WHILE_VALIDATING = """
-import os, signal
-from seap_export.pipeline.folder.performance import Performance
-from seap_export.pipeline.steps.joint.validation import ValidationStep
-write, validate = Performance.write, ValidationStep.run
-def signalled(*args):
-    Performance.write = once_more
-    os.kill(os.getpid(), signal.SIGTERM)
-    validate(*args)
-def once_more(*args):
-    os.kill(os.getpid(), signal.SIGTERM)
-    write(*args)
-ValidationStep.run = signalled
-"""
-KILL_AT_MOVE = """
-import os, signal
-from seap_export.pipeline.folder import workspace
-move, moves = workspace.move_into_place, []
-def killed(*args):
-    moves.append(args)
-    if len(moves) == {number}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    move(*args)
-workspace.move_into_place = killed
 """
 ONE = (
     "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--set", "decode_steps=2", "--out", "out",
@@ -89,27 +63,6 @@ def test_a_signal_leaves_nothing_partial(tool: Tool, work: Path, number: int, co
     hidden = [path.name for path in (work / "out").iterdir()]
     assert all(name.startswith(".seap-export-unfinished-") for name in hidden)  # for the next run to go on with
     assert hidden
-
-
-def test_a_stopped_run_records_what_its_steps_cost(tool: Tool, done: Path) -> None:
-    (done / "performance.json").unlink()
-    outcome = tool(done.parent, *ONE, "--quiet", before=SIGNALS_WHILE_VALIDATING)
-    assert outcome.code == 143, outcome.err
-    assert json.loads((done / "performance.json").read_text("utf-8"))["steps"].keys() == {"hashing"}
-
-
-@pytest.mark.parametrize("number", [1, 5])  # a step that is resumed, and the ONNX files
-def test_a_kill_between_record_and_move_is_made_good(tool: Tool, work: Path, pristine: Path, number: int) -> None:
-    assert tool(work, *ALIKE, "--quiet", before=KILL_AT_MOVE.format(number=number)).code == -signal.SIGKILL
-    assert list((work / "out").glob(".seap-export-[tu]*"))
-
-    outcome = tool(work, *ALIKE, "--quiet")
-    assert outcome.code == 0, outcome.err
-    assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
-    assert sorted(path.name for path in (work / "out").iterdir()) == [
-        ".seap-export.lock", "a-0.2", "calibration", "manifest.json", "performance.json", "ranking",
-        "validation.html", "validation.json",
-    ]  # fmt: skip
 
 
 def test_nobody_reads_the_output(work: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -159,48 +160,35 @@ def test_the_command_line_wins_and_paths_are_relative_to_the_file(home: Path, mo
     values = values_of("--set", "seed=7", "--config", "../export.toml")
     assert (values["model"], values["out"], values["seed"]) == ("../m", Path("../made"), 7)
     assert values["tasks"] == ("a=../a.jsonl", "b=../b.jsonl")
-    names = 'model = "org/model"\nrecipe = "seap"\ntask = ["a=/x/a.txt", "b=~/b.txt"]\nratio = 0.2\nout = "/out"\n'
-    (home / "names.toml").write_text(names)
-    values = values_of("--config", "../names.toml")
+    (home / "names.toml").write_text('model = "org/model"\nrecipe = "seap"\ntask = ["a=/x", "b=~/b"]\nout = "/out"\n')
+    values = values_of("--config", "../names.toml", "--ratio", "0.2")
     assert (values["model"], values["recipe"], values["out"]) == ("org/model", "seap", Path("/out"))
-    assert values["tasks"] == ("a=/x/a.txt", f"b={Path.home() / 'b.txt'}")
+    assert values["tasks"] == ("a=/x", f"b={Path.home() / 'b'}")
 
 
 @pytest.mark.parametrize(
     ("arguments", "written"),
     [
         ([], ["onnx fp32", "onnx fp16", "onnx int8", "onnx int4"]),
-        (
-            ["--format", "hf", "--format", "gguf", "--format", "onnx:int8"],
-            ["gguf q8_0", "gguf f16", "gguf q4_k_m", "onnx int8"],
-        ),
+        (["--format", "hf", "--format", "gguf", "--format", "onnx:int8"], ["gguf q8_0", "gguf q4_k_m", "onnx int8"]),
         (["--provider", "cuda"], ["onnx fp16", "onnx bf16", "onnx int8", "onnx int4"]),
         (["--set", "dialect=standard"], ["onnx fp32", "onnx fp16"]),
     ],
 )
 def test_what_a_target_is_met_with(home: Path, arguments: list[str], written: list[str]) -> None:
     options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out")
-    formats = request_of(values_of(*options, *arguments)).formats
-    formats_asked = [f"{format.name} {format.precision}" for format in formats]
-    assert [name for name in formats_asked if name in written] == written
-    assert {name.split()[0] for name in formats_asked} == {name.split()[0] for name in written}
+    asked = [f"{format.name} {format.precision}" for format in request_of(values_of(*options, *arguments)).formats]
+    assert set(written) <= set(asked)
+    assert {name.split()[0] for name in asked} == {name.split()[0] for name in written}
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "words"),
-    [
-        ("ratio = 0.2\nratio = 0.3", 2, ["TOML"]),
+def test_errors_name_file_line_and_key(run: Run, work: Path) -> None:
+    for text, line, words in (
         ("ratio = 0.2\n\nrato = 0.3", 3, ["rato", "unknown", "did you mean 'ratio'", "held_out"]),
         ("\n\nsamples = 2.5", 3, ["samples", "whole number"]),
-    ],
-)
-def test_errors_name_file_line_and_key(run: Run, work: Path, text: str, line: int, words: list[str]) -> None:
-    (work / "export.toml").write_text(text)
-    outcome = run("export", *REQUIRED, "--config", "export.toml")
-    assert outcome.code == 2
-    assert outcome.err.startswith(f"Error: export.toml:{line}: ")
-    assert outcome.err.count("\n") == 1
-    assert [word for word in words if word not in outcome.err] == []
+    ):
+        (work / "export.toml").write_text(text)
+        run("export", *REQUIRED, "--config", "export.toml").refused(2, f"Error: export.toml:{line}: ", *words)
     assert not (work / "out").exists()
 
 
@@ -221,18 +209,17 @@ def test_help_all_shows_the_rare_options_and_the_settings(run: Run) -> None:
     assert "[required]" in run("calibrate", "--help").out
 
 
-def test_the_sample_can_be_exported(run: Run, work: Path) -> None:
+def test_the_sample_can_be_exported(result: Callable[..., Any], work: Path) -> None:
     """The shipped file, on the micro model and in a folder that is not its own."""
     sample = ROOT / "samples" / "export.toml"
-    outcome = run("export", "m", "--config", sample, "--out", "out", "--dry-run", "--json", "--quiet")
-    assert outcome.code == 0, outcome.err
-    tasks = {row["variant"].rpartition("-")[0] for row in json.loads(outcome.out)["variants"]}
+    planned = result("export", "m", "--config", sample, "--out", "out", "--dry-run", "--quiet")
+    tasks = {row["variant"].rpartition("-")[0] for row in planned["variants"]}
     assert tasks == {"arithmetic", "everyday", "reading", "general"}
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_a_printed_recipe_loads_to_the_same_settings(run: Run, name: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text(run("recipes", name).out, "utf-8")
-    assert open_recipe(str(tmp_path / "mine.toml")) == open_recipe(name)
-    described = json.loads(run("recipes", name, "--json").out)
-    assert (described["name"], described["settings"]) == (name, asdict(open_recipe(name)))
+def test_a_printed_recipe_loads_to_the_same_settings(run: Run, tmp_path: Path) -> None:
+    for name in shipped_recipes():
+        (tmp_path / "mine.toml").write_text(run("recipes", name).out, "utf-8")
+        assert open_recipe(str(tmp_path / "mine.toml")) == open_recipe(name)
+        described = json.loads(run("recipes", name, "--json").out)
+        assert (described["name"], described["settings"]) == (name, asdict(open_recipe(name)))

@@ -1,15 +1,17 @@
-"""Tables and prose that fit the window."""
+"""What is printed: tables and prose that fit the window, and variants that gain nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import click
 import pytest
 from support.exports import Run
 from support.product import PeakMemory
 
-from seap_export.cli.window import WIDE, Table, prose
+from seap_export.cli.exported import no_gains
+from seap_export.cli.window import Table
 from seap_export.pipeline.evaluation import bench
 
 ROWS = [["a-0.4/onnx int4", "45.0 MB", "-", "0.086 +- 0.007", "ship"], ["b", "148.8 MB", "-", "0.006 +- 0.001", ""]]
@@ -30,39 +32,6 @@ def test_columns_that_do_not_fit_are_left_out_and_those_of_dashes_always(monkeyp
     assert lines(monkeypatch, Table(TABLE.header, ROWS, first=2), 41)[0].split() == ["file", "size", "KL"]
 
 
-def test_what_must_be_shown_is_wrapped_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = Table(["variant", "why"], [["a-0.4", "too few questions were asked to tell"]])
-    assert lines(monkeypatch, table, 30) == [
-        "variant  why",
-        "a-0.4    too few questions",
-        "         were asked to tell",
-    ]
-
-
-def test_wide_shows_all_and_lines_explain_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "41")
-    words = [("KL", "KL: nats."), ("right", "Right: questions."), ("verdict", "Verdict: what to ship.")]
-    table = Table(TABLE.header, ROWS, first=2)
-    assert (table.text.splitlines()[-1], list(table.legend(words))) == ("More columns: --wide", ["KL: nats."])
-    with click.Context(click.Command("any")) as context:
-        context.meta[WIDE] = True
-        table = Table(TABLE.header, ROWS, first=2)
-        assert max(map(len, table.text.splitlines())) > 41
-        assert list(table.legend(words)) == ["KL: nats.", "Verdict: what to ship."]
-
-
-def test_commands_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "30")
-    text = "  a model's runtime is missing; see 'seap-export doctor --help' or run: pip install one two three"
-    assert prose(text, hang=4).splitlines() == [
-        "  a model's runtime is",
-        "    missing; see",
-        "    'seap-export doctor --help'",
-        "    or run:",
-        "    pip install one two three",
-    ]
-
-
 def test_output_fits_a_window_of_80_columns(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "peak_memory", lambda *_: PeakMemory(10**9, None))
     monkeypatch.setenv("COLUMNS", "80")
@@ -76,3 +45,31 @@ def test_output_fits_a_window_of_80_columns(run: Run, done: Path, monkeypatch: p
         outcome = run(*command.split())
         assert outcome.code == 0, outcome.err
         assert [line for line in outcome.out.splitlines() if len(line) > 80 and "seap-export " not in line] == []
+
+
+def _exported(size: int, dense_size: int | None, low: float, high: float | None) -> Any:
+    figures = {f"{what}_{key}": low for what in ("decode", "prefill") for key in ("speedup", "share_of_ideal")}
+    cell = {**figures, "decode_speedup_high": high, "prefill_speedup_high": 1.2}
+    variant = {
+        "requested_ratio": 0.2,
+        "bytes": {"onnx": size},
+        "dense_bytes": {"onnx": dense_size},
+        "speed": {"variant": [cell]},
+    }
+    return SimpleNamespace(variants={"a-0.2": {}}, described={"a-0.2": variant})
+
+
+@pytest.mark.parametrize(
+    ("exported", "words"),
+    [
+        (_exported(80, 100, 1.1, 1.2), []),
+        (_exported(80, None, 0.9, 1.1), []),  # perhaps slower, perhaps not
+        (_exported(80, 100, 0.9, None), []),
+        (_exported(100, 100, 1.1, 1.2), ["no smaller"]),
+        (_exported(80, 100, 0.8, 0.9), ["decode is slower"]),
+    ],
+)
+def test_variants_without_a_gain_are_named(exported: Any, words: list[str]) -> None:
+    lines = list(no_gains(exported))
+    assert len(lines) == len(words)
+    assert all(word in line for word, line in zip(words, lines, strict=True))

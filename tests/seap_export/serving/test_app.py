@@ -67,15 +67,8 @@ def test_a_conversation_is_answered_whole_and_in_pieces(client: openai.OpenAI, e
     assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", whole.text, "length")
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (5, 9, 14)
-    chunks = list(
-        client.chat.completions.create(
-            model="a-0.2",
-            messages=TALK,
-            max_completion_tokens=9,
-            stream=True,
-            stream_options={"include_usage": True},
-        )
-    )
+    asked: Any = {"max_completion_tokens": 9, "stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(model="a-0.2", messages=TALK, **asked))
     pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
     assert "".join(filter(None, pieces)) == whole.text
     assert sum(map(bool, pieces)) > 4
@@ -111,7 +104,6 @@ def _ask(client: openai.OpenAI, **changes: Any) -> object:
         ({"model": "b"}, openai.NotFoundError, "there is no model 'b'; give one of a-0.2, plain"),
         ({"model": "plain"}, openai.BadRequestError, "this model has no chat template"),
         ({"messages": [{"role": "x", "content": "the"}]}, openai.BadRequestError, "no message has the role 'x'"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "must be text"),
         ({"messages": [{"role": "user", "content": "cat " * 200}]}, openai.BadRequestError, "context is 128"),
         ({"extra_body": {"max_completion_tokens": 99}}, openai.BadRequestError, "1 to 24 tokens, or .*-new-tokens"),
         ({"temperature": -1}, openai.BadRequestError, "temperature -1 is out of range"),
@@ -165,9 +157,6 @@ def test_errors_have_the_form_of_openai(
 def test_a_page_of_another_site_is_not_answered(port: int) -> None:
     assert _request(port, "GET", "/v1/models", b"", Host="testserver")[0] == 400
     assert _request(port, "GET", "/health", b"", Host=f"localhost:{port}") == (200, {"status": "ok"})
-
-
-def test_a_server_has_the_names_of_its_address() -> None:
     own = ["127.0.0.1", "localhost", "[::1]"]
     assert host_names("localhost", "::1") == ["localhost", "[::1]", *own]
     assert host_names("home.example", "192.168.0.7") == ["home.example", "192.168.0.7"]

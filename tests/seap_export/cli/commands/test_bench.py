@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.exports import Run
@@ -74,20 +73,3 @@ def test_beside_bits_for_each_matrix_the_dense_model_has_the_same_for_all(run: R
     assert [subject["model"] for subject in subjects] == ["dense", "a-0.2", "a-0.4"]
     small = {subject["model"]: subject["cells"][0]["decode_ideal_speedup"] for subject in subjects}
     assert small["a-0.4"] > small["dense"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("bench", "out", "--dense", "m", "--depth", 113), 2, "113 tokens and 16 steps"),
-        (("bench", "out", "--dense", "m", "--depth", 8, "--depth", 0), 2, "--depth 0 is out of range"),
-        (("bench", "m", "--dense", "m"), 2, "m is not a variant"),
-        (("bench", "out", "out/a-0.2", "--dense", "m"), 2, "'a-0.2' is given more than once"),
-        (("bench", "out", "--dense", "none"), 2, "none"),
-    ],
-)
-def test_what_cannot_be_timed(
-    run: Run, done: Path, work: Path, arguments: tuple[Any, ...], code: int, message: str
-) -> None:
-    run(*arguments, "--out", "bench.json", "--quiet").refused(code, message)
-    assert not (work / "bench.json").exists()

@@ -91,15 +91,12 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(expected: Generator, monkeyp
     assert (outcome.exit_code, signal.getsignal(signal.SIGINT)) == (0, before)
 
 
-@pytest.mark.parametrize(
-    ("options", "lines", "code", "word"),
-    [
+def test_bad_input(expected: Generator) -> None:
+    for options, lines, code, word in (
         (["--system", "a"], "the", 2, "out/a-0.2: this model has no chat template"),
         ([], b"\xff\n", 8, "stdin: not UTF-8"),
         ([], "cat " * 200, 8, "the model's context is"),
-    ],
-)
-def test_bad_input(expected: Generator, options: list[Any], lines: str | bytes, code: int, word: str) -> None:
-    outcome = said(*options, lines=lines)
-    assert (outcome.exit_code, outcome.stdout, outcome.stderr.count("\n")) == (code, "", 1)
-    assert word in outcome.stderr
+    ):
+        outcome = said(*options, lines=lines)
+        assert (outcome.exit_code, outcome.stdout, outcome.stderr.count("\n")) == (code, "", 1)
+        assert word in outcome.stderr

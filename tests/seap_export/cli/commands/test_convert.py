@@ -37,13 +37,8 @@ def test_it_says_what_it_writes_and_replaces_only_a_folder_of_the_format(run: Ru
 
 
 def test_a_folder_that_is_no_model_is_refused(run: Run, work: Path) -> None:
-    (work / "out" / "a-0.2").mkdir(parents=True)
-    (work / "m").rename(work / "out" / "a-0.2" / "hf")
-    run("convert", "out", "--out", "new", "-q").refused(8, "no config.json", "OUT/TASK-0.2/hf")
-    run("convert", "out/a-0.2/hf/config.json", "--out", "new", "-q").refused(8, "is a file", "model folder")
     (work / "m.gguf").touch()
     run("convert", "m.gguf", "--out", "new", "-q").refused(8, "is a file", "export m.gguf", "--ratio 0")
-    run("convert", "out/a-0.2", "--out", "new", "-q").refused(8, "no config.json", "give out/a-0.2/hf")
 
 
 def test_a_model_that_the_format_does_not_take(run: Run, work: Path) -> None:

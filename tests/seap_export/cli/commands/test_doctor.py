@@ -68,7 +68,7 @@ def test_this_machine_without_torch(tmp_path: Path) -> None:
     assert (values["providers"]["cuda"]["works"], values["driver"]["gpus"]) == (False, [])
 
 
-def test_a_machine_without_a_gpu(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
+def test_a_machine_without_a_gpu_and_one_with_it(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
     machine = diagnosis(
         installed=packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))
     )
@@ -76,48 +76,27 @@ def test_a_machine_without_a_gpu(run: Run, diagnosed: Callable[[Diagnosis], None
     outcome = run("doctor")
     assert (outcome.code, outcome.err) == (0, "")
     for line in (
-        "memory         24.0 GB, 20.0 GB of it free",
         "not installed  torch",
         "NVIDIA GPU     none: there is no NVIDIA driver (libcuda.so.1: cannot open shared object file)",
         "cpu       works           works           2.0e-04",
         "cuda      fails           fails                 -",
         machine.failure("cuda"),
-        "Without all packages, `generate`, `route` and the Python runner work; making variants does not.",
     ):
         assert line in outcome.out.splitlines()
-    assert "numpy 1.0" in outcome.out
     outcome = run("doctor", "--require", "cpu", "--quiet")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
-
-def test_a_machine_with_a_gpu(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
     states = {name: ProviderState(name, True, WORKS, WORKS, libraries()) for name in ("cuda", "tensorrt")}
     diagnosed(diagnosis(ONE_GPU, **states))
     outcome = run("doctor", "--require", "tensorrt")
-    assert (outcome.code, outcome.err) == (0, "")
-    assert "NVIDIA GPU    NVIDIA H100 with 80.0 GB; the driver runs CUDA 13.1" in outcome.out
-    assert outcome.out.endswith("\n\nEverything works.\n")
+    assert (outcome.code, outcome.err, "Everything works." in outcome.out) == (0, "", True)
 
 
 def test_a_provider_that_is_required_and_fails(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
     machine = diagnosis(ONE_GPU, cuda=failing("cuda", "it fails", ("libcublas.so.13",)))
     diagnosed(machine)
-    outcome = run("doctor", "--require", "cuda")
-    assert (outcome.code, outcome.err) == (6, f"Error: {machine.failure('cuda')}\n")
-    assert "NVIDIA H100" in outcome.out
-    outcome = run("doctor", "--require", "cuda", "--json")
-    assert outcome.code == 6
-    assert json.loads(outcome.out) == {"error": {"message": machine.failure("cuda"), "exit_code": 6}}
-
-
-def test_warnings_are_shown_even_when_quiet(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
-    both = packages(onnxruntime={"onnxruntime": "1.24.4", "onnxruntime-gpu": "1.31.1"})
-    machine = diagnosis(ONE_GPU, both, cuda=failing("cuda", "it fails"))
-    diagnosed(machine)
-    outcome = run("doctor", "--quiet")
-    assert (outcome.code, outcome.out) == (0, "")
-    assert outcome.err.splitlines() == [f"Warning: {line}" for line in machine.warnings]
-    assert len(machine.warnings) == 2
+    run("doctor", "--require", "cuda").refused(6, machine.failure("cuda"))
+    run("doctor", "--require", "cuda", "--json").refused_in_json(6, machine.failure("cuda"))
 
 
 def test_a_runtime_that_cannot_be_imported(tmp_path: Path) -> None:

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.conversations import write_records
 from support.corpora import micro_texts
 from support.estimates import without_texts
 from support.exports import Run
+from support.models import greedy_completions
 
 from seap_export.corpus import text_digest
 from validation.reports import schema
 
 QUESTION = 'corpus = "quiz.jsonl"\nprompt = "{text}"\n'
 CHOICES = '[completion]\nchoices = [" {one}", " {two}"]\nlabel = "label"\n'
+STEPS = 8
+SHORT = ("--max-new-tokens", STEPS)
 ANSWER = 'completion = " {two}"\nanswer = "(\\\\S+)"\n'
 
 
 @pytest.fixture
 def quiz(work: Path) -> Path:
     """A task file of 12 questions that nothing was calibrated on."""
-    records = [
-        {"text": text, "one": "the cat sat", "two": "a dog ran far", "label": index % 2}
-        for index, text in enumerate(micro_texts(12, seed=77))
-    ]
-    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    choices = {"one": "the cat sat", "two": "a dog ran far"}
+    texts = enumerate(micro_texts(12, seed=77))
+    write_records(work / "quiz.jsonl", [{"text": text, **choices, "label": index % 2} for index, text in texts])
     (work / "quiz.toml").write_text(QUESTION + CHOICES)
     return work / "quiz.toml"
 
@@ -50,12 +53,10 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
 
     both = ("--runtime", "torch", "--runtime", "onnxruntime", "--zero-shot", "quiz=quiz.toml")
     report = _report(run, "out/a-0.2", "--dense", "m", *both)
-    assert report["schema"] == "seap-export/evaluation/2"
-    assert (report["variant"], report["task"], report["score"]) == ("a-0.2", "a", "elimination")
-    assert (report["requested_ratio"], report["compensation"]) == (0.2, "sequential")
+    described = {"variant": "a-0.2", "task": "a", "requested_ratio": 0.2, "compensation": "sequential"}
+    assert described.items() <= report.items()
     hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
-    described = schema()["$defs"]["divergence"]["properties"]
-    assert {*hf, "vocabulary"} == set(described)
+    assert {*hf, "vocabulary"} == set(schema()["$defs"]["divergence"]["properties"])
     assert hf["mean_kl_nats"] > 1e-3
     assert hf["kl_nats_per_byte"] * hf["bytes"] == pytest.approx(hf["mean_kl_nats"] * hf["tokens"])
     (more,) = report["kl_difference"].values()
@@ -122,13 +123,11 @@ def test_calibrated_questions_are_refused(run: Run, done: Path, work: Path, opti
     calibrated = set(json.loads((done / "calibration" / "a" / "calibration.json").read_text())["calibration_texts"])
     texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text().splitlines()]
     prompt, _, last = next(text for text in texts if text_digest(text) in calibrated).rpartition(" ")
-    record = {"text": prompt, "one": "nothing", "two": last, "label": 1}
-    (work / "quiz.jsonl").write_text(json.dumps(record) + "\n")
+    write_records(work / "quiz.jsonl", [{"text": prompt, "one": "nothing", "two": last, "label": 1}])
     (work / "quiz.toml").write_text(QUESTION + completion)
     for extra in ((), ("--dry-run",)):
-        run("evaluate", "out/a-0.2", option, "quiz=quiz.toml", "-q", *extra).refused(
-            8, "task 'quiz': 1 of the 1 evaluated texts "
-        )
+        outcome = run("evaluate", "out/a-0.2", option, "quiz=quiz.toml", "-q", *extra)
+        outcome.refused(8, "task 'quiz': 1 of the 1 evaluated texts ")
 
 
 @pytest.fixture
@@ -158,23 +157,57 @@ def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path,
     assert {tuple(row["models"]) for row in rows} == {("dense", "onnx")}
     assert run(*command).out.splitlines()[1].split()[:2] == ["divergence", "a"]
     assert not (work / "report.json").exists()
+    run(*command[:4], "--harness-task", "nonsense", "-q").refused(2, "has no task 'nonsense'")
 
 
-@pytest.mark.usefixtures("one_harness_task")
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("out", "--dense", "m"), 2, "give a variant in it, such as out/a-0."),
-        (("out/a-0.2",), 2, "nothing to evaluate; give --dense MODEL for the divergence, or a task: --zero-shot"),
-        (("out/a-0.2", "--dense", "m", "--zero-shot", "a=a.jsonl"), 8, "choices"),
-        (("out/a-0.2", "--text", "b=b.jsonl", "--zero-shot", "q=quiz.toml"), 2, "give --dense MODEL"),
-        (("out/a-0.2", "--dense", "m", "--harness-task", "nonsense"), 2, "has no task 'nonsense'"),
-    ],
-)  # fmt: skip
-def test_bad_requests_are_one_line(
-    run: Run, done: Path, quiz: Path, work: Path, arguments: tuple[str, ...], code: int, message: str
-) -> None:
-    outcome = run("evaluate", *arguments, "--out", "report.json", "-q")
-    outcome.refused(code, message)
-    assert outcome.out == ""
-    assert not (work / "report.json").exists()
+@pytest.fixture
+def asked(work: Path) -> list[str]:
+    """Ten questions in `asked.toml`: the dense model is right in eight; what answers the others, nobody gives."""
+    texts = micro_texts(10, seed=77)
+    golds = [(each.text.split() or ["none"])[0] for each in greedy_completions(work / "m", texts, STEPS)]
+    golds[3] = golds[6] = "planted"
+    write_records(work / "asked.jsonl", [{"text": text, "two": gold} for text, gold in zip(texts, golds, strict=True)])
+    (work / "asked.toml").write_text(QUESTION.replace("quiz", "asked") + ANSWER)
+    return golds
+
+
+def test_exact_match_of_dense_and_both_forms(run: Run, done: Path, asked: list[str]) -> None:
+    fp32 = ("--precision", "fp32", "--out", "out/a-0.4/onnx", "--force", "-q")
+    assert run("convert", "out/a-0.4/hf", *fp32).code == 0
+    both = ("--runtime", "torch", "--runtime", "onnxruntime")
+    words = ("out/a-0.4", "--dense", "m", *SHORT, "--generate", "asked=asked.toml")
+    report = _report(run, *words, *both, "--limit", "10")
+    generation = report["generation"]
+    assert list(generation) == ["dense", "hf", "onnx"]
+    dense, hf = generation["dense"]["asked"], generation["hf"]["asked"]
+    right = 8 - asked.count("none")
+    assert (dense["questions"], dense["exact_match"]) == (10, pytest.approx(right / 10))
+    assert generation["onnx"]["asked"] == hf
+    assert [sample["gold"] for sample in hf["samples"]] == asked[:3]
+    flips = report["flipped"]["hf"]["asked"]
+    assert flips["wrong_to_right"] == 0
+    assert right - flips["right_to_wrong"] == round(10 * hf["exact_match"])
+    assert report["accuracy_retained"]["hf"]["asked"] == pytest.approx(hf["exact_match"] / dense["exact_match"])
+    origin = report["tasks"]["asked"]
+    assert (origin["origin"], origin["disjoint"], origin["num_fewshot"]) == ("file", True, 0)
+    assert (report["max_new_tokens"], report["zero_shot"], report["limit"]) == (STEPS, {}, 10)
+    assert _report(run, *words, "--min-accuracy-retained", "0")["verdict"] == "passed"
+    message = _report(run, *words, "--min-accuracy-retained", "100", code=4)["error"]["message"]
+    assert re.search("onnx: asked retains .* of exact match, below 10000.00%", message)
+
+
+def test_all_answers_are_written(run: Run, done: Path, work: Path, asked: list[str]) -> None:
+    command = ("out/a-0.4", "--dense", "m", *SHORT, "--generate", "asked=asked.toml")
+    generation = _report(run, *command, "--answers", "answers.jsonl")["generation"]
+    answers = [json.loads(line) for line in (work / "answers.jsonl").read_text().splitlines()]
+    assert [(answer["model"], answer["task"], answer["gold"]) for answer in answers] == [
+        (model, "asked", gold) for model in ("dense", "onnx") for gold in asked
+    ]
+    prompts = [json.loads(line)["text"] for line in (work / "asked.jsonl").read_text().splitlines()]
+    assert [answer["prompt"] for answer in answers] == prompts * 2
+    for answer, written in zip(answers[:10], greedy_completions(work / "m", prompts, STEPS), strict=True):
+        assert (answer["completion"], answer["stopped"]) == (written.text, written.is_ended)
+    for model in ("dense", "onnx"):
+        right = [answer["right"] for answer in answers if answer["model"] == model]
+        assert right == [answer["found"] == answer["gold"] for answer in answers if answer["model"] == model]
+        assert sum(right) / 10 == pytest.approx(generation[model]["asked"]["exact_match"])

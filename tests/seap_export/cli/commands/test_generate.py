@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -75,19 +74,3 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "the model's context is full\n")
     assert run("generate", "out/a-0.2", PROMPT, "--quiet").err == ""
     assert json.loads(run("generate", "out/a-0.2", PROMPT, "--json").out)["stop"] == "context"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "word"),
-    [
-        (["a.jsonl", PROMPT], 2, "a.jsonl is not a variant"),
-        (["begun", PROMPT], 7, "convert begun/hf --out begun/onnx"),
-        (["out", PROMPT], 2, "give out/a-0.2, or out/a-0.4, or out/b-0.2"),
-        (["out/a-0.2/hf", PROMPT], 2, "give out/a-0.2"),
-        (["out/a-0.2", " "], 8, "the prompt has no token"),
-        (["out/a-0.2"], 2, "give either a prompt or --prompt-file"),
-    ],
-)
-def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:
-    (done.parent / "begun" / "hf").mkdir(parents=True)
-    run("generate", *arguments, "--json").refused_in_json(code, word)

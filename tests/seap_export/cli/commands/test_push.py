@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard, constants
-from support.corpora import write_corpus
 from support.editing import edit_json, list_again
-from support.exports import run_here, tree
-from support.models import write_micro_model
+from support.exports import Outcome, run_here, tree
 from support.stand_ins.hub import Hub, standing_hub
 
 from seap_export import push
@@ -22,23 +20,15 @@ from seap_export.errors import ArtifactError
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of two variants with their speed; not to be changed."""
-    folder = tmp_path_factory.mktemp("pushed")
-    write_micro_model(folder / "m", model_type="llama")
-    write_corpus(folder / "a.jsonl")
-    arguments = ("--task", f"a={folder / 'a.jsonl'}", "--ratio", "0.2", "--ratio", "0.4", "--speed")
-    outcome = run_here("export", folder / "m", *arguments, "--out", folder / "out")
-    assert outcome.code == 0, outcome.err
-    return folder / "out"
+def once(place: Path, done_in: Callable[..., Outcome]) -> Path:
+    """A folder with an export of two variants with their speed; not to be changed."""
+    done_in(place, "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--speed", "--out", "out")
+    return place
 
 
 @pytest.fixture
-def work(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same to be changed, in the current folder."""
-    shutil.copytree(once, tmp_path / "out")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "out"
+def work(home: Path) -> Path:
+    return home / "out"
 
 
 @pytest.fixture
@@ -95,13 +85,13 @@ def test_a_dry_run_asks_nothing_of_the_hub(work: Path, hub: Hub, monkeypatch: py
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     outcome = run_here("push", "out/a-0.4", "me/small", "--dry-run")
     assert outcome.code == 0, outcome.err
-    rows = dict(line.split("  ", 1) for line in outcome.out.splitlines()[1:-1])
-    assert {name.removeprefix("me/small/") for name in rows} == {
-        *on_disk(work / "a-0.4"), "README.md", SUMS,
-    }  # fmt: skip
-    assert rows["me/small/config.json"].endswith(" kB")
+    names = {line.split()[0].removeprefix("me/small/") for line in outcome.out.splitlines()[1:-1]}
+    assert names == {*on_disk(work / "a-0.4"), "README.md", SUMS}
     assert "not uploaded" in outcome.out.splitlines()[-1]
     assert hub.repositories == {}
+    shutil.copytree("out/a-0.4", "alone")  # without texts to check it with
+    run_here("push", "alone", "me/small", "--dry-run").refused(7, "validate alone --prompt-file", "push with --force")
+    assert run_here("push", "alone", "me/small", "--dry-run", "--force").code == 0
 
 
 def test_an_interrupted_push_goes_on(work: Path, hub: Hub) -> None:
@@ -114,12 +104,8 @@ def test_an_interrupted_push_goes_on(work: Path, hub: Hub) -> None:
     commits = hub.repositories["me/small"].commits
     assert run_here("push", "out/a-0.4", "me/small").code == 0
     assert hub.repositories["me/small"].commits == commits == 1
-
-
-def test_a_variant_without_texts_is_told_how_to_check_it(work: Path, hub: Hub) -> None:
-    shutil.copytree("out/a-0.4", "alone")
-    run_here("push", "alone", "me/small", "--dry-run").refused(7, "validate alone --prompt-file", "push with --force")
-    assert run_here("push", "alone", "me/small", "--dry-run", "--force").code == 0
+    hub.repositories["me/small"].private = False
+    run_here("push", "out/a-0.4", "me/small", "--quiet").refused(2, "public", "--public")
 
 
 def test_what_fails_the_checks_is_not_pushed(work: Path, hub: Hub) -> None:
@@ -157,9 +143,3 @@ def test_each_failure_is_one_line(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", "offline" in change)
     arguments = (change.get("path", "out/a-0.4"), change.get("repository", "me/small"))
     run_here("push", *arguments, "--force", "--quiet").refused(code, *words)
-
-
-def test_a_public_repository_needs_the_word(work: Path, hub: Hub) -> None:
-    assert run_here("push", "out/a-0.4", "me/small", "--public").code == 0
-    run_here("push", "out/a-0.4", "me/small", "--quiet").refused(2, "public", "--public")
-    assert hub.repositories["me/small"].commits == 1

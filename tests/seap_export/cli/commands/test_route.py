@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -56,19 +55,3 @@ def test_it_generates(run: Run, out: Path) -> None:
     answers = [json.loads(run(*command, *options, "--json").out)["text"] for options in ((), ("--raw",))]
     assert answers == [RoutedModel(out, ratio=0.4).generate(PROMPT, 6), text]
     assert answers[0] != text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["out", PROMPT], 2, "0.2, 0.4 with --ratio"),
-        (["out", PROMPT, "--ratio", "0.2", "--raw"], 2, "--raw has no effect without --generate"),
-        (["out/a-0.2", PROMPT], 2, "out/a-0.2: there is no router here; give out"),
-        (["out", " ", "--ratio", "0.2", "--generate", "1"], 8, "the prompt has no token"),
-        (["cut", PROMPT, "--ratio", "0.2"], 7, "cut/router/router.onnx "),
-    ],
-)
-def test_bad_input(run: Run, out: Path, arguments: list[str], code: int, message: str) -> None:
-    shutil.copytree(out / "router", "cut/router")
-    os.truncate("cut/router/router.onnx", 40)
-    run("route", *arguments, "--json").refused_in_json(code, message)

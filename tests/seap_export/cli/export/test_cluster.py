@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
-from support.exports import HELD_OUT_OPTION, run_here, tree
+from support.editing import edit_weights
+from support.exports import HELD_OUT_OPTION, Outcome, run_here, tree
 from support.processes import Tool
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out", *HELD_OUT_OPTION)
@@ -61,12 +59,10 @@ def disturbed(steps: tuple[str, ...], fate: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(place: Path, done_in: Callable[..., Outcome]) -> dict[str, bytes]:
     """The files of an undisturbed export on one machine."""
-    folder = Path(shutil.copytree(inputs, tmp_path_factory.mktemp("one_machine") / "work"))
-    with chdir(folder):
-        assert run_here(*ARGUMENTS, "--task", "b=b.jsonl", "--quiet").code == 0
-    return tree(folder / "out")
+    done_in(place, *ARGUMENTS, "--task", "b=b.jsonl", "--quiet")
+    return tree(place / "out")
 
 
 @pytest.mark.release
@@ -111,9 +107,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 @pytest.mark.release
 def test_an_error_of_a_worker_is_one_line(tool: Tool, work: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
-    path = work / "m" / "model.safetensors"
-    tensors = load_file(path)
-    save_file({**tensors, name: tensors[name] * float("nan")}, path, {"format": "pt"})
+    edit_weights(work / "m", lambda tensors: tensors[name].mul_(float("nan")))
     outcome = tool(work, *ARGUMENTS, "--cluster", "local", "--quiet", timeout=240)
     outcome.refused(8, name, "NaN")
     assert not (work / "out").exists()

@@ -1,4 +1,4 @@
-"""Exports in several formats, one of which no part of the package knows by name."""
+"""Exports in several formats, one of which no part of the package knows by name: written, compared and measured."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.conversations import write_records
 from support.corpora import micro_texts
 from support.editing import list_again
-from support.exports import CARD, Outcome, Run
+from support.estimates import without_texts
+from support.exports import CARD, Outcome, Run, tree
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
-from support.product import PeakMemory
+from support.product import GENERAL_TEXT, PeakMemory
 
 from seap_export.common.checksums import SUMS
+from seap_export.common.json_file import read_json
 from validation.reports import schema
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
-FORMATS = ("--format", "hf", "--format", "onnx", "--format", "fake", "--format", "fake:f16")
+FORMATS = ("--format", "fake", "--format", "fake:f16")
+MEASURED = ("--quality", "--speed")
 FOLDERS = ("hf", "onnx", "fake", "fake-f16")
+NAME = "fake in faked"
+NAMES = [NAME, "fake-f16 in faked"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,8 +40,14 @@ def _table() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def once(place: Path, done_in: Callable[..., Outcome], _table: None) -> Path:
-    """An export in all formats in `out`; not to be changed."""
-    done_in(place, *EXPORT, *FORMATS)
+    """An export in the formats fake and fake:f16, measured, in `out`, to which onnx was added; not to be changed.
+
+    `first.json` is the report of the first run.
+    """
+    done_in(place, *EXPORT, *FORMATS, *MEASURED)
+    assert FakeRunner.opened == 0
+    shutil.copy(place / "out" / "validation.json", place / "first.json")
+    done_in(place, *EXPORT, "--format", "onnx")
     return place
 
 
@@ -45,56 +56,98 @@ def out(home: Path) -> Path:
     return home / "out"
 
 
-def manifest_of(out: Path) -> dict[str, Any]:
-    return json.loads((out / "manifest.json").read_text("utf-8"))
-
-
-def change(path: Path, name: str) -> None:
-    tensors = load_file(path)
-    tensors[name] = tensors[name] * 1.5
-    save_file(tensors, path)
-
-
 def test_each_format_gets_its_folder_and_its_parity(once: Path, pristine: Path) -> None:
     """And onnx and hf are as without the others."""
-    whole = once / "out"
-    variant = whole / "a-0.2"
-    files = {"plan.json", "parity.json", "parity-fake.json", "parity-fake-f16.json", SUMS}
-    assert {path.name for path in variant.iterdir()} == {*FOLDERS, *files}
-    entry = manifest_of(whole)["variants"]["a-0.2"]
+    variant, other = once / "out" / "a-0.2", pristine / "a-0.2"
+    reports = {f"{what}-{name}.json" for what in ("parity", "quality") for name in FOLDERS[2:]}
+    assert {path.name for path in variant.iterdir()} == {*FOLDERS, *reports, "plan.json", "parity.json", SUMS}
+    entry = read_json(once / "out" / "manifest.json")["variants"]["a-0.2"]
     assert entry["precision"] == {"onnx": "int8", "fake": "f32", "fake-f16": "f16"}
     assert {name: parity["verdict"] for name, parity in entry["parity"].items()} == dict.fromkeys(
         FOLDERS[1:], "passed"
     )
     assert entry["parity"]["fake"]["runtime"] == "faked"
+    assert entry["quality"]["folder"] == "fake"  # measured before onnx was added
+    assert list(entry["bytes"]) == list(FOLDERS)
     for name in FOLDERS:
         sizes = [path.stat().st_size for path in (variant / name).iterdir() if path.name not in CARD]
         assert entry["bytes"][name] == sum(sizes)
-    report = json.loads((whole / "validation.json").read_text("utf-8"))
+    report = read_json(once / "out" / "validation.json")
     jsonschema.validate(report, schema())
     told = report["variants"]["a-0.2"]
     assert told["formats"]["fake-f16"]["title"] == "Fake"
     assert told["dense_bytes"]["fake"] > told["bytes"]["fake"]
-    page = (whole / "validation.html").read_text("utf-8")
-    assert "fake-f16" in page
-    assert "faked" in page
     assert "\n- fake is slow in f16\n" in (variant / "hf" / "README.md").read_text("utf-8")
+    assert tree(other, CARD).items() <= tree(variant, CARD).items()
 
-    for name in ("plan.json", "parity.json"):
-        assert (whole / "a-0.2" / name).read_bytes() == (pristine / "a-0.2" / name).read_bytes()
-    for folder in ("hf", "onnx"):
-        for path in (path for path in (pristine / "a-0.2" / folder).iterdir() if path.name not in CARD):
-            assert (whole / "a-0.2" / folder / path.name).read_bytes() == path.read_bytes()
+
+def test_every_format_is_compared_and_the_first_is_timed(run: Run, out: Path) -> None:
+    recorded, other = (read_json(out / "a-0.2" / f"quality-{folder}.json") for folder in ("fake", "fake-f16"))
+    assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("fake", "faked", [NAME])
+    values = json.loads(
+        run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "faked", "--json").out
+    )
+    divergence, evaluated = (without_texts(report["divergence"][NAME]) for report in (recorded, values))
+    assert divergence == pytest.approx(evaluated, rel=1e-6)
+    assert values["divergence"]["hf"]["mean_kl_nats"] == pytest.approx(
+        recorded["divergence"][NAME]["mean_kl_nats"], rel=1e-3
+    )
+    assert list(recorded["elsewhere"]) == [NAME]
+    assert list(recorded["elsewhere"][NAME]) == ["a", GENERAL_TEXT]
+    assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
+    figures = read_json(out / "manifest.json")["variants"]["a-0.2"]["quality"]
+    assert (figures["folder"], figures["runtime"]) == ("fake", "faked")
+    assert figures["mean_kl_nats"] == recorded["divergence"][NAME]["mean_kl_nats"]
+    assert list(other["divergence"]) == NAMES[1:]
+    (rounded,) = other["divergence"].values()
+    assert rounded["mean_kl_nats"] != figures["mean_kl_nats"]
+    assert figures["others"]["fake-f16"].items() <= (rounded | other).items()
+    reported = read_json(Path("first.json"))["variants"]["a-0.2"]["quality"]
+    assert reported["divergence"] == recorded["divergence"] | other["divergence"]
+    timed = read_json(out / "performance.json")["speed"]["a-0.2"]
+    assert timed["fake"] == read_json(out / "manifest.json")["steps"]["a-0.2/fake"]
+    assert (timed["figures"]["folder"], timed["figures"]["runtime"]) == ("fake", "faked")
+
+
+def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefill = FakeRunner.prefill
+    monkeypatch.setattr(FakeRunner, "prefill", lambda self, *words: prefill(self, *words) * 0.5)
+    assert run(*EXPORT, *FORMATS[:2], *MEASURED).code == 3
+    assert not list((work / "out" / "a-0.2").glob("quality*"))
+
+
+def test_the_gate_takes_what_there_is(run: Run, out: Path) -> None:
+    """Every folder in its runtime, and the model folder where there is no other."""
+    shutil.rmtree(out / "a-0.2" / "onnx")
+    words = ("validate", "out/a-0.2", "--check", "quality", "--dense", "m")
+    report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
+    jsonschema.validate(report, schema())
+    divergence = report["variants"]["a-0.2"]["quality"]["divergence"]
+    assert list(divergence) == NAMES
+    assert [(check["check"], check["subject"]) for check in report["checks"]] == [("quality", name) for name in NAMES]
+    run(*words, "--max-kl", "1e-9", "-q").refused(4, NAME)
+
+    # a file beside the first, in fewer bits, fails alone
+    kl = sorted(figures["mean_kl_nats"] for figures in divergence.values())
+    assert kl[0] < kl[1]
+    files = ("--junit", "out.xml", "--out", "report.json")
+    assert run(*words, "--max-kl", str(sum(kl) / 2), *files, "-q").code == 4
+    verdicts = {check["subject"]: check["verdict"] for check in read_json(Path("report.json"))["checks"]}
+    worst = max(divergence, key=lambda name: divergence[name]["mean_kl_nats"])
+    assert verdicts == {name: "failed" if name == worst else "passed" for name in NAMES}
+    assert [name in Path("out.xml").read_text("utf-8") for name in NAMES] == [True, True]
+
+    for name in ("fake", "fake-f16"):
+        shutil.rmtree(out / "a-0.2" / name)
+    report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
+    assert list(report["variants"]["a-0.2"]["quality"]["divergence"]) == ["hf"]
 
 
 def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run, out: Path) -> None:
-    fewer = (*EXPORT, "--no-quality", "--no-speed", "--format", "onnx", "--force")
-    assert run(*fewer).code == 0  # nothing is replaced, so that nothing is outdated
-    assert (out / "a-0.2" / "fake").is_dir()
-    outcome = run(*fewer, "--set", "seed=1")
+    outcome = run(*EXPORT, "--format", "onnx", "--force", "--set", "seed=1")
     assert outcome.code == 0, outcome.err
     assert {path.name for path in (out / "a-0.2").iterdir()} == {"hf", "onnx", "plan.json", "parity.json", SUMS}
-    assert not [step for step in manifest_of(out)["steps"] if "fake" in step]
+    assert not [step for step in read_json(out / "manifest.json")["steps"] if "fake" in step]
     assert run("validate", "out").code == 0
 
 
@@ -108,18 +161,6 @@ def test_a_model_is_refused_before_any_work(run: Run, bare: Path, monkeypatch: p
     assert not (bare / "out").exists()
 
 
-def test_a_tokenizer_is_refused_before_any_work(
-    run: Run, bare: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for start in ("pipeline.export.run_steps", "pipeline.convert.write_rounded_model"):
-        monkeypatch.setattr(f"seap_export.{start}", lambda *_, **__: pytest.fail("too late"))
-    words = ("--format", "gguf:q4_0", "-q")
-    texts = ("--calibration", pristine / "calibration" / "a")
-    for command in (EXPORT, (*EXPORT, "--dry-run"), ("convert", "m", *texts, "--out", "out")):
-        run(*command, *words).refused(8, "GGUF files cannot hold this tokenizer", "WordLevel", "use another format")
-        assert not (bare / "out").exists()
-
-
 def test_validate_compares_what_a_runtime_runs(run: Run, out: Path) -> None:
     report = json.loads(run("validate", "out", "--json", "-q").out)
     subjects = [check["subject"] for check in report["checks"] if check["check"] == "parity"]
@@ -131,7 +172,6 @@ def test_validate_compares_what_a_runtime_runs(run: Run, out: Path) -> None:
     ]  # fmt: skip
     jsonschema.validate(report, schema())
     assert FakeRunner.opened == 0
-    run("validate", "out", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "faked")
     shutil.rmtree(out / "a-0.2" / "onnx")
     run("validate", "out/a-0.2", "--check", "parity", "--runtime", "onnxruntime", "-q").refused(2, "onnxruntime")
 
@@ -140,10 +180,12 @@ def test_a_wrong_weight_and_a_wrong_runtime_are_told_apart(
     run: Run, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only = ("validate", "out/a-0.2", "--check", "parity", "--runtime", "faked", "-q")
-    change(out / "a-0.2" / "fake" / FAKE_FILE, "model.layers.1.mlp.up_proj.weight")
-    run(*only).refused(3, "parity of fake in faked", "weights: 'model.layers.1.mlp.up_proj.weight' differs")
+    name, path = "model.layers.1.mlp.up_proj.weight", out / "a-0.2" / "fake" / FAKE_FILE
+    tensors = load_file(path)
+    save_file({**tensors, name: tensors[name] * 1.5}, path)
+    run(*only).refused(3, "parity of fake in faked", f"weights: '{name}' differs")
     run("validate", "out", "-q").refused(7, f"fake/{FAKE_FILE}", "SHA-256")
-    shutil.copyfile(out / "a-0.2" / "fake-f16" / FAKE_FILE, out / "a-0.2" / "fake" / FAKE_FILE)
+    shutil.copyfile(out / "a-0.2" / "fake-f16" / FAKE_FILE, path)
 
     def fault(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.norm.weight"] *= 1.2
@@ -158,8 +200,6 @@ def test_damage_is_found_by_the_format(run: Run, out: Path, home: Path) -> None:
     about.write_text(about.read_text().replace('"eos_token_id": 2', '"eos_token_id": 3'))
     list_again(home / "alone")
     run("validate", "alone", "--check", "integrity", "-q").refused(7, "EOS")
-    (home / "alone" / "fake" / FAKE_FILE).unlink()
-    run("validate", "alone", "--check", "integrity", "-q").refused(7, FAKE_FILE)
 
 
 def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,15 +207,11 @@ def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("seap_export.pipeline.evaluation.bench.peak_memory", lambda *_: PeakMemory(None, None))
     words = ("--depth", "8", "--batch", "2", "--runs", "1", "--steps", "2", "--runtime", "faked", "--json", "-q")
     values = json.loads(run("bench", "out", "--dense", "m", *words, "--format", "fake:f16").out)
-    assert {(subject["model"], subject["engine"]) for subject in values["subjects"]} == {
-        ("dense", "faked"),
-        ("a-0.2", "faked"),
-    }
-    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
-    assert values["subjects"][1]["disk_bytes"] == manifest["variants"]["a-0.2"]["bytes"]["fake-f16"]
+    assert [(each["model"], each["engine"]) for each in values["subjects"]] == [("dense", "faked"), ("a-0.2", "faked")]
+    variant = read_json(out / "manifest.json")["variants"]["a-0.2"]
+    assert values["subjects"][1]["disk_bytes"] == variant["bytes"]["fake-f16"]
     assert [(cell["batch"], cell["depth"]) for cell in values["subjects"][1]["cells"]] == [(1, 8), (2, 8)]
     assert values["left_out"] == []
-    run("bench", "out", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
 
 
 def test_evaluate_takes_a_runtime(run: Run, out: Path, home: Path) -> None:
@@ -184,17 +220,10 @@ def test_evaluate_takes_a_runtime(run: Run, out: Path, home: Path) -> None:
     assert divergence.keys() == {"onnx", "fake in faked"}
     kl, of_int8 = (divergence[name]["mean_kl_nats"] for name in ("fake in faked", "onnx"))
     assert of_int8 == pytest.approx(kl, rel=0.1)
-    run("evaluate", "m", "--runtime", "faked", "-q").refused(2)
-    run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
-    records = [{"text": text, "answer": "cat"} for text in micro_texts(6, seed=77)]
-    (home / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (home / "quiz.toml").write_text(
-        'corpus = "quiz.jsonl"\nprompt = "{text}"\ncompletion = " {answer}"\nanswer = "(\\\\S+)"\n'
-    )
-    words = ("--runtime", "torch", "--runtime", "onnxruntime", "--runtime", "faked", "--generate", "quiz=quiz.toml")
-    options = ("--max-new-tokens", "8", "--batch-size", "4", "--json", "-q")
-    report = json.loads(run("evaluate", "out/a-0.2", *words, *options).out)
-    generation = report["generation"]
-    assert list(generation) == ["hf", "onnx", "fake in faked"]
+    write_records(home / "quiz.jsonl", [{"text": text, "answer": "cat"} for text in micro_texts(6, seed=77)])
+    task = 'corpus = "quiz.jsonl"\nprompt = "{text}"\ncompletion = " {answer}"\nanswer = "(\\\\S+)"\n'
+    (home / "quiz.toml").write_text(task)
+    words = ("--runtime", "torch", "--runtime", "faked", "--generate", "quiz=quiz.toml", "--max-new-tokens", "8")
+    generation = json.loads(run("evaluate", "out/a-0.2", *words, "--json", "-q").out)["generation"]
     assert generation["fake in faked"] == generation["hf"]
     assert FakeRunner.opened == 0

@@ -1,6 +1,6 @@
-"""The life of an export: every recipe is run again, killed, added to, damaged, and made with other settings.
+"""The life of an export: each is run again, killed, added to, damaged, and made with other settings.
 
-A row is an export and what befalls it. In the end the folder holds the bytes that one undisturbed run writes.
+After each of these events the folder holds the bytes that one undisturbed run writes.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from support.product import PathStep
 from seap_export.pipeline.folder import manifest, outputs
 from seap_export.pipeline.steps import step as steps
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 OUT = Path("out")
 #: What `run_here` takes by default, for the runs that are processes of their own.
 FEW = ("--out", "out", "-q", "--no-speed", "--set", "decode_steps=2")
@@ -62,51 +61,40 @@ main(sys.argv[2:])
 
 @dataclass(frozen=True)
 class Recipe:
-    """An export, and what befalls it.
+    """An export, and what befalls it."""
 
-    Attributes:
-        words: Options of the command.
-        model: The model folder.
-        killed: Steps in the middle of which the process is killed, one after the other.
-        damaged: A file in which a bit flips.
-        lost: A step of which a file is lost, and then all.
-        fewer: Options of an export to which this one adds.
-        changed: Options that need --force.
-        differs: What these change, as the refusal names it.
-        stays: What these leave as it is.
-    """
-
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # options of the command
     model: str = "m"
-    killed: tuple[str, ...] = ()
-    damaged: str = ""
-    lost: str = ""
-    fewer: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-    differs: str = ""
-    stays: tuple[str, ...] = ()
+    fewer: tuple[str, ...] = ()  # options of an export to which this one adds
+    killed: tuple[str, ...] = ()  # steps in the middle of which the process is killed, one after the other
+    damaged: str = ""  # a file in which a bit flips
+    lost: str = ""  # a step of which a file is lost, and then all
+    changed: tuple[str, ...] = ()  # options that need --force
+    differs: str = ""  # what these change, as the refusal names it
+    stays: tuple[str, ...] = ()  # what these leave as it is
+    renamed: str = ""  # another name of the model
 
 
 #: Each event befalls two recipes or more, and each recipe what its own steps are exposed to.
 RECIPES = {
     "two tasks": Recipe(
         (*A, *B, "--ratio", "0.2", "--ratio", "0.4", *SHORT),
-        killed=("calibration/a", "a-0.4/hf", "ranking/b"),
-        damaged="router/router.onnx",
-        lost="a-0.2/onnx",
         fewer=(*A, "--ratio", "0.2", *SHORT),
+        killed=("calibration/b", "a-0.4/hf", "ranking/b"),
+        damaged="router/router.onnx",
     ),
     "mixtures": Recipe(
         (*A, *B, "--general", "--set", "weight.b=3", "--set", "mix.x=a:2,b", "--ratio", "0.3", *SHORT),
         changed=(*A, *B, "--general", "--set", "mix.x=a:2,b", "--ratio", "0.3", *SHORT),
         differs="weight",
         stays=("calibration/a", "a-0.3", "b-0.3", "x-0.3", "ranking/a"),
+        renamed="renamed",
     ),
     "figures": Recipe(
         (*A, "--ratio", "0.4", "--format", "onnx:int8", "--format", "onnx:fp32", *MEASURED),
+        fewer=(*A, "--ratio", "0.4", "--format", "onnx:int8", *SHORT),
         damaged="a-0.4/quality.json",
         lost="a-0.4/parity.json",
-        fewer=(*A, "--ratio", "0.4", "--format", "onnx:int8", *SHORT),
         changed=(*A, "--ratio", "0.4", "--format", "onnx:int8", "--set", "limits=limits.toml", *MEASURED),
         differs="limits",
         stays=("a-0.4/hf", "a-0.4/onnx"),
@@ -114,16 +102,16 @@ RECIPES = {
     "4 bits": Recipe(
         (*A, "--ratio", "0.3", "--vocabulary", "64", "--format", "onnx:int4", "--format", "onnx:fp32", *SHORT),
         model="chat",
-        killed=("a-0.3/hf", "rounding/a-0.3/int4-32"),
+        fewer=(*A, "--ratio", "0.3", "--vocabulary", "64", "--format", "hf", *SHORT),
+        killed=("rounding/a-0.3/int4-32",),
         damaged="rounding/a-0.3/int4-32/model.safetensors",
         lost="rounding/a-0.3/int4-32",
     ),
     "answers": Recipe(
         (*TALKS, "--set", "answer_tokens=24", "--ratio", "0.2", "--ratio", "0.4"),
         model="chat",
-        killed=("answers/a", "fresh/a", "a-0.4/hf"),
+        killed=("answers/a", "fresh/a", "a-0.2/hf"),
         lost="fresh/a",
-        fewer=(*TALKS, "--set", "answer_tokens=24", "--ratio", "0.4"),
     ),
     "plain model": Recipe(
         (*A, "--ratio", "0.4", "--layout", "uniform", "--recipe", "obc", *SHORT),
@@ -131,7 +119,6 @@ RECIPES = {
         differs="precision, weights",
         stays=("a-0.4/hf/model.safetensors", "calibration/a"),
     ),
-    "a target": Recipe((*A, "--target-size", "125kB", *MEASURED), damaged="calibration/a/layer-00001.safetensors"),
 }
 
 
@@ -154,53 +141,27 @@ class Life:
         assert tree(OUT) == self.whole
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def again(life: Life) -> None:
-    """Nothing is made, though the model has another name and batches are of another size."""
-    before = times_of_writing(OUT)
-
-    def refuse(step: PathStep, *_: Any) -> None:
-        raise AssertionError(step.name)
-
-    life.patch.setattr(steps, "make_step", refuse)
-    Path(life.recipe.model).rename("renamed")
-    outcome = run_here("export", "renamed", *life.recipe.words, "--set", "batch_tokens=64")
-    assert outcome.code == 0, outcome.err
-    assert times_of_writing(OUT) == before
-    assert tree(OUT) == life.whole
-
-
-def killed(life: Life) -> None:
-    """In the middle of one step after the other; each goes on where it was."""
+def in_pieces(life: Life) -> None:
+    """Something is added, and killed in the middle of one step after the other, each of which goes on where it was;
+    at last the second step is interrupted when it is all but done."""
     shutil.rmtree(OUT)
+    if life.recipe.fewer:
+        assert run_here("export", life.recipe.model, *life.recipe.fewer).code == 0
+    before = times_of_writing(OUT)
     for step in life.recipe.killed:
         outcome = life.tool(Path.cwd(), step, *life.words, program=KILLED)
         assert outcome.code == -signal.SIGKILL, (step, outcome.err)
         assert not (OUT / step).exists()
-    life.ends_whole()
-
-
-def added_to(life: Life) -> None:
-    """What is there stays; the second thing that is added is interrupted when it is all but done."""
-    shutil.rmtree(OUT)
-    outcome = run_here("export", life.recipe.model, *life.recipe.fewer)
-    assert outcome.code == 0, outcome.err
-    before, make, added = times_of_writing(OUT), steps.make_step, []
+    make, made_so_far = steps.make_step, []
 
     def interrupted(step: PathStep, *others: Any) -> None:
-        make_all = type(step).make
-        added.append(step.name)
-
         def made(*arguments: Any) -> None:
             make_all(*arguments)
-            if len(added) == 2:
+            if len(made_so_far) == 2:
                 raise KeyboardInterrupt
 
+        make_all = type(step).make
+        made_so_far.append(step.name)
         with life.patch.context() as patch:
             patch.setattr(type(step), "make", made)
             make(step, *others)
@@ -208,24 +169,25 @@ def added_to(life: Life) -> None:
     with life.patch.context() as patch:
         patch.setattr(steps, "make_step", interrupted)
         outcome = run_here(*life.words)
-    assert outcome.code == 130
-    assert "interrupted" in outcome.err
+    assert (outcome.code, "interrupted" in outcome.err) == (130, True)
     assert times_of_writing(OUT).keys() >= before.keys()
-    assert not (OUT / added[-1]).exists()
+    assert not (OUT / made_so_far[-1]).exists()
     assert not list(OUT.glob(".seap-export-tmp-*"))
     assert not json.loads((OUT / "manifest.json").read_text("utf-8"))["complete"]
     life.ends_whole()
-    weights = {path: time for path, time in before.items() if path.suffix in (".safetensors", ".data")}
+    weights = [path for path in before if path.suffix in (".safetensors", ".data")]
     after = times_of_writing(OUT)
-    assert {path: after[path] for path in weights} == weights
+    assert [path for path in weights if after[path] != before[path]] == []
 
 
 def damaged(life: Life) -> None:
-    flip(OUT / life.recipe.damaged)
+    path = OUT / life.recipe.damaged
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
     before = tree(OUT)
-    run_here(*life.words).refused(7, f"out/{life.recipe.damaged}", "SHA-256", "--force")
-    assert tree(OUT) == before
-    assert run_here("inspect", "out").code == 7
+    run_here(*life.words).refused(7, str(path), "SHA-256", "--force")
+    assert (tree(OUT), run_here("inspect", "out").code) == (before, 7)
     life.ends_whole("--force")
 
 
@@ -249,109 +211,86 @@ def changed(life: Life) -> None:
     others = ("export", life.recipe.model, *life.recipe.changed)
     run_here(*others).refused(2, f"other inputs ({life.recipe.differs})", "--force")
     assert tree(OUT) == life.whole
-    outcome = run_here(*others, "--force")
-    assert outcome.code == 0, outcome.err
+    assert run_here(*others, "--force").code == 0
     assert tree(OUT) != life.whole
     life.ends_whole("--force")
     assert {path: times_of_writing(OUT)[path] for path in stays} == stays
 
 
-EVENTS = {"killed": killed, "fewer": added_to, "damaged": damaged, "lost": lost, "changed": changed}
-ROWS = [
-    *(pytest.param(RECIPES[name], again, id=f"{name}, again") for name in ("two tasks", "mixtures", "a target")),
-    *(
-        pytest.param(recipe, event, id=f"{name}, {event.__name__}")
-        for name, recipe in RECIPES.items()
-        for key, event in EVENTS.items()
-        if getattr(recipe, key)
-    ),
-]
+def renamed(life: Life) -> None:
+    """Nothing is made, though the model has another name and batches are of another size."""
+    before = times_of_writing(OUT)
+    Path(life.recipe.model).rename(life.recipe.renamed)
+    with life.patch.context() as patch:
+        patch.setattr(steps, "make_step", lambda step, *_: pytest.fail(step.name))
+        outcome = run_here("export", life.recipe.renamed, *life.recipe.words, "--set", "batch_tokens=64")
+    assert outcome.code == 0, outcome.err
+    assert (times_of_writing(OUT), tree(OUT)) == (before, life.whole)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_an_export_lives(recipe: Recipe, tool: Tool, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_chat_model(work / "chat")
+    write_records(work / "talks.jsonl", conversations(20))
+    (work / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 800\n", "utf-8")
+    (work / "limits.toml").write_text("[int8]\nmax_abs = 0.01\n", "utf-8")
+    outcome = run_here("export", recipe.model, *recipe.words)
+    assert outcome.code == 0, outcome.err
+    life = Life(recipe, tree(OUT), tool, monkeypatch)
+    if recipe.fewer or recipe.killed:
+        in_pieces(life)
+    for event in (damaged, lost, changed, renamed):
+        if getattr(recipe, event.__name__):
+            event(life)
+
+
+ONE = ("export", "m", *A, "--ratio", "0.2", *SHORT)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]:
-    """A folder with models, corpora and the export of a recipe; not to be changed."""
-    folders: dict[Recipe, Path] = {}
-
-    def made(recipe: Recipe) -> Path:
-        if recipe not in folders:
-            folder = Path(shutil.copytree(inputs, tmp_path_factory.mktemp("life") / "work"))
-            write_chat_model(folder / "chat")
-            write_records(folder / "talks.jsonl", conversations(20))
-            (folder / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 800\n", "utf-8")
-            (folder / "plain.toml").write_text('compensation = "none"\n', "utf-8")
-            (folder / "limits.toml").write_text("[int8]\nmax_abs = 0.01\n", "utf-8")
-            with chdir(folder):
-                outcome = run_here("export", recipe.model, *recipe.words)
-            assert outcome.code == 0, outcome.err
-            folders[recipe] = folder
-        return folders[recipe]
-
-    return made
+def once(place: Path, tool: Tool) -> Path:
+    """A folder in which a process was killed while it shrank the model; not to be changed."""
+    assert tool(place, "a-0.2/hf", *ONE, program=KILLED).code == -signal.SIGKILL
+    return place
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize(("recipe", "event"), ROWS)
-def test_an_export_lives(
-    recipe: Recipe,
-    event: Callable[[Life], None],
-    undisturbed: Callable[[Recipe], Path],
-    tool: Tool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    home = Path(shutil.copytree(undisturbed(recipe), tmp_path / "work"))
-    monkeypatch.chdir(home)
-    event(Life(recipe, tree(OUT), tool, monkeypatch))
+@pytest.fixture
+def left(home: Path) -> Path:
+    """What it has left, in a copy."""
+    (folder,) = (home / "out").glob(".seap-export-unfinished-*")
+    return folder
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_zeros_in_what_a_kill_left_are_found(tool: Tool, work: Path) -> None:
+def test_zeros_in_what_a_kill_left_are_found(left: Path, pristine: Path) -> None:
     """At the same size, as a crash of the machine leaves them; `tests/robustness/kills.py` tries random ones."""
-    words = ("export", "m", *A, "--ratio", "0.2", *SHORT)
-    assert run_here(*words).code == 0
-    whole = tree(Path(shutil.move(OUT, "whole")))
-    assert tool(work, "a-0.2/hf", *words, program=KILLED).code == -signal.SIGKILL
-    for path in next(OUT.glob(".seap-export-unfinished-*")).rglob("*"):
+    for path in left.rglob("*"):
         if path.name == "model.safetensors" or path.parent.name == "unfinished":
             size = path.stat().st_size
             os.truncate(path, size // 2)
             os.truncate(path, size)
-    outcome = run_here(*words)
+    outcome = run_here(*ONE)
     assert outcome.code == 0
     assert "damaged" in outcome.err
-    assert tree(OUT) == whole
+    assert tree(OUT / "a-0.2") == tree(pristine / "a-0.2")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_what_another_release_began_is_made_anew(tool: Tool, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("left")
+def test_what_another_release_began_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it finished stays, and everybody is told."""
-    words = ("export", "m", *A, "--ratio", "0.2", *SHORT)
-    assert tool(work, "a-0.2/hf", *words, program=KILLED).code == -signal.SIGKILL
     others = {**manifest.package_versions(), "torch": "2.5.0"}
     monkeypatch.setattr(manifest, "package_versions", lambda: others)
-    outcome = run_here(*words)
+    outcome = run_here(*ONE)
     assert outcome.code == 0
     finished, unfinished = outcome.err.splitlines()
-    assert "used as they are" in finished
-    assert "torch" in finished
-    assert "begins anew" in unfinished
-    assert "now 2.5.0" in unfinished
-    run_here("validate", "out", "--check", "integrity", "--out", "report.json")
-    checks = json.loads(Path("report.json").read_text("utf-8"))["checks"]
+    assert [word for word in ("used as they are", "torch") if word not in finished] == []
+    assert [word for word in ("begins anew", "now 2.5.0") if word not in unfinished] == []
+    checks = json.loads(run_here("validate", "out", "--check", "integrity", "--json").out)["checks"]
     assert "torch 2.5.0: a-0.2/hf" in str(checks)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_it_does_not_go_on_while_a_worker_still_writes(
-    tool: Tool, work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("export", "m", *A, "--ratio", "0.2", *SHORT)
-    assert tool(work, "a-0.2/hf", *words, program=KILLED).code == -signal.SIGKILL
-    (left,) = (work / "out").glob(".seap-export-unfinished-*")
+def test_it_does_not_go_on_while_a_worker_still_writes(left: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tree(left)
     monkeypatch.setattr(outputs, "_PATIENCE", 0.1)
     with outputs.alone(left / "hf"):
-        run_here(*words).refused(6, str(left.name), "still writes", "run the same command again")
+        run_here(*ONE).refused(6, str(left.name), "still writes", "run the same command again")
         assert tree(left) == before
-    assert run_here(*words).code == 0

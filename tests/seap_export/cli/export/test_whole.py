@@ -1,8 +1,7 @@
-"""What an export measures besides its variants: the whole model, merely rounded, and other texts."""
+"""What an export measures: its variants, the whole model, merely rounded, and other texts."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from support.conversations import write_records
-from support.corpora import WORDS, micro_texts
-from support.exports import Outcome, Run, tree
-from support.product import GENERAL_TEXT, MOST_TEXTS
+from support.corpora import WORDS
+from support.estimates import without_texts
+from support.exports import Outcome, Run, times_of_writing, tree
+from support.product import GENERAL_TEXT, MOST_TEXTS, with_error
 
 from seap_export.common.json_file import read_json
 from validation.reports import schema
+from validation.reports.speedups import interval_in_words
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--precision", "fp32", "--out", "out", "--quality")
 PRUNED = (*EXPORT, "--ratio", "0.4")
@@ -36,22 +37,15 @@ def once(place: Path, said: Outcome) -> Path:
     return place
 
 
-def result(run: Run, *arguments: object) -> dict[str, Any]:
-    outcome = run(*arguments, "--json")
-    assert outcome.code == 0, outcome.err
-    values: dict[str, Any] = json.loads(outcome.out)
-    return values
-
-
 def figures(row: dict[str, Any]) -> dict[str, Any]:
     (divergence,) = row["quality"]["divergence"].values()
     return {key: value for key, value in divergence.items() if not isinstance(value, list)}
 
 
-def test_it_is_what_an_export_of_ratio_0_makes_and_what_is_recommended_stays(run: Run, home: Path) -> None:
+def test_it_is_what_an_export_of_ratio_0_makes(result: Callable[..., Any], home: Path) -> None:
     """The micro model has fewer calibration tokens than it may be rounded with."""
     files = tree(home / "out")
-    whole = result(run, *PRUNED)["whole"]
+    whole = result(*PRUNED)["whole"]
     assert whole.keys() == NAMES
     assert tree(home / "out") == files  # nothing is made or measured again
     assert not list((home / "out").glob(".seap-export-unfinished-*"))
@@ -61,18 +55,47 @@ def test_it_is_what_an_export_of_ratio_0_makes_and_what_is_recommended_stays(run
         "a-whole-int8": None,
         "a-whole-int4": "a-whole-int4",
     }
-    for precision in ("int8", "int4"):
-        command = whole[f"a-whole-{precision}"]["command"].split()[1:]
-        assert command[-2:] == ["--out", f"out-a-{precision}"]
-        made = result(run, *command, "--quality")["variants"]["a-0"]
-        row = whole[f"a-whole-{precision}"]
-        assert (row["bytes"], row["refusal"]) == (made["bytes"]["onnx"], "")
-        measured = {key: value for key, value in made["quality"].items() if key in figures(row)}
-        assert figures(row) == pytest.approx(measured, rel=1e-6)
+    command = whole["a-whole-int4"]["command"].split()[1:]
+    assert command[-2:] == ["--out", "out-a-int4"]
+    made, row = result(*command, "--quality")["variants"]["a-0"], whole["a-whole-int4"]
+    assert (row["bytes"], row["refusal"]) == (made["bytes"]["onnx"], "")
+    measured = {key: value for key, value in made["quality"].items() if key in figures(row)}
+    assert figures(row) == pytest.approx(measured, rel=1e-6)
+
+
+def test_quality_is_what_evaluate_measures_and_speed_comes(run: Run, result: Callable[..., Any], home: Path) -> None:
+    recorded, variant = read_json(home / "out/a-0.4/quality.json"), "out/a-0.4"
+    evaluated = result("evaluate", variant, "--dense", "m", "--runtime", "onnxruntime")["divergence"]["onnx"]
+    assert without_texts(recorded["divergence"]["onnx"]) == pytest.approx(without_texts(evaluated), rel=1e-6)
+    assert recorded["texts"]["disjoint"] is True
+    assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
+    measured = read_json(home / "out/manifest.json")["variants"]["a-0.4"]["quality"]
+    assert (measured.pop("folder"), measured.pop("runtime")) == ("onnx", "onnxruntime")
+    assert measured.pop("elsewhere") == recorded["elsewhere"]
+    assert measured.items() <= evaluated.items()
+    assert result(*PRUNED)["variants"]["a-0.4"]["speed"] is None
+    assert result(*PRUNED, "--speed")["variants"]["a-0.4"]["speed"]
+    before, times = read_json(home / "out/performance.json"), times_of_writing(home / "out/a-0.4")
+    again = result(*PRUNED, "--speed")["variants"]["a-0.4"]
+    assert read_json(home / "out/performance.json")["speed"] == before["speed"]
+    assert times_of_writing(home / "out/a-0.4") == times
+    report = read_json(home / "out/validation.json")
+    Draft202012Validator(schema()).validate(report)
+    (cell,) = report["variants"]["a-0.4"]["speed"]["variant"]
+    assert again["speed"] == report["variants"]["a-0.4"]["speed"]
+    assert cell["decode_share_of_ideal"] == pytest.approx(cell["decode_speedup"] / cell["decode_ideal_speedup"])
+    assert "of the ideal" in (home / "out/validation.html").read_text("utf-8")
+    kl = with_error(measured["mean_kl_nats"], measured["mean_kl_nats_stderr"]).replace("±", "+-")
+    assert [kl in shown.out for shown in (run("inspect", "out"), run("inspect", variant), run(*PRUNED))] == [True] * 3
+    assert interval_in_words(cell["decode_speedup_low"], cell["decode_speedup_high"]) in run("inspect", "out").out
+    performance = home / "out/performance.json"  # which has no hash
+    performance.write_text(performance.read_text("utf-8").replace("share_of_ideal", "share"), "utf-8")
+    assert run("inspect", "out").code == 0
+    assert result("validate", "out", "--check", "integrity")["variants"]["a-0.4"]["speed"] is None
 
 
 def test_a_variant_that_it_beats_says_so_everywhere_and_the_same_file_is_recommended(
-    run: Run, said: Outcome, home: Path
+    run: Run, result: Callable[..., Any], said: Outcome, home: Path
 ) -> None:
     """In fp32 a variant is larger than the whole model in 4 bits; without a clock, the rest is certain."""
     (warning,) = [line for line in said.err.splitlines() if "beaten" in line]
@@ -84,27 +107,23 @@ def test_a_variant_that_it_beats_says_so_everywhere_and_the_same_file_is_recomme
     assert report["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
     assert report["whole"].keys() == NAMES
     page = (home / "out" / "validation.html").read_text("utf-8")
-    header = page[page.index("<header") : page.index("</header>")]
-    assert "is beaten by the whole model in int8" in header
-    assert result(run, *PRUNED)["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
+    assert "is beaten by the whole model in int8" in page.partition("</header>")[0]
     assert "The whole model, merely rounded" in (home / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
     values = report["recommended"]["a"]
     assert values["file"] == "a-whole-int4"
-    (line,) = [line for line in said.out.splitlines() if line.startswith("  a: Ship the whole model in int4 ")]
-    assert line.removeprefix("  a: ") == values["words"].replace("±", "+-")
-    assert f"It is in {Path('out/a-whole-int4')}\n" in said.out
+    assert values["words"].startswith("Ship the whole model in int4 ")
+    for shown in (said.out, run("validate", "out").out):
+        assert f"  a: {values['words'].replace('±', '+-')}\n" in shown
+        assert f"It is in {Path('out/a-whole-int4')}\n" in shown
     table = said.out.partition("\n\n")[0]
     assert re.search(r"^a-0.4/onnx fp32 .* beaten ", table, re.MULTILINE)
     assert re.search(r"^a-whole-int4 .* ship ", table, re.MULTILINE)
-    assert result(run, *PRUNED)["recommended"] == {"a": values}
+    again = result(*PRUNED)
+    assert (again["variants"]["a-0.4"]["beaten_by"], again["recommended"]) == ("a-whole-int8", {"a": values})
     for shown in ("validation.html", "a-0.4/hf/README.md"):
         assert values["words"] in (home / "out" / shown).read_text("utf-8")
-    judged = run("validate", "out", "--dense", "m", "--max-kl", "99", "--json")
-    limited = json.loads(judged.out)["recommended"]["a"]
+    limited = result("validate", "out", "--dense", "m", "--max-kl", "99")["recommended"]["a"]
     assert (limited["rule"], limited["limits"]["max_kl"]) == ("limits", 99)
-    judged = run("validate", "out")
-    assert values["words"].replace("±", "+-") in judged.out
-    assert f"It is in {Path('out/a-whole-int4')}\n" in judged.out
     assert run("generate", "out/a-whole-int4", "the cat").err == ""
     (home / "out" / "a-whole-int4" / "genai_config.json").unlink()
     run("validate", "out", "--check", "integrity", "--quiet").refused(7, "genai_config.json")
@@ -131,7 +150,7 @@ def _held_out(task: str) -> list[str]:
     return [sample["prompt"] + sample["completion"] for sample in samples]
 
 
-def test_every_variant_is_measured_on_every_task_and_the_general_text(run: Run, home: Path) -> None:
+def test_every_variant_is_measured_on_every_text(run: Run, result: Callable[..., Any], home: Path) -> None:
     """A task that is added gets a column; what an export does not name keeps its figures until it is named."""
     words = (*EXPORT[:2], *EXPORT[4:], "--ratio", "0.4", "--set", "router=false")
     assert list(_cells("a-0.4")) == ["a", GENERAL_TEXT]
@@ -151,34 +170,6 @@ def test_every_variant_is_measured_on_every_task_and_the_general_text(run: Run, 
         assert one[name]["mean_kl_nats"] != other[name]["mean_kl_nats"]
     write_records(home / "few.jsonl", [{"text": text} for text in _held_out("b")[:MOST_TEXTS]])
     evaluate = ("evaluate", "out/a-0.4", "--dense", "m", "--runtime", "onnxruntime", "--text", "b=few.jsonl")
-    divergence = result(run, *evaluate)["divergence"]["onnx"]
+    divergence = result(*evaluate)["divergence"]["onnx"]
     for key in ("mean_kl_nats", "tokens", "bits_per_byte", "dense_bits_per_byte", "bytes"):
         assert one["b"][key] == pytest.approx(divergence[key], rel=1e-6)
-
-
-def test_the_general_text_may_be_given(run: Run, home: Path) -> None:
-    """Without the texts that were calibrated on; another one is another column of texts."""
-    before, other = _cells("a-0.4"), micro_texts(12, 99)
-    texts = [json.loads(line)["text"] for line in (home / "a.jsonl").read_text("utf-8").splitlines()]
-    calibrated = [text for text in texts if text not in _held_out("a")]
-    (home / "g.txt").write_text("\n\n".join([*calibrated, *other]), "utf-8")
-    assert run(*PRUNED, "--set", "general_text=g.txt").code == 0
-    after = _cells("a-0.4")
-    assert after[GENERAL_TEXT]["sha256"] != before[GENERAL_TEXT]["sha256"]
-    assert after["a"] == before["a"]
-    write_records(home / "same.jsonl", [{"text": text} for text in other])
-    kept = Path("out/a-0.4/quality.json").read_bytes()
-    assert run(*PRUNED, "--set", "general_text=same.jsonl").code == 0
-    assert Path("out/a-0.4/quality.json").read_bytes() == kept
-
-
-def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run, bare: Path) -> None:
-    run(*PRUNED, "--set", "general_text=none.txt").refused(2, "general_text", "none.txt")
-    texts = [json.loads(line) for line in (bare / "a.jsonl").read_text("utf-8").splitlines()]
-    write_records(bare / "g.jsonl", texts[:2])
-    words = (*PRUNED, "--set", "held_out=1", "--set", "general_text=g.jsonl", "--dry-run", "-q")
-    outcomes = [run(*words, "--set", f"seed={seed}") for seed in (0, 1, 2)]
-    refused = [outcome for outcome in outcomes if outcome.code]
-    assert refused, "both texts are calibrated on, unless one is held out"
-    refused[0].refused(8, "general text", "g.jsonl")
-    assert not (bare / "out").exists()
