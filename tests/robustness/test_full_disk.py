@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from robustness.commands import ALL
-from support.exports import Outcome
+from robustness.commands import ALL, assert_whole, tree
+from support.exports import Run
 from support.processes import Tool
 from support.product import read_manifest
 
@@ -19,8 +18,6 @@ from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.steps.joint import router
 from seap_export.pipeline.steps.single import variant as variants
 
-RunIt = Callable[..., Outcome]
-TreeOf = Callable[[Path], Any]
 #: Others write to the disk, too: it had room enough when the run began.
 ROOM_ENOUGH = """
 import shutil
@@ -33,15 +30,12 @@ SHARES = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, *(share / 100 for s
 
 
 @pytest.fixture
-def small_disk(tool: Tool) -> Callable[[Path], Path]:
-    """Makes a folder and mounts a file system of 4 KiB there, which only the tool sees."""
-
-    def mount(folder: Path) -> Path:
-        folder.mkdir()
-        tool.shell("mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", folder)
-        return folder
-
-    return mount
+def small_disk(tool: Tool, work: Path) -> Path:
+    """A file system of 4 KiB, which only the tool sees."""
+    disk = work / "disk"
+    disk.mkdir()
+    tool.shell("mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", disk)
+    return disk
 
 
 def _resize(tool: Tool, disk: Path, size: str) -> None:
@@ -51,47 +45,39 @@ def _resize(tool: Tool, disk: Path, size: str) -> None:
 
 @pytest.mark.needs("mount")
 def test_a_disk_that_grows_a_little_each_time_gets_the_same_export(
-    tool: Tool,
-    work: Path,
-    small_disk: Callable[[Path], Path],
-    undisturbed: Path,
-    tree: TreeOf,
-    assert_whole: Callable[[Path], None],
+    tool: Tool, work: Path, small_disk: Path, undisturbed: Path
 ) -> None:
-    disk = small_disk(work / "out")
+    onto = tuple("disk" if word == "out" else word for word in ALL)
     takes, steps = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file()), set()
     for share in SHARES:
-        _resize(tool, disk, f"{takes * share / 2**10:.0f}k")
-        message = tool(work, *ALL, before=ROOM_ENOUGH).refused(6)
+        _resize(tool, small_disk, f"{takes * share / 2**10:.0f}k")
+        message = tool(work, *onto, before=ROOM_ENOUGH).refused(6)
         assert FULL in message or "No space left on device" in message
         copy = work / f"at {share}"
-        tool.shell("cp", "-a", disk, copy)
+        tool.shell("cp", "-a", small_disk, copy)
         assert not list(copy.glob(".seap-export-tmp-*"))
         assert_whole(copy)
         steps.add(len(read_manifest(copy).steps))
         shutil.rmtree(copy)
     assert len(steps) > 3  # it went on each time, as far as the disk took it
-    _resize(tool, disk, "100m")
-    assert tool(work, *ALL).code == 0
-    tool.shell("cp", "-a", disk, work / "copy")
+    _resize(tool, small_disk, "100m")
+    assert tool(work, *onto).code == 0
+    tool.shell("cp", "-a", small_disk, work / "copy")
     assert tree(work / "copy") == tree(undisturbed)
 
 
 @pytest.mark.needs("mount")
-def test_a_full_folder_of_temporary_files(
-    tool: Tool, work: Path, small_disk: Callable[[Path], Path], tree: TreeOf, undisturbed: Path
-) -> None:
+def test_a_full_folder_of_temporary_files(tool: Tool, work: Path, small_disk: Path, undisturbed: Path) -> None:
     """The tokenizer's files and the reference's logits go there."""
-    disk = small_disk(work / "temporary")
     for size in (4, 48):
-        _resize(tool, disk, f"{size}k")
-        tool(work, *ALL, environment={"TMPDIR": str(disk)}).refused(6)
-    _resize(tool, disk, "100m")
-    assert tool(work, *ALL, environment={"TMPDIR": str(disk)}).code == 0
+        _resize(tool, small_disk, f"{size}k")
+        tool(work, *ALL, environment={"TMPDIR": str(small_disk)}).refused(6)
+    _resize(tool, small_disk, "100m")
+    assert tool(work, *ALL, environment={"TMPDIR": str(small_disk)}).code == 0
     assert tree(work / "out") == tree(undisturbed)
 
 
-def test_a_limit_on_the_size_of_files(tool: Tool, work: Path, undisturbed: Path, tree: TreeOf) -> None:
+def test_a_limit_on_the_size_of_files(tool: Tool, work: Path, undisturbed: Path) -> None:
     before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, -1))"
     for size, made in ((20_000, None), (300_000, "calibration"), (560_000, "a-0.2")):
         message = tool(work, *ALL, before=before.replace("MOST", str(size))).refused(6)
@@ -113,17 +99,9 @@ def full(*args: object, **kwargs: object) -> None:
         (router, "write_router_graph", "router"),
         (router, "write_router", "router"),
     ],
-    ids=["plan", "ONNX folder", "router graph", "router manifest"],
 )
 def test_a_step_for_which_there_is_no_room_is_not_there(
-    run: RunIt,
-    done: Path,
-    tree: TreeOf,
-    assert_whole: Callable[[Path], None],
-    monkeypatch: pytest.MonkeyPatch,
-    module: Any,
-    name: str,
-    step: str,
+    run: Run, done: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, step: str
 ) -> None:
     write, before = getattr(module, name), tree(done)
     shutil.rmtree(done / step.split("/")[0])
@@ -132,25 +110,23 @@ def test_a_step_for_which_there_is_no_room_is_not_there(
         write(*args, **kwargs)
         full()
 
-    monkeypatch.setattr(module, name, half)
-    run(*ALL).refused(6, FULL)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, half)
+        run(*ALL).refused(6, FULL)
     assert not (done / step).exists()
     assert not list(done.glob(".seap-export-tmp-*"))
     assert_whole(done)
-    monkeypatch.undo()
-    monkeypatch.chdir(done.parent)
     assert run(*ALL).code == 0
     assert tree(done) == before
 
 
-def test_no_room_for_the_manifest(run: RunIt, done: Path, tree: TreeOf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_the_manifest(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps that are there and the manifest stay as they are, and so does a step that was to be replaced."""
     before = tree(done)
-    monkeypatch.setattr(Manifest, "write", full)
     replaced = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--recipe", "wanda-sp")
-    run(*replaced, "--force", "--quiet").refused(6, FULL)
+    with monkeypatch.context() as patched:
+        patched.setattr(Manifest, "write", full)
+        run(*replaced, "--force", "--quiet").refused(6, FULL)
     assert tree(done) == before
-    monkeypatch.undo()
-    monkeypatch.chdir(done.parent)
     assert run(*ALL).code == 0
     assert tree(done) == before

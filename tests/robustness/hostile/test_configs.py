@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from robustness.commands import EXPORT
-from support.exports import Outcome
+from support.exports import Run
 from support.models import write_micro_model
 from support.processes import Tool
 
-RunIt = Callable[..., Outcome]
 HUGE = 10**18
 #: As JSON, since some of it is none.
 VALUES = {
@@ -72,7 +70,7 @@ def test_a_value_that_no_model_has(tool: Tool, work: Path, key: str, value: str)
     assert not (work / "new").exists()
 
 
-def test_tokens_that_generation_config_names_and_no_model_has(run: RunIt, work: Path) -> None:
+def test_tokens_that_generation_config_names_and_no_model_has(run: Run, work: Path) -> None:
     for value in ('"x"', "{}", "96", "[1, -7]"):
         spoil(work / "m", "eos_token_id", value, "generation_config.json")
         run(*EXPORT).refused(8, "m/generation_config.json", "eos_token_id", "96")
@@ -94,7 +92,7 @@ CONTENTS = (
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_that_is_no_json_of_ours(run: RunIt, tool: Tool, work: Path, file: str) -> None:
+def test_a_file_that_is_no_json_of_ours(run: Run, tool: Tool, work: Path, file: str) -> None:
     sound = (work / "m" / file).read_bytes()
     for content in CONTENTS:
         (work / "m" / file).write_bytes(content)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from robustness.commands import ALL
+from robustness.commands import ALL, tree
 from support.editing import edit_weights, set_json
-from support.exports import Outcome
+from support.exports import Run
 
 
 def last_weight_is_none(work: Path) -> None:
@@ -36,9 +35,7 @@ HARM: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", HARM)
-def test_a_finished_export_survives(
-    run: Callable[..., Outcome], done: Path, work: Path, tree: Callable[[Path], Any], name: str
-) -> None:
+def test_a_finished_export_survives(run: Run, done: Path, work: Path, name: str) -> None:
     HARM[name](work)
     before = tree(done)
     outcome = run(*ALL)

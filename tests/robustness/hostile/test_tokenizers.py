@@ -41,7 +41,6 @@ def model(kind: str, **values: Any) -> dict[str, Any]:
 
 PARTS: dict[str, dict[str, Any]] = {
     "no model": {"model": None},
-    "a model of no kind": model("Evil"),
     "an unknown token that is out of range": model("Unigram", unk_id=99, vocab=[["a", 0.0]]),
     "a unigram model without unknown token": model("Unigram", vocab=[["a", 0.0], ["b", -1.0]]),
     "words without unknown token": model("WordLevel", unk_token="zzz", vocab={"the": 4}),
@@ -52,16 +51,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "ids beyond the vocabulary": model("WordLevel", unk_token="the", vocab={"the": 2**32 - 1}),
     "a template with a token that is not there": template(),
     "a template in a sequence": {"post_processor": {"type": "Sequence", "processors": [template()["post_processor"]]}},
-    "a template with no list of tokens": template(special_tokens=None),
     "a table of 8 GB": table(b"\xff" * 4 + bytes(28)),
     "a table of 2 bytes": table(b"ab"),
-    "a table that is not base64": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}},
     "a table in a sequence": {"normalizer": {"type": "Sequence", "normalizers": [table(b"")["normalizer"]]}},
-    "a pattern that is none": {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
     "a stride longer than texts": {
         "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 5}
     },
-    "another version": {"version": "9.9"},
     "replacements that multiply": sequence("normalizer", "normalizers", replacement("t"), replacement("x")),
     "expressions that multiply": sequence(
         "normalizer", "normalizers", *(replacement({"Regex": "[tx]"}, "x" * 9) for _ in range(4))

@@ -6,17 +6,14 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from robustness.commands import EXPORT
-from support.exports import Outcome
+from support.exports import Run
 from support.processes import Tool
-
-RunIt = Callable[..., Outcome]
 
 
 class Payload:
@@ -45,7 +42,7 @@ def poison(folder: Path, marker: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.bin"])
-def test_a_pickle_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
+def test_a_pickle_is_never_unpickled(run: Run, done: Path, work: Path, name: str) -> None:
     shutil.copytree(work / "m", work / "sound")
     poison(work / "m", work / "marker", name)
     (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
@@ -55,10 +52,8 @@ def test_a_pickle_is_never_unpickled(run: RunIt, done: Path, work: Path, name: s
         EXPORT,
         ("inspect", "m"),
         ("convert", "m", "--out", "new", "--quiet"),
-        ("calibrate", "m", "--task", "a=a.jsonl", "--out", "new"),
         ("evaluate", "out/a-0.2", "--dense", "m"),
         ("evaluate", "m", "--zero-shot", "a=a.toml"),
-        ("bench", "out/a-0.2", "--dense", "m"),
     ):
         run(*command).refused(8, *words)
         assert not (work / "marker").exists()
@@ -111,7 +106,7 @@ HEADERS = {
 }
 
 
-def test_an_absurd_header_is_refused(run: RunIt, work: Path) -> None:
+def test_an_absurd_header_is_refused(run: Run, work: Path) -> None:
     for name, content in HEADERS.items():
         (work / "m" / "model.safetensors").write_bytes(content)
         message = run(*EXPORT).refused(8)
@@ -131,7 +126,7 @@ def test_a_header_of_100_mb_is_not_even_parsed_and_a_quarter_of_a_million_tensor
     tool(work, *EXPORT, memory=2**30, timeout=30).refused(8, "config", "weights")
 
 
-def test_a_shard_in_the_place_of_another(run: RunIt, work: Path) -> None:
+def test_a_shard_in_the_place_of_another(run: Run, work: Path) -> None:
     """Two names for one file: each tensor is there, and twice."""
     shutil.copyfile(work / "m" / "model.safetensors", work / "m" / "a.safetensors")
     (work / "m" / "model.safetensors").rename(work / "m" / "b.safetensors")
