@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from seap_export.corpus import LAST_NUMBER, AnswerRule, parse_task
-from seap_export.errors import InputError
-
-HEAD = 'corpus = "a.jsonl"\nprompt = "{text}"\n'
 
 
 @pytest.mark.parametrize(
     ("text", "number"),
     [
         ("He has 3 + 4 = 7.", "7"),
-        ("It is 72.\n#### 72", "72"),
         ("She earns $1,250.50.", "1250.5"),
         ("#### 1,000,000", "1000000"),
         ("It costs 18.00 dollars", "18"),
@@ -27,7 +22,6 @@ HEAD = 'corpus = "a.jsonl"\nprompt = "{text}"\n'
         ("(7)-5", "5"),
         ("007", "7"),
         ("-0.0", "0"),
-        ("3.", "3"),
         ("9" * 60, "9" * 60),
         ("no number", None),
         ("", None),
@@ -48,38 +42,14 @@ def test_a_pattern_finds_its_group_where_it_first_matches_before_the_first_of_it
     assert AnswerRule("(x)").before_stop("a") is None
 
 
-def _parsed(tmp_path: Path, words: str) -> Any:
+def test_task_files_say_how_answers_are_found(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "one"}\n')
-    (tmp_path / "a.toml").write_text(HEAD + words)
-    return parse_task(f"a={tmp_path / 'a.toml'}")
-
-
-def test_task_files_say_how_answers_are_found(tmp_path: Path) -> None:
-    words = 'answer = "last number"\nstop = ["\\nQuestion:"]\nshots = 2\nexamples = "b.jsonl"\n'
-    task = _parsed(tmp_path, 'completion = " {text}"\n' + words)
+    (tmp_path / "a.toml").write_text(
+        'corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = " {text}"\n'
+        'answer = "last number"\nstop = ["\\nQuestion:"]\nshots = 2\nexamples = "b.jsonl"\n'
+    )
+    task = parse_task(f"a={tmp_path / 'a.toml'}")
     assert task.answer == AnswerRule(LAST_NUMBER, ("\nQuestion:",), 2, tmp_path / "b.jsonl")
     assert [sample.text for sample in task.texts()] == ["one one"]
-    assert _parsed(tmp_path, "").answer is None
-
-
-def test_faulty_rules_are_refused_when_the_task_is_parsed(tmp_path: Path) -> None:
-    for words, message in (
-        ('answer = "("', "'answer' is not a regular expression"),
-        ('answer = "[0-9]+"', "'answer' has 0 groups"),
-        ('answer = "(a)(b)"', "'answer' has 2 groups"),
-        ("answer = 1", "key 'answer' must be a string"),
-        ('stop = ["a"]', "'stop' is for generated answers"),
-        ('answer = "(a)"\nstop = "a"', "'stop' must be a list of texts"),
-        ('answer = "(a)"\nstop = [""]', "'stop' contains an empty text"),
-        ('answer = "(a)"\nshots = "4"', "'shots' must be a number of examples"),
-        ('answer = "(a)"\nshots = true', "'shots' must be a number of examples"),
-        ('answer = "(a)"\nshots = 4', "'shots' and 'examples' belong together"),
-        ('answer = "(a)"\nshots = -1\nexamples = "b.jsonl"', "'shots' and 'examples' belong together"),
-        ('answer = "(a)"\nexamples = "b.jsonl"', "'shots' and 'examples' belong together"),
-        ('answer = "(a)"\nshots = 1\nexamples = "none.jsonl"', "none.jsonl: no such file"),
-    ):
-        with pytest.raises(InputError) as caught:
-            _parsed(tmp_path, words)
-        assert message in str(caught.value)
-        assert "\n" not in str(caught.value)
+    assert parse_task(f"a={tmp_path / 'a.jsonl'}").answer is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,34 +60,30 @@ def test_a_data_set_that_is_not_usable_is_refused_and_its_code_does_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route\nto the hub"), TimeoutError("slow"), OSError(28, "full")])
-def test_without_a_network_it_is_the_environments_fault(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
+def test_without_a_network_or_the_library_it_is_the_environments_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (ConnectionError("no route\nto the hub"), OSError(28, "full")):
 
-    monkeypatch.setattr("datasets.load_dataset", fail)
-    assert "hub" in _message(EnvironmentFailure, lambda: list(parse_task("openai/gsm8k").texts()))
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
 
-
-def test_the_library_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("datasets.load_dataset", fail)
+        assert "hub" in _message(EnvironmentFailure, lambda: list(parse_task("openai/gsm8k").texts()))
     for module in ("datasets", "lm_eval"):
         monkeypatch.setitem(sys.modules, module, None)
-    for spec in ("openai/gsm8k", "maths=openai/gsm8k:main", "gsm8k"):
+    for spec in ("openai/gsm8k", "gsm8k"):
         assert "run: pip install" in _message(EnvironmentFailure, partial(parse_task, spec))
 
 
 def test_what_is_no_file_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gsm8k, main = HubCorpus("openai/gsm8k"), HubCorpus("openai/gsm8k", "main")
     assert parse_task("openai/gsm8k") == Task("gsm8k", gsm8k, given_as="openai/gsm8k")
-    assert parse_task("openai/gsm8k:main") == Task("gsm8k", main, given_as="openai/gsm8k:main")
     assert parse_task("maths=openai/gsm8k:main") == Task("maths", main, given_as="openai/gsm8k:main")
-    for spec in ("a=./gsm8k.jsonl", "a=../gsm8k", "a=x/y/z", "a=/x/y"):
+    for spec in ("a=./gsm8k.jsonl", "a=x/y/z", "a=/x/y"):
         assert "no such file" in _message(InputError, partial(parse_task, spec))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "openai").mkdir()
     (tmp_path / "openai" / "gsm8k").write_text("x")
-    for spec in ("a=openai/gsm8k", "openai/gsm8k"):
-        assert "unknown kind of corpus" in _message(InputError, partial(parse_task, spec))
+    assert "unknown kind of corpus" in _message(InputError, partial(parse_task, "a=openai/gsm8k"))
     assert all(map(is_dataset_id, ("a/b", "HuggingFaceH4/ultrachat_200k", "wikimedia/wikipedia:20231101.en")))
     assert not any(map(is_dataset_id, ("a", "a/b/c", "/a", "../a", "a/..", "a/b:", "~/a", "C:/a", "a b/c", "a\\b")))
     assert is_harness_name("arc_challenge")
@@ -98,18 +95,22 @@ def test_a_task_file_may_name_a_data_set(tmp_path: Path, write_dataset: Callable
     file.write_text('corpus = "openai/gsm8k:main"\nprompt = "{question}"\ncompletion = " {answer}"')
     task = parse_task(f"maths={file}")
     assert task.corpus == HubCorpus("openai/gsm8k", "main")
-    local = Task("maths", HubCorpus(str(write_dataset(train=SUMS))), task.prompt, task.completion)
+    local = replace(task, corpus=HubCorpus(str(write_dataset(train=SUMS))))
     assert list(local.texts())[:2] == [Sample("1+0?", " 1"), Sample("1+1?", " 2")]
 
 
 def test_a_task_of_the_harness_is_asked_as_the_harness_asks(write_harness_task: Callable[..., None]) -> None:
     write_harness_task("sums", GENERATE + TRAIN + "test_split: test\n", train=SUMS, test=SUMS[:1])
     write_harness_task("goals", CHOICE + TRAIN + "validation_split: validation\n", train=GOALS, validation=GOALS[:1])
-    sums, goals = parse_tasks(["sums", "other=goals"])
+    splits = "validation_split: validation\ntest_split: test\n"
+    write_harness_task("v", GENERATE + splits, validation=SUMS, test=SUMS[:1])
+    sums, goals, validation = parse_tasks(["sums", "other=goals", "v"])
     assert (sums.name, sums.corpus, goals.name) == ("sums", HarnessCorpus("sums"), "other")
     assert list(sums.texts()) == [Sample(f"Question: 1+{n}?\nAnswer:", f" {n + 1}") for n in range(3)]
     assert list(goals.texts()) == [Sample(f"g{n}\nAnswer:", " b" if n % 2 else " a") for n in range(3)]
     assert (sums.notice, goals.notice) == ("", "")
+    assert len(list(validation.texts())) == 3  # without training data
+    assert "validation split" in validation.notice
 
 
 @pytest.mark.parametrize(
@@ -148,21 +149,12 @@ def test_a_task_of_the_harness_is_asked_as_the_harness_asks(write_harness_task: 
             Sample("Say it. Answer:", " it"),
         ),
     ],
-    ids=["choice in prompt", "label text", "several answers", "loglikelihood", "rolling", "prefix"],
 )
 def test_kinds_of_tasks(
     write_harness_task: Callable[..., None], yaml: str, record: dict[str, Any], sample: Sample
 ) -> None:
     write_harness_task("some", yaml + TRAIN + "validation_split: train\n", train=[record])
     assert list(parse_task("some").texts()) == [sample]
-
-
-def test_a_task_without_training_data_gives_its_validation_split(write_harness_task: Callable[..., None]) -> None:
-    splits = "validation_split: validation\ntest_split: test\n"
-    write_harness_task("v", GENERATE + splits, validation=SUMS, test=SUMS[:1])
-    validation = parse_task("v")
-    assert len(list(validation.texts())) == 3
-    assert "validation split" in validation.notice
 
 
 def test_a_task_that_is_not_usable_is_refused(write_harness_task: Callable[..., None], tmp_path: Path) -> None:

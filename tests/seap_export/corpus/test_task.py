@@ -32,11 +32,7 @@ def test_corpus_without_a_task_file_uses_the_field_text(tmp_path: Path) -> None:
     assert parse_task(str(path.rename(tmp_path / "a.jsonl"))).name == "a"
     with pytest.raises(InputError, match="more than white space"):
         Sample(" ", "\n")
-    for line, message in (
-        ('{"goal": "two"}', "no form is recognised"),
-        ('{"text": null}', "is null"),
-        ('{"text": 3}', "is 3, not a text"),
-    ):
+    for line, message in (('{"text": null}', "is null"), ('{"text": 3}', "is 3, not a text")):
         for content, where in (
             (f'{{"text": "x"}}\n\n{line}\n', "line 3"),
             (f'[{{"text": "x"}},\n\n{line}]', "record 2"),
@@ -78,31 +74,6 @@ def test_a_task_file_makes_prompt_and_completion(
     assert list(parse_task(_write(tmp_path, task_file, record)).texts()) == [sample]
 
 
-FAULTY = {
-    'prompt = "x"\nprompts = 1': "unknown key 'prompts'; known keys: corpus, prompt, completion",
-    'completion = "x"': "key 'prompt' must be a string, but it is missing",
-    'corpus = ["x"]': "key 'corpus' must be a string, not ['x']",
-    'prompt = "x"\ncompletion = 1': "'completion' must be a template or a table with 'choices' and 'label'",
-    'prompt = "{a"': "template '{a'",
-    'prompt = "x"\ncompletion = "{a!r}"': "template '{a!r}'",
-    "corpus = \n": "not a TOML file",
-    'corpus = "b.jsonl"\nprompt = "x"': "b.jsonl: no such file",
-    **{
-        f'prompt = "x"\ncompletion = {{{table}}}': message
-        for table, message in {
-            'choice = "a", label = "b"': "unknown key 'choice'",
-            'choices = ["a", 1], label = "b"': "'choices' must be a list of templates",
-            'choices = [], label = "b"': "'choices' is empty",
-            'choices = "{a}", label = "b"': "field '{a}' is malformed",
-            'choices = ["a"]': "key 'label' must be a string, but it is missing",
-            'choices = ["a"], label = "{b}"': "field '{b}' is malformed",
-            'choices = "a", label = "b", labels = ["A"]': "key 'labels' must be a string",
-            'choices = ["a"], label = "b", template = "{"': "template '{'",
-        }.items()
-    },
-}
-
-
 @pytest.mark.parametrize(
     ("task_file", "record", "message"),
     [
@@ -137,11 +108,59 @@ def test_a_record_that_does_not_fit_its_task_file_is_refused(
     assert "\n" not in str(caught.value)
 
 
+#: Without and with a prompt; what stands in the table of a completion; and what stands beside an answer.
+FAULTY = {
+    'completion = "x"': "key 'prompt' must be a string, but it is missing",
+    'corpus = ["x"]': "key 'corpus' must be a string, not ['x']",
+    "corpus = \n": "not a TOML file",
+    'corpus = "b.jsonl"\nprompt = "x"': "b.jsonl: no such file",
+    'user = "x"\ncompletion = "x"': "one or the other",
+    'system = "x"': "key 'user' must be a string, but it is missing",
+    'user = "{q"': "template '{q'",
+    'user = "x"\nassistant = 3': "'assistant' must be a template",
+    'user = "x"\nsystem = 3': "'system' must be a string",
+    'user = "x"\nassistant = "y"\nanswer = "(.)"\nshots = 1\nexamples = "a.jsonl"': "conversations",
+}
+WITH_A_PROMPT = {
+    "prompts = 1": "unknown key 'prompts'; known keys: corpus, prompt, completion",
+    "completion = 1": "'completion' must be a template or a table with 'choices' and 'label'",
+    'completion = "{a!r}"': "template '{a!r}'",
+    'answer = "("': "'answer' is not a regular expression",
+    'answer = "[0-9]+"': "'answer' has 0 groups",
+    'answer = "(a)(b)"': "'answer' has 2 groups",
+    "answer = 1": "key 'answer' must be a string",
+    'stop = ["a"]': "'stop' is for generated answers",
+}
+COMPLETIONS = {
+    'choice = "a", label = "b"': "unknown key 'choice'",
+    'choices = ["a", 1], label = "b"': "'choices' must be a list of templates",
+    'choices = [], label = "b"': "'choices' is empty",
+    'choices = "{a}", label = "b"': "field '{a}' is malformed",
+    'choices = ["a"]': "key 'label' must be a string, but it is missing",
+    'choices = ["a"], label = "{b}"': "field '{b}' is malformed",
+    'choices = "a", label = "b", labels = ["A"]': "key 'labels' must be a string",
+    'choices = ["a"], label = "b", template = "{"': "template '{'",
+}
+ANSWERS = {
+    'stop = "a"': "'stop' must be a list of texts",
+    'stop = [""]': "'stop' contains an empty text",
+    "shots = true": "'shots' must be a number of examples",
+    "shots = 4": "'shots' and 'examples' belong together",
+    'shots = -1\nexamples = "a.jsonl"': "'shots' and 'examples' belong together",
+    'examples = "a.jsonl"': "'shots' and 'examples' belong together",
+    'shots = 1\nexamples = "none.jsonl"': "none.jsonl: no such file",
+}
+
+
 def test_a_faulty_task_file_is_refused_before_the_corpus_is_read(tmp_path: Path) -> None:
-    for task_file, message in FAULTY.items():
+    faulty = FAULTY | {f'prompt = "x"\n{words}': message for words, message in WITH_A_PROMPT.items()}
+    faulty |= {f'prompt = "x"\ncompletion = {{{table}}}': message for table, message in COMPLETIONS.items()}
+    faulty |= {f'prompt = "x"\nanswer = "(a)"\n{words}': message for words, message in ANSWERS.items()}
+    for task_file, message in faulty.items():
         with pytest.raises(InputError) as caught:
             parse_task(_write(tmp_path, task_file))
         assert message in str(caught.value).removeprefix(f"{tmp_path / 'a.toml'}: ")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_task_needs_a_name_of_its_own_that_can_name_a_folder() -> None:
@@ -177,19 +196,17 @@ def test_sample_tasks_give_texts() -> None:
 
 
 ARC_RECORD = {"question": "Why?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
-BOOLQ_RECORD = {"question": "is it", "passage": "P."}
+BOOLQ_RECORD = {"question": "is it", "passage": "P.", "answer": True}
+GSM8K_RECORD = {"question": "1+1?", "answer": "It is 2.\n#### 2"}
 
 
 @pytest.mark.parametrize(
     ("name", "record", "prompt", "completion"),
     [
-        (
-            *("gsm8k", {"question": "1+1?", "answer": "It is 2.\n#### 2"}),
-            *("Question: 1+1?\nAnswer:", " It is 2.\n#### 2"),
-        ),
+        ("gsm8k", GSM8K_RECORD, "Question: 1+1?\nAnswer:", " It is 2.\n#### 2"),
         ("piqa", {"goal": "boil", "sol1": "a", "sol2": "b", "label": 1}, "Question: boil\nAnswer:", " b"),
         ("arc_challenge", ARC_RECORD, "Question: Why?\nAnswer:", " b"),
-        ("boolq", {**BOOLQ_RECORD, "answer": True}, "P.\nQuestion: is it?\nAnswer:", " yes"),
+        ("boolq", BOOLQ_RECORD, "P.\nQuestion: is it?\nAnswer:", " yes"),
         ("boolq", {**BOOLQ_RECORD, "answer": False}, "P.\nQuestion: is it?\nAnswer:", " no"),
     ],
 )
