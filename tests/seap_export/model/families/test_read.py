@@ -1,26 +1,24 @@
-"""The shapes read from a config.json are those of the transformers model, and what cannot be pruned is refused."""
+"""The shapes read from a config.json are those of the transformers model."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 from support.models import meta_model
+from support.transformers_keys import keys_of_transformers
 from support.variations import VARIATIONS, micro_config
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.errors import InputError
 from seap_export.model.families import (
     Attention,
-    Convolution,
     Experts,
-    LayerInput,
     Mlp,
     dense_config,
     language_config,
     model_spec,
 )
+from seap_export.model.families.files import transformers_keys
 
 PER_LAYER = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},
@@ -78,22 +76,6 @@ def test_the_language_model_of_a_wrapper_is_read_like_one_of_its_own() -> None:
     assert not inner.keys() & {"vision_config", "mm_tokens_per_image", "text_config"}
 
 
-HEADS = {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 16, "scale": 0.25}
-
-
-@pytest.mark.parametrize(
-    ("kind", "values", "message"),
-    [
-        (Attention, {**HEADS, "biases": frozenset({"q_proj", "v_proj", "o_proj"})}, "must have a bias"),
-        (Convolution, {"conv_dim": 8, "kernel_size": 1}, "fewer than 2 tokens"),
-        (LayerInput, {"layer": 0, "hidden_size_per_layer_input": 0}, "at least one input"),
-    ],
-)
-def test_a_sublayer_that_no_model_can_have_is_refused(kind: type[Any], values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        kind(**values)
-
-
 def test_weights_that_are_computed_with_and_that_can_be_pruned_are_counted() -> None:
     experts = Experts(num_experts=8, moe_intermediate_size=16, experts_per_token=2)
     assert experts.active_weights(32) == 8 * 32 + 2 * 3 * 16 * 32  # the router, and those that it chooses
@@ -116,34 +98,7 @@ def test_the_dense_model_is_read_from_a_pruned_one_s_config(variation: str) -> N
     assert dense_config(dense) == dense
 
 
-GEMMA_4 = VARIATIONS["gemma4-all"]
-
-
-@pytest.mark.parametrize(
-    ("base", "values", "says"),
-    [
-        ({}, {"hidden_act": "mish"}, "mish"),
-        ({}, {"quantization_config": {"quant_method": "gptq"}}, "gptq"),
-        *(({}, {"hidden_size": value}, "hidden_size") for value in (-1, 0, 1.5, "96", True, None)),
-        *(({}, {key: -1}, key) for key in ("vocab_size", "head_dim", "num_key_value_heads")),
-        *(({}, {"rms_norm_eps": value}, "'rms_norm_eps' must be") for value in (-1, 0.0, math.nan, "small", True)),
-        ({}, {"num_key_value_heads": 4}, "not a multiple"),
-        ({"model_type": "gpt2"}, {"head_dim": 24}, "heads of 24 channels are not as wide as the hidden size"),
-        *(({"model_type": "granite"}, {"logits_scaling": value}, "logits_scaling") for value in (0.0, "much", True)),
-        ({"model_type": "gemma2"}, {"final_logit_softcapping": 0.0}, "final_logit_softcapping"),
-        (GEMMA_4, {"num_kv_shared_layers": 3}, "shares the cache of none"),
-        (GEMMA_4, {"hidden_size_per_layer_input": 0}, "without inputs of layers"),
-        (GEMMA_4, {"vocab_size_per_layer_input": 95}, "another number of tokens"),
-        (GEMMA_4, {"use_bidirectional_attention": "all"}, "bidirectional"),
-        (GEMMA_4, {"rope_parameters": {"rope_theta": 1e4}}, "one rotation for each kind"),
-        (GEMMA_4, {"per_layer_config": {"1": {"head_dim": 24}, "2": {"head_dim": 32}}}, "heads of several sizes"),
-        (WRAPPED, {"text_config": None}, "text_config"),
-        *((WRAPPED, {"text_config": {"model_type": name}}, name) for name in ("llama", "x")),
-    ],
-)
-def test_what_cannot_be_or_is_not_supported_is_refused_by_name(
-    base: dict[str, Any], values: dict[str, Any], says: str
-) -> None:
-    config = base if base is WRAPPED else micro_config(**{"model_type": "llama", **base})
-    with pytest.raises(InputError, match=says):
-        model_spec({**config, **values})
+@pytest.mark.full
+def test_the_list_has_what_this_release_of_transformers_reads() -> None:
+    """If not, `support.transformers_keys` adds it."""
+    assert keys_of_transformers() - transformers_keys() == set()
