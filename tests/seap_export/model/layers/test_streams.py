@@ -18,54 +18,53 @@ from seap_export.model.layers.streams import SavedStreams, StreamStorage, choose
 from seap_export.model.layers.working_memory import LOGIT_TOKENS, working_bytes
 
 SPEC = model_spec(micro_config(model_type="llama"))
-Kind = Literal["device", "memory", "disk"]
 
 
-def batches(device: torch.device | None = None) -> list[Batch]:
-    return length_buckets([[1, 2, 3], [4, 5], [6]], 4, device or torch.device("cpu"))
-
-
-def values(seed: int) -> list[torch.Tensor]:
+def values(seed: int, batches: list[Batch]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(batch.num_tokens, SPEC.hidden_size, generator=generator) for batch in batches()]
+    drawn = (torch.randn(batch.num_tokens, SPEC.hidden_size, generator=generator) for batch in batches)
+    return [tensor.to(CUDA) for tensor in drawn]
 
 
-def streams(folder: Path, kind: Kind) -> SavedStreams:
-    return StreamStorage(kind, 0, folder, torch.device("cpu")).streams("stream", SPEC, batches())
-
-
-def assert_holds(saved: SavedStreams | list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+def assert_holds(saved: SavedStreams, expected: list[torch.Tensor], device: torch.device) -> None:
     assert len(saved) == len(expected)
-    assert all(torch.equal(stream, one) for stream, one in zip(saved, expected, strict=True))
+    assert all(stream.device == device for stream in saved)
+    assert all(torch.equal(stream.cpu(), one.cpu()) for stream, one in zip(saved, expected, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize("kind", ["device", "memory", "disk"])
 def test_what_was_saved_stays_while_new_values_are_set_and_the_next_save_keeps_what_was_not(
-    tmp_path: Path, kind: Kind
+    tmp_path: Path, kind: Literal["device", "memory", "disk"]
 ) -> None:
-    old, new = values(0), values(1)
-    saved = streams(tmp_path, kind)
-    for index, stream in enumerate(old):
-        saved[index] = stream
-    saved.save(1)
-    saved[1] = new[1]
-    mixed = [old[0], new[1], *old[2:]]
-    assert_holds(saved, mixed)
-    again = streams(tmp_path, kind)
-    assert again.saved() == [1]
-    again.load(1)
-    assert_holds(again, old)
-    saved.save(2)
-    saved.forget(2)
-    again = streams(tmp_path, kind)
-    assert again.saved() == [2]
-    again.load(2)
-    assert_holds(again, mixed)
-    if kind == "disk":
-        for file in tmp_path.iterdir():
-            file.write_bytes(file.read_bytes()[:-4])
-        with pytest.raises(OSError, match="truncated"):
-            list(saved)
+    """And all are handed out on the device."""
+    with pretend_cuda() as device:
+        batches = length_buckets([[1, 2, 3], [4, 5], [6]], 4, device)
+
+        def streams() -> SavedStreams:
+            return StreamStorage(kind, 0, tmp_path, device).streams("stream", SPEC, batches)
+
+        old, new, saved = values(0, batches), values(1, batches), streams()
+        for index, stream in enumerate(old):
+            saved[index] = stream
+        saved.save(1)
+        saved[1] = new[1]
+        mixed = [old[0], new[1], *old[2:]]
+        assert_holds(saved, mixed, device)
+        again = streams()
+        assert again.saved() == [1]
+        again.load(1)
+        assert_holds(again, old, device)
+        saved.save(2)
+        saved.forget(2)
+        again = streams()
+        assert again.saved() == [2]
+        again.load(2)
+        assert_holds(again, mixed, device)
+        if kind == "disk":
+            for file in tmp_path.iterdir():
+                file.write_bytes(file.read_bytes()[:-4])
+            with pytest.raises(OSError, match="truncated"):
+                list(saved)
 
 
 def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
@@ -82,18 +81,6 @@ def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
     assert choose_storage(SPEC, 100, Compute(memory=need + size), tmp_path, copies=2).kind == "disk"
     large = SPEC.with_tokens(1 << 20)  # beside the head, the logits of both models, and what comes of them
     assert working_bytes(large, 1024) >= 4 * large.vocab_size * (large.hidden_size + 3 * LOGIT_TOKENS)
-
-
-@pytest.mark.parametrize("kind", ["device", "memory", "disk"])
-def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Kind) -> None:
-    with pretend_cuda() as device:
-        saved = StreamStorage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
-        for index, stream in enumerate(values(0)):
-            saved[index] = stream.to(device)
-        saved.save(1)
-        saved.load(1)
-        assert all(stream.device == device for stream in saved)
-        assert_holds([stream.cpu() for stream in saved], values(0))
 
 
 def test_a_file_of_tensors_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,18 +13,14 @@ from seap_export.model.vocabulary.choice import MULTIPLE, choose_tokens, parse_s
 from seap_export.model.vocabulary.pairs import BytePairs
 
 
-def test_bytes_added_tokens_and_used_ones_are_kept() -> None:
+def test_bytes_added_tokens_used_ones_and_those_of_the_fallback_are_kept() -> None:
     content = random_bpe(1, "bytes")
     ids = content["model"]["vocab"]
     longest = max(ids, key=len)
     required = required_tokens(content, BytePairs.read(content), frozenset({ids[longest]}))
-    assert {ids["<s>"], ids[longest]} <= required
-    assert {token for text, token in ids.items() if len(text) == 1} <= required
+    assert {ids["<s>"], ids[longest], *(token for text, token in ids.items() if len(text) == 1)} <= required
     assert ids["<unk>"] not in required
-
-
-def test_with_a_fallback_byte_tokens_and_what_the_decoder_replaces_are_kept() -> None:
-    content = random_bpe(1, "fallback")
+    content = random_bpe(1, "fallback")  # which needs what the decoder replaces, too
     ids = content["model"]["vocab"]
     ids["\u4e2d"] = len(ids)
     required = required_tokens(content, BytePairs.read(content), frozenset())
