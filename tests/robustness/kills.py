@@ -17,9 +17,9 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -173,18 +173,19 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=EXPORTS)
     given = parser.parse_args()
-    exports, begin, number = [given.only] if given.only else list(EXPORTS), time.monotonic(), 0
-    left = {kind: getattr(given, kind) for kind in KINDS}
+    exports = [given.only] if given.only else list(EXPORTS)
     times, runs, losses, failures = (Counter[str]() for _ in range(4))
     with tempfile.TemporaryDirectory() as name:
         write_inputs(Path(name))
         tool = Tool(Path(name) / "runs")
         campaign = Campaign(tool, Path(name))
-        while any(left.values()):
-            export, seed, number = exports[number % len(exports)], given.seed + number, number + 1
+        for number in count():
+            left = {kind: getattr(given, kind) - times[kind] for kind in KINDS}
+            if max(left.values()) <= 0:
+                break
+            export, seed = exports[number % len(exports)], given.seed + number
             for kind in [kind for kind in KINDS if left[kind] > 0]:
                 kills, lost, failure = campaign.episode(export, seed, kind, min(left[kind], 1 + number % 3))
-                left[kind] -= kills
                 times[kind], runs[kind], losses[kind] = times[kind] + kills, runs[kind] + 1, losses[kind] + lost
                 if failure:
                     failures[kind] += 1
@@ -194,7 +195,6 @@ def main() -> int:
     print("| --- " * 5 + "|")
     for kind in KINDS:
         print(f"| {kind} | {times[kind]} | {runs[kind]} | {losses[kind]} | {failures[kind]} |")
-    print(f"\n{time.monotonic() - begin:.0f} s, seed {given.seed}")
     return int(failures.total() > 0)
 
 

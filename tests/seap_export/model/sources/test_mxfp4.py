@@ -42,7 +42,7 @@ def test_every_number_at_every_scale_is_what_transformers_makes_of_it() -> None:
     assert decoded(blocks, scales).view(torch.int16).equal(expected.view(torch.int16))
 
 
-def test_a_model_with_packed_experts_is_the_one_that_they_stand_for(tmp_path: Path) -> None:
+def test_a_model_with_packed_experts_is_the_one_that_they_stand_for_or_is_refused(tmp_path: Path) -> None:
     source = open_source(str(packed_model(tmp_path / "model")))
     assert source.dtype == torch.bfloat16
     assert "quantization_config" not in source.config
@@ -54,11 +54,10 @@ def test_a_model_with_packed_experts_is_the_one_that_they_stand_for(tmp_path: Pa
         for part in ("gate", "up")
     )
     assert torch.stack((gate, up), 2).flatten(1, 2).mT.equal(whole)
-
-
-@pytest.mark.parametrize("suffix", ["_blocks", "_scales"])
-def test_blocks_without_their_scales_are_refused(tmp_path: Path, suffix: str) -> None:
-    folder = packed_model(tmp_path / "model")
-    edit_weights(folder, lambda tensors: tensors.pop(f"model.layers.0.mlp.experts.down_proj{suffix}"))
-    with pytest.raises(InputError, match=r"'model.layers.0.mlp.experts.down_proj': .* MXFP4"):
-        open_source(str(folder))
+    for suffix in ("_blocks", "_scales"):
+        folder = packed_model(tmp_path / suffix)
+        edit_weights(
+            folder, lambda tensors, suffix=suffix: tensors.pop(f"model.layers.0.mlp.experts.down_proj{suffix}")
+        )
+        with pytest.raises(InputError, match=r"'model.layers.0.mlp.experts.down_proj': .* MXFP4"):
+            open_source(str(folder))
