@@ -124,12 +124,3 @@ def test_a_header_of_100_mb_is_not_even_parsed_and_a_quarter_of_a_million_tensor
     tensors = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(250_000))
     (work / "m" / "model.safetensors").write_bytes(raw(b"{" + tensors + b"}"))
     tool(work, *EXPORT, memory=2**30, timeout=30).refused(8, "config", "weights")
-
-
-def test_a_shard_in_the_place_of_another(run: Run, work: Path) -> None:
-    """Two names for one file: each tensor is there, and twice."""
-    shutil.copyfile(work / "m" / "model.safetensors", work / "m" / "a.safetensors")
-    (work / "m" / "model.safetensors").rename(work / "m" / "b.safetensors")
-    names = {"x": "a.safetensors", "y": "b.safetensors"}
-    (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert run("inspect", "m").code == 0

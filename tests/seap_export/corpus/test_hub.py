@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from seap_export.corpus import Sample, Task, parse_task, parse_tasks
@@ -29,6 +31,38 @@ GOALS = [{"goal": f"g{n}", "sol1": "a", "sol2": "b", "label": n % 2} for n in ra
 TRAIN = "training_split: train\n"
 
 
+@pytest.fixture(autouse=True)
+def _caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write_dataset(folder: Path, **splits: Sequence[dict[str, Any]]) -> HubCorpus:
+    """A data set of the given splits, laid out as on the hub."""
+    folder.mkdir()
+    for split, records in splits.items():
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(records)), folder / f"{split}.parquet")
+    return HubCorpus(str(folder))
+
+
+@pytest.fixture
+def write_harness_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes a task of the harness, whose other tasks are then out of sight."""
+    from lm_eval.tasks import TaskManager
+
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    only = partial(TaskManager, include_path=str(tasks), include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", only)
+
+    def write(name: str, yaml: str, **splits: Sequence[dict[str, Any]]) -> None:
+        folder = write_dataset(tmp_path / f"{name}_data", **splits).dataset
+        files = "".join(f"    {split}: {folder}/{split}.parquet\n" for split in splits)
+        head = f"task: {name}\ndataset_path: parquet\ndataset_kwargs:\n  data_files:\n{files}"
+        (tasks / f"{name}.yaml").write_text(head + yaml)
+
+    return write
+
+
 def _message(error: type[SeapError], call: Callable[[], object]) -> str:
     with pytest.raises(error) as caught:
         call()
@@ -36,24 +70,22 @@ def _message(error: type[SeapError], call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_a_data_set_gives_its_training_split_or_its_validation_split(write_dataset: Callable[..., Path]) -> None:
+def test_a_data_set_gives_its_training_split_or_its_validation_split(tmp_path: Path) -> None:
     no = [{"text": "no"}]
-    task = Task("t", HubCorpus(str(write_dataset(test=no, validation=no, train=[{"text": "a"}, {"text": "b"}]))))
+    task = Task("t", write_dataset(tmp_path / "t", test=no, validation=no, train=[{"text": "a"}, {"text": "b"}]))
     assert list(task.texts()) == [Sample("a", ""), Sample("b", "")]
     assert task.notice == ""
-    validation = Task("v", HubCorpus(str(write_dataset("v", test=no, validation=[{"text": "a"}]))))
+    validation = Task("v", write_dataset(tmp_path / "v", test=no, validation=[{"text": "a"}]))
     assert list(validation.texts()) == [Sample("a", "")]
     assert "validation split" in validation.notice
 
 
-def test_a_data_set_that_is_not_usable_is_refused_and_its_code_does_not_run(
-    tmp_path: Path, write_dataset: Callable[..., Path]
-) -> None:
-    tested = Task("t", HubCorpus(str(write_dataset("t", test=[{"text": "no"}]))))
+def test_a_data_set_that_is_not_usable_is_refused_and_its_code_does_not_run(tmp_path: Path) -> None:
+    tested = Task("t", write_dataset(tmp_path / "t", test=[{"text": "no"}]))
     assert "splits: test" in _message(InputError, lambda: list(tested.texts()))
-    folder = str(write_dataset(train=SUMS))
-    assert "task file" in _message(InputError, lambda: list(Task("t", HubCorpus(folder)).texts()))
-    assert "OWNER/NAME:CONFIG" in _message(InputError, lambda: HubCorpus(folder, "other").split)
+    sums = write_dataset(tmp_path / "sums", train=SUMS)
+    assert "task file" in _message(InputError, lambda: list(Task("t", sums).texts()))
+    assert "OWNER/NAME:CONFIG" in _message(InputError, lambda: HubCorpus(sums.dataset, "other").split)
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     assert "Dataset scripts" in _message(InputError, lambda: HubCorpus(str(tmp_path / "evil")).split)
@@ -90,12 +122,12 @@ def test_what_is_no_file_is_a_data_set(tmp_path: Path, monkeypatch: pytest.Monke
     assert not any(map(is_harness_name, ("", "a/b", "a.csv", "a b", "a=b")))
 
 
-def test_a_task_file_may_name_a_data_set(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+def test_a_task_file_may_name_a_data_set(tmp_path: Path) -> None:
     file = tmp_path / "maths.toml"
     file.write_text('corpus = "openai/gsm8k:main"\nprompt = "{question}"\ncompletion = " {answer}"')
     task = parse_task(f"maths={file}")
     assert task.corpus == HubCorpus("openai/gsm8k", "main")
-    local = replace(task, corpus=HubCorpus(str(write_dataset(train=SUMS))))
+    local = replace(task, corpus=write_dataset(tmp_path / "sums", train=SUMS))
     assert list(local.texts())[:2] == [Sample("1+0?", " 1"), Sample("1+1?", " 2")]
 
 

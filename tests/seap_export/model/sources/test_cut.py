@@ -11,9 +11,8 @@ import torch
 from support.editing import edit_json
 from support.models import write_micro_model
 from support.product import Vocabulary
-from support.tokenizers import write_byte_level, write_sentencepiece
+from support.tokenizers import write_byte_level
 from support.variations import VARIATIONS
-from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.model.sources.open import open_source
@@ -46,17 +45,6 @@ def test_tables_configs_and_tokenizer_are_those_of_the_kept_tokens(tmp_path: Pat
     assert json.loads((tmp_path / "t/added_tokens.json").read_text()) == {"x": 39}
     config = json.loads((tmp_path / "t/tokenizer_config.json").read_text())
     assert config["added_tokens_decoder"] == {"39": {"content": "x"}}
-
-
-def test_what_the_tokenizer_adds_follows(tmp_path: Path) -> None:
-    write_sentencepiece(write_micro_model(tmp_path / "m", vocab_size=400, model_type="llama"))
-    dense = open_source(str(tmp_path / "m"))
-    cut = dense.with_tokens(Vocabulary((0, 1, 2, *range(259, 290)), 400))
-    (tmp_path / "t").mkdir()
-    cut.write_tokenizer(tmp_path / "t")
-    before, after = (Tokenizer.from_file(str(tmp_path / folder / "tokenizer.json")) for folder in ("m", "t"))
-    assert before.encode("a").tokens[0] == after.encode("a").tokens[0] == "<s>"
-    assert after.encode("cat").ids != before.encode("cat").ids
 
 
 def test_a_vocabulary_without_a_token_that_is_named_or_of_another_number_is_refused(tmp_path: Path) -> None:
