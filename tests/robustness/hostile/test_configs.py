@@ -82,9 +82,8 @@ def test_what_classifiers_count_makes_no_table(tool: Tool, work: Path) -> None:
 
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 CONTENTS = (
-    *(b"", b"\xff\xfe\x00garbage", b"null", b"[]", b'{"a": '),
-    *(b'{"a": ' + b"[" * 100_000, b'{"a": ' * 100_000, b"[" * 900 + b"]" * 900),
-    *(b'{"a": NaN}', b'{"a": -1e999}', b'{"a": ' + b"9" * 5000 + b"}"),
+    *(b"", b"\xff\xfe\x00garbage", b"null", b"[]", b'{"a": NaN}', b'{"a": -1e999}'),
+    *(b'{"a": ' + b"[" * 100_000, b"[" * 900 + b"]" * 900, b'{"a": ' + b"9" * 5000 + b"}"),
 )
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from support.processes import Tool
 
-from seap_export.corpus import read_records
-
 
 def export(file: str) -> tuple[str, ...]:
     return ("export", "m", "--task", f"a={file}", "--ratio", "0.2", "--out", "new", "--quiet")
@@ -47,8 +45,3 @@ def test_a_hostile_task_file_is_refused(tool: Tool, work: Path, name: str) -> No
     message = tool(work, *export("c.toml"), memory=2**30, timeout=20).refused(2 if is_no_file else 8)
     assert any(name in message for name in ("c.toml", "a.jsonl", "a\0.jsonl", "/dev/zero"))
     assert not (work / "new").exists()
-
-
-def test_a_number_that_is_none_is_let_be_where_no_template_asks_for_it(tmp_path: Path) -> None:
-    (tmp_path / "c.jsonl").write_text('{"text": "x", "score": NaN}')
-    assert [record["text"] for record in read_records(tmp_path / "c.jsonl")] == ["x"]

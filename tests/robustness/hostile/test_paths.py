@@ -89,24 +89,22 @@ def test_a_router_that_leads_out(run: Run, done: Path, secret: Path) -> None:
         run(*command).refused(7, "out/router/router.json", "'variants'", "0.2")
 
 
-@pytest.mark.parametrize("name", ["../model.onnx.data", "../../../work/outside.data", "ABSOLUTE"])
-def test_a_graph_whose_weights_lie_elsewhere(run: Run, done: Path, secret: Path, name: str) -> None:
-    folder = done / "a-0.2" / "onnx"
-    outside = secret.parent / "outside.data"
+def test_a_graph_whose_weights_lie_elsewhere(run: Run, done: Path, secret: Path) -> None:
+    folder, outside = done / "a-0.2" / "onnx", secret.parent / "outside.data"
     for path in (outside, folder.parent / "model.onnx.data"):
         shutil.copyfile(folder / "model.onnx.data", path)
     (folder / "model.onnx.data").unlink()
-    graph = onnx.load(folder / "model.onnx", load_external_data=False)
-    for tensor in graph.graph.initializer:
-        for item in tensor.external_data:
-            if item.key == "location":
-                item.value = name.replace("ABSOLUTE", str(outside))
-    (folder / "model.onnx").write_bytes(graph.SerializeToString())
-    for command in (
-        ("generate", "out/a-0.2", "the cat"),
-        ("validate", "out/a-0.2", "--check", "parity", "--prompts", "1"),
-    ):
-        run(*command, "--quiet").refused(7)
+    for name in ("../model.onnx.data", "../../../outside.data", str(outside)):
+        graph = onnx.load(folder / "model.onnx", load_external_data=False)
+        places = [
+            item for tensor in graph.graph.initializer for item in tensor.external_data if item.key == "location"
+        ]
+        for item in places:
+            item.value = name
+        (folder / "model.onnx").write_bytes(graph.SerializeToString())
+        list_again(done / "a-0.2")
+        for command in (("generate", "out/a-0.2", "the cat"), ("validate", "out/a-0.2", "--check", "parity")):
+            run(*command, "--quiet").refused(7, "out/a-0.2/onnx")
 
 
 def test_a_tokenizer_file_that_links_out_of_the_folder_is_not_carried_into_artifacts(

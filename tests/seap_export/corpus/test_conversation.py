@@ -41,6 +41,7 @@ PARTS = {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "te
 #: What Parquet makes of turns of which only some have a field.
 FILLED = [{**USER, "tool_calls": None, "name": None}, {**ASSISTANT, "tool_calls": None, "name": "x"}]
 ANSWERED = Sample("<user>Hi</>\n<assistant>", "Ho</>\n", "Hi")
+INSTRUCTED = Sample("<system>Be</>\n<user>Hi</>\n<assistant>", "Ho</>\n", "Hi")
 
 
 def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
@@ -74,19 +75,11 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
         ),
         ({"messages": [ASSISTANT]}, Sample("", "<assistant>Ho</>\n")),
         ({"messages": json.dumps([USER, ASSISTANT])}, ANSWERED),  # as in a CSV file
-        *(
-            ({**form, "system": "Be"}, Sample(f"<system>Be</>\n{ANSWERED.prompt}", ANSWERED.completion, "Hi"))
-            for form in (
-                {"messages": [USER, ASSISTANT]},
-                {"prompt": "Hi", "completion": "Ho"},
-                {"instruction": "Hi", "output": "Ho"},
-            )
-        ),
+        ({"messages": [USER, ASSISTANT], "system": "Be"}, INSTRUCTED),
+        ({"prompt": "Hi", "completion": "Ho", "system": "Be"}, INSTRUCTED),
+        ({"instruction": "Hi", "output": "Ho", "system": "Be"}, INSTRUCTED),
+        ({"messages": [SYSTEM, USER, ASSISTANT], "system": "Do"}, INSTRUCTED),
         *(({"messages": [USER, ASSISTANT], "system": system}, ANSWERED) for system in (None, " ", True)),
-        (
-            {"messages": [SYSTEM, USER, ASSISTANT], "system": "Do"},
-            Sample(f"<system>Be</>\n{ANSWERED.prompt}", ANSWERED.completion, "Hi"),
-        ),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}, ANSWERED),
         ({"prompt": [USER], "completion": [ASSISTANT], "tools": None}, ANSWERED),
         ({"prompt": "Hi", "completion": ""}, Sample("<user>Hi</>\n<assistant>", "", "Hi")),
@@ -140,10 +133,7 @@ def test_texts_of_other_templates_or_of_none(tmp_path: Path) -> None:
     ("task_file", "sample"),
     [
         ('user = "{q}?"\nassistant = "{a}"', Sample("<user>Hi?</>\n<assistant>", "Ho</>\n", "Hi?")),
-        (
-            'system = "Be"\nuser = "{q}"\n[assistant]\nchoices = ["x", "{a}"]\nlabel = "n"',
-            Sample("<system>Be</>\n<user>Hi</>\n<assistant>", "Ho</>\n", "Hi"),
-        ),
+        ('system = "Be"\nuser = "{q}"\n[assistant]\nchoices = ["x", "{a}"]\nlabel = "n"', INSTRUCTED),
         ('user = "{q}"', Sample("<user>Hi</>\n<assistant>", "", "Hi")),
         ('prompt = "{q}"\ncompletion = "{a}"', Sample("Hi", "Ho")),
         ('answer = "(.*)"', ANSWERED),

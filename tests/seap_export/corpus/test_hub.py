@@ -17,15 +17,14 @@ from seap_export.corpus import Sample, Task, parse_task, parse_tasks
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
 from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError
 
-GENERATE = """output_type: generate_until
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_target: "{{answer}}"
-"""
-CHOICE = """output_type: multiple_choice
-doc_to_text: "{{goal}}\\nAnswer:"
-doc_to_choice: "{{[sol1, sol2]}}"
-doc_to_target: label
-"""
+
+def _yaml(kind: str, text: str, target: str, more: str = "") -> str:
+    return f"output_type: {kind}\ndoc_to_text: {text}\ndoc_to_target: {target}\n{more}\n"
+
+
+GENERATE = _yaml("generate_until", '"Question: {{question}}\\nAnswer:"', '"{{answer}}"')
+CHOICES = 'doc_to_choice: "{{[sol1, sol2]}}"'
+CHOICE = _yaml("multiple_choice", '"{{goal}}\\nAnswer:"', "label", CHOICES)
 SUMS = [{"question": f"1+{n}?", "answer": str(n + 1)} for n in range(3)]
 GOALS = [{"goal": f"g{n}", "sol1": "a", "sol2": "b", "label": n % 2} for n in range(3)]
 TRAIN = "training_split: train\n"
@@ -148,37 +147,32 @@ def test_a_task_of_the_harness_is_asked_as_the_harness_asks(write_harness_task: 
 @pytest.mark.parametrize(
     ("yaml", "record", "sample"),
     [
-        (  # the choice is within the prompt, as in WinoGrande
-            'output_type: multiple_choice\ndoc_to_text: label\ndoc_to_choice: "{{[sol1, sol2]}}"\n'
-            "doc_to_target: goal\n",
+        # the choice is within the prompt, as in WinoGrande
+        (
+            _yaml("multiple_choice", "label", "goal", CHOICES),
             {"goal": "ran.", "sol1": "The cat", "sol2": "The dog", "label": 1},
             Sample("The dog", " ran."),
         ),
-        (  # the label is a choice spelled out; a text stands before all questions
-            'description: "Choose.\\n\\n"\noutput_type: multiple_choice\ndoc_to_text: q\n'
-            'doc_to_choice: ["no", "yes"]\ndoc_to_target: answer\n',
+        # the label is a choice spelled out; a text stands before all questions
+        (
+            'description: "Choose.\\n\\n"\n' + _yaml("multiple_choice", "q", "answer", 'doc_to_choice: ["no", "yes"]'),
             {"q": "Is it?", "answer": "yes"},
             Sample("Choose.\n\nIs it?", " yes"),
         ),
-        (  # several right answers
-            "output_type: generate_until\ndoc_to_text: q\ndoc_to_target: answers\n",
-            {"q": "Who?", "answers": ["Ada", "Lovelace"]},
-            Sample("Who?", " Ada"),
-        ),
-        (  # the target holds the space itself, as in LAMBADA
-            'output_type: loglikelihood\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{\' \' + word}}"\n',
+        # several right answers
+        (_yaml("generate_until", "q", "a"), {"q": "Who?", "a": ["Ada", "Lovelace"]}, Sample("Who?", " Ada")),
+        # the target holds the space itself, as in LAMBADA
+        (
+            _yaml("loglikelihood", "q", "\"{{' ' + word}}\""),
             {"q": "The cat", "word": "sat"},
             Sample("The cat", " sat"),
         ),
-        (  # text without a question, as in WikiText
-            'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{page}}"\n',
-            {"page": "A long page."},
-            Sample("A long page.", ""),
-        ),
+        # text without a question, as in WikiText
+        (_yaml("loglikelihood_rolling", '""', '"{{page}}"'), {"page": "A long page."}, Sample("A long page.", "")),
         (
-            'output_type: generate_until\ndoc_to_text: q\ndoc_to_target: word\ngen_prefix: "Answer:"\n',
-            {"q": "Say it.", "word": "it"},
-            Sample("Say it. Answer:", " it"),
+            _yaml("generate_until", "q", "a", "gen_prefix: 'A:'"),
+            {"q": "Say it.", "a": "it"},
+            Sample("Say it. A:", " it"),
         ),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -54,7 +55,7 @@ TEMPLATE = 'prompt = "{q}:"\n[completion]\nchoices = ["no", "yes"]\nlabel = "n"\
     ("task_file", "record", "sample"),
     [
         ('prompt = "Q: {q}\\nA:"\ncompletion = " {a}"', {"q": "1+1?", "a": 2}, Sample("Q: 1+1?\nA:", " 2")),
-        ('\ufeffcorpus = "a.jsonl"\nprompt = "{q}"', {"q": "x"}, Sample("x", "")),
+        ('\ufeffcorpus = "a.jsonl"\nprompt = "{q}"', {"q": "x", "not asked for": math.nan}, Sample("x", "")),
         *((PIQA, {**GOAL, "label": label}, Sample("g:", " x")) for label in (0, False, "0", "x", " x ")),
         *((PIQA, {**GOAL, "label": label}, Sample("g:", " y")) for label in (1, True, "1")),
         (YES_NO, {"q": "q", "a": "no"}, Sample("q:", " no")),

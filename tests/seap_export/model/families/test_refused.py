@@ -50,11 +50,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"model_type": "hunyuan_v1_dense"}, {"num_experts": 16}, "num_experts.*mixture-of-experts layers"),
     (PHI_3, {"lm_head_bias": True}, "lm_head_bias.*a bias of the LM head"),
     # rotations
-    (
-        LLAMA,
-        {"rope_scaling": {"rope_type": "mrope"}},
-        "'mrope' is not supported.*default, linear, llama3",
-    ),
+    (LLAMA, {"rope_scaling": {"rope_type": "mrope"}}, "'mrope' is not supported.*default, linear, llama3"),
     *((LLAMA, {"rope_scaling": {"rope_type": kind}}, "factor") for kind in ("linear", "llama3", "yarn")),
     (LLAMA, {"rope_theta": -1.0}, "rope_theta"),
     (LLAMA, {"rope_parameters": PARTIAL}, r"partial_rotary_factor 0\.5"),

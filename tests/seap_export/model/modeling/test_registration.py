@@ -39,7 +39,6 @@ print(json.dumps({
     "base": type(base).__name__,
     "same weights": all(map(torch.equal, base.parameters(), model.model.parameters())),
     "module": type(model).__module__,
-
     "dense is stock": type(plain) is LlamaForCausalLM,
     "q_proj": list(model.model.layers[1].self_attn.q_proj.weight.shape),
     "up_proj": list(model.model.layers[1].mlp.up_proj.weight.shape),

@@ -152,7 +152,6 @@ def test_byte_level_rule_splits_as_llama_cpp(tmp_path: Path, pre: str) -> None:
         (sentencepiece(add_space_prefix=False), GOLDEN["sentencepiece"]["ids"]["false"]),
         (gemma(), GOLDEN["sentencepiece"]["gemma_ids"]),
     ],
-    ids=["prefix", "no prefix", "gemma"],
 )
 def test_sentencepiece_gives_the_ids_of_llama_cpp(
     tmp_path: Path, metadata: dict[str, Any], expected: list[list[int]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import pytest
@@ -37,20 +36,13 @@ def test_a_folder_gives_its_weights_under_their_full_names_and_its_generation_co
     assert torch.equal(source.read_outer("lm_head"), stored["lm_head.weight"])
 
 
-@pytest.mark.parametrize(
-    ("model_type", "values", "message"),
-    [
-        ("llama", {"intermediate_size": 64}, r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"),
-        ("llama", {"per_layer_config": {"0": {"intermediate_size": 80}}}, "did not write it"),
-        ("mixtral", {"num_experts_per_tok": 5}, "5 experts compute a token, but there are 4"),
-    ],
-)
-def test_a_config_that_does_not_fit_is_refused(
-    tmp_path: Path, model_type: str, values: dict[str, Any], message: str
-) -> None:
-    folder = write_micro_model(tmp_path / "micro", model_type=model_type)
-    set_json(folder / "config.json", **values)
-    with pytest.raises(InputError, match=message):
+def test_a_config_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
+    set_json(folder / "config.json", per_layer_config={"0": {"intermediate_size": 80}})
+    with pytest.raises(InputError, match="did not write it"):
+        open_source(str(folder))
+    folder = write_micro_model(tmp_path / "mixture", model_type="mixtral")
+    set_json(folder / "config.json", num_experts_per_tok=5)
+    with pytest.raises(InputError, match="5 experts compute a token, but there are 4"):
         open_source(str(folder))
 
 

@@ -87,14 +87,12 @@ def test_what_llama_cpp_assumes_is_written_and_what_a_file_says_is_kept(tmp_path
     assert [kind == "sliding_attention" for kind in listed["layer_types"]] == slides
 
 
-@pytest.mark.parametrize(("name", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168), ("gemma3", 26, 16)])
-def test_the_largest_gemma_models_scale_attention_by_their_width(
-    tmp_path: Path, name: str, layers: int, scalar: int
-) -> None:
-    config = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers, "vocab_size": 80}
-    values = {**GGUF_VARIATIONS[name], **config, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 3}
-    config = gguf_config(GgufFile.open(write_micro_gguf(tmp_path, **values)))
-    assert config["query_pre_attn_scalar"] == scalar
+def test_the_largest_gemma_models_scale_attention_by_their_width(tmp_path: Path) -> None:
+    small = {"vocab_size": 80, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 3}
+    for name, layers, scalar in (("gemma2", 46, 144), ("gemma3", 62, 168), ("gemma3", 26, 16)):
+        values = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers, **small}
+        file = write_micro_gguf(tmp_path / f"{name}{layers}", **GGUF_VARIATIONS[name] | values)
+        assert gguf_config(GgufFile.open(file))["query_pre_attn_scalar"] == scalar
 
 
 @pytest.mark.parametrize(
