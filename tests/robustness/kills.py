@@ -17,13 +17,14 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from robustness.commands import assert_whole, tree  # noqa: E402
 from support.conversations import conversations, write_chat_model, write_records  # noqa: E402
 from support.corpora import write_corpus  # noqa: E402
 from support.exports import HELD_OUT_OPTION, Outcome  # noqa: E402
@@ -56,10 +57,7 @@ EXPORTS: Mapping[str, tuple[str, ...]] = {
     "on disk": ("m", *_A, "--ratio", "0.3", "--format", "hf", *_SHORT, *_ON_DISK),
     "scores": ("m", *_A, *_B, "--general", "--ratio", "0.3", "--recipe", "wanda-sp", "--format", "hf", *_SHORT),
     "trained": ("m", *_A, "--ratio", "0.3", "--recipe", "trained.toml", "--format", "hf", *_SHORT),
-    "trained on disk": (
-        *("m", *_A, "--ratio", "0.3", "--recipe", "trained.toml", "--format", "hf"),
-        *(*_SHORT, *_ON_DISK),
-    ),
+    "trained on disk": ("m", *_A, "--ratio", "0.3", "--recipe", "trained.toml", "--format", "hf", *_SHORT, *_ON_DISK),
     "4 bits": ("chat", *_A, "--ratio", "0.3", "--vocabulary", "64", "--format", "onnx:int4", *_SHORT),
     "4 bits on disk": ("m", *_A, "--ratio", "0.3", "--format", "onnx:int4", *_SHORT, *_ON_DISK),
     "answers": (
@@ -75,7 +73,7 @@ class Campaign:
 
     def __init__(self, tool: Tool, folder: Path) -> None:
         self._tool, self._folder, self._out = tool, folder, folder / OUT
-        self._whole: dict[str, tuple[dict[str, bytes], int]] = {}
+        self._whole: dict[str, tuple[dict[str, bytes | None], int]] = {}
 
     def episode(self, export: str, seed: int, kind: str, most: int) -> tuple[int, int, str]:
         """Interrupts an export up to so many times, at random places, and lets it end.
@@ -93,6 +91,8 @@ class Campaign:
             if done.code not in (-signal.SIGKILL, -signal.SIGALRM):
                 break
             kills += 1
+            if kind == "kill" and self._out.is_dir():
+                assert_whole(self._out)
             if kind == "crash":
                 lost += lose(self._out, self._folder / SYNCED, chance)
             if kind == "damage":
@@ -101,11 +101,11 @@ class Campaign:
         done = self._run(export)
         if done.code:
             return kills, lost, f"exit code {done.code}: {done.err}"
-        found = _files(self._out)
+        found = tree(self._out)
         others = sorted(name for name in {*found, *whole} if found.get(name) != whole.get(name))
         return kills, lost, f"other bytes: {', '.join(others[:5])}" * bool(others)
 
-    def _undisturbed(self, export: str) -> tuple[dict[str, bytes], int]:
+    def _undisturbed(self, export: str) -> tuple[dict[str, bytes | None], int]:
         if export not in self._whole:
             self._clear()
             pipe = self._folder / "events"
@@ -116,7 +116,7 @@ class Campaign:
             done = run.wait()
             if done.code:
                 raise RuntimeError(f"{export}: {done.err}")
-            self._whole[export] = _files(self._out), changes
+            self._whole[export] = tree(self._out), changes
         return self._whole[export]
 
     def _clear(self) -> None:
@@ -155,11 +155,6 @@ def lose(folder: Path, synced: Path, chance: random.Random) -> int:
     return lost
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "performance.json")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
 def write_inputs(folder: Path) -> None:
     write_micro_model(folder / "m", model_type="llama")
     write_chat_model(folder / "chat")
@@ -178,31 +173,28 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=EXPORTS)
     given = parser.parse_args()
-    exports, begin, number = [given.only] if given.only else list(EXPORTS), time.monotonic(), 0
-    left = {kind: getattr(given, kind) for kind in KINDS}
+    exports = [given.only] if given.only else list(EXPORTS)
     times, runs, losses, failures = (Counter[str]() for _ in range(4))
     with tempfile.TemporaryDirectory() as name:
         write_inputs(Path(name))
         tool = Tool(Path(name) / "runs")
         campaign = Campaign(tool, Path(name))
-        while any(left.values()):
-            export, seed, number = exports[number % len(exports)], given.seed + number, number + 1
+        for number in count():
+            left = {kind: getattr(given, kind) - times[kind] for kind in KINDS}
+            if max(left.values()) <= 0:
+                break
+            export, seed = exports[number % len(exports)], given.seed + number
             for kind in [kind for kind in KINDS if left[kind] > 0]:
                 kills, lost, failure = campaign.episode(export, seed, kind, min(left[kind], 1 + number % 3))
-                left[kind] -= kills
                 times[kind], runs[kind], losses[kind] = times[kind] + kills, runs[kind] + 1, losses[kind] + lost
                 if failure:
                     failures[kind] += 1
                     print(f"{export}, seed {seed}, {kind}: {failure}", file=sys.stderr, flush=True)
         tool.close()
-    print(
-        "| interruption | times | exports | blocks and ends lost | with other bytes in the end |\n| --- "
-        + "| --- " * 4
-        + "|"
-    )
+    print("| interruption | times | exports | blocks and ends lost | with other bytes in the end |")
+    print("| --- " * 5 + "|")
     for kind in KINDS:
         print(f"| {kind} | {times[kind]} | {runs[kind]} | {losses[kind]} | {failures[kind]} |")
-    print(f"\n{time.monotonic() - begin:.0f} s, seed {given.seed}")
     return int(failures.total() > 0)
 
 

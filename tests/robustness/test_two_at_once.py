@@ -5,27 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
-from robustness.commands import ALL, COMMON
+from robustness.commands import ALL, COMMON, tree
 from support.processes import Tool
 
-TreeOf = Callable[[Path], Any]
 CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "-q", "--held-out", "16")
 TAKEN = ("another run is writing to out",)
 
 
-@pytest.mark.parametrize("after", [60], ids=["between steps"])
-def test_the_second_is_refused_and_the_first_is_not_disturbed(
-    tool: Tool, work: Path, undisturbed: Path, tree: TreeOf, after: int
-) -> None:
+def test_the_second_is_refused_and_the_first_is_not_disturbed(tool: Tool, work: Path, undisturbed: Path) -> None:
     os.mkfifo(work / "events")
     first = tool.start(work, *ALL, events=str(work / "events"))
     with (work / "events").open(encoding="utf-8") as events:
-        for _ in range(after):
+        for _ in range(60):
             assert next(events)
         os.kill(first.process, signal.SIGSTOP)  # it must not end before the others begin
         others = [
@@ -44,7 +37,7 @@ def test_the_second_is_refused_and_the_first_is_not_disturbed(
     assert tree(work / "out") == tree(undisturbed)
 
 
-def test_of_several_that_start_together_one_wins(tool: Tool, work: Path, undisturbed: Path, tree: TreeOf) -> None:
+def test_of_several_that_start_together_one_wins(tool: Tool, work: Path, undisturbed: Path) -> None:
     """Whoever is refused may come again, or so late that everything is done."""
     num_refused = 0
     for _ in range(3):

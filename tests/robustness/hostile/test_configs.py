@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from robustness.commands import EXPORT
-from support.exports import Outcome
+from support.exports import Run
 from support.models import write_micro_model
 from support.processes import Tool
 
-RunIt = Callable[..., Outcome]
-HUGE = 10**18
+HUGE = f"{10**18}"
 #: As JSON, since some of it is none.
 VALUES = {
-    "num_hidden_layers": ["1000000000", "-1", "0", '"3"', "true", "9" * 4000, "9" * 5000],
-    "hidden_size": [f"{HUGE}", "NaN"],
-    "vocab_size": [f"{HUGE}", "null"],
-    "head_dim": [f"{HUGE}", "[]"],
-    "num_attention_heads": ["0", f"{HUGE}", "{}"],
+    "num_hidden_layers": ["1000000000", "-1", "9" * 4000, "9" * 5000],
+    "hidden_size": [HUGE, "NaN"],
+    "vocab_size": [HUGE, "null"],
+    "head_dim": [HUGE, "[]"],
+    "num_attention_heads": ["0", HUGE, "{}"],
     "num_key_value_heads": ["6000000000"],
-    "intermediate_size": [f"{HUGE}", "Infinity"],
-    "max_position_embeddings": [f"{HUGE}", "-1"],
+    "intermediate_size": [HUGE, "Infinity"],
+    "max_position_embeddings": [HUGE, "-1"],
     "rms_norm_eps": ["1e999"],
-    "rope_theta": ["-Infinity", '"x"', "[1]"],
+    "rope_theta": ["-Infinity", "[1]"],
     "rope_scaling": [
-        '{"rope_type": "linear", "factor": "x"}', '{"rope_type": ["linear"], "factor": 2}', '"x"',
-        '{"rope_type": "linear", "factor": NaN}', '{"rope_type": 5, "factor": 2}',
-        '{"rope_type": "linear", "factor": 0}', '{"rope_type": "yarn", "factor": -2}',
+        *('{"rope_type": ["linear"], "factor": 2}', '{"rope_type": "linear", "factor": "x"}'),
+        *('{"rope_type": "linear", "factor": 0}', '{"rope_type": "yarn", "factor": -2}'),
         '{"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 0}',
         '{"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4, '
         '"original_max_position_embeddings": 32}',
@@ -41,13 +38,12 @@ VALUES = {
     "dtype": ['"float3"'],
     "tie_word_embeddings": ['"yes"'],
     "layer_types": ['["x"]'],
-    "model_type": ["5", '["llama"]', "null", '"../llama"'],
+    "model_type": ["5", '["llama"]', '"../llama"'],
     "hidden_act": ['["silu"]', '"eval"'],
     "quantization_config": ['"x"', '{"a": 1}'],
     "per_layer_config": ['{"x": {}}', '{"0": 5}', '{"0": {}}'],
-    "partial_rotary_factor": ['"x"'],
-    "sliding_window": ['"x"', "1" + "0" * 21, "[1]"],
-}  # fmt: skip
+    "sliding_window": ['"x"', "1" + "0" * 21],
+}
 
 
 def spoil(folder: Path, key: str, value: str, file: str = "config.json") -> None:
@@ -58,21 +54,20 @@ def spoil(folder: Path, key: str, value: str, file: str = "config.json") -> None
     path.write_text(json.dumps(values).replace('"VALUE"', value), "utf-8")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [(key, value) for key, values in VALUES.items() for value in values],
-    ids=lambda text: f"{text:.40}",
-)
-def test_a_value_that_no_model_has(tool: Tool, work: Path, key: str, value: str) -> None:
+@pytest.mark.parametrize("key", VALUES)
+def test_a_value_that_no_model_has(tool: Tool, work: Path, key: str) -> None:
     if key == "sliding_window":
         write_micro_model(work / "m", model_type="mistral")
-    spoil(work / "m", key, value)
-    message = tool(work, *EXPORT, memory=2**30, timeout=20).refused(8)
-    assert len(message) < 600
-    assert not (work / "new").exists()
+    sound = (work / "m" / "config.json").read_bytes()
+    for value in VALUES[key]:
+        spoil(work / "m", key, value)
+        message = tool(work, *EXPORT, memory=2**30, timeout=20).refused(8)
+        assert len(message) < 600
+        assert not (work / "new").exists()
+        (work / "m" / "config.json").write_bytes(sound)
 
 
-def test_tokens_that_generation_config_names_and_no_model_has(run: RunIt, work: Path) -> None:
+def test_tokens_that_generation_config_names_and_no_model_has(run: Run, work: Path) -> None:
     for value in ('"x"', "{}", "96", "[1, -7]"):
         spoil(work / "m", "eos_token_id", value, "generation_config.json")
         run(*EXPORT).refused(8, "m/generation_config.json", "eos_token_id", "96")
@@ -87,14 +82,13 @@ def test_what_classifiers_count_makes_no_table(tool: Tool, work: Path) -> None:
 
 FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 CONTENTS = (
-    *(b"", b"\xff\xfe\x00garbage", b"null", b"[]", b'{"a": '),
-    *(b'{"a": ' + b"[" * 100_000, b'{"a": ' * 100_000, b"[" * 900 + b"]" * 900),
-    *(b'{"a": NaN}', b'{"a": -1e999}', b'{"a": ' + b"9" * 5000 + b"}"),
+    *(b"", b"\xff\xfe\x00garbage", b"null", b"[]", b'{"a": NaN}', b'{"a": -1e999}'),
+    *(b'{"a": ' + b"[" * 100_000, b"[" * 900 + b"]" * 900, b'{"a": ' + b"9" * 5000 + b"}"),
 )
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_that_is_no_json_of_ours(run: RunIt, tool: Tool, work: Path, file: str) -> None:
+def test_a_file_that_is_no_json_of_ours(run: Run, tool: Tool, work: Path, file: str) -> None:
     sound = (work / "m" / file).read_bytes()
     for content in CONTENTS:
         (work / "m" / file).write_bytes(content)

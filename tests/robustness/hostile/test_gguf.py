@@ -35,10 +35,7 @@ def tensor(name: str, dimensions: Sequence[int], kind: int = 0, offset: int = 0)
 
 
 def file(
-    entries: Sequence[bytes] = (),
-    tensors: Sequence[bytes] = (),
-    num_tensors: int = 0,
-    num_entries: int = 0,
+    entries: Sequence[bytes] = (), tensors: Sequence[bytes] = (), num_tensors: int = 0, num_entries: int = 0
 ) -> bytes:
     """A file with 4 KiB behind its header; the numbers replace those in it."""
     head = b"GGUF" + struct.pack("<IQQ", 3, num_tensors or len(tensors), num_entries or len(entries))

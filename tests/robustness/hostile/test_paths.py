@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
-from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from robustness.commands import ALL
+from robustness.commands import ALL, tree
 from support.editing import edit_json, list_again
-from support.exports import Outcome
+from support.exports import Run
 from support.product import open_source
 
-RunIt = Callable[..., Outcome]
-TreeOf = Callable[[Path], Any]
 ROUTES = (
     *("../secret", "../../work/secret", "a-0.2/../../secret", "a-0.2/hf/../../../secret", "ABSOLUTE", "a-0.2\0"),
     *("", "a-0.2//secret", "..\\secret", "a\nb", "./secret"),
@@ -30,9 +29,6 @@ def secret(work: Path) -> Path:
     return work / "secret"
 
 
-PARTS = ("files", "steps", "variants", "tasks")
-
-
 def lead_out(done: Path, part: str, outside: str) -> None:
     """The hash is right, so that only the name can be what is refused."""
     entry = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
@@ -44,20 +40,18 @@ def lead_out(done: Path, part: str, outside: str) -> None:
     edit_json(done / "manifest.json", change)
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_a_manifest_that_leads_out(run: RunIt, done: Path, secret: Path, tree: TreeOf, part: str) -> None:
+def test_a_manifest_that_leads_out(run: Run, done: Path, secret: Path) -> None:
     sound = (done / "manifest.json").read_bytes()
-    for name in ROUTES:
+    for part, name in product(("files", "steps", "variants", "tasks"), ROUTES):
         (done / "manifest.json").write_bytes(sound)
         lead_out(done, part, name.replace("ABSOLUTE", str(secret)))
         before = tree(secret.parent)
-        for command in (("inspect", "out"), ALL, ("plot", "out", "--out", "plots")):
+        for command in (("inspect", "out"), ALL):
             run(*command).refused(7, "out/manifest.json", "damaged", "--force")
-        run("bench", "out", "--dense", "m").refused(7)
-        assert tree(secret.parent) == before, name
+        assert tree(secret.parent) == before, (part, name)
 
 
-def test_force_makes_all_anew_and_touches_nothing_outside(run: RunIt, done: Path, secret: Path, tree: TreeOf) -> None:
+def test_force_makes_all_anew_and_touches_nothing_outside(run: Run, done: Path, secret: Path) -> None:
     lead_out(done, "files", str(secret))
     lead_out(done, "steps", "../secret")
     before = {path.name: tree(path) if path.is_dir() else path.read_bytes() for path in secret.parent.iterdir()}
@@ -66,34 +60,25 @@ def test_force_makes_all_anew_and_touches_nothing_outside(run: RunIt, done: Path
     assert {**now, "out": None} == {**before, "out": None}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(
-            lambda variant, values, entry=entry: values["files"].update({"a-0.2/plan.json": entry})
-            for entry in ({"bytes": "6", "sha256": "0"}, {"bytes": 6, "sha256": 0}, {"bytes": 1e9, "sha256": ""}, [])
-        ),
-        lambda variant, values: variant.clear(),
-        *(
-            lambda variant, values, wrong=wrong: variant.update(wrong)
-            for wrong in (
-                *({"bytes": {}}, {"parity": []}, {"parity": {"verdict": 1}}, {"achieved_ratio": "x"}),
-                {"weights": None},
-            )
-        ),
-        *(
-            lambda variant, values, source=source: values.update(source=source)
-            for source in ({"name": 5}, {"name": "m"}, {"sha256": "00"})
-        ),
-    ],
-)
-def test_a_manifest_with_other_figures(run: RunIt, done: Path, change: Callable[..., None]) -> None:
-    edit_json(done / "manifest.json", lambda values: change(values["variants"]["a-0.2"], values))
-    for command in (("inspect", "out"), ALL, ("validate", "out")):
-        run(*command).refused(7, "out/manifest.json", "damaged")
+FILES = ({"bytes": "6", "sha256": "0"}, {"bytes": 6, "sha256": 0}, {"bytes": 1e9, "sha256": ""}, [])
+FIGURES = ({"bytes": {}}, {"parity": []}, {"parity": {"verdict": 1}}, {"achieved_ratio": "x"}, {"weights": None})
+SOURCES = ({"name": 5}, {"name": "m"}, {"sha256": "00"})
 
 
-def test_a_router_that_leads_out(run: RunIt, done: Path, secret: Path) -> None:
+def test_a_manifest_with_other_figures(run: Run, done: Path) -> None:
+    sound = json.loads((done / "manifest.json").read_text("utf-8"))
+    variants = [{}, *({**sound["variants"]["a-0.2"], **one} for one in FIGURES)]
+    for change in (
+        *({"files": {**sound["files"], "a-0.2/plan.json": entry}} for entry in FILES),
+        *({"variants": {**sound["variants"], "a-0.2": variant}} for variant in variants),
+        *({"source": source} for source in SOURCES),
+    ):
+        (done / "manifest.json").write_text(json.dumps({**sound, **change}), "utf-8")
+        for command in (("inspect", "out"), ALL, ("validate", "out")):
+            run(*command).refused(7, "out/manifest.json", "damaged")
+
+
+def test_a_router_that_leads_out(run: Run, done: Path, secret: Path) -> None:
     shutil.copytree(done / "a-0.2", secret.parent / "elsewhere")
     for name in ROUTES[:-1]:
         outside = name.replace("ABSOLUTE", str(secret)).replace("secret", "elsewhere")
@@ -104,28 +89,26 @@ def test_a_router_that_leads_out(run: RunIt, done: Path, secret: Path) -> None:
         run(*command).refused(7, "out/router/router.json", "'variants'", "0.2")
 
 
-@pytest.mark.parametrize("name", ["../model.onnx.data", "../../../work/outside.data", "ABSOLUTE"])
-def test_a_graph_whose_weights_lie_elsewhere(run: RunIt, done: Path, secret: Path, name: str) -> None:
-    folder = done / "a-0.2" / "onnx"
-    outside = secret.parent / "outside.data"
+def test_a_graph_whose_weights_lie_elsewhere(run: Run, done: Path, secret: Path) -> None:
+    folder, outside = done / "a-0.2" / "onnx", secret.parent / "outside.data"
     for path in (outside, folder.parent / "model.onnx.data"):
         shutil.copyfile(folder / "model.onnx.data", path)
     (folder / "model.onnx.data").unlink()
-    graph = onnx.load(folder / "model.onnx", load_external_data=False)
-    for tensor in graph.graph.initializer:
-        for item in tensor.external_data:
-            if item.key == "location":
-                item.value = name.replace("ABSOLUTE", str(outside))
-    (folder / "model.onnx").write_bytes(graph.SerializeToString())
-    for command in (
-        ("generate", "out/a-0.2", "the cat"),
-        ("validate", "out/a-0.2", "--check", "parity", "--prompts", "1"),
-    ):
-        run(*command, "--quiet").refused(7)
+    for name in ("../model.onnx.data", "../../../outside.data", str(outside)):
+        graph = onnx.load(folder / "model.onnx", load_external_data=False)
+        places = [
+            item for tensor in graph.graph.initializer for item in tensor.external_data if item.key == "location"
+        ]
+        for item in places:
+            item.value = name
+        (folder / "model.onnx").write_bytes(graph.SerializeToString())
+        list_again(done / "a-0.2")
+        for command in (("generate", "out/a-0.2", "the cat"), ("validate", "out/a-0.2", "--check", "parity")):
+            run(*command, "--quiet").refused(7, "out/a-0.2/onnx")
 
 
 def test_a_tokenizer_file_that_links_out_of_the_folder_is_not_carried_into_artifacts(
-    run: RunIt, work: Path, secret: Path
+    run: Run, work: Path, secret: Path
 ) -> None:
     for target in ("secret", "/etc/hostname", "m/../secret"):
         (work / "m" / "merges.txt").symlink_to(work / target)

@@ -39,29 +39,22 @@ def model(kind: str, **values: Any) -> dict[str, Any]:
     return {"model": {"type": kind, **values}}
 
 
+PADS = {"pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[X]"}
 PARTS: dict[str, dict[str, Any]] = {
     "no model": {"model": None},
-    "a model of no kind": model("Evil"),
     "an unknown token that is out of range": model("Unigram", unk_id=99, vocab=[["a", 0.0]]),
     "a unigram model without unknown token": model("Unigram", vocab=[["a", 0.0], ["b", -1.0]]),
     "words without unknown token": model("WordLevel", unk_token="zzz", vocab={"the": 4}),
-    "pieces of words without unknown token": model(
-        "WordPiece", unk_token="zzz", continuing_subword_prefix="#", max_input_chars_per_word=9, vocab={"a": 0}
-    ),
     "a merge of tokens that are not there": model("BPE", vocab={"a": 0}, merges=["a b"]),
     "ids beyond the vocabulary": model("WordLevel", unk_token="the", vocab={"the": 2**32 - 1}),
     "a template with a token that is not there": template(),
     "a template in a sequence": {"post_processor": {"type": "Sequence", "processors": [template()["post_processor"]]}},
-    "a template with no list of tokens": template(special_tokens=None),
     "a table of 8 GB": table(b"\xff" * 4 + bytes(28)),
     "a table of 2 bytes": table(b"ab"),
-    "a table that is not base64": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}},
     "a table in a sequence": {"normalizer": {"type": "Sequence", "normalizers": [table(b"")["normalizer"]]}},
-    "a pattern that is none": {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
     "a stride longer than texts": {
         "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 5}
     },
-    "another version": {"version": "9.9"},
     "replacements that multiply": sequence("normalizer", "normalizers", replacement("t"), replacement("x")),
     "expressions that multiply": sequence(
         "normalizer", "normalizers", *(replacement({"Regex": "[tx]"}, "x" * 9) for _ in range(4))
@@ -69,25 +62,18 @@ PARTS: dict[str, dict[str, Any]] = {
     "a decoder that multiplies": sequence("decoder", "decoders", replacement("t"), replacement("x")),
     "bytes that double": sequence("pre_tokenizer", "pretokenizers", *[BYTE_LEVEL] * 40),
     "a template that repeats": template(single=[SEQUENCE] * 9999),
-    "padding of 40 GB": {
-        "padding": {
-            "strategy": {"Fixed": 10**10}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
-            "pad_type_id": 0, "pad_token": "[X]",
-        }
-    },
-}  # fmt: skip
-#: What is no damage, if padding is switched off before anything is encoded.
-WORKS = ["padding of 40 GB"]
+    "padding of 40 GB": {"padding": {"strategy": {"Fixed": 10**10}, "direction": "Right", **PADS}},
+}
 
 
 @pytest.mark.parametrize("name", PARTS)
 def test_a_tokenizer_that_does_not_work(tool: Tool, work: Path, name: str) -> None:
     set_json(work / "m" / "tokenizer.json", **PARTS[name])
-    if name in WORKS:
+    if name == "padding of 40 GB":  # no damage, if it is switched off before anything is encoded
         assert tool(work, *EXPORT, memory=2**32, timeout=60).code == 0
-        return
-    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
-    assert not (work / "new").exists()
+    else:
+        tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
+        assert not (work / "new").exists()
 
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json", "additional_chat_templates/a.jinja"])

@@ -6,17 +6,14 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from robustness.commands import EXPORT
-from support.exports import Outcome
+from support.exports import Run
 from support.processes import Tool
-
-RunIt = Callable[..., Outcome]
 
 
 class Payload:
@@ -45,7 +42,7 @@ def poison(folder: Path, marker: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.bin"])
-def test_a_pickle_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
+def test_a_pickle_is_never_unpickled(run: Run, done: Path, work: Path, name: str) -> None:
     shutil.copytree(work / "m", work / "sound")
     poison(work / "m", work / "marker", name)
     (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
@@ -55,14 +52,10 @@ def test_a_pickle_is_never_unpickled(run: RunIt, done: Path, work: Path, name: s
         EXPORT,
         ("inspect", "m"),
         ("convert", "m", "--out", "new", "--quiet"),
-        ("calibrate", "m", "--task", "a=a.jsonl", "--out", "new"),
         ("evaluate", "out/a-0.2", "--dense", "m"),
         ("evaluate", "m", "--zero-shot", "a=a.toml"),
-        ("bench", "out/a-0.2", "--dense", "m"),
     ):
         run(*command).refused(8, *words)
-        assert not (work / "marker").exists()
-        assert not (work / "new").exists()
     if name != "model.bin":
         poison(done / "a-0.2" / "hf", work / "marker", name)
         for command in (
@@ -72,16 +65,18 @@ def test_a_pickle_is_never_unpickled(run: RunIt, done: Path, work: Path, name: s
         ):
             run(*command, "out/a-0.2", "--quiet").refused(7)
         run("convert", "out/a-0.2/hf", "--out", "new", "--quiet").refused(8)
-        assert not (work / "marker").exists()
-
-
-def header(size: int | None = None, **tensors: Any) -> bytes:
-    """A safetensors header of 4 bytes of data; `size` replaces its length."""
-    return raw(json.dumps(tensors).encode(), size) + bytes(4)
+    assert not (work / "marker").exists()
+    assert not (work / "new").exists()
 
 
 def raw(text: bytes, size: int | None = None) -> bytes:
+    """A safetensors header; `size` replaces its length."""
     return (len(text) if size is None else size).to_bytes(8, "little") + text
+
+
+def header(size: int | None = None, **tensors: Any) -> bytes:
+    """One of 4 bytes of data."""
+    return raw(json.dumps(tensors).encode(), size) + bytes(4)
 
 
 def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, Any]:
@@ -111,7 +106,7 @@ HEADERS = {
 }
 
 
-def test_an_absurd_header_is_refused(run: RunIt, work: Path) -> None:
+def test_an_absurd_header_is_refused(run: Run, work: Path) -> None:
     for name, content in HEADERS.items():
         (work / "m" / "model.safetensors").write_bytes(content)
         message = run(*EXPORT).refused(8)
@@ -129,12 +124,3 @@ def test_a_header_of_100_mb_is_not_even_parsed_and_a_quarter_of_a_million_tensor
     tensors = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(250_000))
     (work / "m" / "model.safetensors").write_bytes(raw(b"{" + tensors + b"}"))
     tool(work, *EXPORT, memory=2**30, timeout=30).refused(8, "config", "weights")
-
-
-def test_a_shard_in_the_place_of_another(run: RunIt, work: Path) -> None:
-    """Two names for one file: each tensor is there, and twice."""
-    shutil.copyfile(work / "m" / "model.safetensors", work / "m" / "a.safetensors")
-    (work / "m" / "model.safetensors").rename(work / "m" / "b.safetensors")
-    names = {"x": "a.safetensors", "y": "b.safetensors"}
-    (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert run("inspect", "m").code == 0

@@ -29,12 +29,9 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def _link(name: str, target: str) -> Change:
-    def change(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).symlink_to(folder / target)
-
-    return change
+def _link(path: Path, target: str) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.parent / target)
 
 
 def _add(*names: str, text: str = "more") -> Change:
@@ -44,10 +41,6 @@ def _add(*names: str, text: str = "more") -> Change:
             (folder / name).write_text(text)
 
     return change
-
-
-def _remove(name: str) -> Change:
-    return lambda folder: (folder / name).unlink()
 
 
 @pytest.mark.needs("sha256sum")
@@ -64,17 +57,17 @@ def test_it_is_what_sha256sum_reads_and_writes(folder: Path) -> None:
     [
         (_add("weights", text="WEIGHTS"), ["weights", "SHA-256", "copy"]),
         (_add("inner/graph", text="GRAPH"), ["inner/graph", "SHA-256"]),
-        (_remove("weights"), ["weights", "missing"]),
+        (lambda folder: (folder / "weights").unlink(), ["weights", "missing"]),
         (_add("templates/.env"), ["templates/.env", "not in SHA256SUMS", "remove"]),
         (_add("inner/more"), ["inner/more", "not in SHA256SUMS"]),
         (_add("more/graph", f"more/{SUMS}"), ["more/SHA256SUMS", "not in SHA256SUMS"]),
         (_add("__pycache__/a.pyc", "__pycache__/b.pyc"), ["__pycache__ is", "remove", "Python"]),
-        (_link("weights", "../outside"), ["weights", "link", "hf download"]),
-        (_link("more", ".."), ["more", "link"]),
+        (lambda folder: _link(folder / "weights", "../outside"), ["weights", "link", "hf download"]),
+        (lambda folder: _link(folder / "more", ".."), ["more", "link"]),
         (_add(f"{'more/' * 40}graph"), [f"{'/more' * 17} is", "not in SHA256SUMS"]),
-        (_link(SUMS, "inner/SHA256SUMS"), [SUMS, "link"]),
-        (_remove(SUMS), [SUMS, "missing"]),
-        (_remove(f"inner/{SUMS}"), [f"inner/{SUMS}", "missing"]),
+        (lambda folder: _link(folder / SUMS, "inner/SHA256SUMS"), [SUMS, "link"]),
+        (lambda folder: (folder / SUMS).unlink(), [SUMS, "missing"]),
+        (lambda folder: (folder / "inner" / SUMS).unlink(), [f"inner/{SUMS}", "missing"]),
         (lambda folder: (folder / SUMS).write_bytes(b"\xff"), [SUMS, "damaged"]),
         *((_add(SUMS, text=text), [SUMS, "damaged"]) for text in ("weights\n", f"{'0' * 64}  ../outside\n", "")),
     ],
@@ -89,7 +82,7 @@ def test_each_damage_is_a_line(folder: Path, change: Change, words: list[str]) -
 def test_a_link_to_the_right_content_may_be_opened_but_not_shipped(folder: Path) -> None:
     """As in the cache of the hub's client."""
     (folder / "weights").rename(folder.with_name("blob"))
-    _link("weights", "../blob")(folder)
+    _link(folder / "weights", "../blob")
     assert refuse_changed(folder)
     assert len(checksum_damages(folder)) == 1
     folder.with_name("blob").write_text("other")
@@ -99,7 +92,7 @@ def test_a_link_to_the_right_content_may_be_opened_but_not_shipped(folder: Path)
 
 def test_a_folder_that_links_to_itself_is_not_entered(folder: Path) -> None:
     """With two links, a walk through them has no end."""
-    _link("again", ".")(folder)
+    _link(folder / "again", ".")
     with (folder / SUMS).open("a") as file:
         file.write(f"{'0' * 64}  again/{SUMS}\n")
     for follow_links in (False, True):

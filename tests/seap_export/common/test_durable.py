@@ -89,14 +89,10 @@ def test_a_damaged_journal_lists_what_is_left_of_it(folder: Path, start: int) ->
     durable.append(folder / "new", b"n")
     assert durable.begin_or_resume(folder, MADE_WITH, ("lock",)) is None
     assert contents(folder)["new"] == b"n"
-
-
-def test_what_was_made_with_something_else_goes(folder: Path) -> None:
-    line = durable.begin_or_resume(folder, {"torch": "2.9.0", "threads": 2}, ("lock",))
+    line = durable.begin_or_resume(folder, {"torch": "2.9.0", "threads": 2}, ("lock",))  # with something else
     assert contents(folder) == {"lock": b""}
-    assert line is not None
-    assert "torch 2.8.0 (now 2.9.0)" in line
-    assert "threads" not in line
+    assert "torch 2.8.0 (now 2.9.0)" in str(line)
+    assert "threads" not in str(line)
 
 
 def test_files_and_their_names_are_synced_before_they_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,42 +52,30 @@ def test_what_is_missing_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatc
     assert extras.install_remedy("some-of-a-source-tree") == f'run: pip install "{ROOT}[some-of-a-source-tree]"'
 
 
-@pytest.mark.parametrize("extra", extras.optional_extras())
-def test_a_remedy_is_what_the_metadata_name(extra: str) -> None:
+def test_a_remedy_is_what_the_metadata_name() -> None:
     """By the names of the packages: this one is on no index."""
-    command = shlex.split(extras.install_remedy(extra).removeprefix("run: "))
-    assert command[:2] == ["pip", "install"]
-    end = re.compile(rf"""extra == ['"]{extra}['"]\)?$""")
-    named = [Requirement(text.partition(";")[0]) for text in requires("seap-export") or [] if end.search(text)]
-    assert [Requirement(word) for word in command[2:]] == named != []
+    for extra in extras.optional_extras():
+        _, *command = shlex.split(extras.install_remedy(extra))
+        end = re.compile(rf"""extra == ['"]{extra}['"]\)?$""")
+        named = [text.partition(";")[0] for text in requires("seap-export") or [] if end.search(text)]
+        assert command[:2] == ["pip", "install"]
+        assert [*map(Requirement, command[2:])] == [*map(Requirement, named)] != []
 
 
-COMMANDS = [
-    command[1]
-    for folder in ("converters", "seap_export", "validation")
-    for file in sorted((ROOT / folder).rglob("*.py"))
-    for command in re.finditer(r'run: pip install ((?:(?:[\w-]+|"[^"{]+") ?)+)', file.read_text("utf-8"))
-]
-
-
-def test_a_command_in_a_message_fits_what_is_installed() -> None:
+def test_a_command_in_a_message_fits_what_is_installed_and_none_takes_this_package_from_an_index() -> None:
     """No release that this package refuses, and no extra that a package does not have."""
+    files = [file for folder in SHIPPED for file in sorted((ROOT / folder).rglob("*")) if file.suffix in TEXTS]
+    texts = {file: file.read_text("utf-8") for file in [*files, *ROOT.glob("*.md")]}
+    commands = [pip for text in texts.values() for pip in re.findall(r"pip install [^;\n`]*", text)]
+    assert len(commands) > 15
+    assert [command for command in commands if re.search(r"\bseap-export\b", command)] == []
+    whole = re.compile(r'run: pip install ((?:(?:[\w-]+|"[^"{]+") ?)+)')
+    said = [command for file, text in texts.items() if file.suffix == ".py" for command in whole.findall(text)]
+    assert said
+    words = [*(word for command in said for word in shlex.split(command)), *shlex.split(upgrade_remedy())[3:]]
     needed = {one.name: one for one in map(Requirement, requires("seap-export") or []) if one.marker is None}
-    assert COMMANDS
-    commands = [*COMMANDS, upgrade_remedy().partition("install ")[2]]
-    for named in {Requirement(word) for command in commands for word in shlex.split(command) if word != "--upgrade"}:
+    for named in {Requirement(word) for word in words if word != "--upgrade"}:
         if requirement := needed.get(named.name):
             assert requirement.specifier.contains("999") or not named.specifier.contains("999"), named
         with suppress(PackageNotFoundError):
             assert named.extras <= set(metadata(named.name).get_all("Provides-Extra") or []), named
-
-
-def test_no_text_installs_this_package_from_an_index() -> None:
-    files = [file for folder in SHIPPED for file in sorted((ROOT / folder).rglob("*")) if file.suffix in TEXTS]
-    commands = [
-        (file.name, pip[0])
-        for file in [*files, *ROOT.glob("*.md")]
-        for pip in re.finditer(r"pip install [^;\n`]*", file.read_text("utf-8"))
-    ]
-    assert len(commands) > 15
-    assert [command for command in commands if re.search(r"\bseap-export\b", command[1])] == []

@@ -40,24 +40,21 @@ def test_a_file_is_read_once_until_it_changes_even_at_the_same_size_and_time(
     assert sha256_file(path) == _sha256(b"two")
 
 
-@pytest.mark.parametrize(
-    ("written", "least_age"),
-    [(7_000_000_001, 50_000_001), (7_000_000_000, 2_000_000_001)],
-    ids=["in parts of seconds", "in whole seconds"],
-)
 def test_a_hash_is_remembered_only_if_the_file_is_older_than_a_tick(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, least_age: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock of the file system stands still, as between two ticks, so that a change shows in no time."""
     path = tmp_path / "weights"
-    monkeypatch.setattr(hashing, "_state", lambda _: (1, path.stat().st_ino, 3, written, written))
-    for age, found in ((least_age - 1, b"two"), (least_age, b"one")):
-        monkeypatch.setattr(time, "time_ns", lambda age=age: written + age)
-        monkeypatch.setattr(hashing, "_known", {})
-        path.write_bytes(b"one")
-        assert sha256_file(path) == _sha256(b"one")
-        path.write_bytes(b"two")
-        assert sha256_file(path) == _sha256(found)
+    for written, least_age in ((7_000_000_001, 50_000_001), (7_000_000_000, 2_000_000_001)):  # in whole seconds
+        state = (1, 1, 3, written, written)
+        monkeypatch.setattr(hashing, "_state", lambda _, state=state: state)
+        for now, found in ((written + least_age - 1, b"two"), (written + least_age, b"one")):
+            monkeypatch.setattr(time, "time_ns", lambda now=now: now)
+            monkeypatch.setattr(hashing, "_known", {})
+            path.write_bytes(b"one")
+            assert sha256_file(path) == _sha256(b"one")
+            path.write_bytes(b"two")
+            assert sha256_file(path) == _sha256(found)
 
 
 def test_changes_within_a_tick_are_seen_and_hashes_of_several_files_keep_their_order(tmp_path: Path) -> None:

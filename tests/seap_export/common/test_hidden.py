@@ -7,14 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-_CALLS = {
-    "Python API": "from seap_export import export; export('MODEL', {'a': ['text']}, ratio=0.2, out='out')",
-    "command line": "from seap_export.cli import main; main(['inspect', '.'])",
-}
+_API = "from seap_export import export; export('MODEL', {'a': ['text']}, ratio=0.2, out='out')"
+_COMMAND_LINE = "from seap_export.cli import main; main(['inspect', '.'])"
 
 
-@pytest.mark.parametrize("call", _CALLS.values(), ids=_CALLS)
-@pytest.mark.parametrize("name", ["validation.py", "converters/__init__.py"])
+@pytest.mark.parametrize(("name", "call"), [("validation.py", _API), ("converters/__init__.py", _COMMAND_LINE)])
 def test_a_file_that_hides_one_of_our_packages_is_named(tmp_path: Path, name: str, call: str) -> None:
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)

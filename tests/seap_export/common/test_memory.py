@@ -19,16 +19,6 @@ def test_it_grows_with_what_is_used() -> None:
     assert 0 < before < len(ballast) < (peak_memory() or 0)
 
 
-class _Function:
-    """A function of a library, which takes attributes as those of ctypes do."""
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.call(*arguments)
-
-
 def test_other_systems_are_asked_in_their_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def kernel(answer: int) -> Any:
         def fill(process: int, counters: Any, size: int) -> int:
@@ -36,7 +26,7 @@ def test_other_systems_are_asked_in_their_way(monkeypatch: pytest.MonkeyPatch, t
             counters._obj.peak_working_set_size = 123
             return answer
 
-        return SimpleNamespace(GetCurrentProcess=_Function(lambda: 7), K32GetProcessMemoryInfo=_Function(fill))
+        return SimpleNamespace(GetCurrentProcess=lambda: 7, K32GetProcessMemoryInfo=fill)
 
     assert _windows_peak(lambda name: {"kernel32": kernel(1)}[name]) == 123
     assert _windows_peak(lambda _: kernel(0)) is _windows_peak(lambda _: SimpleNamespace()) is None

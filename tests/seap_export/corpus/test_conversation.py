@@ -41,6 +41,7 @@ PARTS = {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "te
 #: What Parquet makes of turns of which only some have a field.
 FILLED = [{**USER, "tool_calls": None, "name": None}, {**ASSISTANT, "tool_calls": None, "name": "x"}]
 ANSWERED = Sample("<user>Hi</>\n<assistant>", "Ho</>\n", "Hi")
+INSTRUCTED = Sample("<system>Be</>\n<user>Hi</>\n<assistant>", "Ho</>\n", "Hi")
 
 
 def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
@@ -68,28 +69,17 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
             Sample("(add)<user>Hi</>\n<assistant>[add]</>\n<tool>4</>\n<assistant>", "Ho</>\n", "Hi"),
         ),
         ({"messages": [USER, CALL], "tools": []}, Sample("<user>Hi</>\n<assistant>", "[add]</>\n", "Hi")),
-        *(
-            ({"messages": [USER, {**CALL, "tool_calls": [call]}]}, Sample(ANSWERED.prompt, "[add x=1]</>\n", "Hi"))
-            for call in (
-                {"name": "add", "arguments": {"x": 1}},
-                {"type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}},
-            )
+        (
+            {"messages": [USER, {**CALL, "tool_calls": [{"function": {"name": "add", "arguments": '{"x": 1}'}}]}]},
+            Sample(ANSWERED.prompt, "[add x=1]</>\n", "Hi"),
         ),
         ({"messages": [ASSISTANT]}, Sample("", "<assistant>Ho</>\n")),
         ({"messages": json.dumps([USER, ASSISTANT])}, ANSWERED),  # as in a CSV file
-        *(
-            ({**form, "system": "Be"}, Sample(f"<system>Be</>\n{ANSWERED.prompt}", ANSWERED.completion, "Hi"))
-            for form in (
-                {"messages": [USER, ASSISTANT]},
-                {"prompt": "Hi", "completion": "Ho"},
-                {"instruction": "Hi", "output": "Ho"},
-            )
-        ),
+        ({"messages": [USER, ASSISTANT], "system": "Be"}, INSTRUCTED),
+        ({"prompt": "Hi", "completion": "Ho", "system": "Be"}, INSTRUCTED),
+        ({"instruction": "Hi", "output": "Ho", "system": "Be"}, INSTRUCTED),
+        ({"messages": [SYSTEM, USER, ASSISTANT], "system": "Do"}, INSTRUCTED),
         *(({"messages": [USER, ASSISTANT], "system": system}, ANSWERED) for system in (None, " ", True)),
-        (
-            {"messages": [SYSTEM, USER, ASSISTANT], "system": "Do"},
-            Sample(f"<system>Be</>\n{ANSWERED.prompt}", ANSWERED.completion, "Hi"),
-        ),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}, ANSWERED),
         ({"prompt": [USER], "completion": [ASSISTANT], "tools": None}, ANSWERED),
         ({"prompt": "Hi", "completion": ""}, Sample("<user>Hi</>\n<assistant>", "", "Hi")),
@@ -106,23 +96,16 @@ def test_forms(tmp_path: Path, record: dict[str, Any], sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"at": "<ä>"}, '{"at": "<ä>"}'])
-@pytest.mark.parametrize(
-    "written",
-    [
-        "{{ call.arguments | tojson }}",
-        "{{ '' + call.arguments + '' }}",  # DeepSeek's, which wants a text
-        "{{ '' ~ call.arguments }}",
-        "{{ call.arguments }}",
-        "{{ call.arguments if call.arguments is string else call.arguments | tojson }}",
-    ],
-)
 def test_a_template_may_write_the_arguments_of_a_call_as_an_object_or_as_a_text(
-    tmp_path: Path, arguments: object, written: str
+    tmp_path: Path, arguments: object
 ) -> None:
-    template = f"{{% for m in messages %}}{{% for call in m.tool_calls %}}{written}{{% endfor %}}{{% endfor %}}"
     turn = {**CALL, "tool_calls": [{"name": "add", "arguments": arguments}]}
-    (sample,) = _task(tmp_path, {"messages": [USER, turn]}).texts(ChatTemplate({"default": template}, {}))
-    assert sample.text == '{"at": "<ä>"}'
+    task = _task(tmp_path, {"messages": [USER, turn]})
+    # the second is DeepSeek's, which wants a text
+    for written in ("call.arguments | tojson", "'' + call.arguments + ''", "'' ~ call.arguments", "call.arguments"):
+        calls = f"{{% for call in m.tool_calls %}}{{{{ {written} }}}}{{% endfor %}}"
+        chat = ChatTemplate({"default": f"{{% for m in messages %}}{calls}{{% endfor %}}"}, {})
+        assert [sample.text for sample in task.texts(chat)] == ['{"at": "<ä>"}'], written
 
 
 def test_the_prompt_for_a_model_to_answer(tmp_path: Path) -> None:
@@ -150,10 +133,7 @@ def test_texts_of_other_templates_or_of_none(tmp_path: Path) -> None:
     ("task_file", "sample"),
     [
         ('user = "{q}?"\nassistant = "{a}"', Sample("<user>Hi?</>\n<assistant>", "Ho</>\n", "Hi?")),
-        (
-            'system = "Be"\nuser = "{q}"\n[assistant]\nchoices = ["x", "{a}"]\nlabel = "n"',
-            Sample("<system>Be</>\n<user>Hi</>\n<assistant>", "Ho</>\n", "Hi"),
-        ),
+        ('system = "Be"\nuser = "{q}"\n[assistant]\nchoices = ["x", "{a}"]\nlabel = "n"', INSTRUCTED),
         ('user = "{q}"', Sample("<user>Hi</>\n<assistant>", "", "Hi")),
         ('prompt = "{q}"\ncompletion = "{a}"', Sample("Hi", "Ho")),
         ('answer = "(.*)"', ANSWERED),
@@ -174,9 +154,7 @@ def test_a_task_file_says_what_is_a_conversation(tmp_path: Path, task_file: str,
         ({"messages": "Hi"}, ["'messages' is 'Hi'"]),
         ({"messages": "[{'role': 'user', 'content': 'Hi'}]"}, ["'messages'", "not a list of turns", "JSON"]),
         ({"messages": [USER, "Ho"]}, ["turn 2", "'Ho'", "'role'"]),
-        ({"messages": [{"content": "Hi"}]}, ["turn 1", "role None"]),
         ({"messages": [{"role": "bot", "content": "Hi"}]}, ["turn 1", "'bot'", "assistant"]),
-        ({"messages": [{"role": ["user"], "content": "Hi"}]}, ["turn 1", "role ['user']"]),
         ({"messages": [{"role": "user"}]}, ["turn 1", "no 'content'"]),
         ({"messages": [{"role": "user", "content": 3}]}, ["turn 1", "no text (3)"]),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, ["turn 1", "image", "text-only"]),
@@ -195,17 +173,3 @@ def test_a_broken_record_is_named(tmp_path: Path, record: dict[str, Any], words:
     message = str(caught.value)
     assert "\n" not in message
     assert [word for word in ["a.jsonl, line 2", *words] if word not in message] == []
-
-
-def test_a_faulty_task_file_is_refused(tmp_path: Path) -> None:
-    for task_file, words in (
-        ('user = "{q}"\ncompletion = "{a}"', ["'user'", "'completion'", "one or the other"]),
-        ('system = "x"', ["'user'", "missing"]),
-        ('user = "{q"', ["template '{q'"]),
-        ('user = "x"\nassistant = 3', ["'assistant' must be a template"]),
-        ('user = "x"\nsystem = 3', ["'system' must be a string"]),
-        ('user = "x"\nassistant = "y"\nanswer = "(.)"\nshots = 1\nexamples = "a.jsonl"', ["'shots'", "conversations"]),
-    ):
-        with pytest.raises(InputError) as caught:
-            _task(tmp_path, {"q": "x"}, task_file=task_file)
-        assert [word for word in ["a.toml", *words] if word not in str(caught.value)] == []

@@ -31,11 +31,7 @@ TWO = [{"text": "x"}, {"text": "é"}]
 @pytest.mark.parametrize(
     ("name", "content", "records"),
     [
-        (
-            "a.jsonl",
-            '{"text": "é", "n": 1}\n\n  \n{"a": {"b": [null, true]}}',
-            [{"text": "é", "n": 1}, {"a": {"b": [None, True]}}],
-        ),
+        ("a.jsonl", '{"text": "é"}\n\n  \n{"a": {"b": [null, true]}}', [{"text": "é"}, {"a": {"b": [None, True]}}]),
         ("a.JSON", b'\xef\xbb\xbf{"text": "\\ud83d\\ude00"}\r\n', [{"text": "😀"}]),
         ("a.json", '[\n {"text": "x"},\n {"text": "é"}\n]\n', TWO),
         ("a.json", b'\xef\xbb\xbf\n [{"text": "x"}, {"text": "\xc3\xa9"}]', TWO),
@@ -44,14 +40,9 @@ TWO = [{"text": "x"}, {"text": "é"}]
         ("a.tsv", "q\ta\nx,y\tz\n", [{"q": "x,y", "a": "z"}]),
         ("a.csv", ",text\n0,x\n", [{"": "0", "text": "x"}]),  # the index of a data frame
         ("a.csv", '"text, cut"\nx\n', [{"text, cut": "x"}]),
-        *(
-            (name, content, [{"text": text} for text in texts])
-            for name, content, texts in (
-                ("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n", ["one", "two"]),
-                ("a.txt", "\n\none\n  two\n\n\n", ["one", "  two"]),  # blank lines at either end separate nothing
-                ("a.md", "\none\n \t\n\ntwo\nthree", ["one", "two\nthree"]),
-            )
-        ),
+        ("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\n", [{"text": "one"}, {"text": "two"}]),
+        ("a.txt", "\n\none\n  two\n\n\n", [{"text": "one"}, {"text": "  two"}]),  # blank lines at either end are none
+        ("a.md", "\none\n \t\n\ntwo\nthree", [{"text": "one"}, {"text": "two\nthree"}]),
     ],
 )
 def test_a_file_gives_its_records(tmp_path: Path, name: str, content: str | bytes, records: list[Any]) -> None:
@@ -81,7 +72,6 @@ GOOD = '{"text": "x"}\n'
         ("a.jsonl", '{"n": ' + "[" * 200_000, ["line 1", "not readable as JSON ("]),
         ("a.jsonl", '{"text": "\\uD83D"}', ["line 1", "not readable as JSON (", "surrogates not allowed"]),
         ("a.jsonl", b'{"text": "x"}\n{"text": "caf\xe9"}\n', ["line 2", "not UTF-8"]),
-        ("a.txt", "one\n\ntwo\n".encode("utf-16"), ["line 1", "not UTF-8"]),
         ("a.txt", b"one\n\ntwo\0three\n", ["line 3"]),
         ("a.txt", "\n \n", ["the corpus is empty"]),
         ("a.json", '[{"text": "x"}, 5]', ["entry 2", "expected a JSON object, not a number"]),
@@ -94,7 +84,6 @@ GOOD = '{"text": "x"}\n'
             ["not a readable Parquet file ("],
         ),  # 2 GB of footer
         ("a.parquet", b"", ["not a readable Parquet file ("]),
-        ("a.parquet", b'{"text": "x"}\n' * 9, ["not a readable Parquet file ("]),
     ],
 )
 def test_a_damaged_file_names_its_line(tmp_path: Path, name: str, content: str | bytes, words: list[str]) -> None:
@@ -141,13 +130,9 @@ def test_records_are_streamed_and_a_file_that_vanishes_is_reported(tmp_path: Pat
         next(records)
 
 
-def test_parquet_gives_its_rows_over_several_batches_and_a_damaged_one_nothing_but_an_input_error(
-    tmp_path: Path,
-) -> None:
-    choices = {"text": ["x", "y"], "label": ["A", "B"]}
-    rows = [
-        {"question": f"q{i**9 % 1_000_003}" * 9, "choices": choices, "ok": i % 2 == 0, "n": None} for i in range(600)
-    ]
+def test_parquet_gives_its_rows_over_several_batches_and_a_damaged_one_an_input_error(tmp_path: Path) -> None:
+    more = {"choices": {"text": ["x", "y"], "label": ["A", "B"]}, "n": None}
+    rows = [{"question": f"q{i**9 % 1_000_003}" * 9, "ok": i % 2 == 0, **more} for i in range(600)]
     chance, path, messages = random.Random(0), tmp_path / "a.parquet", []
     # so that the pages are larger than the footer
     uncompressed = {"compression": "none", "use_dictionary": False}

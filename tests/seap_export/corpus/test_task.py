@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from seap_export.corpus import Sample, Task, parse_task, parse_tasks
+from seap_export.corpus import LAST_NUMBER, AnswerRule, Sample, Task, parse_task, parse_tasks
 from seap_export.errors import InputError, UsageError
 
 SAMPLES = Path(__file__).parents[3] / "samples" / "tasks"
@@ -32,11 +33,7 @@ def test_corpus_without_a_task_file_uses_the_field_text(tmp_path: Path) -> None:
     assert parse_task(str(path.rename(tmp_path / "a.jsonl"))).name == "a"
     with pytest.raises(InputError, match="more than white space"):
         Sample(" ", "\n")
-    for line, message in (
-        ('{"goal": "two"}', "no form is recognised"),
-        ('{"text": null}', "is null"),
-        ('{"text": 3}', "is 3, not a text"),
-    ):
+    for line, message in (('{"text": null}', "is null"), ('{"text": 3}', "is 3, not a text")):
         for content, where in (
             (f'{{"text": "x"}}\n\n{line}\n', "line 3"),
             (f'[{{"text": "x"}},\n\n{line}]', "record 2"),
@@ -58,7 +55,7 @@ TEMPLATE = 'prompt = "{q}:"\n[completion]\nchoices = ["no", "yes"]\nlabel = "n"\
     ("task_file", "record", "sample"),
     [
         ('prompt = "Q: {q}\\nA:"\ncompletion = " {a}"', {"q": "1+1?", "a": 2}, Sample("Q: 1+1?\nA:", " 2")),
-        ('\ufeffcorpus = "a.jsonl"\nprompt = "{q}"', {"q": "x"}, Sample("x", "")),
+        ('\ufeffcorpus = "a.jsonl"\nprompt = "{q}"', {"q": "x", "not asked for": math.nan}, Sample("x", "")),
         *((PIQA, {**GOAL, "label": label}, Sample("g:", " x")) for label in (0, False, "0", "x", " x ")),
         *((PIQA, {**GOAL, "label": label}, Sample("g:", " y")) for label in (1, True, "1")),
         (YES_NO, {"q": "q", "a": "no"}, Sample("q:", " no")),
@@ -76,31 +73,6 @@ def test_a_task_file_makes_prompt_and_completion(
     tmp_path: Path, task_file: str, record: dict[str, Any], sample: Sample
 ) -> None:
     assert list(parse_task(_write(tmp_path, task_file, record)).texts()) == [sample]
-
-
-FAULTY = {
-    'prompt = "x"\nprompts = 1': "unknown key 'prompts'; known keys: corpus, prompt, completion",
-    'completion = "x"': "key 'prompt' must be a string, but it is missing",
-    'corpus = ["x"]': "key 'corpus' must be a string, not ['x']",
-    'prompt = "x"\ncompletion = 1': "'completion' must be a template or a table with 'choices' and 'label'",
-    'prompt = "{a"': "template '{a'",
-    'prompt = "x"\ncompletion = "{a!r}"': "template '{a!r}'",
-    "corpus = \n": "not a TOML file",
-    'corpus = "b.jsonl"\nprompt = "x"': "b.jsonl: no such file",
-    **{
-        f'prompt = "x"\ncompletion = {{{table}}}': message
-        for table, message in {
-            'choice = "a", label = "b"': "unknown key 'choice'",
-            'choices = ["a", 1], label = "b"': "'choices' must be a list of templates",
-            'choices = [], label = "b"': "'choices' is empty",
-            'choices = "{a}", label = "b"': "field '{a}' is malformed",
-            'choices = ["a"]': "key 'label' must be a string, but it is missing",
-            'choices = ["a"], label = "{b}"': "field '{b}' is malformed",
-            'choices = "a", label = "b", labels = ["A"]': "key 'labels' must be a string",
-            'choices = ["a"], label = "b", template = "{"': "template '{'",
-        }.items()
-    },
-}
 
 
 @pytest.mark.parametrize(
@@ -137,11 +109,59 @@ def test_a_record_that_does_not_fit_its_task_file_is_refused(
     assert "\n" not in str(caught.value)
 
 
+#: Without and with a prompt; what stands in the table of a completion; and what stands beside an answer.
+FAULTY = {
+    'completion = "x"': "key 'prompt' must be a string, but it is missing",
+    'corpus = ["x"]': "key 'corpus' must be a string, not ['x']",
+    "corpus = \n": "not a TOML file",
+    'corpus = "b.jsonl"\nprompt = "x"': "b.jsonl: no such file",
+    'user = "x"\ncompletion = "x"': "one or the other",
+    'system = "x"': "key 'user' must be a string, but it is missing",
+    'user = "{q"': "template '{q'",
+    'user = "x"\nassistant = 3': "'assistant' must be a template",
+    'user = "x"\nsystem = 3': "'system' must be a string",
+    'user = "x"\nassistant = "y"\nanswer = "(.)"\nshots = 1\nexamples = "a.jsonl"': "conversations",
+}
+WITH_A_PROMPT = {
+    "prompts = 1": "unknown key 'prompts'; known keys: corpus, prompt, completion",
+    "completion = 1": "'completion' must be a template or a table with 'choices' and 'label'",
+    'completion = "{a!r}"': "template '{a!r}'",
+    'answer = "("': "'answer' is not a regular expression",
+    'answer = "[0-9]+"': "'answer' has 0 groups",
+    'answer = "(a)(b)"': "'answer' has 2 groups",
+    "answer = 1": "key 'answer' must be a string",
+    'stop = ["a"]': "'stop' is for generated answers",
+}
+COMPLETIONS = {
+    'choice = "a", label = "b"': "unknown key 'choice'",
+    'choices = ["a", 1], label = "b"': "'choices' must be a list of templates",
+    'choices = [], label = "b"': "'choices' is empty",
+    'choices = "{a}", label = "b"': "field '{a}' is malformed",
+    'choices = ["a"]': "key 'label' must be a string, but it is missing",
+    'choices = ["a"], label = "{b}"': "field '{b}' is malformed",
+    'choices = "a", label = "b", labels = ["A"]': "key 'labels' must be a string",
+    'choices = ["a"], label = "b", template = "{"': "template '{'",
+}
+ANSWERS = {
+    'stop = "a"': "'stop' must be a list of texts",
+    'stop = [""]': "'stop' contains an empty text",
+    "shots = true": "'shots' must be a number of examples",
+    "shots = 4": "'shots' and 'examples' belong together",
+    'shots = -1\nexamples = "a.jsonl"': "'shots' and 'examples' belong together",
+    'examples = "a.jsonl"': "'shots' and 'examples' belong together",
+    'shots = 1\nexamples = "none.jsonl"': "none.jsonl: no such file",
+}
+
+
 def test_a_faulty_task_file_is_refused_before_the_corpus_is_read(tmp_path: Path) -> None:
-    for task_file, message in FAULTY.items():
+    faulty = FAULTY | {f'prompt = "x"\n{words}': message for words, message in WITH_A_PROMPT.items()}
+    faulty |= {f'prompt = "x"\ncompletion = {{{table}}}': message for table, message in COMPLETIONS.items()}
+    faulty |= {f'prompt = "x"\nanswer = "(a)"\n{words}': message for words, message in ANSWERS.items()}
+    for task_file, message in faulty.items():
         with pytest.raises(InputError) as caught:
             parse_task(_write(tmp_path, task_file))
         assert message in str(caught.value).removeprefix(f"{tmp_path / 'a.toml'}: ")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_task_needs_a_name_of_its_own_that_can_name_a_folder() -> None:
@@ -177,19 +197,17 @@ def test_sample_tasks_give_texts() -> None:
 
 
 ARC_RECORD = {"question": "Why?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"}
-BOOLQ_RECORD = {"question": "is it", "passage": "P."}
+BOOLQ_RECORD = {"question": "is it", "passage": "P.", "answer": True}
+GSM8K_RECORD = {"question": "1+1?", "answer": "It is 2.\n#### 2"}
 
 
 @pytest.mark.parametrize(
     ("name", "record", "prompt", "completion"),
     [
-        (
-            *("gsm8k", {"question": "1+1?", "answer": "It is 2.\n#### 2"}),
-            *("Question: 1+1?\nAnswer:", " It is 2.\n#### 2"),
-        ),
+        ("gsm8k", GSM8K_RECORD, "Question: 1+1?\nAnswer:", " It is 2.\n#### 2"),
         ("piqa", {"goal": "boil", "sol1": "a", "sol2": "b", "label": 1}, "Question: boil\nAnswer:", " b"),
         ("arc_challenge", ARC_RECORD, "Question: Why?\nAnswer:", " b"),
-        ("boolq", {**BOOLQ_RECORD, "answer": True}, "P.\nQuestion: is it?\nAnswer:", " yes"),
+        ("boolq", BOOLQ_RECORD, "P.\nQuestion: is it?\nAnswer:", " yes"),
         ("boolq", {**BOOLQ_RECORD, "answer": False}, "P.\nQuestion: is it?\nAnswer:", " no"),
     ],
 )
@@ -215,3 +233,49 @@ def test_the_texts_of_wikitext_are_made_as_its_task_files_say(
     exec(program, {})
     Path(corpus).write_text(capsys.readouterr().out)
     assert list(parse_task(f"a={task_file}").texts()) == [Sample("a" * 200, "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("He has 3 + 4 = 7.", "7"),
+        ("She earns $1,250.50.", "1250.5"),
+        ("#### 1,000,000", "1000000"),
+        ("It costs 18.00 dollars", "18"),
+        ("It is -5", "-5"),
+        ("It is -$5.", "-5"),
+        ("7-5", "5"),
+        ("(7)-5", "5"),
+        ("007", "7"),
+        ("-0.0", "0"),
+        ("9" * 60, "9" * 60),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_last_number(text: str, number: str | None) -> None:
+    assert AnswerRule(LAST_NUMBER).find(text) == number
+
+
+def test_a_pattern_finds_its_group_where_it_first_matches_before_the_first_of_its_stops() -> None:
+    rule = AnswerRule(r"(?:answer|result) is ([^.]*)")
+    assert rule.find("The answer is a cat . The answer is a dog.") == "a cat"
+    assert rule.find("no answer") is rule.find("The answer is  .") is AnswerRule("(a)|b").find("b") is None
+    assert AnswerRule(r"(?s).*#(\d)").find("#1\n#2") == "2"
+    rule = AnswerRule("(x)", stop=("\nQuestion:", "##"))
+    texts = {"a ## b\nQuestion:": "a ", "\nQuestion: ##": "", "a # b": None}
+    assert {text: rule.before_stop(text) for text in texts} == texts
+    assert AnswerRule("(x)").before_stop("a") is None
+
+
+def test_task_files_say_how_answers_are_found(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "a.toml").write_text(
+        'corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = " {text}"\n'
+        'answer = "last number"\nstop = ["\\nQuestion:"]\nshots = 2\nexamples = "b.jsonl"\n'
+    )
+    task = parse_task(f"a={tmp_path / 'a.toml'}")
+    assert task.answer == AnswerRule(LAST_NUMBER, ("\nQuestion:",), 2, tmp_path / "b.jsonl")
+    assert [sample.text for sample in task.texts()] == ["one one"]
+    assert parse_task(f"a={tmp_path / 'a.jsonl'}").answer is None

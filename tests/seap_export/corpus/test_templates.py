@@ -51,7 +51,6 @@ def test_fields_are_replaced_by_their_values(template: str, text: str) -> None:
         ("{sol}", "field 'sol' is missing; fields there: 'a', 'b', 'c', 'd', 'e'"),
         ("{b.x}", "field 'b.x' is missing; fields there: 'y'"),
         ("{b.y[2]}", "field 'b.y[2]' is missing; the list there has 2 items, numbered from 0"),
-        ("{b.y[-1]}", "field 'b.y[-1]' is missing; the list there has 2 items, numbered from 0"),
         ("{b.y[²]}", "field 'b.y[²]' is missing; the list there has 2 items, numbered from 0"),
         ("{a.__class__}", "field 'a.__class__' is missing; the value there is 'text', which has no fields"),
         ("{c}", "field 'c' is null; drop the record or give it a value"),
@@ -88,5 +87,4 @@ def test_paths_give_values_of_any_type() -> None:
     assert _error(check_path, "{a}").startswith("field '{a}' is malformed")
     assert _error(render, "{a}", {}) == "field 'a' is missing; fields there: none"
     assert _error(render, "{a}", {"x\ny": 1}).endswith(r"'x\ny'")
-    assert "neither a text nor a number" in _error(render, "{a}", {"a": b"x"})
     assert [is_index(text) for text in ("0", "12", "", "-1", "²", "1" * 10)] == [True, True, *[False] * 4]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
-from collections.abc import Callable
 from importlib import resources
 
 import pytest
@@ -12,8 +10,6 @@ from support.variations import FAMILIES
 
 from seap_export.errors import InputError
 from seap_export.model.families import family_of_gguf, family_of_model_type, is_pruned
-from seap_export.model.families.family import Family
-from seap_export.model.families.parts import Block, RotaryRules, Window
 
 
 def test_projections_share_switches_as_in_transformers() -> None:
@@ -32,27 +28,6 @@ def test_a_pruned_model_is_of_its_dense_model_s_family() -> None:
     assert is_pruned({"model_type": "seap_qwen2"})
     assert is_pruned({"model_type": "qwen2", "pruned_from": {"intermediate_size": 80}})
     assert not is_pruned({"model_type": "qwen2"})
-
-
-def _renamed(**names: str | None) -> Family:
-    family = family_of_model_type("llama")
-    changed = {**family.names, **names}
-    return dataclasses.replace(family, names={key: name for key, name in changed.items() if name})
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Window(layers="some"), "some"),  # type: ignore[arg-type]
-        (lambda: RotaryRules(layers="some"), "some"),  # type: ignore[arg-type]
-        (lambda: Block(qk_norm="sometimes"), "some"),  # type: ignore[arg-type]
-        (lambda: _renamed(up_proj=family_of_model_type("llama").names["gate_proj"]), "one name"),
-        (lambda: _renamed(o_proj=None), "o_proj"),
-    ],
-)
-def test_what_a_description_cannot_mean_is_refused(make: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_a_family_that_is_not_supported_is_refused_with_the_reason() -> None:

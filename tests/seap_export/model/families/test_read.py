@@ -1,4 +1,4 @@
-"""The shapes read from a config.json are those of the transformers model, and what cannot be pruned is refused."""
+"""Shapes, rotations and windows are read from a config.json as transformers reads them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from typing import Any
 
 import pytest
 from support.models import meta_model
+from support.transformers_keys import keys_of_transformers
 from support.variations import VARIATIONS, micro_config
+from transformers import AutoConfig
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.errors import InputError
-from seap_export.model.families import (
-    Attention,
-    Convolution,
-    Experts,
-    LayerInput,
-    Mlp,
-    dense_config,
-    language_config,
-    model_spec,
-)
+from seap_export.model.families import Attention, Experts, Mlp, RopeSpec, dense_config, language_config, model_spec
+from seap_export.model.families.files import transformers_keys
 
 PER_LAYER = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},
@@ -60,38 +53,15 @@ def test_sizes_of_global_layers_are_read_as_published_and_as_transformers_saves_
     assert [(one.head_dim, one.num_key_value_heads) for one in spec.all(Attention)] == [(16, 3), (32, 2), (32, 2)]
 
 
-WRAPPED = {
-    "model_type": "gemma3",
-    "text_config": {
-        key: value for key, value in micro_config(model_type="gemma3_text").items() if key != "model_type"
-    },
-    "vision_config": {"hidden_size": 8},
-    "mm_tokens_per_image": 4,
-}
-
-
 def test_the_language_model_of_a_wrapper_is_read_like_one_of_its_own() -> None:
-    assert model_spec(WRAPPED) == model_spec(micro_config(model_type="gemma3_text"))
-    inner = language_config({**WRAPPED, "tie_word_embeddings": True, "eos_token_id": [1, 106]})
+    text = {key: value for key, value in micro_config(model_type="gemma3_text").items() if key != "model_type"}
+    wrapped = {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 8}}
+    wrapped["mm_tokens_per_image"] = 4
+    assert model_spec(wrapped) == model_spec(micro_config(model_type="gemma3_text"))
+    inner = language_config({**wrapped, "tie_word_embeddings": True, "eos_token_id": [1, 106]})
     assert (inner["model_type"], inner["architectures"]) == ("gemma3_text", ["Gemma3ForCausalLM"])
     assert (inner["tie_word_embeddings"], inner["eos_token_id"]) == (True, [1, 106])
     assert not inner.keys() & {"vision_config", "mm_tokens_per_image", "text_config"}
-
-
-HEADS = {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 16, "scale": 0.25}
-
-
-@pytest.mark.parametrize(
-    ("kind", "values", "message"),
-    [
-        (Attention, {**HEADS, "biases": frozenset({"q_proj", "v_proj", "o_proj"})}, "must have a bias"),
-        (Convolution, {"conv_dim": 8, "kernel_size": 1}, "fewer than 2 tokens"),
-        (LayerInput, {"layer": 0, "hidden_size_per_layer_input": 0}, "at least one input"),
-    ],
-)
-def test_a_sublayer_that_no_model_can_have_is_refused(kind: type[Any], values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        kind(**values)
 
 
 def test_weights_that_are_computed_with_and_that_can_be_pruned_are_counted() -> None:
@@ -116,34 +86,67 @@ def test_the_dense_model_is_read_from_a_pruned_one_s_config(variation: str) -> N
     assert dense_config(dense) == dense
 
 
-GEMMA_4 = VARIATIONS["gemma4-all"]
+def ropes_of(**values: Any) -> list[RopeSpec | None]:
+    return [one.rope for one in model_spec({**micro_config(**values), **values}).all(Attention)]
+
+
+def test_rotations_are_read_in_other_spellings_too() -> None:
+    phi3, gemma3 = VARIATIONS["phi3-all"], VARIATIONS["gemma3-all"]
+    for name in ("longrope", "su", "yarn"):
+        ropes = ropes_of(**{**phi3, "rope_scaling": {**phi3["rope_scaling"], "type": name}})
+        assert ropes == ropes_of(**phi3)
+        assert {(rope.rope_type, rope.switches_at) for rope in ropes if rope} == {("longrope", 16)}
+    nested = {
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    }
+    both = {key: value for key, value in gemma3.items() if key != "rope_scaling"} | {"rope_parameters": nested}
+    assert ropes_of(**both, rope_local_base_freq=7.0) == ropes_of(**gemma3)
+    for model_type in ("hunyuan_v1_dense", "llama"):  # without a fixed alpha it changes nothing
+        dynamic = {"model_type": model_type, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
+        assert ropes_of(**dynamic) == ropes_of(model_type=model_type)
+
+
+MISTRAL = {"model_type": "mistral", "max_position_embeddings": 32768}
+GEMMA_3 = {"model_type": "gemma3_text"}
+SMOLLM_3, GRANITE_4 = {"model_type": "smollm3"}, {"model_type": "granitemoehybrid"}
+KINDS = ["full_attention", "full_attention", "sliding_attention"]
 
 
 @pytest.mark.parametrize(
-    ("base", "values", "says"),
+    ("values", "rotates", "windows"),
     [
-        ({}, {"hidden_act": "mish"}, "mish"),
-        ({}, {"quantization_config": {"quant_method": "gptq"}}, "gptq"),
-        *(({}, {"hidden_size": value}, "hidden_size") for value in (-1, 0, 1.5, "96", True, None)),
-        *(({}, {key: -1}, key) for key in ("vocab_size", "head_dim", "num_key_value_heads")),
-        *(({}, {"rms_norm_eps": value}, "'rms_norm_eps' must be") for value in (-1, 0.0, math.nan, "small", True)),
-        ({}, {"num_key_value_heads": 4}, "not a multiple"),
-        ({"model_type": "gpt2"}, {"head_dim": 24}, "heads of 24 channels are not as wide as the hidden size"),
-        *(({"model_type": "granite"}, {"logits_scaling": value}, "logits_scaling") for value in (0.0, "much", True)),
-        ({"model_type": "gemma2"}, {"final_logit_softcapping": 0.0}, "final_logit_softcapping"),
-        (GEMMA_4, {"num_kv_shared_layers": 3}, "shares the cache of none"),
-        (GEMMA_4, {"hidden_size_per_layer_input": 0}, "without inputs of layers"),
-        (GEMMA_4, {"vocab_size_per_layer_input": 95}, "another number of tokens"),
-        (GEMMA_4, {"use_bidirectional_attention": "all"}, "bidirectional"),
-        (GEMMA_4, {"rope_parameters": {"rope_theta": 1e4}}, "one rotation for each kind"),
-        (GEMMA_4, {"per_layer_config": {"1": {"head_dim": 24}, "2": {"head_dim": 32}}}, "heads of several sizes"),
-        (WRAPPED, {"text_config": None}, "text_config"),
-        *((WRAPPED, {"text_config": {"model_type": name}}, name) for name in ("llama", "x")),
+        ({**SMOLLM_3, "no_rope_layers": [1, 0, 1]}, [True, False, True], [None] * 3),
+        ({**SMOLLM_3, "no_rope_layers": None, "no_rope_layer_interval": 3}, [True, True, False], [None] * 3),
+        ({**SMOLLM_3, "use_sliding_window": False, "sliding_window": 5}, [True, False, True], [None] * 3),
+        (VARIATIONS["exaone4-window"], [True, False, True], [5, None, 5]),
+        (GRANITE_4, [False] * 3, [None] * 3),
+        ({**GRANITE_4, "position_embedding_type": "rope"}, [True] * 3, [None] * 3),
+        ({"model_type": "llama", "sliding_window": 5}, [True] * 3, [None] * 3),
+        ({"model_type": "mistral", "sliding_window": 5}, [True] * 3, [5] * 3),
+        ({"model_type": "qwen2", "sliding_window": 5}, [True] * 3, [None] * 3),
+        (VARIATIONS["qwen2-window"], [True] * 3, [None, 5, 5]),
+        ({"model_type": "gemma2", "layer_types": None}, [True] * 3, [5, None, 5]),
+        ({**GEMMA_3, "sliding_window_pattern": 3}, [True] * 3, [5, 5, None]),
+        # which take precedence over a pattern
+        (
+            {"model_type": "gemma3_text", "layer_types": KINDS, "sliding_window_pattern": 2},
+            [True] * 3,
+            [None, None, 5],
+        ),
+        # what transformers takes an absent one for
+        (MISTRAL, [True] * 3, [AutoConfig.for_model(**micro_config(**MISTRAL)).sliding_window] * 3),
     ],
 )
-def test_what_cannot_be_or_is_not_supported_is_refused_by_name(
-    base: dict[str, Any], values: dict[str, Any], says: str
+def test_a_layer_rotates_and_attends_within_a_window_as_the_config_says(
+    values: dict[str, Any], rotates: list[bool], windows: list[int | None]
 ) -> None:
-    config = base if base is WRAPPED else micro_config(**{"model_type": "llama", **base})
-    with pytest.raises(InputError, match=says):
-        model_spec({**config, **values})
+    layers = list(model_spec(micro_config(**values)).all(Attention))
+    assert [one.rope is not None for one in layers] == rotates
+    assert [one.sliding_window for one in layers] == windows
+
+
+@pytest.mark.full
+def test_the_list_has_what_this_release_of_transformers_reads() -> None:
+    """If not, `support.transformers_keys` adds it."""
+    assert keys_of_transformers() - transformers_keys() == set()

@@ -11,7 +11,9 @@ from support.models import micro_source
 
 from seap_export.model.families import names
 from seap_export.model.families.names import Projection
+from seap_export.model.layers import head
 from seap_export.model.layers.batches import length_buckets
+from seap_export.model.layers.head import Head
 from seap_export.model.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.model.layers.layer import DecoderLayer
 from seap_export.model.layers.widened import widened_product
@@ -70,3 +72,14 @@ def test_the_gradient_of_a_product_with_half_precision_weights_is_that_of_one_in
     (wanted @ weight.bfloat16().float().T).square().sum().backward()
     widened_product(found, weight.bfloat16(), None).square().sum().backward()
     torch.testing.assert_close(found.grad, wanted.grad)
+
+
+def test_a_head_takes_rows_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, x, values = (torch.randn(size, generator=generator) for size in ((50, 8), (50,), (3, 8), (3, 50)))
+    monkeypatch.setattr(head, "_VOCABULARY_BLOCK", 16)
+    torch.testing.assert_close(Head(weight, bias)(x), x @ weight.T + bias)
+    torch.testing.assert_close(Head(weight)(x), x @ weight.T)
+    torch.testing.assert_close(Head(weight, bias).transposed(values), values @ weight)
+    tokens = torch.tensor([40, 2])
+    torch.testing.assert_close(Head(weight, bias).rows(tokens)(x), (x @ weight.T + bias)[:, tokens])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -12,8 +13,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support.models import write_micro_model
+import transformers
+from support.models import why_not_loaded, write_micro_model
 from support.product import families
+from support.variations import FAMILIES
+
+from seap_export.model.families import family_of_model_type
+from seap_export.model.modeling import configuration_seap, modeling_seap
 
 ROOT = Path(__file__).parents[4]
 PER_LAYER = {"1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 11}}
@@ -33,7 +39,6 @@ print(json.dumps({
     "base": type(base).__name__,
     "same weights": all(map(torch.equal, base.parameters(), model.model.parameters())),
     "module": type(model).__module__,
-
     "dense is stock": type(plain) is LlamaForCausalLM,
     "q_proj": list(model.model.layers[1].self_attn.q_proj.weight.shape),
     "up_proj": list(model.model.layers[1].mlp.up_proj.weight.shape),
@@ -93,3 +98,29 @@ def test_the_entry_point_of_vllm_registers_every_family(monkeypatch: pytest.Monk
     assert registered.keys() == {f"Seap{family.stem}ForCausalLM" for family in families()}
     (path,) = set(registered.values())
     assert find_spec(path.partition(":")[0]) is not None
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_classes_are_transformers_own_with_another_name(model_type: str) -> None:
+    family = family_of_model_type(model_type)
+    if reason := why_not_loaded(family, "uniform"):
+        pytest.skip(reason)
+    stock = getattr(transformers, family.architecture)
+    model_class, base_class = (getattr(modeling_seap, f"Seap{family.stem}{part}") for part in ("ForCausalLM", "Model"))
+    config_class = getattr(configuration_seap, f"Seap{family.stem}Config")
+    assert issubclass(model_class, stock)
+    assert issubclass(base_class, transformers.MODEL_MAPPING[stock.config_class])
+    assert issubclass(config_class, stock.config_class)
+    assert model_class.config_class is base_class.config_class is config_class
+    assert config_class.model_type == f"seap_{model_type}"
+    for made in (model_class, base_class, config_class):
+        assert pickle.loads(pickle.dumps(made)) is made
+
+
+@pytest.mark.parametrize(
+    ("module", "suffix"), [(configuration_seap, "Config"), (modeling_seap, "ForCausalLM"), (modeling_seap, "Model")]
+)
+def test_a_class_that_transformers_lacks_is_refused_by_name(module: object, suffix: str) -> None:
+    with pytest.raises(AttributeError, match=r"transformers \S+ has no NobodyForCausalLM; install a newer release"):
+        getattr(module, f"SeapNobody{suffix}")
+    assert not any(hasattr(module, name) for name in ("SeapConfig", "LlamaForCausalLM", "SeapLlama", "SeapModel"))

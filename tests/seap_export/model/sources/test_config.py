@@ -82,6 +82,11 @@ def test_all_spellings_become_one_that_the_installed_transformers_reads(tmp_path
     (tmp_path / "config.json").write_text(json.dumps(first), "utf-8")
     read = LlamaRotaryEmbedding(AutoConfig.from_pretrained(tmp_path)).inv_freq
     torch.testing.assert_close(read, THETA ** (-torch.arange(0, 16, 2, dtype=torch.float64) / 16).float() / factor)
+    for config in configs:
+        rope = model_spec(config).first(Attention).rope
+        assert rope is not None
+        assert (rope.theta, rope.rope_type) == (THETA, "default" if factor == 1 else "linear")
+        assert rope.parameters.get("factor", 1.0) == factor
 
 
 @pytest.mark.parametrize("variation", WRITTEN_BY_5)

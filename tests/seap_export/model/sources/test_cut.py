@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from support.editing import edit_json
 from support.models import write_micro_model
 from support.product import Vocabulary
-from support.tokenizers import write_byte_level, write_sentencepiece
+from support.tokenizers import write_byte_level
 from support.variations import VARIATIONS
-from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.model.sources.open import open_source
@@ -46,34 +47,19 @@ def test_tables_configs_and_tokenizer_are_those_of_the_kept_tokens(tmp_path: Pat
     assert config["added_tokens_decoder"] == {"39": {"content": "x"}}
 
 
-def test_what_the_tokenizer_adds_follows(tmp_path: Path) -> None:
-    write_sentencepiece(write_micro_model(tmp_path / "m", vocab_size=400, model_type="llama"))
-    dense = open_source(str(tmp_path / "m"))
-    cut = dense.with_tokens(Vocabulary((0, 1, 2, *range(259, 290)), 400))
-    (tmp_path / "t").mkdir()
-    cut.write_tokenizer(tmp_path / "t")
-    before, after = (Tokenizer.from_file(str(tmp_path / folder / "tokenizer.json")) for folder in ("m", "t"))
-    assert before.encode("a").tokens[0] == after.encode("a").tokens[0] == "<s>"
-    assert after.encode("cat").ids != before.encode("cat").ids
-
-
-def test_a_vocabulary_without_a_token_that_is_named_is_refused(tmp_path: Path) -> None:
-    write_byte_level(write_micro_model(tmp_path / "m", vocab_size=130, model_type="llama"))
-    source = open_source(str(tmp_path / "m"))
-    with pytest.raises(ArtifactError, match="lacks token 2"):
-        source.with_tokens(Vocabulary((0, 1, *range(3, 60)), 130))
-
-
-def test_added_tokens_that_the_library_would_number_otherwise_are_refused(tmp_path: Path) -> None:
-    """An added token that is not in the vocabulary always comes after it."""
+def test_a_vocabulary_without_a_token_that_is_named_or_of_another_number_is_refused(tmp_path: Path) -> None:
+    """An added token that is not in the vocabulary always comes after it: the library would number it otherwise."""
     model = write_micro_model(tmp_path / "m", vocab_size=130, model_type="llama")
     write_byte_level(model)
-    path = model / "tokenizer.json"
-    values = json.loads(path.read_text("utf-8"))
-    values["added_tokens"].append({**values["added_tokens"][0], "content": "<x>", "id": 10})
-    values["model"]["vocab"] = {text: token for text, token in values["model"]["vocab"].items() if token != 10}
-    values["model"]["merges"] = []
-    path.write_text(json.dumps(values), "utf-8")
+    with pytest.raises(ArtifactError, match="lacks token 2"):
+        open_source(str(model)).with_tokens(Vocabulary((0, 1, *range(3, 60)), 130))
+
+    def add(values: dict[str, Any]) -> None:
+        values["added_tokens"].append({**values["added_tokens"][0], "content": "<x>", "id": 10})
+        values["model"]["vocab"] = {text: token for text, token in values["model"]["vocab"].items() if token != 10}
+        values["model"]["merges"] = []
+
+    edit_json(model / "tokenizer.json", add)
     (tmp_path / "t").mkdir()
     cut = open_source(str(model)).with_tokens(Vocabulary(tuple(range(60)), 130))
     with pytest.raises(InputError, match="--vocabulary all"):

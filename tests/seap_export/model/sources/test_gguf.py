@@ -114,13 +114,10 @@ def test_real_model_is_read(smollm2_gguf: Path) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
-LONG = torch.arange(3, 33).reshape(2, 15).repeat(1, 2)
-
-
 def logits(folder: Path) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     with torch.no_grad():
-        return model(LONG).logits
+        return model(torch.arange(3, 33).reshape(2, 15).repeat(1, 2)).logits
 
 
 def test_every_family_with_a_gguf_form_has_a_micro_model() -> None:

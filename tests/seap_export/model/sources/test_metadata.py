@@ -20,10 +20,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("readme", "said"),
     [
-        *(
-            (text, ModelMetadata())
-            for text in ("", "no front matter", "---\nlicense: [\n---\n", "---\n- license\n---\n")
-        ),
+        *((text, ModelMetadata()) for text in ("", "none", "---\nlicense: [\n---\n", "---\n- license\n---\n")),
         ("---\nlicense: {a: 1}\ntags: 3\n---\n", ModelMetadata()),
         (
             f"---\nlicense: |\n  a\n  b\nlanguage: en\ntags: [x, x, {'y' * 300}, 4]\n"

@@ -25,14 +25,11 @@ from seap_export.model.sources.tokenizer_check import check_tokenizer
 
 def test_every_known_file_is_copied_byte_for_byte_and_no_other(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
-    target.mkdir()
+    for folder in (source / "additional_chat_templates", target):
+        folder.mkdir(parents=True)
     write_micro_tokenizer(source)
-    (source / "chat_template.jinja").write_bytes(b"{{ messages }}\r\n")
-    (source / "tokenizer.model").write_bytes(b"\x00\xff")
-    (source / "additional_chat_templates").mkdir()
-    (source / "additional_chat_templates" / "tool_use.jinja").write_bytes(b"{{ tools }}")
-    (source / "config.json").write_text("{}")
+    for name in ("chat_template.jinja", "tokenizer.model", "additional_chat_templates/tool_use.jinja", "config.json"):
+        (source / name).write_bytes(b"{{ \x00\xff }}\r\n")
     copy_tokenizer(source, target)
     (source / "config.json").unlink()
     assert tree(target) == tree(source)

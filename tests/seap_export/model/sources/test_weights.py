@@ -1,18 +1,20 @@
-"""Weights are read from one file or many alike, and damaged or unfitting ones are refused."""
+"""Weights are read from one file or many alike, damaged ones are refused, and a file is written tensor by tensor."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from seap_export.errors import InputError
-from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
+from seap_export.model.sources.tensor_writer import SafetensorsWriter
+from seap_export.model.sources.weights import SafetensorsReader, main_dtype
 
 INDEX, SECOND = "model.safetensors.index.json", "model-00002-of-00002.safetensors"
 
@@ -61,19 +63,6 @@ def test_weights_keep_their_dtypes_but_double_precision(tmp_path: Path) -> None:
     assert main_dtype(reader) == reader.read("a")["a"].dtype == torch.float32
 
 
-def test_weights_that_differ_from_the_config_are_refused_by_tensor(tmp_path: Path) -> None:
-    reader = SafetensorsReader(write_one(tmp_path, some_tensors()))
-    whole = dict.fromkeys("abcd", (3, 4))
-    check_weights(reader, whole, "model folder")
-    for expected, message in (
-        ({**whole, "e": (1,)}, "tensor 'e' is missing"),
-        ({**whole, "b": (4, 3)}, r"'b' is \[3, 4\],.* \[4, 3\]"),
-        (dict.fromkeys("abc", (3, 4)), "tensor 'd' is not part of the family"),
-    ):
-        with pytest.raises(InputError, match=f"model folder.*{message}"):
-            check_weights(reader, expected, "model folder")
-
-
 def test_shards_with_an_index_equal_one_file_beside_which_they_are_leftovers(tmp_path: Path) -> None:
     tensors = some_tensors()
     many = SafetensorsReader(write_shards(tmp_path, tensors))
@@ -84,11 +73,6 @@ def test_shards_with_an_index_equal_one_file_beside_which_they_are_leftovers(tmp
     assert list(read) == ["d", "c", "a"]
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in read.items())
     assert SafetensorsReader(write_one(tmp_path, {"a": torch.ones(2)})).shapes() == {"a": (2,)}
-
-
-def _cut(folder: Path, size: int) -> None:
-    file = write_one(folder, some_tensors()) / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:size])
 
 
 def _write(file: str, text: str) -> Callable[[Path], object]:
@@ -103,18 +87,23 @@ def _point_outside(folder: Path, where: str) -> None:
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": outside}}), "utf-8")
 
 
+def test_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
+    file = write_one(tmp_path, some_tensors()) / "model.safetensors"
+    whole = file.read_bytes()
+    for size in (0, 4, 40, -1):
+        file.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"model\.safetensors: truncated"):
+            SafetensorsReader(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            _write("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"),
-            r"model\.safetensors: .*lfs pull",
-        ),
+        (_write("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), r"safetensors: .*lfs pull"),
         (lambda folder: write_one(folder, {"q": torch.ones(2, dtype=torch.int8)}), "I8"),
         (lambda folder: None, r"model\.safetensors: weights are missing"),
         (lambda folder: (write_shards(folder, some_tensors()) / SECOND).unlink(), f"{SECOND}: weights are missing"),
         (_write("adapter_config.json", "{}"), "merge it into its base model"),
-        *((partial(_cut, size=size), r"model\.safetensors: truncated") for size in (0, 4, 40, -1)),
         *(
             (_write(INDEX, text), r"index\.json: not a valid weight index")
             for text in ("{", "[]", '{"weight_map": {"a": null}}', '{"weight_map": ' + "[" * 100_000)
@@ -130,3 +119,48 @@ def test_what_is_no_weights_is_refused(tmp_path: Path, make: Callable[[Path], ob
     make(tmp_path / "model")
     with pytest.raises(InputError, match=message):
         SafetensorsReader(tmp_path / "model")
+
+
+SHAPES: dict[str, tuple[int, ...]] = {"first": (3, 5), "second": (7,), "third": (1, 1)}
+
+
+def tensors_to_write() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def write(path: Path, values: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype = torch.float32) -> None:
+    with SafetensorsWriter(path, SHAPES, dtype) as writer:
+        for name, tensor in values:
+            writer.write(name, tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_library_reads_what_was_written(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Double precision and transposed tensors are converted."""
+    values = tensors_to_write()
+    converted = {**values, "first": values["first"].double().T.contiguous().T}
+    write(tmp_path / "file", converted.items(), dtype)
+    read = load_file(tmp_path / "file")
+    assert read.keys() == SHAPES.keys()
+    assert all(read[name].dtype == dtype and torch.equal(read[name], one.to(dtype)) for name, one in values.items())
+    with safe_open(tmp_path / "file", framework="pt") as handle:
+        assert handle.metadata() == {"format": "pt"}
+    assert int.from_bytes((tmp_path / "file").read_bytes()[:8], "little") % 8 == 0
+
+
+def test_a_tensor_out_of_turn_or_of_another_shape_is_refused(tmp_path: Path) -> None:
+    values, path = tensors_to_write(), tmp_path / "file"
+    for names, message in (
+        (["second"], "out of order"),
+        (["first", "third"], "out of order"),
+        ([*SHAPES, "third"], "out of order"),
+        (["first"], r"missing: \['second', 'third'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(path, [(name, values[name]) for name in names])
+    with pytest.raises(ValueError, match=r"shape \[5, 3\], expected \[3, 5\]"):
+        write(path, [("first", values["first"].T)])
+    # an error while writing is not hidden by the missing tensors
+    with pytest.raises(KeyError, match="the cause"), SafetensorsWriter(path, SHAPES, torch.float32):
+        raise KeyError("the cause")

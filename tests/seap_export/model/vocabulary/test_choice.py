@@ -1,7 +1,8 @@
-"""Which tokens are kept: what must be, and then in the order of the merges."""
+"""Which tokens are kept, what must be and then in the order of the merges, and how many a further text will lack."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,17 @@ from seap_export.common.json_file import read_json
 from seap_export.errors import InputError, UsageError
 from seap_export.model.vocabulary.choice import MULTIPLE, choose_tokens, parse_size, required_tokens
 from seap_export.model.vocabulary.pairs import BytePairs
+from seap_export.model.vocabulary.use import TokenUse
 
 
-def test_bytes_added_tokens_and_used_ones_are_kept() -> None:
+def test_bytes_added_tokens_used_ones_and_those_of_the_fallback_are_kept() -> None:
     content = random_bpe(1, "bytes")
     ids = content["model"]["vocab"]
     longest = max(ids, key=len)
     required = required_tokens(content, BytePairs.read(content), frozenset({ids[longest]}))
-    assert {ids["<s>"], ids[longest]} <= required
-    assert {token for text, token in ids.items() if len(text) == 1} <= required
+    assert {ids["<s>"], ids[longest], *(token for text, token in ids.items() if len(text) == 1)} <= required
     assert ids["<unk>"] not in required
-
-
-def test_with_a_fallback_byte_tokens_and_what_the_decoder_replaces_are_kept() -> None:
-    content = random_bpe(1, "fallback")
+    content = random_bpe(1, "fallback")  # which needs what the decoder replaces, too
     ids = content["model"]["vocab"]
     ids["\u4e2d"] = len(ids)
     required = required_tokens(content, BytePairs.read(content), frozenset())
@@ -91,3 +89,42 @@ def test_sizes_are_read_and_auto_rounds_up_what_is_required() -> None:
 def test_other_tokenizers_are_refused_with_the_reason(model: dict, reason: str) -> None:
     with pytest.raises(InputError, match=f"{reason}.*--vocabulary all"):
         BytePairs.read({"model": model})
+
+
+def _use(texts: list[list[int]]) -> TokenUse:
+    use = TokenUse()
+    for ids in texts:
+        use.add(f"{ids}", ids)
+    return use
+
+
+def _left_out(texts: list[list[int]], kept: set[int]) -> float:
+    """The same share by its definition."""
+    missing = 0
+    for number, ids in enumerate(texts):
+        others = {token for further in (*texts[:number], *texts[number + 1 :]) for token in further}
+        missing += sum(token not in others | kept for token in ids)
+    return missing / sum(map(len, texts))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_missing_is_what_each_text_has_alone(seed: int) -> None:
+    drawn = random.Random(seed)
+    texts = [[number, *drawn.choices(range(30, 90), k=drawn.randint(1, 8))] for number in range(25)]
+    kept = set(range(0, 90, 7))
+    assert 0 < _use(texts).missing(kept) == pytest.approx(_left_out(texts, kept))
+    halves = _use(texts[:10]).together_with(_use(texts[10:]))
+    assert halves.missing(kept) == pytest.approx(_left_out(texts, kept))
+    assert halves.tokens == {token for ids in texts for token in ids}
+
+
+def test_what_counts_as_a_text() -> None:
+    once = [[1, 2], [1, 3]]
+    assert _use([*once, *once]).missing(()) == _use(once).missing(()) == 0.5
+    answered = _use(once)
+    answered.add("2 answered otherwise", [1, 2, 4], version_of=f"{[1, 2]}")
+    assert answered.missing(()) == 4 / 7
+    asked = _use([[1, 2], [2, 1]])
+    asked.add_uncounted([9])  # of a prompt alone
+    assert (asked.tokens, asked.missing(())) == ({1, 2, 9}, 0.0)
+    assert TokenUse().missing(()) == 0.0

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from seap_export.model.vocabulary.choice import choose_tokens, required_tokens
 from seap_export.model.vocabulary.pairs import BytePairs
+from seap_export.model.vocabulary.sizes import token_sizes
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.model.vocabulary.tokenizer import cut_tokenizer
 
@@ -66,3 +67,15 @@ def test_a_token_that_no_merges_make_needs_none() -> None:
     kept = _vocabulary(content, frozenset({pairs.ids["ddddddddd"]}))
     cut = Tokenizer.from_str(tokenizer_json(cut_tokenizer(content, kept)))
     assert cut.encode("ddddddddd").tokens == ["ddddddddd"]
+
+
+@pytest.mark.parametrize("kind", BPE_KINDS)
+def test_how_long_tokens_are_does_not_depend_on_how_a_text_is_cut(kind: str) -> None:
+    content = random_bpe(7, kind)
+    content["added_tokens"].append({**content["added_tokens"][0], "id": 500, "content": "«é»"})
+    assert token_sizes(content)[500] == 6
+    del content["added_tokens"][-1]
+    tokenizer, sizes = Tokenizer.from_str(tokenizer_json(content)), token_sizes(content)
+    for text in [*random_bpe_texts(7, 20), "<s>ab"]:
+        length = len(text.replace(" ", "\u2581" if kind == "fallback" else " ").encode())
+        assert sizes[tokenizer.encode(text).ids].sum() == length

@@ -33,12 +33,8 @@ def _token_by_token(corrects: bool) -> torch.Tensor:
     return torch.stack(outputs)
 
 
-def test_chunks_are_the_delta_rule_token_by_token() -> None:
-    parts = (in_chunks(part.flatten(2), part.shape[2:]) for part in _parts())
-    torch.testing.assert_close(delta_rule(*parts)[0, :TOKENS], _token_by_token(corrects=True))
-
-
-def test_chunks_are_what_is_written_and_read_token_by_token() -> None:
-    query, key, value, _, decay = (in_chunks(part.flatten(2), part.shape[2:]) for part in _parts())
-    computed = written_and_read(query, key, value, decay)
-    torch.testing.assert_close(computed[0, :TOKENS], _token_by_token(corrects=False))
+def test_chunks_are_what_is_computed_token_by_token() -> None:
+    query, key, value, rates, decay = (in_chunks(part.flatten(2), part.shape[2:]) for part in _parts())
+    corrected, plain = delta_rule(query, key, value, rates, decay), written_and_read(query, key, value, decay)
+    torch.testing.assert_close(corrected[0, :TOKENS], _token_by_token(corrects=True))
+    torch.testing.assert_close(plain[0, :TOKENS], _token_by_token(corrects=False))

@@ -6,92 +6,76 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import AutoConfig
 
 from seap_export.model.families import Attention, RopeSpec, model_spec
 from seap_export.model.layers.sublayers.rotary import attention_factor, inverse_frequencies, rotary_tables
 
-LLAMA3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-YARN = {"factor": 4.0, "original_max_position_embeddings": 128}
-CASES: dict[str, tuple[float, str, dict[str, Any]]] = {
-    "default": (10000.0, "default", {}),
-    "linear": (10000.0, "linear", {"factor": 2.5}),
-    "llama3": (500000.0, "llama3", LLAMA3),
-    "yarn": (10000.0, "yarn", YARN),
-    "yarn-attention-factor": (10000.0, "yarn", {**YARN, "attention_factor": 0.7}),
-    "yarn-mscale": (10000.0, "yarn", {**YARN, "mscale": 1.2, "mscale_all_dim": 0.7}),
-    "yarn-betas": (10000.0, "yarn", {**YARN, "beta_fast": 20, "beta_slow": 2}),
-    "yarn-not-truncated": (10000.0, "yarn", {**YARN, "truncate": False}),
-    "yarn-ramp-beyond-the-last": (3.0, "yarn", YARN),
-    "yarn-ramp-before-the-first": (10000.0, "yarn", {**YARN, "beta_fast": 1000}),
-    "yarn-narrow-ramp": (1e12, "yarn", {**YARN, "beta_fast": 1.0, "beta_slow": 1.0, "truncate": False}),
-}
-
-
 #: But for the rotation.
 CONFIG = {
-    **{"vocab_size": 32, "hidden_size": 128, "intermediate_size": 32, "num_hidden_layers": 1},
+    **{"model_type": "llama", "vocab_size": 32, "hidden_size": 128, "intermediate_size": 32, "num_hidden_layers": 1},
     **{"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 512},
+    **{"rope_theta": 10000.0, "pad_token_id": 0},
+}
+LLAMA3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+NARROW = {**YARN, "beta_fast": 1.0, "beta_slow": 1.0, "truncate": False}
+LONG = {"short_factor": [1.0 + 0.1 * i for i in range(24)], "long_factor": [1.0 + 0.7 * i for i in range(24)]}
+PHI3 = {"model_type": "phi3", "original_max_position_embeddings": 64, "partial_rotary_factor": 0.75}
+ALPHA = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
+CASES: dict[str, dict[str, Any]] = {
+    "default": {"rope_scaling": None},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.5}},
+    "llama3": {"rope_scaling": {"rope_type": "llama3", **LLAMA3}, "rope_theta": 500000.0},
+    "yarn": {"rope_scaling": YARN},
+    "yarn-attention-factor": {"rope_scaling": {**YARN, "attention_factor": 0.7}},
+    "yarn-mscale": {"rope_scaling": {**YARN, "mscale": 1.2, "mscale_all_dim": 0.7}},
+    "yarn-betas": {"rope_scaling": {**YARN, "beta_fast": 20, "beta_slow": 2}},
+    "yarn-not-truncated": {"rope_scaling": {**YARN, "truncate": False}},
+    "yarn-ramp-beyond-the-last": {"rope_scaling": YARN, "rope_theta": 3.0},
+    "yarn-ramp-before-the-first": {"rope_scaling": {**YARN, "beta_fast": 1000}},
+    "yarn-narrow-ramp": {"rope_scaling": NARROW, "rope_theta": 1e12},
+    "longrope": {**PHI3, "rope_scaling": {"type": "longrope", **LONG}},
+    "fixed-alpha": {"model_type": "hunyuan_v1_dense", "rope_scaling": ALPHA},
 }
 
 
-def rope_of(config: dict[str, Any]) -> RopeSpec:
-    rope = model_spec(config).first(Attention).rope
+def rope_of(**values: Any) -> RopeSpec:
+    rope = model_spec({**CONFIG, **values}).first(Attention).rope
     assert rope is not None
     return rope
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_equals_transformers(case: str) -> None:
-    theta, kind, parameters = CASES[case]
-    raw = {**CONFIG, "rope_theta": theta, "rope_scaling": {"rope_type": kind, **parameters} if parameters else None}
-    rope = rope_of({**raw, "model_type": "llama"})
-    module = LlamaRotaryEmbedding(LlamaConfig(**raw))
-    assert torch.equal(inverse_frequencies(rope), module.inv_freq)
+def rotary_module(config: dict[str, Any]) -> Any:
+    """That of transformers."""
+    name = config["model_type"]
+    module = pytest.importorskip(f"transformers.models.{name}.modeling_{name}")
+    (made,) = (vars(module)[one] for one in vars(module) if one.endswith("RotaryEmbedding"))
+    return made(AutoConfig.for_model(**config))
+
+
+@pytest.mark.parametrize(
+    ("case", "length"), [("longrope", 64), *((case, 65 if case == "longrope" else 512) for case in CASES)]
+)
+def test_equals_transformers(case: str, length: int) -> None:
+    rope, module = rope_of(**CASES[case]), rotary_module({**CONFIG, **CASES[case]})
     assert attention_factor(rope) == pytest.approx(module.attention_scaling, abs=1e-12)
-
-    cos, sin = rotary_tables(rope, 512)
-    expected_cos, expected_sin = module(torch.zeros(1), torch.arange(512)[None])
-    assert (cos.shape, cos.dtype) == ((512, 32), torch.float32)
-    assert torch.equal(cos, expected_cos[0, :, :32])
-    assert torch.equal(sin, expected_sin[0, :, :32])
-
-
-LONG = {"short_factor": [1.0 + 0.1 * i for i in range(24)], "long_factor": [1.0 + 0.7 * i for i in range(24)]}
-
-
-PHI3 = {"model_type": "phi3", "original_max_position_embeddings": 64, "partial_rotary_factor": 0.75, "pad_token_id": 0}
-
-
-@pytest.mark.parametrize("length", [64, 65])
-def test_longrope_equals_transformers_on_both_sides_of_its_switch(length: int) -> None:
-    from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
-
-    config = {**CONFIG, **PHI3, "rope_theta": 10000.0, "rope_scaling": {"type": "longrope", **LONG}}
-    rope = rope_of(config)
-    assert (rope.switches_at, rope.dim) == (64, 48)
-    module = Phi3RotaryEmbedding(AutoConfig.for_model(**config))
-    cos, sin = rotary_tables(rope, length, long=length > 64)
+    if case == "longrope":
+        assert (rope.switches_at, rope.dim) == (64, 48)
+    else:
+        assert torch.equal(inverse_frequencies(rope), module.inv_freq)
+    cos, sin = rotary_tables(rope, length, long=case == "longrope" and length > 64)
     expected_cos, expected_sin = module(torch.zeros(1), torch.arange(length)[None])
-    assert torch.equal(cos, expected_cos[0, :, :24])
-    assert torch.equal(sin, expected_sin[0, :, :24])
-    assert attention_factor(rope) == pytest.approx((1 + 3 / 6) ** 0.5)
-    given = {"type": "longrope", **LONG, "attention_factor": 1.3}
-    assert attention_factor(rope_of({**config, "rope_scaling": given})) == 1.3
+    assert (cos.shape, cos.dtype) == ((length, rope.dim // 2), torch.float32)
+    assert torch.equal(cos, expected_cos[0, :, : rope.dim // 2])
+    assert torch.equal(sin, expected_sin[0, :, : rope.dim // 2])
 
 
-def test_a_fixed_alpha_raises_the_base_as_in_transformers() -> None:
-    module = pytest.importorskip("transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense")
-    config = {**CONFIG, "model_type": "hunyuan_v1_dense", "rope_theta": 10000.0}
-    config["rope_scaling"] = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}
-    expected = module.HunYuanDenseV1RotaryEmbedding(AutoConfig.for_model(**config))
-    assert torch.equal(inverse_frequencies(rope_of(config)), expected.inv_freq)
-
-
-def test_yarn_original_context_defaults_to_the_models() -> None:
-    without, given = (
-        rope_of({**CONFIG, "model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 4.0, **original}})
-        for original in ({}, {"original_max_position_embeddings": 512})
-    )
-    assert torch.equal(inverse_frequencies(without), inverse_frequencies(given))
+def test_what_a_config_leaves_out() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0}  # whose original context defaults to the model's
+    given = {**yarn, "original_max_position_embeddings": 512}
+    without, whole = (inverse_frequencies(rope_of(rope_scaling=one)) for one in (yarn, given))
+    assert torch.equal(without, whole)
+    scaling = CASES["longrope"]["rope_scaling"]
+    assert attention_factor(rope_of(**PHI3, rope_scaling=scaling)) == pytest.approx((1 + 3 / 6) ** 0.5)
+    assert attention_factor(rope_of(**PHI3, rope_scaling={**scaling, "attention_factor": 1.3})) == 1.3

@@ -33,21 +33,15 @@ def config_of(folder: Path, name: str, **arguments: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("original", "factor"), [(8192, 32.0), (2048, 2.5)])
 def test_llama3_rope_scaling_is_recovered(tmp_path: Path, original: int, factor: float) -> None:
-    scaling: dict[str, Any] = {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-    }
+    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = original
-    path = write_micro_gguf(tmp_path, model_type="llama", rope_scaling=scaling, rope_theta=5e5)
-    file = GgufFile.open(path)
+    file = GgufFile.open(write_micro_gguf(tmp_path, model_type="llama", rope_scaling=scaling, rope_theta=5e5))
     assert gguf_config(file)["rope_scaling"] == scaling
     assert "rope_freqs.weight" not in GgufReader(file).shapes()
 
 
 YARN = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32}
-YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_slow": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -56,13 +50,10 @@ YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embed
         ({"rope.scaling.type": "none"}, None),
         ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
         ({"rope.scale_linear": 2.0}, {"rope_type": "linear", "factor": 2.0}),
-        ({**YARN, "rope.scaling.yarn_beta_fast": 16.0}, {**YARN_SCALING, "beta_fast": 16.0, "beta_slow": 1.0}),
+        ({**YARN, "rope.scaling.yarn_beta_fast": 16.0}, {**YARN_SCALING, "beta_fast": 16.0}),
         (
             {**YARN, "rope.scaling.yarn_attn_factor": 1.0, "rope.scaling.yarn_log_multiplier": 0.5},
-            {
-                **{**YARN_SCALING, "beta_fast": 32.0, "beta_slow": 1.0},
-                **{"attention_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 0.5},
-            },
+            {**YARN_SCALING, "beta_fast": 32.0, "attention_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 0.5},
         ),
     ],
 )
@@ -96,14 +87,12 @@ def test_what_llama_cpp_assumes_is_written_and_what_a_file_says_is_kept(tmp_path
     assert [kind == "sliding_attention" for kind in listed["layer_types"]] == slides
 
 
-@pytest.mark.parametrize(("name", "layers", "scalar"), [("gemma2", 46, 144), ("gemma3", 62, 168), ("gemma3", 26, 16)])
-def test_the_largest_gemma_models_scale_attention_by_their_width(
-    tmp_path: Path, name: str, layers: int, scalar: int
-) -> None:
-    config = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers, "vocab_size": 80}
-    values = {**GGUF_VARIATIONS[name], **config, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 3}
-    config = gguf_config(GgufFile.open(write_micro_gguf(tmp_path, **values)))
-    assert config["query_pre_attn_scalar"] == scalar
+def test_the_largest_gemma_models_scale_attention_by_their_width(tmp_path: Path) -> None:
+    small = {"vocab_size": 80, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 3}
+    for name, layers, scalar in (("gemma2", 46, 144), ("gemma3", 62, 168), ("gemma3", 26, 16)):
+        values = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers, **small}
+        file = write_micro_gguf(tmp_path / f"{name}{layers}", **GGUF_VARIATIONS[name] | values)
+        assert gguf_config(GgufFile.open(file))["query_pre_attn_scalar"] == scalar
 
 
 @pytest.mark.parametrize(
