@@ -27,13 +27,6 @@ def validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema())
 
 
-@pytest.mark.parametrize("sample", ["passing", "failing"])
-def test_samples_are_reports(
-    sample: str, samples: dict[str, Report], validator: jsonschema.Draft202012Validator
-) -> None:
-    validator.validate(samples[sample])
-
-
 @pytest.mark.full
 def test_samples_have_no_key_that_a_real_report_lacks(passing: Report, inputs: Path, tmp_path: Path) -> None:
     """The schema allows any further key in what is embedded, which the samples could keep for ever."""
@@ -44,6 +37,11 @@ def test_samples_have_no_key_that_a_real_report_lacks(passing: Report, inputs: P
     for place in EMBEDDED:
         made, written = (reduce(getitem, place, report) for report in (sample, real))
         assert set(made) - set(written) == set(), place
+
+
+def test_samples_are_reports(samples: dict[str, Report], validator: jsonschema.Draft202012Validator) -> None:
+    for sample in samples.values():
+        validator.validate(sample)
 
 
 A = "arithmetic-0.2"
@@ -65,6 +63,5 @@ WRONG: dict[str, Callable[[Report], object]] = {
 def test_wrong_reports_are_refused(
     spoil: Callable[[Report], object], passing: Report, validator: jsonschema.Draft202012Validator
 ) -> None:
-    assert validator.is_valid(passing)
     spoil(passing)
     assert not validator.is_valid(passing)
