@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -18,12 +19,7 @@ STEADY = (1.0, 1.01, 0.99, 1.0, 1.005)
 
 
 def subject(
-    model: str,
-    runs: Sequence[float],
-    *,
-    size: int = 100,
-    engine: str = "onnxruntime",
-    cells: Sequence[SpeedCell] = (CELL,),
+    model: str, runs: Sequence[float], *, size: int = 100, engine: str = "onnxruntime", cells: Sequence[Any] = (CELL,)
 ) -> SubjectFigures:
     """A model whose runs have steps around these medians, and prefills ten times as long."""
     steps = [run * factor for run in runs for factor in (0.98, 1.0, 1.5)]
@@ -101,13 +97,10 @@ def test_bytes_have_no_noise() -> None:
         assert (judged.measured, judged.low, judged.high, judged.verdict) == (0.6, 0.6, 0.6, verdict)
 
 
-def test_nothing_to_judge_is_no_pass() -> None:
+def test_what_cannot_be_judged_is_refused() -> None:
     for others in ((), (subject("a-0.5", STEADY, engine="torch"),)):
         with pytest.raises(UsageError, match="no variant was timed on onnxruntime"):
             judge_speed(report(*others), SpeedLimits(max_bytes_ratio=1.0))
-
-
-@pytest.mark.parametrize("limit", [0.0, float("nan"), float("inf")])
-def test_illegal_limits(limit: float) -> None:
-    with pytest.raises(UsageError, match="max_bytes_ratio must be a number above 0"):
-        SpeedLimits(max_bytes_ratio=limit)
+    for limit in (0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="max_bytes_ratio must be a number above 0"):
+            SpeedLimits(max_bytes_ratio=limit)

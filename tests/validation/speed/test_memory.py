@@ -33,25 +33,18 @@ def test_a_longer_prompt_takes_more(micro_hf: Callable[[str], Path], tmp_path: P
     assert (small.gpu, large.gpu) == (None, None)
 
 
-def printed(
-    monkeypatch: pytest.MonkeyPatch,
-    pace: Callable[..., object],
-    close: Callable[[], object] = bool,
-    provider: str = "cpu",
-) -> PeakMemory:
+def printed(monkeypatch: pytest.MonkeyPatch, provider: str = "cpu", **engine: Callable[..., object]) -> PeakMemory:
     """What the process prints whose engine runs this."""
-    engine = contextlib.closing(SimpleNamespace(pace=pace, close=close))
-    monkeypatch.setattr(memory, "open_engine", lambda *_: engine)
+    opened = contextlib.closing(SimpleNamespace(**{"close": bool, **engine}))
+    monkeypatch.setattr(memory, "open_engine", lambda *_: opened)
     words = ["onnxruntime", "folder", "--context-length", "64", "--provider", provider]
     return PeakMemory(**json.loads(CliRunner().invoke(memory._main, words).output))
 
 
 def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "ballast = bytearray(b'x') * 400_000_000"
+    code = [sys.executable, "-c", "ballast = bytearray(b'x') * 400_000_000"]
     monkeypatch.setattr(memory, "process_peak", lambda: 1_000_000)
-    peak = printed(monkeypatch, lambda *_: subprocess.run([sys.executable, "-c", code], check=True))
-    assert peak.host is not None
-    assert peak.host > 400e6
+    assert (printed(monkeypatch, pace=lambda *_: subprocess.run(code, check=True)).host or 0) > 400e6
 
 
 @pytest.mark.parametrize(
@@ -68,4 +61,4 @@ def test_the_memory_of_the_gpu_is_what_its_free_memory_shrinks_by(
         return free.pop(0) if asked == "cuda" else None
 
     monkeypatch.setattr(memory, "free_device_memory", taken)
-    assert printed(monkeypatch, lambda *given: runs.append(given), runs.clear, provider).gpu == gpu
+    assert printed(monkeypatch, provider, pace=lambda *given: runs.append(given), close=runs.clear).gpu == gpu
