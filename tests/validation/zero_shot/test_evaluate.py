@@ -35,38 +35,28 @@ def by_hand(model: Path, questions: list[Question]) -> np.ndarray:
     return np.array(chosen).T
 
 
-@pytest.mark.parametrize("form", ["hf", "onnx"])
-def test_the_figures_are_those_of_a_plain_loop(
-    model: Path, questions: list[Question], by_hand: np.ndarray, form: str
-) -> None:
-    gold = [question.gold for question in questions]
+def test_the_figures_are_those_of_a_plain_loop(model: Path, questions: list[Question], by_hand: np.ndarray) -> None:
+    """In both forms and all batches; and with a limit those of the first questions."""
+    gold, task = [question.gold for question in questions], local_task("t", questions)
     acc, acc_norm = (by_hand == gold).mean(1)
     assert acc != acc_norm  # or the test could not tell them apart
-    figures = evaluate_zero_shot(
-        model / form, [local_task("t", questions)], runtime=RUN_BY[form], execution=ONE_THREAD
-    )["t"]
-    assert figures.acc == pytest.approx(acc)
-    assert figures.acc_norm == pytest.approx(acc_norm)
+    figures, *others = (
+        evaluate_zero_shot(model / form, [task], runtime=RUN_BY[form], batch_size=size, execution=ONE_THREAD)["t"]
+        for form, size in (("hf", 1), ("hf", 16), ("onnx", 1), ("onnx", 16))
+    )
+    assert others == [figures] * 3
+    assert (figures.acc, figures.acc_norm) == pytest.approx((acc, acc_norm))
     assert figures.acc_stderr == pytest.approx(math.sqrt(acc * (1 - acc) / 39))
     assert figures.acc_norm_stderr == pytest.approx(math.sqrt(acc_norm * (1 - acc_norm) / 39))
     assert figures.right == tuple((by_hand[0] == gold).tolist())
     assert figures.chance == pytest.approx(float(np.mean([1 / len(question.choices) for question in questions])))
     assert figures.questions == 40
-
-
-def test_neither_batches_nor_the_form_nor_a_limit_change_anything(model: Path, questions: list[Question]) -> None:
-    task = local_task("t", questions)
-    first, *others = (
-        evaluate_zero_shot(model / form, [task], runtime=RUN_BY[form], batch_size=size, execution=ONE_THREAD)["t"]
-        for form, size in (("hf", 1), ("hf", 16), ("onnx", 1), ("onnx", 16))
-    )
-    assert others == [first] * 3
     limited, few = (
         evaluate_zero_shot(model / "hf", [asked], limit=limit, execution=ONE_THREAD)["t"]
         for asked, limit in ((task, 7), (local_task("t", questions[:7]), None))
     )
     assert limited == few
-    assert (few.questions, few.sha256 == first.sha256) == (7, False)
+    assert (few.questions, few.sha256 == figures.sha256) == (7, False)
 
 
 def test_questions_longer_than_the_model_lose_their_beginning(model: Path, questions: list[Question]) -> None:
@@ -78,9 +68,6 @@ def test_questions_longer_than_the_model_lose_their_beginning(model: Path, quest
     ]
     found = [evaluate_zero_shot(model / form, tasks, runtime=RUN_BY[form], execution=ONE_THREAD) for form in RUN_BY]
     assert len({figures[name].right for figures in found for name in "ab"}) == 1
-
-
-def test_a_choice_longer_than_the_model_is_refused(model: Path) -> None:
     task = local_task("t", [Question("the cat", (" sat", " on the mat" * 40), 0)])
     with pytest.raises(InputError, match=r"choice ' on the mat.* tokens.* 1 to 64; "):
         evaluate_zero_shot(model / "hf", [task], execution=ONE_THREAD)

@@ -31,13 +31,9 @@ PAIRS = [
 
 
 RUNTIMES = {
-    "gguf:f32": "llama.cpp",
-    "openvino:fp32": "openvino",
-    "litert:fp32": "litert",
-    "executorch:fp32": "executorch",
-    "web:fp32": "transformers.js",
-    "mlx:fp32": "mlx-lm",
-}
+    "gguf:f32": "llama.cpp", "openvino:fp32": "openvino", "litert:fp32": "litert", "executorch:fp32": "executorch",
+    "web:fp32": "transformers.js", "mlx:fp32": "mlx-lm",
+}  # fmt: skip
 QUICK = ("gguf:f32", "litert:fp32")
 Answers = list[tuple[float, bool]]
 
@@ -74,18 +70,11 @@ def of_the_harness(model: Path) -> Answers:
 
 
 @pytest.mark.parametrize(
-    ("form", "batch_size", "compute"),
-    [("onnx", 4, None), ("last", 4, None), ("hf", 4, None), ("hf", 2, Compute(memory=1)), ("faked", 1, None),
-     ("faked-too", 4, None)],
-)  # fmt: skip
+    ("form", "options"),
+    [("onnx", {}), ("last", {}), ("hf", {}), ("hf", {"compute": Compute(memory=1)}), ("faked", {}), ("faked-too", {})],
+)
 def test_log_likelihoods_are_those_of_the_harness(
-    model: Path,
-    tmp_path: Path,
-    of_the_harness: Answers,
-    form: str,
-    batch_size: int,
-    compute: Compute | None,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Path, tmp_path: Path, of_the_harness: Answers, form: str, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trailing spaces, no prompt, special tokens in texts, more tokens than positions, bytes.
 
@@ -98,10 +87,10 @@ def test_log_likelihoods_are_those_of_the_harness(
         format = OnnxFormat.of(OnnxForm(logits="last")) if form == "last" else FakeFormat()
         format.write(model / "hf", folder, lambda layer: None)
         runtime = "onnxruntime" if form == "last" else form
-    expected, answers = of_the_harness, _answers(model, folder, runtime, batch_size, compute)
-    assert [value for value, _ in answers] == pytest.approx([value for value, _ in expected], abs=1e-4)
-    assert [greedy for _, greedy in answers] == [greedy for _, greedy in expected]
-    assert len({value for value, _ in expected}) == len(PAIRS)
+    answers = _answers(model, folder, runtime, 1 if form == "faked" else 4, **options)
+    assert [value for value, _ in answers] == pytest.approx([value for value, _ in of_the_harness], abs=1e-4)
+    assert [greedy for _, greedy in answers] == [greedy for _, greedy in of_the_harness]
+    assert len({value for value, _ in of_the_harness}) == len(PAIRS)
     assert FakeRunner.opened == 0
 
 
