@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.calibration import Killed, calibration_in, die_at, statistics_in
@@ -23,26 +24,22 @@ TEXTS = [[10 + row, *range(20, 50)] for row in range(6)]
 
 
 def test_a_text_is_cut_between_an_eighth_and_a_half_and_elsewhere_in_each_round() -> None:
-    first, second = (
-        list(islice(beginnings([*TEXTS, [7]], (), (), 24, 0, seed=1), start, start + 6)) for start in (0, 6)
-    )
-    for text, beginning in zip(TEXTS, first, strict=True):
+    cut = [*islice(beginnings([*TEXTS, [7]], (), (), 24, 0, seed=1), 12)]
+    for text, beginning in zip(TEXTS * 2, cut, strict=True):
         assert list(beginning.tokens) == text[: len(beginning.tokens)]
         assert 24 / 8 <= len(beginning.tokens) <= 24 / 2
         assert beginning.length == 24  # the most, of a text of 31
-    assert len({beginning.seed for beginning in first + second}) == 12
-    assert [len(batch.tokens) for batch in first] != [len(batch.tokens) for batch in second]
-    assert list(islice(beginnings(TEXTS, (), (), 24, 0, seed=1), 6)) == first
-    assert list(islice(beginnings(TEXTS, (), (), 24, 0, seed=2), 6)) != first
-    assert list(beginnings([[7], []], (), (), 24, 0, seed=1)) == []
-
-
-def test_an_assistants_turn_is_written_from_its_start() -> None:
+    assert len({beginning.seed for beginning in cut}) == 12
+    assert [len(one.tokens) for one in cut[:6]] != [len(one.tokens) for one in cut[6:]]
+    assert [*islice(beginnings(TEXTS, (), (), 24, 0, seed=1), 6)] == cut[:6]
+    assert [*islice(beginnings(TEXTS, (), (), 24, 0, seed=2), 6)] != cut[:6]
+    assert [*beginnings([[7], []], (), (), 24, 0, seed=1)] == []
+    # an assistant's turn is written from its start
     text = [1, 5, 6, 2, 3, 5, 6, 4, 4, 4]
-    (last, cut) = islice(beginnings([text, [1, 2, 5, 3]], (5, 6), (9,), 100, 50, seed=0), 2)
+    last, other = islice(beginnings([text, [1, 2, 5, 3]], (5, 6), (9,), 100, 50, seed=0), 2)
     assert (last.tokens, last.length, last.shown) == ((1, 5, 6, 2, 3, 5, 6), 100, ())
-    assert (len(cut.tokens) <= 2, cut.length) == (True, 4)  # it has no such turn
-    assert cut.shown
+    assert (len(other.tokens) <= 2, other.length) == (True, 4)  # it has no such turn
+    assert other.shown
 
 
 def test_other_texts_are_shown_before_a_beginning_as_far_as_there_is_room() -> None:
@@ -83,34 +80,23 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibration]:
     return folder / "dense", calibration_in(statistics_in(folder / "a", source, texts), source, "a", texts)
 
 
-def written(dense: tuple[Path, Calibration], folder: Path, number: int = 400) -> FreshTexts:
-    folder.mkdir(exist_ok=True)
-    return write_fresh_texts(*dense, number, folder, compute=Compute())
-
-
-def test_they_do_not_depend_on_what_is_written_together(
+def test_they_do_not_depend_on_what_is_written_together_nor_on_interruptions(
     dense: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = written(dense, tmp_path / "together", 800).texts
+    (tmp_path / "out").mkdir()
+    together = write_fresh_texts(*dense, 800, tmp_path, compute=Compute()).texts
     monkeypatch.setattr(fresh, "BATCH_TOKENS", 100)
-    few = written(dense, tmp_path / "few", 200).texts
-    assert few == together[: len(few)]
-
-
-def test_interrupted_they_end_as_the_same(
-    dense: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fresh, "BATCH_TOKENS", 120)
-    whole = written(dense, tmp_path / "whole").texts
+    arguments: Any = (*dense, 400, tmp_path / "out")
     with monkeypatch.context() as patch:
         die_at(patch, fresh, "sampled_texts", 2)
         with pytest.raises(Killed):
-            written(dense, tmp_path / "out")
+            write_fresh_texts(*arguments, compute=Compute())
     calls: list[object] = []
     monkeypatch.setattr(fresh, "sampled_texts", lambda *given: calls.append(given) or sampled_texts(*given))
-    assert written(dense, tmp_path / "out").texts == whole
-    written(dense, tmp_path / "out")
-    assert 0 < len(calls) < len(list((tmp_path / "whole").iterdir()))
+    for _ in range(2):
+        few = write_fresh_texts(*arguments, compute=Compute()).texts
+        assert few == together[: len(few)] != []
+    assert 0 < len(calls) < len(list((tmp_path / "out").iterdir()))
 
 
 def test_a_model_with_nothing_new_to_say_comes_to_an_end(
@@ -119,7 +105,7 @@ def test_a_model_with_nothing_new_to_say_comes_to_an_end(
     parrot = [*range(30)]
     monkeypatch.setattr(fresh, "BATCH_TOKENS", 500)
     monkeypatch.setattr(fresh, "sampled_texts", lambda author, batch: [parrot] * len(batch))
-    texts = written(dense, tmp_path, 10**6)
+    texts = write_fresh_texts(*dense, 10**6, tmp_path, compute=Compute())
     assert texts.texts == [parrot]
     assert texts.repeated < 3 * len(dense[1].token_ids())
 

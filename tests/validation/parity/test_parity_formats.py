@@ -13,7 +13,6 @@ from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet
 from support.product import GgufFormat
 from support.variations import VARIATIONS, micro_config
 
-from converters.onnx.precision import arithmetic_of
 from seap_export.model.families import model_spec
 from validation.parity.candidates import candidate
 from validation.parity.candidates.candidate import ParityInput
@@ -90,29 +89,22 @@ def test_what_a_runtime_does_otherwise_fails(written: Written, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("precision", "limits"),
-    [("f32", "fp32"), ("bf16", "bf16"), ("8bit", "int8"), ("q4_k_m", "int4"), ("q6_k", "int4")],
-)
-def test_limits_follow_from_the_bits(precision: str, limits: str) -> None:
-    assert arithmetic_of(precision).name == limits
-
-
-@pytest.mark.parametrize(
     ("variation", "precision", "arithmetic", "block_size"),
     [
         ("llama-gqa", "f32", "fp32", None),
+        ("llama-gqa", "bf16", "bf16", None),
         ("gemma2", "f32", "fp16", None),
         ("gemma2", "q8_0", "int8", 32),
         ("llama-gqa", "q4_0", "int4", 32),
         ("llama-gqa", "q4_k_m", "int4", 128),  # k-quants round activations in larger blocks
+        ("llama-gqa", "q6_k", "int4", 128),
     ],
 )
-def test_arithmetic(
+def test_arithmetic_and_limits_follow_from_the_bits(
     variation: str, precision: str, arithmetic: str, block_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
     monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
-    parity_input = ParityInput(
-        Path(), model_spec(micro_config(**VARIATIONS[variation])), ONE_THREAD, lambda line: None
-    )
+    parity_input = ParityInput(Path(), spec, ONE_THREAD, lambda line: None)
     taken = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
     assert (taken.name, getattr(taken.quantization, "block_size", None)) == (arithmetic, block_size)

@@ -13,18 +13,17 @@ from validation.runtimes.node.package import NODE_MODULES, find_transformers_js
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of programs of a machine with Node 22, npm and nothing else."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    _program(folder / "node", "v22.1.0")
-    _program(folder / "npm", str(tmp_path / "global"))
-    monkeypatch.setenv("PATH", str(folder))
+    _program(tmp_path / "bin" / "node", "v22.1.0")
+    _program(tmp_path / "bin" / "npm", str(tmp_path / "global"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv(NODE_MODULES, raising=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return folder
+    return tmp_path / "bin"
 
 
 def _program(path: Path, says: str) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/sh\necho {says}\n", "utf-8")
     path.chmod(0o755)
 

@@ -12,8 +12,7 @@ import pytest
 from support.chosen import VARIED, of_each_kind
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
-from support.product import Compute, read_spec
-from support.product import padded as batch_of
+from support.product import Compute, padded, read_spec
 from support.variations import VARIATIONS
 
 from validation.execution import Execution
@@ -32,7 +31,7 @@ def padded_values(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", VARIED)
 def test_prompts_and_steps_of_a_batch(
-    name: str, tmp_path: Path, prompts: list[list[int]], padded: np.ndarray, torch_logits: Logits
+    name: str, tmp_path: Path, prompts: list[list[int]], torch_logits: Logits
 ) -> None:
     model = write_micro_model(tmp_path / "m", **padded_values(name))
     rows = SHORT if "phi3" in name else len(prompts)
@@ -40,10 +39,10 @@ def test_prompts_and_steps_of_a_batch(
     kept = [row for row in range(rows) if row % 3]  # others have ended, the longest among them
     with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         batch = TorchBatch(runner)
-        logits = [batch.prefill(padded[:rows], lengths)[:, 0], batch.step([5] * rows)]
+        logits = [batch.prefill(padded(prompts[:rows]), lengths)[:, 0], batch.step([5] * rows)]
         batch.keep(kept)
         logits.append(batch.step([7] * len(kept)))
-        alone = batch.prefill(padded[1:2, : lengths[1]], lengths[1:2])
+        alone = batch.prefill(np.array(prompts[1:2]), lengths[1:2])
         batch.close()
     texts = [[*prompt, 5, 7] for prompt in prompts[:rows]]
     wanted = np.stack([alone[-3:] for alone in torch_logits(model, texts, lengths)])
@@ -65,7 +64,7 @@ def test_what_all_rows_begin_with_runs_once(
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
         batch = TorchBatch(runner)
-        logits = np.stack([batch.prefill(batch_of(texts), lengths)[:, 0], *map(batch.step, steps)], 1)
+        logits = np.stack([batch.prefill(padded(texts), lengths)[:, 0], *map(batch.step, steps)], 1)
         batch.close()
     longest = max(lengths)
     can_rewind = all(sublayer.can_rewind for sublayer in read_spec(model).sublayers)
@@ -88,7 +87,7 @@ def test_what_all_rows_begin_with_runs_once(
 def test_a_short_beginning_takes_no_pass_of_its_own(
     texts: list[list[int]], common: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, ids = write_micro_model(tmp_path / "m", model_type="llama"), batch_of(texts)
+    model, ids = write_micro_model(tmp_path / "m", model_type="llama"), padded(texts)
     with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
@@ -96,16 +95,14 @@ def test_a_short_beginning_takes_no_pass_of_its_own(
     assert _shapes(extend) == ([(1, common)] if common else []) + [(len(texts), ids.shape[1] - common)]
 
 
-def test_a_model_that_does_not_fit_is_read_for_every_step(
-    tmp_path: Path, prompts: list[list[int]], padded: np.ndarray
-) -> None:
+def test_a_model_that_does_not_fit_is_read_for_every_step(tmp_path: Path, prompts: list[list[int]]) -> None:
     model = write_micro_model(tmp_path / "m", model_type="llama")
     lengths = [len(prompt) for prompt in prompts]
     logits = []
     for compute in (Compute(), Compute(memory=1)):
         with open_torch_runner(model, Execution(threads=1, compute=compute)) as runner, runner.head():
             batch = TorchBatch(runner)
-            logits.append((batch.prefill(padded, lengths), batch.step([5] * len(lengths))))
+            logits.append((batch.prefill(padded(prompts), lengths), batch.step([5] * len(lengths))))
     for roomy, tight in zip(*logits, strict=True):
         assert np.array_equal(roomy, tight)
 

@@ -14,6 +14,7 @@ from support import needs
 from support.chosen import ATTENDING, RICHEST
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
+from support.product import padded
 from support.variations import VARIATIONS
 
 from seap_export.common.json_file import read_json
@@ -65,14 +66,13 @@ def test_equals_torch(
     variation: str,
     vllm: Callable[..., VllmRunner],
     prompts: list[list[int]],
-    padded: np.ndarray,
     torch_logits: Logits,
 ) -> None:
     """Prefill of 16 prompts together, tokens that are appended, and what vLLM decodes itself: together as alone."""
     model = write_pruned_micro_model(tmp_path / "hf", variation, head_dim=HEAD_DIM)
     runner = vllm(model)
     wanted, lengths = list(map(log_probabilities, torch_logits(model, prompts))), list(map(len, prompts))
-    batch = runner.prefill(padded, lengths)
+    batch = runner.prefill(padded(prompts), lengths)
     for row, length, whole in zip(batch, lengths, wanted, strict=True):
         assert np.abs(row[:length] - whole).max() <= 1e-3
     runner.prefill(np.array([prompts[-1][:20]]), [20])
