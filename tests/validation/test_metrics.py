@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,14 @@ def _logits(tokens: int = 5, vocabulary: int = 7) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(tokens, vocabulary)).astype(np.float32)
 
 
-def _compare(reference: np.ndarray, candidate: np.ndarray) -> LogitFigures:
+def _compared(reference: np.ndarray, candidate: np.ndarray, **where: Any) -> LogitComparison:
     comparison = LogitComparison()
-    comparison.update(reference, candidate)
-    return comparison.figures()
+    comparison.update(reference, candidate, **where)
+    return comparison
+
+
+def _compare(reference: np.ndarray, candidate: np.ndarray, **where: Any) -> LogitFigures:
+    return _compared(reference, candidate, **where).figures()
 
 
 def _max_kl(figures: LogitFigures) -> float:
@@ -31,8 +36,7 @@ def test_the_worst_logit_is_found_by_row_position_and_token() -> None:
     reference, candidate = _logits(), _logits()
     candidate[3, 2] += 0.5
     candidate[1, 4] -= 0.25
-    comparison = LogitComparison()
-    comparison.update(_logits(2), _logits(2), row=0)
+    comparison = _compared(_logits(2), _logits(2), row=0)
     comparison.update(reference, candidate, row=1, first_position=10)
     figures = comparison.figures()
     assert figures.max_abs == pytest.approx(0.5)
@@ -92,9 +96,7 @@ def test_a_value_that_is_not_finite_is_a_defect_with_its_place(value: float, kin
     logits = {"reference": _logits(), "candidate": _logits()}
     logits[side][2, 3] = value
     logits[side][4, 0] = value
-    comparison = LogitComparison()
-    comparison.update(logits["reference"], logits["candidate"], row=2, first_position=1)
-    figures = comparison.figures()
+    figures = _compare(logits["reference"], logits["candidate"], row=2, first_position=1)
     assert figures.defects == (Defect(kind, side, LogitIndex(2, 3, 3), tokens=2),)
     assert (figures.tokens, figures.max_abs) == (5, 0)
 
@@ -121,9 +123,8 @@ def test_top1_counts_a_tie_as_agreement(reference: list[float], candidate: list[
 
 
 def test_a_choice_is_clear_if_its_lead_reaches_the_margin() -> None:
-    comparison = LogitComparison()
     reference = np.array([[1.0, 0.75, 0.0], [1.0, 0.25, 0.0], [2.0, 0.0, 0.0]])
-    comparison.update(reference, np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]))
+    comparison = _compared(reference, np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]))
     shares = [comparison.figures(margin).clear_top1_agreement for margin in (0.1, 0.75, 1.0, 3.0)]
     assert shares == [1 / 3, 1 / 2, 1.0, None]
 
@@ -131,13 +132,10 @@ def test_a_choice_is_clear_if_its_lead_reaches_the_margin() -> None:
 def test_the_perplexity_ratio_is_that_of_the_tokens_that_follow() -> None:
     reference = np.log([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.2, 0.2, 0.6]])
     candidate = np.log([[0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.2, 0.2, 0.6]])
-    comparison = LogitComparison()
-    comparison.update(reference, candidate, following=[0, 2])
-    assert comparison.figures().perplexity_ratio == pytest.approx(math.sqrt((0.5 / 0.25) * (0.25 / 0.5)))
+    ratio = _compare(reference, candidate, following=[0, 2]).perplexity_ratio
+    assert ratio == pytest.approx(math.sqrt((0.5 / 0.25) * (0.25 / 0.5)))
     reference[0] = np.nan  # the first token then counts neither as followed nor as finite
-    comparison = LogitComparison()
-    comparison.update(reference, candidate, following=[0, 2])
-    assert comparison.figures().perplexity_ratio == pytest.approx(0.25 / 0.5)
+    assert _compare(reference, candidate, following=[0, 2]).perplexity_ratio == pytest.approx(0.25 / 0.5)
 
 
 def test_a_row_is_a_text_that_may_come_in_parts() -> None:

@@ -23,19 +23,11 @@ def test_decode_steps_take_the_tokens_that_follow_in_the_text() -> None:
     assert cases["prompt 0"].forced == ((8, 9, 0),)  # the text starts again at its end
     assert cases["prompt 1"].forced == ((7, 8, 7),)
     batch = cases["batch of 3"]
-    assert [(len(row), forced) for row, forced in zip(batch.rows, batch.forced, strict=True)] == [
-        (8, (8, 9, 0)),
-        (2, (7, 8, 7)),
-        (4, (4, 5, 6)),
-    ]
+    assert [*map(len, batch.rows)] == [8, 2, 4]
+    assert batch.forced == ((8, 9, 0), (7, 8, 7), (4, 5, 6))
     assert (cases["one token"].rows, cases["one token"].forced) == (((0,),), ((1, 2, 3),))
     assert cases["random tokens"].forced == ((0, 1, 2),)
     assert [*cases["long prompt"].rows[0], *cases["long prompt"].forced[0]] == [*range(8), 7, 8] * 4 + [0, 1, 2]
-
-
-def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
-    held_out = [[("a", " b"), ("", "c")], [("d", "")]]
-    assert [held_out_prompts(held_out, number) for number in (2, 9)] == [["a", "d"], ["a", "d", "c"]]
 
 
 @pytest.mark.parametrize(
@@ -43,10 +35,17 @@ def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
     [((5, 2, 3), (5, 2, 3)), ((4, 4, 4, 3), (4, 3, 2)), ((8,), (8, 4, 2)), ((8, 3), (8, 3, 4)), ((2,), (2, 1, 3))],
 )
 def test_the_batch_has_three_rows_of_different_lengths(lengths: tuple[int, ...], batch: tuple[int, ...]) -> None:
-    cases = plan([tuple(range(length)) for length in lengths], long_tokens=40)
-    others = ["batch of 3", "one token", "random tokens", "long prompt"]
-    assert [case.name for case in cases] == [*(f"prompt {i}" for i in range(len(lengths))), *others]
-    assert tuple(len(row) for row in cases[len(lengths)].rows) == batch
+    *prompts, of_three, one, random, long = plan([tuple(range(length)) for length in lengths], long_tokens=40)
+    assert [case.name for case in prompts] == [f"prompt {i}" for i in range(len(lengths))]
+    assert [case.name for case in (of_three, one, random, long)] == [
+        "batch of 3", "one token", "random tokens", "long prompt",
+    ]  # fmt: skip
+    assert tuple(len(row) for row in of_three.rows) == batch
+
+
+def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
+    held_out = [[("a", " b"), ("", "c")], [("d", "")]]
+    assert [held_out_prompts(held_out, number) for number in (2, 9)] == [["a", "d"], ["a", "d", "c"]]
 
 
 def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:

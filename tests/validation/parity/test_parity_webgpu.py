@@ -62,49 +62,38 @@ def compared(
     return run_parity(hf, folder, PROMPTS, execution=execution, decode_steps=4, long_tokens=64, limits=limits)
 
 
-def largest(report: ParityReport) -> float:
-    """The largest difference of a logit in a report that passes."""
-    assert report.passed, report.reasons
-    assert report.max_abs is not None
-    return report.max_abs
+CASES: list[tuple[str, PrecisionName, Dtype | None, dict[str, Any], Any]] = [
+    *((name, "fp32", None, {}, () if name in QUICK else FULL) for name in FEATURED),
+    ("smollm3-all", "int4", "fp16", {}, ()),
+    ("llama-gqa", "int4", None, WIDE, ()),
+    ("llama-gqa", "int8", None, WIDE, FULL),
+    ("qwen3_5-all", "int8", None, {}, RELEASE),
+    ("lfm2-all", "fp16", "fp16", {}, RELEASE),
+    ("nemotron_h-all", "int4", None, {}, FULL),
+    ("nemotron_h-all", "fp16", "fp16", {}, FULL),
+]
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=FULL) for n in FEATURED if n not in QUICK)])
-def test_families_in_float32(name: str, tmp_path: Path) -> None:
-    """But for soft caps and loops over experts, which are refused."""
+@pytest.mark.parametrize(
+    ("name", "precision", "activations", "values"), [pytest.param(*case, marks=marks) for *case, marks in CASES]
+)
+def test_families_and_precisions(
+    name: str, precision: PrecisionName, activations: Dtype | None, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Soft caps and loops over experts are refused. No activations are rounded; in float16 they really are of it."""
     spec = model_spec(micro_config(**VARIATIONS[name]))
     is_capped = any(one.softcap is not None for one in spec.all(Attention))
     if is_capped or any(map(is_looped, spec.all(Experts))):
         with pytest.raises(InputError, match="soft cap" if is_capped else "experts"):
-            exported(tmp_path, name, "fp32")
+            exported(tmp_path, name, precision)
         return
-    report = compared(*exported(tmp_path, name, "fp32"))
-    assert largest(report) < 1e-3
+    folders = exported(tmp_path, name, precision, activations, **values)
+    report = compared(*folders, limits=Limits() if activations is None else IN_FLOAT16)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert (report.max_abs < 1e-3) is (activations is None)
     assert report.conditions.provider == "WebGpuExecutionProvider"
     assert report.conditions.gpu
-
-
-@pytest.mark.parametrize(
-    ("name", "precision", "activations", "values"),
-    [
-        ("smollm3-all", "int4", "fp16", {}),
-        ("llama-gqa", "int4", None, WIDE),
-        pytest.param("llama-gqa", "int8", None, WIDE, marks=FULL),
-        pytest.param("qwen3_5-all", "int8", None, {}, marks=RELEASE),
-        pytest.param("lfm2-all", "fp16", "fp16", {}, marks=RELEASE),
-        pytest.param("nemotron_h-all", "int4", None, {}, marks=FULL),
-        pytest.param("nemotron_h-all", "fp16", "fp16", {}, marks=FULL),
-    ],
-)
-def test_precisions(
-    name: str, precision: PrecisionName, activations: Dtype | None, values: dict[str, Any], tmp_path: Path
-) -> None:
-    """No activations are rounded; in float16 they really are of it."""
-    hf, folder = exported(tmp_path, name, precision, activations, **values)
-    if activations is None:
-        assert largest(compared(hf, folder)) < 1e-3
-    else:
-        assert largest(compared(hf, folder, limits=IN_FLOAT16)) > 1e-3
 
 
 def edited(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
@@ -118,23 +107,18 @@ def edited(folder: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
     return out
 
 
-def _attention(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+def without_sinks(model: onnx.ModelProto, kept: tuple[str, ...] = ("smooth_softmax",)) -> None:
+    """One more score of 0 in each softmax."""
+    for node in (node for node in model.graph.node if node.op_type == "GroupQueryAttention"):
+        del node.input[7 + 2 :]
+        attributes = [one for one in node.attribute if one.name != "smooth_softmax" or one.name in kept]
+        del node.attribute[:]
+        node.attribute.extend(attributes)
 
 
 def without_the_way_around(model: onnx.ModelProto) -> None:
     """The kernel for long prompts, which other providers compute rightly."""
-    without_sinks(model)
-    for node in _attention(model):
-        kept = [attribute for attribute in node.attribute if attribute.name != "smooth_softmax"]
-        del node.attribute[:]
-        node.attribute.extend(kept)
-
-
-def without_sinks(model: onnx.ModelProto) -> None:
-    """One more score of 0 in each softmax."""
-    for node in _attention(model):
-        del node.input[7 + 2 :]
+    without_sinks(model, ())
 
 
 def with_sinks(model: onnx.ModelProto) -> None:

@@ -77,11 +77,14 @@ class TwoRows:
         )
         return [*logits, *states]
 
-    def in_calls(self, runner: Any) -> list[np.ndarray]:
-        """The logits of the first row, whose text is not one call."""
-        text = np.array([[*self.texts[0], *self.further[0]]])
-        calls = [runner.prefill(text[:, :6], [6], room=text.shape[1] - 6), runner.append(text[:, 6:])]
-        return [np.concatenate([call[0] for call in calls])]
+    def in_calls(self, runner: Any, folder: Path) -> float:
+        """The largest difference where the first row's text is not one call; longrope's factors depend on calls."""
+        text = [*self.texts[0].tolist(), *self.further[0]]
+        parts = [text[:6], text[6:]]
+        with open_torch_runner(folder, ONE_THREAD) as torch_runner:
+            (wanted,) = torch_runner.run([Run(parts, len(text))])
+        calls = [runner.prefill(np.array(parts[:1]), [6], room=len(parts[1])), runner.append(np.array(parts[1:]))]
+        return self.largest([np.concatenate([call[0] for call in calls])], [wanted])
 
     def largest(self, computed: list[np.ndarray], wanted: list[np.ndarray]) -> float:
         """The largest difference of a logit, or of a number of a state."""

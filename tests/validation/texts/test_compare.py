@@ -37,11 +37,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def rich(tmp_path: Path) -> Path:
-    """A folder whose tokenizer has a token for every byte."""
-    write_sentencepiece(tmp_path, chat_template=TEMPLATE)
-    return tmp_path
+#: Whose tokenizer has a token for every byte.
+RICH = pytest.mark.parametrize("folder", ["SentencePiece"], indirect=True)
 
 
 class Wrong(OnnxTexts):
@@ -64,19 +61,27 @@ class Wrong(OnnxTexts):
         return text.replace("12", "13") if conversation.name in self.rendered else text
 
 
-def test_our_runtime_reads_and_writes_all_of_them(folder: Path) -> None:
-    figures = runtime_figures(ModelTexts(folder), "onnxruntime", folder, ["the cat", "a dog", "a cat", "the dog"])
+def test_our_runtime_reads_and_writes_all_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a runtime refuses differs."""
+    model = ModelTexts(folder)
+    figures = runtime_figures(model, "onnxruntime", folder, ["the cat", "a dog", "a cat", "the dog"])
     assert figures is not None
     assert (figures.reasons, figures.remarks) == ((), ())
     assert figures.strings > 10
     assert figures.conversations
     assert figures.to_json()["verdict"] == "passed"
+    monkeypatch.setattr(OnnxTexts, "render", Mock(side_effect=ParityFailure("it has no templates")))
+    refused = compare_texts(model, OnnxTexts(folder), (), "X")
+    assert refused.reasons[0] == f"chat template, {CONVERSATIONS[0].name}: it has no templates"
+    monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)
+    without = compare_texts(model, OnnxTexts(folder), (), "X")
+    assert (without.conversations, without.reasons) == (0, ())
 
 
-def test_each_difference_is_named_with_its_place(rich: Path) -> None:
-    runtime = Wrong(rich)
+@RICH
+def test_each_difference_is_named_with_its_place_unless_it_is_known(folder: Path) -> None:
+    runtime, model = Wrong(folder), ModelTexts(folder)
     runtime.read, runtime.written, runtime.rendered = ["emoji"], ["tabs"], ["a question"]
-    model = ModelTexts(rich)
     reasons = compare_texts(model, runtime, (), "X").reasons
     places = [
         ("tabs: the text of the tokens of '\\tone\\t\\ttwo \\t three': at ", "'.' in X and '' in the model"),
@@ -88,31 +93,20 @@ def test_each_difference_is_named_with_its_place(rich: Path) -> None:
         assert reason.endswith(end)
     assert "'3 + 30?" in reasons[2]
     assert all("\n" not in reason for reason in reasons)
-
-
-def test_what_is_known_is_told_and_passes_and_many_differences_are_counted(rich: Path) -> None:
-    runtime = Wrong(rich)
-    runtime.read, runtime.known = ["emoji", "tabs"], {"emoji": "it has no emoji"}  # type: ignore[misc]
-    figures = compare_texts(ModelTexts(rich), runtime, (), "X")
+    runtime.read, runtime.written, runtime.rendered = ["emoji", "tabs"], (), ()
+    runtime.known = {"emoji": "it has no emoji"}  # type: ignore[misc]
+    figures = compare_texts(model, runtime, (), "X")
     ((reason,), (remark,)) = figures.reasons, figures.remarks
     assert reason.startswith("tabs: ")
     assert remark.startswith("emoji: token ids of ")
     assert remark.endswith("(it has no emoji)")
     runtime.read = list(HARD_STRINGS)[5:25]
-    many = compare_texts(ModelTexts(rich), runtime, (), "X")
+    many = compare_texts(model, runtime, (), "X")
     assert len(many.reasons) == 6
     assert many.reasons[-1] == f"{15 - len(many.remarks)} more texts differ in X"
 
 
-def test_what_a_runtime_refuses_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OnnxTexts, "render", Mock(side_effect=ParityFailure("it has no templates")))
-    figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
-    assert figures.reasons[0] == f"chat template, {CONVERSATIONS[0].name}: it has no templates"
-    monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)
-    figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
-    assert (figures.conversations, figures.reasons) == (0, ())
-
-
+@RICH
 def test_ends_are_those_of_the_configs_and_of_a_turn(folder: Path) -> None:
     assert ModelTexts(folder).ends() == {2}
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}), "utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,18 +40,11 @@ STEPS = 6
 
 
 @pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., VllmRunner]]:
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], VllmRunner]]:
     """Opens a folder in the environment that has vLLM; the process ends with the test."""
     monkeypatch.setenv(PYTHON, needs.find("vllm") or sys.executable)
-    opened: list[VllmRunner] = []
-
-    def start(folder: Path, **options: Any) -> VllmRunner:
-        opened.append(VllmRunner(folder, **{"max_length": 64, **options}))
-        return opened[-1]
-
-    yield start
-    for runner in opened:
-        runner.close()
+    with ExitStack() as opened:
+        yield lambda folder: opened.enter_context(closing(VllmRunner(folder, max_length=64)))
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -62,11 +56,7 @@ def log_probabilities(logits: np.ndarray) -> np.ndarray:
     "variation", [name if name == "gemma2-all" else pytest.param(name, marks=pytest.mark.full) for name in SERVED]
 )
 def test_equals_torch(
-    tmp_path: Path,
-    variation: str,
-    vllm: Callable[..., VllmRunner],
-    prompts: list[list[int]],
-    torch_logits: Logits,
+    tmp_path: Path, variation: str, vllm: Any, prompts: list[list[int]], torch_logits: Logits
 ) -> None:
     """Prefill of 16 prompts together, tokens that are appended, and what vLLM decodes itself: together as alone."""
     model = write_pruned_micro_model(tmp_path / "hf", variation, head_dim=HEAD_DIM)
@@ -94,12 +84,8 @@ def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tm
 
     def flat(*rows: dict[int, float]) -> Any:
         ends = np.cumsum([len(row) for row in rows]).tolist()
-        return SimpleNamespace(
-            start_indices=[0, *ends[:-1]],
-            end_indices=ends,
-            token_ids=[token for row in rows for token in row],
-            logprobs=[value for row in rows for value in row.values()],
-        )
+        tokens, values = zip(*(pair for row in rows for pair in row.items()), strict=True)
+        return SimpleNamespace(start_indices=[0, *ends[:-1]], end_indices=ends, token_ids=tokens, logprobs=values)
 
     following = SimpleNamespace(token_ids=[0], logprobs=flat({2: -1.0, 1: -2.0, 0: -3.0}))
     output = SimpleNamespace(outputs=[following], prompt_logprobs=flat({}, {0: -4.0, 2: -5.0, 1: -6.0}))
