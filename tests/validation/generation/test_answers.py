@@ -1,25 +1,69 @@
-"""Generated answers against a plain loop over torch logits, in both forms, alone and in batches."""
+"""Questions from task files, and generated answers against a plain loop over torch logits, in both forms."""
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.corpora import micro_texts
 from support.editing import edit_weights
 from support.execution import ONE_THREAD, RUN_BY
 from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion
+from support.product import load_tokenizer
 from support.tokenizers import add_chat_template
 from tokenizers import AddedToken, Tokenizer
 
-from seap_export.corpus import AnswerRule
+from seap_export.corpus import AnswerRule, parse_task
 from seap_export.errors import ArtifactError, InputError
-from validation.generation import OpenQuestion, OpenTask, evaluate_generation
+from validation.generation import OpenQuestion, OpenTask, evaluate_generation, open_task
+from validation.generation.greedy import Ends, continue_prompts
+from validation.runtimes.runner import Logits
+
+TASK = 'corpus = "a.jsonl"\nprompt = "Question: {q}\\nAnswer:"\ncompletion = " {a}"\nanswer = "last number"\n'
+RECORDS = [{"q": "1+1?", "a": "It is 2."}, {"q": "2+2?", "a": "2+2=4\n#### 4"}]
+EXAMPLES = [{"q": "3+3?", "a": "6 "}, {"q": "4+4?", "a": "8"}, {"q": "1+1?", "a": "2"}]
+
+
+def _opened(tmp_path: Path, words: str = "", records: list[dict[str, str]] = RECORDS, limit: int | None = None) -> Any:
+    for name, lines in {"a": records, "b": EXAMPLES}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
+    (tmp_path / "a.toml").write_text(TASK + words)
+    return open_task(parse_task(f"a={tmp_path / 'a.toml'}"), limit)
+
+
+def test_the_right_answer_is_found_in_the_completion_and_examples_come_first(tmp_path: Path) -> None:
+    task = _opened(tmp_path)
+    prompts = ("Question: 1+1?\nAnswer:", "Question: 2+2?\nAnswer:")
+    expected = OpenQuestion(prompts[0], " It is 2.", "2"), OpenQuestion(prompts[1], " 2+2=4\n#### 4", "4")
+    assert (task.questions, task.prompts) == (expected, prompts)
+    assert task.questions[0].text == "Question: 1+1?\nAnswer: It is 2."
+    assert _opened(tmp_path, limit=1).questions == task.questions[:1]
+    shown = _opened(tmp_path, 'shots = 2\nexamples = "b.jsonl"\n')
+    assert shown.prompts[1] == f"Question: 3+3?\nAnswer: 6\n\nQuestion: 4+4?\nAnswer: 8\n\n{prompts[1]}"
+    assert shown.sha256 != task.sha256
+
+
+@pytest.mark.parametrize(
+    ("record", "shots", "message"),
+    [
+        (RECORDS[0], 3, "1 of the 3 examples are questions, too"),
+        (RECORDS[0], 4, "has 3 texts, fewer than shots = 4"),
+        ({"q": "x", "a": "no number"}, 0, "text 1: no answer is found in the completion ' no number'"),
+        ({"q": "x"}, 0, "'a'"),
+    ],
+)
+def test_what_gives_no_questions_is_refused(tmp_path: Path, record: dict[str, str], shots: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _opened(tmp_path, f'shots = {shots}\nexamples = "b.jsonl"\n' if shots else "", records=[record])
 
 
 def _asked(folder: Path, task: OpenTask, form: str = "hf", **options: Any) -> Any:
@@ -99,3 +143,62 @@ def test_a_model_that_computes_nan_is_refused(model: Path, task: OpenTask, tmp_p
     edit_weights(damaged, lambda weights: weights["model.norm.weight"].fill_(float("nan")))
     with pytest.raises(ArtifactError, match=f"{damaged}: its logits are NaN"):
         _asked(damaged, task)
+
+
+class _Counting:
+    """A runner whose rows go on with the token after their last one, as far as 9."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        return self._logits([int(row[length - 1]) for row, length in zip(input_ids, lengths, strict=True)])[:, None]
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        self.steps.append(list(next_ids))
+        return self._logits(next_ids)
+
+    def _logits(self, last: Sequence[int]) -> Logits:
+        return np.eye(10, dtype=np.float32)[[min(token + 1, 9) for token in last]]
+
+
+class _Keeping(_Counting):
+    def keep(self, rows: Sequence[int]) -> None:
+        self.steps.append([-1, *rows])
+
+
+@pytest.mark.parametrize(
+    ("runner", "steps"),
+    [
+        (_Counting(), [[5, 4, 1], [5, 5, 2], [5, 5, 3], [5, 5, 4], [5, 5, 5]]),
+        (_Keeping(), [[5, 4, 1], [-1, 1, 2], [5, 2], [-1, 1], [3], [4], [5]]),
+    ],
+)
+def test_rows_that_have_ended_are_left_out_where_a_runner_can(
+    runner: _Counting, steps: list[list[int]], model: Path
+) -> None:
+    ends, tokenizer = Ends(frozenset({6}), AnswerRule("(cat)"), 8, 64, 64), load_tokenizer(model / "hf")
+    steps_before: list[int] = []
+
+    def done(row: object) -> None:
+        steps_before.append(len(runner.steps))
+
+    completions = continue_prompts(cast(Any, runner), tokenizer, [[2, 4], [2, 3], [2, 0]], ends, 3, done)
+    assert [completion.tokens for completion in completions] == [1, 2, 5]
+    assert runner.steps == steps
+    assert steps_before == [len(steps)] * 3  # or the time left would follow from the shortest
+
+
+def test_what_a_runtime_generates_by_itself_is_cut(model: Path) -> None:
+    """It goes on past the end of texts, and past what was asked for."""
+    ends = Ends(frozenset({2}), AnswerRule("(cat)", stop=(" dog",)), 4, 64, 64)
+    tokenizer = load_tokenizer(model / "hf")
+    the, cat, dog = map(tokenizer.token_to_id, ("the", "cat", "dog"))
+    texts = [[cat, 2, cat], [the, dog, cat], [cat] * 9]
+    runner: Any = SimpleNamespace(follow=lambda prompts, steps: [list(texts[prompt[0]]) for prompt in prompts])
+    done: list[object] = []
+    completions = continue_prompts(runner, tokenizer, [[0], [1], [2]], ends, 2, done.append)
+    assert len(done) == 3
+    assert [(completion.text.strip(), completion.tokens, completion.is_stopped) for completion in completions] == [
+        ("cat", 1, True), ("the", 2, True), ("cat cat cat cat", 4, False),
+    ]  # fmt: skip
