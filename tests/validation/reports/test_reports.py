@@ -18,13 +18,10 @@ from jinja2 import UndefinedError
 from support.exports import run_here
 
 from validation.reports import html_page, job_summary, junit_xml, reading, schema
-from validation.reports.html.charts import Bar, bars
-from validation.reports.html.page import templates
 from validation.reports.numbers import figure, megabytes, percent, with_error
 from validation.reports.speedups import speedup_in_words, speedups
 from validation.reports.variants import head as columns
 from validation.reports.variants import verdict_of
-from validation.reports.yardstick import kl_in_words
 
 Report = dict[str, Any]
 _VOID = {"meta", "link"}
@@ -152,16 +149,6 @@ def test_a_figure_stands_beside_the_limit_of_its_own_case(passing: Report) -> No
     assert "? not judged mean KL 0.003 > 0.002 too few tokens to judge the stage alone" in text
     parity["cases"].pop(-3)
     assert "mean KL 0.009 ≤ 0.01 (prompt 0, as it is, prefill)." in Page(html_page(passing)).text
-
-
-def test_bars_are_as_long_as_their_values() -> None:
-    draw = templates().get_template("shared.html.jinja").module.draw  # type: ignore[attr-defined]
-    chart = bars("KL", "nats", [Bar("one <b>", 0.1, "a"), Bar("two", 0.3, "b", 0.2)], [("a", "hf")])
-    figure = ElementTree.fromstring(draw(chart))
-    one, two = (float(bar.attrib["width"].removesuffix("%")) for bar in figure.iter("rect"))
-    (limit,) = (line for line in figure.iter("line") if line.attrib["class"] == "limit")
-    assert (two, float(limit.attrib["x1"].removesuffix("%"))) == pytest.approx((3 * one, 2 * one), rel=1e-3)
-    assert figure.findtext(".//desc") == "Bars in nats: one <b> 0.1; two 0.3."
 
 
 Cases = dict[str, ElementTree.Element]
@@ -310,17 +297,3 @@ def test_judged_and_recorded_speedups_are_read_alike(passing: Report) -> None:
     assert speedups(None, "decode") == []
     judged_speed["verdicts"], judged_speed["dense"] = [], judged_speed["dense"][1:]
     assert [(one.value, one.low) for one in speedups(judged_speed, "decode")] == [(pytest.approx(1.24), None)] * 2
-
-
-@pytest.mark.parametrize(
-    ("kl", "beside", "share"),
-    [
-        (0.0013, "loses more at Q8_0 (0.0014).", "99.9%"),
-        (0.101913, "loses as much between Q3_K_M (0.10) and Q2_K (0.45).", "90.3%"),
-        (0.693147, "loses less at Q2_K (0.45).", "50%"),
-    ],
-)
-def test_what_a_divergence_means(kl: float, beside: str, share: str) -> None:
-    words = kl_in_words({"mean_kl_nats": kl})
-    assert words[0].endswith(beside)
-    assert f"keep {share} of their probability" in words[1]

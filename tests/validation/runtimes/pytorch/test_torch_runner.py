@@ -230,18 +230,6 @@ def test_a_short_beginning_takes_no_pass_of_its_own(
     assert _shapes(extend) == ([(1, common)] if common else []) + [(len(texts), ids.shape[1] - common)]
 
 
-def test_a_model_that_does_not_fit_is_read_for_every_step(tmp_path: Path, prompts: list[list[int]]) -> None:
-    model = write_micro_model(tmp_path / "m", model_type="llama")
-    lengths = [len(prompt) for prompt in prompts]
-    logits = []
-    for compute in (Compute(), Compute(memory=1)):
-        with open_torch_runner(model, Execution(threads=1, compute=compute)) as runner, runner.head():
-            batch = TorchBatch(runner)
-            logits.append((batch.prefill(padded(prompts), lengths), batch.step([5] * len(lengths))))
-    for roomy, tight in zip(*logits, strict=True):
-        assert np.array_equal(roomy, tight)
-
-
 def _shapes(extend: Mock) -> list[tuple[int, ...]]:
     """The shape of the tokens in each call."""
     return [tuple(call.args[1].shape) for call in extend.call_args_list]
