@@ -67,21 +67,15 @@ _GEMMA_4 = VARIATIONS["gemma4"]
 _KINDS = ["full_attention", "sliding_attention", "full_attention"]
 _SHARED = {"layer_types": _KINDS, "hidden_size_per_layer_input": 32, "num_kv_shared_layers": 1}
 #: And those that it does not; what it would compute otherwise of Gemma 4.
+OTHERWISE = {
+    "mistral-window": "'deci' has no sliding window", "ministral3": "'deci' does not scale queries by position",
+    "qwen3": "'openelm' has no biases at down_proj, o_proj", "gemma": "'deci' has no gelu_tanh gate",
+    "gemma4": 'set biases = "none" in a recipe', "glm4": "'deci' has its norms elsewhere",
+    "hunyuan": "'openelm' has other norms of queries and keys", "smollm3": "'deci' rotates other layers",
+    "glm": "'deci' rotates whole heads only",
+}  # fmt: skip
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    **{
-        words: (uneven_values(name), words)
-        for name, words in {
-            "mistral-window": "'deci' has no sliding window",
-            "ministral3": "'deci' does not scale queries by position",
-            "qwen3": "'openelm' has no biases at down_proj, o_proj",
-            "gemma": "'deci' has no gelu_tanh gate",
-            "gemma4": 'set biases = "none" in a recipe',
-            "glm4": "'deci' has its norms elsewhere",
-            "hunyuan": "'openelm' has other norms of queries and keys",
-            "smollm3": "'deci' rotates other layers",
-            "glm": "'deci' rotates whole heads only",
-        }.items()
-    },
+    **{name: (uneven_values(name), words) for name, words in OTHERWISE.items()},
     "all windows": ({**_GEMMA_4, "layer_types": ["full_attention"] * 3}, "without one"),
     "long window": ({**_GEMMA_4, "sliding_window": 128}, "shorter than the context"),
     "shared keys": ({**_GEMMA_4, **_SHARED}, "keys and values of other layers"),

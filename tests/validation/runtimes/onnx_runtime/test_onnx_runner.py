@@ -41,8 +41,9 @@ def test_a_prompt_in_calls_gives_what_it_gives_in_one(
 ) -> None:
     runner = runner_of(micro_hf("Llama"), tmp_path, form)
     whole = runner.prefill(IDS, [12])
-    with pytest.raises(ValueError, match="does not fit into a cache of 12"):
-        runner.step([5])
+    if form is FUSED:  # whose cache is written in place
+        with pytest.raises(ValueError, match="does not fit into a cache of 12"):
+            runner.step([5])
     expected = [np.concatenate(list(part.values())) for part in runner.cache(0)]
     logits = [runner.prefill(IDS[:, :5], [5], room=7), runner.append(IDS[:, 5:9])]
     logits += [runner.step([token])[:, None] for token in IDS[0, 9:]]

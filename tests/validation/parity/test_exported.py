@@ -1,9 +1,12 @@
-"""What `generate` writes is compared with torch, whatever its own loop, cache, ends and streams do wrong."""
+"""Exported micro models: parity of what `generate` writes, of rounded weights, and of damaged model folders."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
@@ -13,9 +16,9 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from support.editing import edit_json, set_json
+from support.editing import edit_json, edit_weights, set_json
 from support.execution import ONE_THREAD
-from support.product import Decoding, convert_folder
+from support.product import BlockQuantization, Decoding, OnnxForm, choose_precision, convert_folder
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteFallback
 from tokenizers.models import BPE
@@ -26,10 +29,12 @@ from seap_export.runtime.decoding.sampling import Sampler
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.text import TextStream
 from validation.parity.answers import _wrong_stream
+from validation.parity.origin import Origin
+from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
 
-PROMPTS = ("the cat sat on the mat and the dog sat", "a dog", "the mat and a cat sat")
+PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
 STEPS = 6
 Compare = Callable[..., ParityReport]
 
@@ -161,3 +166,87 @@ def test_a_stream_gives_the_text_of_its_tokens(ids: list[int], pieces: list[str]
     generator: Any = SimpleNamespace(tokenizer=tokenizer)
     complaints = [*_wrong_stream(stream, pieces, generator, [2], ids, np.zeros((2, 4), np.float32))]
     assert bool(complaints) == is_wrong
+
+
+def test_a_rounded_model_is_near_the_model_that_was_rounded(written: tuple[Path, Path], tmp_path: Path) -> None:
+    hf, graph = written
+    other = Path(shutil.copytree(hf, tmp_path / "other"))
+    edit_weights(other, lambda tensors: tensors["lm_head.weight"].neg_())
+    good, bad = (
+        run_parity(hf, graph, PROMPTS, execution=ONE_THREAD, origin=Origin(folder, BlockQuantization(8)))
+        for folder in (hf, other)
+    )
+    assert good.passed
+    assert good.to_json()["rounding"] == {"kl_nats": 0.0, "limit_nats": 0.05}
+    assert (bad.passed, bad.hint) == (False, "no limit would pass")
+    assert bad.rounding is not None
+    assert bad.rounding.kl > bad.rounding.limit > 0.0
+    assert "KL from the model that was rounded" in bad.failure()
+
+
+@pytest.mark.parametrize(
+    ("name", "logits", "family"),
+    [("int8", "all", "Llama"), ("int4", "last", "Qwen3"), ("w8a8", "last", "Mistral"), ("w4a8", "all", "Qwen2")],
+)
+def test_quantised_weights_are_compared_in_float32_too(
+    micro_hf: Callable[[str], Path], tmp_path: Path, family: str, name: Any, logits: Any
+) -> None:
+    form = OnnxForm(choose_precision(name, block_size=32), logits=logits)
+    convert_folder(micro_hf(family), tmp_path, form)
+    report = run_parity(micro_hf(family), tmp_path, PROMPTS, execution=ONE_THREAD)
+    assert report.passed, report.reasons
+    assert report.subject.form == form.to_json()
+    assert report.limits.keys() == {"max_abs", "cache_error", "mean_kl"}
+    assert (report.limits["max_abs"], report.limits["cache_error"]) == (1e-3, 1e-3)
+    # torch, rounding activations alike, is as far off
+    assert 1e-2 <= report.limits["mean_kl"] <= max(1e-2, 12 * (report.noise_kl or 0.0))
+    exact = [stage for stage in report.stages if stage.case.endswith(", in float32")]
+    assert {stage.prompts.name for stage in exact} == {"batch of 3", "random tokens", "long prompt"}
+    assert {stage.figures.tokens // stage.rows for stage in exact if stage.stage == "decode"} == {2}
+    rounded = {stage.case for stage in report.stages if stage not in exact}
+    assert rounded == {*(f"prompt {index}" for index in range(len(PROMPTS))), "batch of 3", "one token", "generate"}
+    assert all(stage.figures.max_abs < 1e-4 for stage in exact if stage.figures.max_abs is not None)
+    tokens = {stage.figures.tokens for stage in report.stages if (stage.case, stage.stage) == ("prompt 0", "prefill")}
+    assert tokens == {1} if logits == "last" else tokens.isdisjoint({1})
+    wrong = Limits(((name, "mean_kl", 1e-9),))
+    assert not run_parity(micro_hf(family), tmp_path, PROMPTS, execution=ONE_THREAD, limits=wrong).passed
+
+
+_UP_PROJ, _EXTRA = (f"model.layers.{layer}.mlp.up_proj.weight" for layer in (1, 3))
+
+
+def test_the_report_is_the_same_again_and_holds_no_paths(written: tuple[Path, Path]) -> None:
+    """A single short prompt is enough."""
+    hf, folder = written
+    first, second = (run_parity(hf, folder, ["cat"], execution=ONE_THREAD, decode_steps=1) for _ in range(2))
+    assert first.passed, first.reasons
+    assert [stage.rows for stage in first.stages if stage.case == "batch of 3"] == [3, 3]
+    assert first.to_json() == second.to_json()
+    assert str(hf.parent) not in json.dumps(first.to_json())
+
+
+def _other_up_proj(weights: dict[str, Any], name: str = _UP_PROJ, rows: int | None = None) -> None:
+    weights[name] = weights[_UP_PROJ][:rows].clone()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda weights: weights.pop(_UP_PROJ), f"1 missing keys in its weights, such as {_UP_PROJ}"),
+        (partial(_other_up_proj, rows=-1), f"1 mismatched keys in its weights, such as {_UP_PROJ}"),
+        (partial(_other_up_proj, name=_EXTRA), f"1 unexpected keys in its weights, such as {_EXTRA}"),
+        (None, "its tokenizer cannot be loaded"),
+    ],
+)
+def test_a_damaged_model_is_refused(
+    written: tuple[Path, Path], tmp_path: Path, damage: Any, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hf, onnx_folder = written
+    damaged = Path(shutil.copytree(hf, tmp_path / "hf"))
+    if damage is None:
+        (damaged / "tokenizer.json").write_text('{"model": 1}', "utf-8")
+    else:
+        edit_weights(damaged, damage)
+    with pytest.raises(ArtifactError, match=re.escape(message)):
+        run_parity(damaged, onnx_folder, PROMPTS)
+    assert capfd.readouterr() == ("", "")
