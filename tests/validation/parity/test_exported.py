@@ -1,4 +1,4 @@
-"""Exported micro models: parity of what `generate` writes, of rounded weights, and of damaged model folders."""
+"""Exported micro models: parity of what `generate` writes, of rounded weights, of damage, and of other formats."""
 
 from __future__ import annotations
 
@@ -16,23 +16,42 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from fake_cuda.machine import Machine
+from safetensors.torch import load_file, save_file
 from support.editing import edit_json, edit_weights, set_json
 from support.execution import ONE_THREAD
-from support.product import BlockQuantization, Decoding, OnnxForm, choose_precision, convert_folder
+from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
+from support.models import write_micro_model
+from support.product import (
+    BlockQuantization,
+    Decoding,
+    GgufFormat,
+    OnnxForm,
+    Precision,
+    choose_precision,
+    convert_folder,
+)
+from support.variations import VARIATIONS, micro_config
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteFallback
 from tokenizers.models import BPE
 
+from converters.onnx.precision import arithmetic_of
 from seap_export.errors import ArtifactError
+from seap_export.model.families import model_spec
 from seap_export.runtime import generator as generators
 from seap_export.runtime.decoding.sampling import Sampler
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.text import TextStream
 from validation.parity.answers import _wrong_stream
+from validation.parity.candidates import candidate
+from validation.parity.candidates.candidate import ParityInput
+from validation.parity.candidates.llama_candidate import LlamaCandidate
 from validation.parity.origin import Origin
 from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
+from validation.runtimes.table import runtime_row
 
 PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
 STEPS = 6
@@ -250,3 +269,127 @@ def test_a_damaged_model_is_refused(
     with pytest.raises(ArtifactError, match=re.escape(message)):
         run_parity(damaged, onnx_folder, PROMPTS)
     assert capfd.readouterr() == ("", "")
+
+
+OF_FAKED = ["the cat sat on the mat", "a dog", "the dog sat"]
+Faked = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture
+def faked(micro_hf: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faked:
+    """`faked("f16")`: a model folder, and what was written from it."""
+    install_fake_format(monkeypatch)
+
+    def write(precision: str = "f32") -> tuple[Path, Path]:
+        folder = tmp_path / "fake"
+        folder.mkdir()
+        FakeFormat(precision).write(micro_hf("Llama"), folder, lambda layer: None)
+        return micro_hf("Llama"), folder
+
+    return write
+
+
+def compared_in(folders: tuple[Path, Path], runtime: str = "faked", **options: Any) -> ParityReport:
+    return run_parity(*folders, OF_FAKED, runtime=runtime, execution=ONE_THREAD, **options)
+
+
+def test_a_sound_folder_passes(faked: Faked) -> None:
+    said: list[str] = []
+    report = compared_in(faked(), on_progress=said.append)
+    assert report.passed, report.failure()
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-4
+    assert report.cache_error is not None
+    assert "fake: batch of 3" in said
+    assert FakeRunner.opened == 0
+    values = report.to_json()
+    assert (values["format"], values["runtime"], values["precision"]) == ("fake", "faked", "f32")
+    assert values["form"] == {"version": 1, "precision": "f32"}
+    assert values["provider"] == {"asked": "cpu", "obtained": "faked", "gpu": None, "nodes": None}
+
+
+def test_torch_reads_what_was_written(faked: Faked) -> None:
+    """Rounding of weights is no difference, nor is a wrong weight: `Format.differences` is there for that."""
+    model, folder = faked("f16")
+    report = compared_in((model, folder))
+    assert report.passed
+    assert report.subject.limits == "fp16"
+    assert report.mean_kl is not None
+    assert report.mean_kl < 1e-9
+    tensors = load_file(folder / FAKE_FILE)
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
+    save_file(tensors, folder / FAKE_FILE)
+    assert compared_in((model, folder)).passed
+    assert list(FakeFormat("f16").differences(model, folder)) == ["'model.layers.1.mlp.up_proj.weight' differs"]
+
+
+def test_what_a_runtime_does_otherwise_fails(faked: Faked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second gives log-probabilities and no cache."""
+    bias, gains, folders = "model.layers.2.mlp.down_proj.bias", "model.norm.weight", faked()
+    quiet = compared_in(folders, "faked-too")
+    assert (quiet.passed, quiet.cache_error) == (True, None)
+    monkeypatch.setattr(FakeRunner, "fault", staticmethod(lambda tensors: tensors[bias].add_(0.1)))
+    monkeypatch.setattr(Quiet, "fault", staticmethod(lambda tensors: tensors[gains].mul_(1.01)))
+    assert not compared_in(folders, "faked-too").passed
+    report = compared_in(folders)
+    assert not report.passed
+    assert "under [fp32]" in report.failure()
+    assert compared_in(folders, limits=Limits((("fp32", "max_abs", 10.0), ("fp32", "cache_error", 10.0)))).passed
+
+
+@pytest.mark.parametrize(
+    ("variation", "precision", "arithmetic", "block_size"),
+    [
+        ("llama-gqa", "f32", "fp32", None),
+        ("gemma2", "f32", "fp16", None),
+        ("gemma2", "q8_0", "int8", 32),
+        ("llama-gqa", "q4_0", "int4", 32),
+        ("llama-gqa", "q4_k_m", "int4", 128),  # k-quants round activations in larger blocks
+        ("llama-gqa", "q6_k", "int4", 128),
+    ],
+)
+def test_arithmetic_and_limits_follow_from_the_bits(
+    variation: str, precision: str, arithmetic: str, block_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert arithmetic_of("bf16").name == "bf16"
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
+    parity_input = ParityInput(Path(), spec, ONE_THREAD, lambda line: None)
+    taken = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
+    assert (taken.name, getattr(taken.quantization, "block_size", None)) == (arithmetic, block_size)
+
+
+STEPS_ON_CUDA, LAYERS, VOCABULARY, FLOAT16 = 4, 3, 96, 2
+#: Runs parity on the model and each of the folders that it is given, with a section of the log for each case.
+PROGRAM = f"""
+import sys
+from pathlib import Path
+from fake_cuda.log import mark
+from validation.execution import Execution
+from validation.parity.run import run_parity
+model, *folders = map(Path, sys.argv[1:])
+for folder in folders:
+    run_parity(model, folder, ["w5 w6 w7", "w8"], execution=Execution("cuda", 1), decode_steps={STEPS_ON_CUDA}, long_tokens=16,
+               on_progress=lambda line: mark(f"{{folder.name}}, {{line}}"))
+"""
+
+
+@pytest.mark.needs("fake-cuda")
+def test_caches_stay_on_the_gpu_and_steps_are_also_run_as_they_are_served(
+    fake_cuda: type[Machine], tmp_path: Path
+) -> None:
+    model, dialects = write_micro_model(tmp_path / "m", model_type="llama"), ("fused", "standard")
+    for dialect in dialects:
+        (tmp_path / dialect).mkdir()
+        convert_folder(model, tmp_path / dialect, OnnxForm(Precision("fp16"), dialect=dialect, provider="cuda"))
+    ran = fake_cuda().run(["-c", PROGRAM, model, *(tmp_path / dialect for dialect in dialects)])
+    assert ran.returncode == 0, ran.stderr
+    for case, rows in (("prompt 0", 1), ("batch of 3", 3)):
+        launches = ran[f"fused, onnx: {case}"]
+        logits = launches.to_host[: STEPS_ON_CUDA + 1]
+        assert logits[1:] == [rows * VOCABULARY * FLOAT16] * STEPS_ON_CUDA
+        assert len(launches.to_host) == len(logits) + rows * 2 * LAYERS
+        assert (launches.between_devices, launches.captures) == ([], 0)
+        for dialect, captures in (("fused", 1), ("standard", 0)):
+            served = ran[f"{dialect}, onnx: {case}, served"]
+            assert (served.captures, len(served.replays) > 0, served.lost) == (captures, captures > 0, 0)

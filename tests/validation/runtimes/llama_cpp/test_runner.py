@@ -24,7 +24,6 @@ from seap_export.model.families import model_spec
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
 from validation.runtimes.runner import Opening
 
-pytestmark = pytest.mark.needs("llama.cpp")
 #: The largest difference with GELU, whose values llama.cpp looks up in a table of float16.
 GELU = 0.03
 
@@ -82,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_what_is_computed_and_nothing_else_is_written() -> None:
+def test_what_llama_cpp_computes_and_nothing_else_is_written() -> None:
     specs = {name: model_spec(micro_config(**VARIATIONS[name])) for name in RICHEST}
     assert sorted(name for name, spec in specs.items() if refusal(spec) is None) == sorted(COMPUTED)
 
@@ -97,8 +96,9 @@ def models() -> list[Any]:
     ]
 
 
+@pytest.mark.needs("llama.cpp")
 @pytest.mark.parametrize("values", models())
-def test_equals_torch(tmp_path: Path, values: dict[str, Any], two_rows: Any) -> None:
+def test_llama_cpp_equals_torch(tmp_path: Path, values: dict[str, Any], two_rows: Any) -> None:
     folder = write_micro_model(tmp_path / "hf", **values)
     with _open(folder)[1] as runner:
         difference = two_rows.largest(two_rows.of(runner), two_rows.of_torch(folder))
@@ -113,8 +113,9 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(case: str) -> None:
     assert "gemma4" in values["model_type"] or "--layout uniform" in reason
 
 
+@pytest.mark.needs("llama.cpp")
 @pytest.mark.parametrize(("precision", "limit"), [pytest.param("f16", 0.01, marks=pytest.mark.full), ("q4_0", 0.2)])
-def test_rounded_weights_differ_by_rounded_activations_alone(
+def test_in_llama_cpp_rounded_weights_differ_by_rounded_activations_alone(
     tmp_path: Path, precision: str, limit: float, two_rows: Any
 ) -> None:
     folder = write_micro_model(tmp_path / "hf", **uneven_values("llama-gqa", hidden_size=128, intermediate_size=96))
@@ -127,8 +128,9 @@ def test_rounded_weights_differ_by_rounded_activations_alone(
     assert apart < two_rows.largest(computed, two_rows.of_torch(folder))
 
 
+@pytest.mark.needs("llama.cpp")
 @pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
-def test_ids_are_those_of_the_tokenizer(tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_llama_cpp_reads_the_ids_of_the_tokenizer(tmp_path: Path, write: Callable[[Path], None]) -> None:
     folder = write_micro_model(tmp_path / "hf", model_type="llama", vocab_size=512)
     write(folder)
     out = tmp_path / "gguf"

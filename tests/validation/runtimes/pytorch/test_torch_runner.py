@@ -19,7 +19,6 @@ from support.models import write_micro_model
 from support.product import Compute, States, padded, read_spec
 from support.variations import VARIATIONS
 
-from validation.checkpoint import Checkpoint
 from validation.execution import Execution
 from validation.quiet import quiet_transformers
 from validation.runtimes.pytorch.torch_batch import TorchBatch
@@ -141,19 +140,6 @@ def test_prompts_continue_together_as_each_alone(variation: str, tmp_path: Path)
     assert np.array_equal(logits, _whole(folder, "eager")[1][0])
 
 
-@pytest.mark.parametrize(("compute", "reads"), [(Compute(), 1), (TIGHT, 3)])
-def test_a_layer_is_read_again_only_where_there_is_no_room_for_it(
-    compute: Compute, reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_micro_model(tmp_path / "m", model_type="llama")
-    read: list[int] = []
-    layer = Checkpoint.layer
-    monkeypatch.setattr(Checkpoint, "layer", lambda self, index: (read.append(index), layer(self, index))[1])
-    with open_torch_runner(folder, Execution(threads=1, compute=compute)) as runner:
-        runner.continuations([[5, 6, 7]], 2)
-    assert read == list(range(3)) * reads
-
-
 Logits = Callable[..., list[np.ndarray]]
 #: Longrope rotates a whole batch as its longest row, so rows that get longer than 16 tokens run alone.
 SHORT = 7
@@ -207,27 +193,6 @@ def test_what_all_rows_begin_with_runs_once(
     assert _shapes(extend) == [*prompt, (rows, 1), (rows, 1)]
     wanted = [tokens[-3:] for tokens in torch_logits(model, [[*text, 5, 7] for text in texts], lengths)]
     assert np.abs(logits - np.stack(wanted)).max() <= 1e-3
-
-
-@pytest.mark.parametrize(
-    ("texts", "common"),
-    [
-        ([[1] * 12, [1] * 12], 11),  # one token of each row is left, whose logits are wanted
-        ([[1] * 9, [*[1] * 8, 2, 3]], 8),
-        ([[1] * 8, [1] * 20], 0),
-        ([[*[1] * 7, 2, 2, 2], [1] * 10], 0),
-        ([[1] * 30], 0),
-    ],
-)
-def test_a_short_beginning_takes_no_pass_of_its_own(
-    texts: list[list[int]], common: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, ids = write_micro_model(tmp_path / "m", model_type="llama"), padded(texts)
-    with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
-        extend = Mock(wraps=runner.extend)
-        monkeypatch.setattr(runner, "extend", extend)
-        TorchBatch(runner).prefill(ids, [len(text) for text in texts])
-    assert _shapes(extend) == ([(1, common)] if common else []) + [(len(texts), ids.shape[1] - common)]
 
 
 def _shapes(extend: Mock) -> list[tuple[int, ...]]:
