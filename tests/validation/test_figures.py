@@ -22,7 +22,6 @@ def _texts(number: int = 60) -> list[np.ndarray]:
 
 
 def test_the_standard_error_is_over_texts_not_tokens() -> None:
-    """Against the formula by hand, and a bootstrap of texts."""
     texts = _texts()
     sums, tokens = np.array([text.sum() for text in texts]), np.array([len(text) for text in texts])
     rest = sums - sums.sum() / tokens.sum() * tokens

@@ -67,7 +67,6 @@ def _logits(folder: Path, texts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
 
 
 def _losses(logits: list[torch.Tensor], texts: Sequence[Sequence[int]]) -> list[float]:
-    """Of each token that is predicted."""
     pairs = zip((one.log_softmax(-1) for one in logits), texts, strict=True)
     return [-float(log_p[index, ids[index + 1]]) for log_p, ids in pairs for index in range(len(ids) - 1)]
 
@@ -79,7 +78,6 @@ def _kl(p: torch.Tensor, q: torch.Tensor) -> list[float]:
 
 
 def test_the_figures_are_those_of_a_plain_loop(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One reference serves many, and a model does not diverge from itself."""
     monkeypatch.setattr(dense_side, "_CHUNK_ELEMENTS", 2 * 96)  # two tokens a block
     dense, other = (_logits(models / name, TEXTS) for name in ("dense", "other"))
     kl = np.concatenate([_kl(p, q) for p, q in zip(dense, other, strict=True)])

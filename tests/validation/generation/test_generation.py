@@ -44,7 +44,6 @@ PROMPTS = micro_texts(12, seed=4)
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `hf` and `onnx`; not to be changed."""
     from support.product import convert_folder
 
     folder = tmp_path_factory.mktemp("generation")
@@ -298,7 +297,6 @@ def test_texts_are_left_out_that_say_nothing_new_or_are_held_out(written: list[i
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibration]:
-    """A folder, and a calibration on 12 texts."""
     folder = tmp_path_factory.mktemp("fresh")
     source = micro_source(folder / "dense")
     texts = random_token_ids(12)

@@ -121,7 +121,6 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`folder("gemma2-all")`: the folder of that micro model, made once."""
     return cache(lambda name: write_micro_model(tmp_path_factory.mktemp("models") / name, **VARIATIONS[name]))
 
 
@@ -148,7 +147,6 @@ Edit = Callable[[dict[str, onnx.NodeProto], dict[str, onnx.TensorProto]], None]
 
 
 def _reads(name: str, index: int, other: str) -> Edit:
-    """A node reads something else."""
     return lambda nodes, tensors: nodes[name].input.__setitem__(index, other)
 
 

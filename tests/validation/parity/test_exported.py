@@ -60,7 +60,6 @@ Compare = Callable[..., ParityReport]
 
 @pytest.fixture(scope="module")
 def written(micro_hf: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model folder and its ONNX folder."""
     folder = tmp_path_factory.mktemp("answers")
     convert_folder(micro_hf("Llama"), folder)
     return micro_hf("Llama"), folder
@@ -82,7 +81,6 @@ def compared(written: tuple[Path, Path], tmp_path: Path) -> Compare:
 
 
 def _answers(folder: Path) -> list[list[int]]:
-    """What the variant writes after each prompt, in a batch."""
     generator = Generator(folder, threads=1)
     return generator.generate_ids_batch([generator.token_ids(prompt) for prompt in PROMPTS], STEPS)
 
@@ -93,7 +91,6 @@ def _decoded(report: ParityReport) -> Any:
 
 
 def test_what_it_writes_are_the_steps_of_the_batch(compared: Compare, written: tuple[Path, Path]) -> None:
-    """A text that ends early is compared up to its end."""
     rows, sound = _answers(written[1]), compared()
     assert sound.passed, sound.reasons
     cases = {(stage.case, stage.stage): stage for stage in sound.stages}
@@ -235,7 +232,6 @@ _UP_PROJ, _EXTRA = (f"model.layers.{layer}.mlp.up_proj.weight" for layer in (1, 
 
 
 def test_the_report_is_the_same_again_and_holds_no_paths(written: tuple[Path, Path]) -> None:
-    """A single short prompt is enough."""
     hf, folder = written
     first, second = (run_parity(hf, folder, ["cat"], execution=ONE_THREAD, decode_steps=1) for _ in range(2))
     assert first.passed, first.reasons
@@ -359,7 +355,7 @@ def test_arithmetic_and_limits_follow_from_the_bits(
     assert (taken.name, getattr(taken.quantization, "block_size", None)) == (arithmetic, block_size)
 
 
-STEPS_ON_CUDA, LAYERS, VOCABULARY, FLOAT16 = 4, 3, 96, 2
+DECODED, LAYERS, VOCABULARY, FLOAT16 = 4, 3, 96, 2
 #: Runs parity on the model and each of the folders that it is given, with a section of the log for each case.
 PROGRAM = f"""
 import sys
@@ -369,8 +365,8 @@ from validation.execution import Execution
 from validation.parity.run import run_parity
 model, *folders = map(Path, sys.argv[1:])
 for folder in folders:
-    run_parity(model, folder, ["w5 w6 w7", "w8"], execution=Execution("cuda", 1), decode_steps={STEPS_ON_CUDA}, long_tokens=16,
-               on_progress=lambda line: mark(f"{{folder.name}}, {{line}}"))
+    run_parity(model, folder, ["w5 w6 w7", "w8"], execution=Execution("cuda", 1), decode_steps={DECODED},
+               long_tokens=16, on_progress=lambda line: mark(f"{{folder.name}}, {{line}}"))
 """
 
 
@@ -386,8 +382,8 @@ def test_caches_stay_on_the_gpu_and_steps_are_also_run_as_they_are_served(
     assert ran.returncode == 0, ran.stderr
     for case, rows in (("prompt 0", 1), ("batch of 3", 3)):
         launches = ran[f"fused, onnx: {case}"]
-        logits = launches.to_host[: STEPS_ON_CUDA + 1]
-        assert logits[1:] == [rows * VOCABULARY * FLOAT16] * STEPS_ON_CUDA
+        logits = launches.to_host[: DECODED + 1]
+        assert logits[1:] == [rows * VOCABULARY * FLOAT16] * DECODED
         assert len(launches.to_host) == len(logits) + rows * 2 * LAYERS
         assert (launches.between_devices, launches.captures) == ([], 0)
         for dialect, captures in (("fused", 1), ("standard", 0)):

@@ -201,7 +201,6 @@ class Graph(NamedTuple):
         return next(each for each in self.proto.node if each.name == name)
 
     def change(self, name: str, change: Callable[[np.ndarray], object]) -> None:
-        """An initializer that is not in the data file."""
         (tensor,) = (one for one in self.proto.initializer if one.name == name)
         values = numpy_helper.to_array(tensor).copy()
         change(values)
@@ -221,8 +220,6 @@ def wrong_row(graph: Graph, part: str) -> None:
 
 
 def other_sign(graph: Graph) -> None:
-    """Of one weight."""
-
     def change(weights: np.ndarray) -> None:
         weights[np.unravel_index(np.abs(weights).argmax(), weights.shape)] *= -1
 
@@ -337,7 +334,6 @@ def test_a_fault_on_webgpu_is_stopped(written: Written, fault: str, tmp_path: Pa
 
 
 def planted(folders: tuple[Path, Path], plant: Callable[..., None], out: Path) -> tuple[Path, Path]:
-    """The folder of a model, and of a copy of its graph with a fault."""
     folder = Path(shutil.copytree(folders[1], out / "onnx"))
     proto = onnx.load(folder / "model.onnx", load_external_data=False)
     plant(Graph(folder / "model.onnx", proto.graph))

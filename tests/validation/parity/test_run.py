@@ -43,7 +43,6 @@ def _truth(token: int, position: int) -> np.ndarray:
 
 
 def _cache(length: int) -> tuple[States, ...]:
-    """Keys and values of one layer of one head."""
     values = np.arange(1.0, length + 1, dtype=np.float32)[None, :, None]
     return ({"key": values, "value": -values},)
 
@@ -93,7 +92,6 @@ class FakeOnnx:
     def close(self) -> None: ...
 
     def start(self, prompts: Sequence[Sequence[int]], room: int) -> FakeOnnx:
-        """As a decoder that serves."""
         self.where, ends = "served ", [len(prompt) for prompt in prompts]
         self.logits = self.prefill(padded(prompts), ends, room)[range(len(ends)), np.array(ends) - 1]
         return self
@@ -222,7 +220,6 @@ FAULTS: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_difference_is_located(run: Compare, fault: str) -> None:
-    """What is not finite fails at any tolerance."""
     spoil, reason = FAULTS[fault]
     is_finite = fault not in ("NaN", "Inf")
     report = run(spoil, provider="cuda", limits=Limits() if is_finite else fp32(1e30))

@@ -32,8 +32,6 @@ _VOID = {"meta", "link"}
 
 
 class Page(HTMLParser):
-    """Checks that tags are nested rightly, and gathers texts, attributes and links."""
-
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
@@ -265,19 +263,13 @@ WORDS: dict[Callable[..., str], dict[tuple[float | None, ...], str]] = {
     percent: {(0.2,): "20%", (0.2013,): "20.1%", (1.0,): "100%", (0.9996,): ">99.9%", (0,): "0%"},
     megabytes: {(812,): "812 B", (812_345,): "812 kB", (9_996_000,): "10.0 MB", (1_340_000_000,): "1.34 GB"},
     with_error: {
-        (0.0938, 0.0062): "0.094 ± 0.006",
-        (0.0938, 0.0014): "0.0938 ± 0.0014",
-        (12.3, 3.2): "12 ± 3",
-        (2.2e-11, 1.4e-12): "2.2e-11 ± 1.4e-12",
-        (0.0938, None): "0.0938",
+        **{(0.0938, 0.0062): "0.094 ± 0.006", (0.0938, 0.0014): "0.0938 ± 0.0014", (12.3, 3.2): "12 ± 3"},
+        **{(2.2e-11, 1.4e-12): "2.2e-11 ± 1.4e-12", (0.0938, None): "0.0938"},
     },
     speedup_in_words: {
-        (1.24, 1.001, 1.5): "1.24×",
-        (1.24, 1.0, 1.5): "no speed-up",  # 1 itself is contained
-        (0.97, 0.93, 1.0): "no speed-up",
-        (0.9, 0.88, 0.93): "0.90×, slower",
-        (1.24, None, None): "1.24×",
-        (0.9, None, None): "0.90×, slower",
+        **{(1.24, 1.001, 1.5): "1.24×", (1.24, None, None): "1.24×"},
+        **dict.fromkeys(((1.24, 1.0, 1.5), (0.97, 0.93, 1.0)), "no speed-up"),  # 1 itself is contained
+        **dict.fromkeys(((0.9, 0.88, 0.93), (0.9, None, None)), "0.90×, slower"),
     },
 }
 

@@ -68,11 +68,12 @@ def cases() -> Iterator[Any]:
     full = [("openvino", name, precisions[index % 4]) for index, name in enumerate(JOINT)]
     full += [("mlx-lm", name, "fp32") for name in FOR_MLX]
     full += [("mlx-lm", *case) for case in (("gemma2-all", "bf16"), ("lfm2-all", "8bit"), ("gemma4-all", "fp16"))]
-    full += [(runtime, name, "fp32") for runtime in ("litert", "executorch") for name in RICHEST]
+    for runtime in ("litert", "executorch"):
+        specs = {name: model_spec(micro_config(**VARIATIONS[name])) for name in RICHEST}
+        written = format_class(runtime)("fp32")
+        full += [(runtime, name, "fp32") for name, spec in specs.items() if written.refusal(spec, Path()) is None]
     for runtime, name, precision in full:
-        spec = model_spec(micro_config(**VARIATIONS[name]))
-        if format_class(OPENED[runtime][0])(precision).refusal(spec, Path()) is None:
-            yield pytest.param(runtime, name, precision, {}, marks=[pytest.mark.needs(runtime), pytest.mark.full])
+        yield pytest.param(runtime, name, precision, {}, marks=[pytest.mark.needs(runtime), pytest.mark.full])
 
 
 def of_each(*cases: tuple[Any, ...]) -> list[Any]:
@@ -156,9 +157,8 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(
     tmp_path: Path, torch_logits: Callable[..., list[np.ndarray]], runtime: str, length: int
 ) -> None:
     made = written(tmp_path, runtime, "llama-gqa", max_position_embeddings=length)
-    runner: Any = {"litert": LitertRunner, "executorch": ExecutorchRunner}[runtime](
-        made.folder
-    )  # gives the last logits
+    kinds: dict[str, Any] = {"litert": LitertRunner, "executorch": ExecutorchRunner}  # which give the last logits
+    runner = kinds[runtime](made.folder)
     ids = [3 + index % 7 for index in range(length)]
     (truth,) = torch_logits(made.source, [ids])
     assert np.abs(runner.prefill(np.array([ids]), [length])[0, 0] - truth[-1]).max() <= 1e-3
@@ -169,7 +169,6 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(
 
 
 def missing() -> None:
-    """A check of a runtime."""
     raise EnvironmentFailure("no node; install Node.js")
 
 
@@ -189,25 +188,19 @@ def test_what_is_unknown_or_missing_is_said(tmp_path: Path, monkeypatch: pytest.
     assert FakeRunner.opened == 0
 
 
-@pytest.mark.parametrize(
-    ("runtime", "file"),
-    [
-        pytest.param(runtime, file, marks=pytest.mark.needs("mlx-lm" if runtime == "mlx" else runtime))
-        for runtime, file in {
-            "llama.cpp": "model.gguf",
-            "openvino": "openvino_model.xml",
-            "litert": "model.litertlm",
-            "executorch": "model.pte",
-            "transformers.js": "onnx/model.onnx",
-            "mlx": "config.json",
-        }.items()
-    ],
-)
-def test_a_damaged_file_is_refused(runtime: str, file: str, tmp_path: Path) -> None:
+FILES = {
+    "llama.cpp": "model.gguf", "openvino": "openvino_model.xml", "litert": "model.litertlm", "executorch": "model.pte",
+    "transformers.js": "onnx/model.onnx", "mlx-lm": "config.json",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", [pytest.param(name, marks=pytest.mark.needs(name)) for name in FILES])
+def test_a_damaged_file_is_refused(runtime: str, tmp_path: Path) -> None:
+    file = FILES[runtime]
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_bytes(b"GGUF" + bytes(64))
     with pytest.raises((ArtifactError, ParityFailure)):
-        open_runtime(runtime, tmp_path)
+        open_runtime(runtime.removesuffix("-lm"), tmp_path)
 
 
 Logits = Callable[..., list[np.ndarray]]
@@ -264,7 +257,7 @@ def test_vllm_equals_torch(
     assert np.abs(rows - continuations[7]).max() <= 1e-4
 
 
-def test_vllm_gives_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tmp_path: Path) -> None:
+def test_log_probabilities_of_vllm_are_in_the_order_of_token_ids(tmp_path: Path) -> None:
     """vLLM gives those of a token beside the token itself, so nothing for the first one, and sorts them."""
 
     def flat(*rows: dict[int, float]) -> Any:

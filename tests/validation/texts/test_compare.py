@@ -16,7 +16,7 @@ from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.tokenizers import trained_byte_level, write_byte_level, write_sentencepiece
 
-from converters.formats import format_class
+from converters.formats import parse_format
 from seap_export.errors import ParityFailure
 from validation.runtimes.onnx_runtime.texts import OnnxTexts
 from validation.runtimes.texts import Conversation
@@ -62,7 +62,6 @@ class Wrong(OnnxTexts):
 
 
 def test_our_runtime_reads_and_writes_all_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a runtime refuses differs."""
     model = ModelTexts(folder)
     figures = runtime_figures(model, "onnxruntime", folder, ["the cat", "a dog", "a cat", "the dog"])
     assert figures is not None
@@ -115,30 +114,24 @@ def test_ends_are_those_of_the_configs_and_of_a_turn(folder: Path) -> None:
     assert ModelTexts(folder).ends() == {7, 9}
 
 
-# A runtime, what it is given, whether it takes batches, and how many conversations it renders of the template's two.
-@pytest.mark.parametrize(
-    ("runtime", "named", "takes_batches", "conversations"),
-    [
-        pytest.param(*case, id=case[0], marks=pytest.mark.needs(case[0]))
-        for case in (
-            ("llama.cpp", "gguf", False, 2),
-            ("openvino", "openvino", True, 2),
-            ("transformers.js", "web", False, 2),
-            ("litert", "litert", False, 1),
-            ("executorch", "executorch", False, 0),
-        )
-    ],
-)
-def test_a_runtime_agrees_and_another_tokenizer_does_not(
-    tmp_path: Path, runtime: Any, named: str, takes_batches: bool, conversations: int
-) -> None:
+#: Of a runtime what it is given, whether it takes batches, and how many it renders of the template's conversations.
+RUNTIMES: dict[str, tuple[str, bool, int]] = {
+    "llama.cpp": ("gguf:f32", False, 2), "openvino": ("openvino:fp32", True, 2),
+    "transformers.js": ("web:fp32", False, 2), "litert": ("litert:fp32", False, 1),
+    "executorch": ("executorch:fp32", False, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", [pytest.param(name, marks=pytest.mark.needs(name)) for name in RUNTIMES])
+def test_a_runtime_agrees_and_another_tokenizer_does_not(tmp_path: Path, runtime: Any) -> None:
+    (named, takes_batches, conversations), prompts = RUNTIMES[runtime], [f" {' '.join(WORDS)}"]
     hf, folder = write_micro_model(tmp_path / "hf", vocab_size=400, model_type="llama"), tmp_path / "written"
     write_byte_level(hf, chat_template=TEMPLATE)
     tokenizer = trained_byte_level(micro_texts(50), 400, ("<pad>", "<s>", "</s>"))  # every byte has a token
     tokenizer.save(str(hf / "tokenizer.json"))
     folder.mkdir()
-    format_class(named)("f32" if named == "gguf" else "fp32").write(hf, folder, lambda layer: None)
-    prompts = [f" {' '.join(WORDS)}"]
+    format, precision = parse_format(named)
+    format(str(precision)).write(hf, folder, lambda layer: None)
     figures = runtime_figures(ModelTexts(hf), runtime, folder, prompts)
     assert figures is not None
     assert figures.reasons == ()

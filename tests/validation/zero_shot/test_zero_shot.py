@@ -19,7 +19,6 @@ from support.models import write_micro_model
 from support.product import Compute, OnnxForm, OnnxFormat
 from support.tokenizers import trained_byte_level
 
-from converters.formats import parse_format
 from seap_export.corpus import parse_task
 from seap_export.corpus.harness import quiet_harness
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
@@ -29,7 +28,6 @@ from validation.zero_shot.models import open_model
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `hf` and `onnx`; not to be changed."""
     from support.product import convert_folder
 
     folder = tmp_path_factory.mktemp("zero_shot")
@@ -231,44 +229,18 @@ def test_questions_longer_than_the_model_lose_their_beginning(model: Path, quest
 
 TAIL = " the cat sat on the mat and then it ran far from home to see one more time" * 8
 PAIRS = [
-    ("the cat", " sat on the mat"),
-    ("the cat", " sat on a"),
-    ("the cat", " sat on the"),
-    ("the cat ", "ran"),
-    ("", "a dog ran"),
-    ("", "<s>a dog"),
-    ("<s>one", " more time"),
-    ("a dog" + TAIL, " far from home"),
-    ("é ☃", " ☃"),
-]
-
-
-RUNTIMES = {
-    "gguf:f32": "llama.cpp", "openvino:fp32": "openvino", "litert:fp32": "litert", "executorch:fp32": "executorch",
-    "web:fp32": "transformers.js", "mlx:fp32": "mlx-lm",
-}  # fmt: skip
-QUICK = ("gguf:f32", "litert:fp32")
+    ("the cat", " sat on the mat"), ("the cat", " sat on a"), ("the cat", " sat on the"), ("the cat ", "ran"),
+    ("", "a dog ran"), ("", "<s>a dog"), ("<s>one", " more time"), ("a dog" + TAIL, " far from home"), ("é ☃", " ☃"),
+]  # fmt: skip
+OPTIONS: dict[str, Any] = {"batch_size": 4, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
 Answers = list[tuple[float, bool]]
 
 
-def _pairs() -> list[Any]:
+def _answered(lm: Any) -> Answers:
     from lm_eval.api.instance import Instance
 
-    return [
-        Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=index) for index, pair in enumerate(PAIRS)
-    ]
-
-
-def _options(batch_size: int, compute: Compute | None = None) -> dict[str, Any]:
-    execution = replace(ONE_THREAD, compute=compute)
-    return {"batch_size": batch_size, "execution": execution, "on_sequences": lambda done, total: None}
-
-
-def _answers(model: Path, folder: Path, runtime: Any, batch_size: int, compute: Compute | None = None) -> Answers:
-    options = _options(batch_size, compute)
-    with quiet_harness(), open_model(folder, runtime, tokenizer_folder=model / "hf", **options) as lm:
-        assert lm.max_length == 64
-        answers: Answers = lm.loglikelihood(_pairs(), disable_tqdm=True)
+    asked = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(PAIRS)]
+    answers: Answers = lm.loglikelihood(asked, disable_tqdm=True)
     return answers
 
 
@@ -277,14 +249,16 @@ def of_the_harness(model: Path) -> Answers:
     from lm_eval.models.huggingface import HFLM
 
     with quiet_harness():
-        lm = HFLM(pretrained=str(model / "hf"), device="cpu", dtype="float32", batch_size=1, backend="causal")
-        answers: Answers = lm.loglikelihood(_pairs(), disable_tqdm=True)
-    return answers
+        return _answered(HFLM(str(model / "hf"), "causal", device="cpu", dtype="float32", batch_size=1))
 
 
 @pytest.mark.parametrize(
     ("form", "options"),
-    [("onnx", {}), ("last", {}), ("hf", {}), ("hf", {"compute": Compute(memory=1)}), ("faked", {}), ("faked-too", {})],
+    [
+        *((form, {}) for form in ("onnx", "last", "hf", "faked-too")),
+        ("faked", {"batch_size": 1}),
+        ("hf", {"execution": replace(ONE_THREAD, compute=Compute(memory=1))}),
+    ],
 )
 def test_log_likelihoods_are_those_of_the_harness(
     model: Path, tmp_path: Path, of_the_harness: Answers, form: str, options: Any, monkeypatch: pytest.MonkeyPatch
@@ -300,25 +274,13 @@ def test_log_likelihoods_are_those_of_the_harness(
         format = OnnxFormat.of(OnnxForm(logits="last")) if form == "last" else FakeFormat()
         format.write(model / "hf", folder, lambda layer: None)
         runtime = "onnxruntime" if form == "last" else form
-    answers = _answers(model, folder, runtime, 1 if form == "faked" else 4, **options)
+    with quiet_harness(), open_model(folder, runtime, tokenizer_folder=model / "hf", **{**OPTIONS, **options}) as lm:
+        assert lm.max_length == 64
+        answers = _answered(lm)
     assert [value for value, _ in answers] == pytest.approx([value for value, _ in of_the_harness], abs=1e-4)
     assert [greedy for _, greedy in answers] == [greedy for _, greedy in of_the_harness]
     assert len({value for value, _ in of_the_harness}) == len(PAIRS)
     assert FakeRunner.opened == 0
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.needs(needed), *([] if name in QUICK else [pytest.mark.full])])
-        for name, needed in RUNTIMES.items()
-    ],
-)
-def test_a_real_runtime_gives_the_same(model: Path, tmp_path: Path, of_the_harness: Answers, name: str) -> None:
-    format, precision = parse_format(name)
-    format(str(precision)).write(model / "hf", tmp_path, lambda layer: None)
-    answers = _answers(model, tmp_path, format.runtimes[0], 4)
-    assert [value for value, _ in answers] == pytest.approx([value for value, _ in of_the_harness], abs=2e-3)
 
 
 def test_a_tokenizer_without_an_end_of_text_is_refused(model: Path, tmp_path: Path) -> None:
@@ -328,6 +290,6 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(model: Path, tmp_path: Pa
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with (
         pytest.raises(ArtifactError, match="neither a BOS nor an EOS token"),
-        open_model(model / "onnx", "onnxruntime", tokenizer_folder=tmp_path, **_options(1)),
+        open_model(model / "onnx", "onnxruntime", tokenizer_folder=tmp_path, **OPTIONS),
     ):
         pass

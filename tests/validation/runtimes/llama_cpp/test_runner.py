@@ -29,7 +29,6 @@ GELU = 0.03
 
 
 def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRunner]:
-    """The file of a model folder in llama.cpp."""
     format, out = GgufFormat(precision), folder.parent / "gguf"
     write_byte_level(folder)
     out.mkdir()

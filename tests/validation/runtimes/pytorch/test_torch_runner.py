@@ -190,11 +190,6 @@ def test_what_all_rows_begin_with_runs_once(
     longest = max(lengths)
     can_rewind = all(sublayer.can_rewind for sublayer in read_spec(model).sublayers)
     prompt = [(rows, longest)] if not can_rewind else [(1, common), (rows, longest - common)]
-    assert _shapes(extend) == [*prompt, (rows, 1), (rows, 1)]
+    assert [tuple(call.args[1].shape) for call in extend.call_args_list] == [*prompt, (rows, 1), (rows, 1)]
     wanted = [tokens[-3:] for tokens in torch_logits(model, [[*text, 5, 7] for text in texts], lengths)]
     assert np.abs(logits - np.stack(wanted)).max() <= 1e-3
-
-
-def _shapes(extend: Mock) -> list[tuple[int, ...]]:
-    """The shape of the tokens in each call."""
-    return [tuple(call.args[1].shape) for call in extend.call_args_list]
