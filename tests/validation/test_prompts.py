@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,10 @@ def test_decode_steps_take_the_tokens_that_follow_in_the_text() -> None:
     [((5, 2, 3), (5, 2, 3)), ((4, 4, 4, 3), (4, 3, 2)), ((8,), (8, 4, 2)), ((8, 3), (8, 3, 4)), ((2,), (2, 1, 3))],
 )
 def test_the_batch_has_three_rows_of_different_lengths(lengths: tuple[int, ...], batch: tuple[int, ...]) -> None:
-    *prompts, of_three, one, random, long = plan([tuple(range(length)) for length in lengths], long_tokens=40)
-    assert [case.name for case in prompts] == [f"prompt {i}" for i in range(len(lengths))]
-    assert [case.name for case in (of_three, one, random, long)] == [
-        "batch of 3", "one token", "random tokens", "long prompt",
-    ]  # fmt: skip
-    assert tuple(len(row) for row in of_three.rows) == batch
+    cases = plan([tuple(range(length)) for length in lengths], long_tokens=40)
+    others = ["batch of 3", "one token", "random tokens", "long prompt"]
+    assert [case.name for case in cases] == [*(f"prompt {i}" for i in range(len(lengths))), *others]
+    assert tuple(len(row) for row in cases[len(lengths)].rows) == batch
 
 
 def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
@@ -63,9 +62,9 @@ def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:
 
 def test_a_token_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
     write_micro_tokenizer(tmp_path)
-    arguments = (tmp_path, ["the cat sat"])
-    (ids,) = tokenize_prompts(*arguments, max_tokens=8, vocab_size=99)
+    tokenized = partial(tokenize_prompts, tmp_path, ["the cat sat"], max_tokens=8)
+    (ids,) = tokenized(vocab_size=99)
     largest = max(ids)
-    assert tokenize_prompts(*arguments, max_tokens=8, vocab_size=largest + 1) == (ids,)
+    assert tokenized(vocab_size=largest + 1) == (ids,)
     with pytest.raises(ArtifactError, match=f"token id {largest}, its model has a vocabulary of {largest}"):
-        tokenize_prompts(*arguments, max_tokens=8, vocab_size=largest)
+        tokenized(vocab_size=largest)

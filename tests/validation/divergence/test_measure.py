@@ -238,7 +238,7 @@ CROSSING = (1, 1), (0, 1, 0)
 def test_places_are_where_both_have_seen_the_same_text(
     cuts: Any, limit: int, places: Any, split: float | None, taken: Any
 ) -> None:
-    pair = pair_cuts(*cuts, SIZES, SIZES, limit)
+    pair = pair_cuts(cuts[0], cuts[1], SIZES, SIZES, limit)
     assert (pair and (pair.positions.tolist(), pair.split, (pair.dense, pair.variant))) == (
         places and (places, split, taken)
     )

@@ -168,31 +168,20 @@ def _attribute(name: str, value: float) -> Edit:
     return edit
 
 
-_ATTENTION, _RESIDUAL = "layers.1.self_attn.attention", "layers.1.mlp.residual"
-_NORM = "layers.1.post_self_attn_layernorm"
+_ATTENTION, _NORM = "layers.1.self_attn.attention", "layers.1.post_self_attn_layernorm"
+_RESIDUAL, _DOWN = "layers.1.mlp.residual", "layers.1.mlp.down_proj.output"
+_KEY, _QUERY, _KEY_NORM = (f"layers.1.self_attn.{part}" for part in ("key.rotated", "query.rotated", "k_norm"))
 #: The model, the fault, and the place where it shows first.
 FAULTS: dict[str, tuple[str, Edit, str]] = {
     "norm after attention": ("gemma3-all", _multiplied(f"model.{_NORM}.weight", 1.1), _NORM),
     "no residual": ("exaone4-window", _reads(_RESIDUAL, 0, "embed_tokens.output"), _RESIDUAL),
     "residual multiplier": ("granite-all", _multiplied("float_0.4", 1.1), "layers.0.self_attn.multiplied"),
-    "no multiplier": (
-        "granitemoehybrid-all",
-        _reads("layers.2.input_layernorm", 0, "layers.1.mlp.down_proj.output"),
-        _RESIDUAL,
-    ),
-    "keys counted from 0 in each call": (
-        "hunyuan-all",
-        _reads("layers.1.self_attn.key.rotated", 1, "first"),
-        "layers.1.self_attn.k_norm",
-    ),
+    "no multiplier": ("granitemoehybrid-all", _reads("layers.2.input_layernorm", 0, _DOWN), _RESIDUAL),
+    "keys counted from 0 in each call": ("hunyuan-all", _reads(_KEY, 1, "first"), _KEY_NORM),
     "soft cap of scores": ("gemma2-all", _attribute("softcap", 0.0), _ATTENTION),
     "window": ("gemma3-all", _attribute("local_window_size", 6), _ATTENTION),
     "global rotation in a local layer": ("gemma3-all", _reads(_ATTENTION, 7, "cos_cache"), _ATTENTION),
-    "short factors beyond the switch": (
-        "phi3-all",
-        _reads("layers.1.self_attn.query.rotated", 1, "positions.output"),
-        _ATTENTION,
-    ),
+    "short factors beyond the switch": ("phi3-all", _reads(_QUERY, 1, "positions.output"), _ATTENTION),
     "logits multiplier": ("granite-all", _multiplied("float_0.5", 1.1), "lm_head"),
 }
 

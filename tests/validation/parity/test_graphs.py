@@ -135,10 +135,7 @@ def test_sound_graphs_pass(written: Written, name: str) -> None:
 
 @pytest.mark.parametrize("case", [*VARIED, "Qwen2", "Mistral standard", "gemma4-all standard"])
 def test_a_model_passes(micro_hf: Callable[[str], Path], tmp_path: Path, case: str) -> None:
-    """Two are pruned; the last has a layer that reads the cache of another.
-
-    The long prompt and its steps pass the tokens at which the micro phi3's longrope switches.
-    """
+    """The long prompt and its steps pass the tokens at which the micro phi3's longrope switches."""
     name, _, dialect = case.partition(" ")
     if is_dense := name in VARIATIONS:
         skip_unless_loaded(family_of_model_type(VARIATIONS[name]["model_type"]))

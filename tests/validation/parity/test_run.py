@@ -83,7 +83,6 @@ class FakeOnnx:
 
     spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
     gives, where = "logits", ""
-    misreads = False
     lengths: list[int]
     logits: np.ndarray
 
@@ -97,7 +96,7 @@ class FakeOnnx:
         return self
 
     def misreads_masks(self) -> bool:
-        return type(self).misreads
+        return False
 
     def append(self, input_ids: np.ndarray) -> np.ndarray:
         (start,) = self.lengths
@@ -160,11 +159,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
         spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, provider: Any = "cpu", **arguments: Any
     ) -> ParityReport:
         fake = type("SpoiltOnnx", (FakeOnnx,), {"spoil": staticmethod(spoil)}) if spoil else FakeOnnx
-
-        def decoder(path: Path, context: int, *served: Any) -> FakeOnnx:
-            assert (context, served[0], served[2]) == (32, "cuda", {"enable_cuda_graph": "1"})
-            return fake(None)
-
+        served = {(32, "cuda", '{"enable_cuda_graph": "1"}'): fake}
+        decoder = lambda path, context, on, threads, options: served[context, on, json.dumps(options)](None)  # noqa: E731
         monkeypatch.setattr(onnx_candidate, "OnnxRunner", fake)
         monkeypatch.setattr(onnx_candidate, "OnnxDecoder", decoder)
         return run_parity(tmp_path, tmp_path, prompts, execution=Execution(provider), **arguments)
@@ -335,7 +331,7 @@ def test_the_largest_difference_is_named_first(run: Compare) -> None:
 def test_no_limit_lets_misread_masks_and_another_vocabulary_pass(
     run: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeOnnx, "misreads", True)
+    monkeypatch.setattr(FakeOnnx, "misreads_masks", lambda self: True)
     misread = run()
     assert "padded on the left" in " ".join(misread.reasons)
     monkeypatch.setattr(FakeTorch, "logits", lambda self, each: np.zeros((each.kept, 9), np.float32))

@@ -26,10 +26,7 @@ def prompts() -> Prompts:
 
 @pytest.fixture(scope="session")
 def torch_logits() -> Callable[..., list[np.ndarray]]:
-    """`torch_logits(folder, prompts)`: the logits of each prompt alone, [tokens, vocabulary].
-
-    With `first`, its first so many tokens run together and the others one by one, which matters to longrope.
-    """
+    """`torch_logits(folder, prompts, first)`: the logits of each prompt alone, whose first tokens run together."""
 
     def compute(folder: Path, prompts: Prompts, first: Sequence[int] | None = None) -> list[np.ndarray]:
         whole = [len(prompt) for prompt in prompts]

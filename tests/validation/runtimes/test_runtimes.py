@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -108,21 +109,6 @@ def test_the_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
     MlxRunner(folder).close()
 
 
-@pytest.mark.full
-@pytest.mark.needs("openvino")
-@pytest.mark.parametrize(("precision", "tied"), [("int8", False), ("int4", True)])
-def test_integers_stay_compressed(precision: str, tied: bool, tmp_path: Path) -> None:
-    """OpenVINO's plugin for the CPU has kernels from 4 blocks in a row on."""
-    sizes = {"hidden_size": 128, "head_dim": 32, "intermediate_size": 136, "tie_word_embeddings": tied}
-    made = written(tmp_path, "openvino", "llama-gqa", precision, pruned=False, **sizes)
-    products = [
-        node.input(1).get_source_output().get_element_type().to_string()
-        for node in OpenvinoRunner(made.folder).compiled.get_runtime_model().get_ops()
-        if str(node.get_rt_info()["layerType"].astype(str)) == "FullyConnected"
-    ]
-    assert products == [precision.replace("int", "i")] * (3 * 5 + 1)
-
-
 @pytest.mark.parametrize(
     ("runtime", "precision", "share"),
     of_each(("litert", "int8", 0.2), ("executorch", "int4", 0.3), ("executorch", "int8", 0.3)),
@@ -168,10 +154,6 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(
     assert runner.context_length == length
 
 
-def missing() -> None:
-    raise EnvironmentFailure("no node; install Node.js")
-
-
 def test_what_is_unknown_or_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="onnxruntime"):
         require_runtime("ollama")
@@ -182,6 +164,7 @@ def test_what_is_unknown_or_missing_is_said(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(EnvironmentFailure, match=r'faked needs some-package; run: pip install "matplotlib'):
         open_runtime("faked", tmp_path)
     monkeypatch.setitem(RUNTIMES, "faked", Runtime(name, check="elsewhere:missing"))  # type: ignore[arg-type]
+    missing = Mock(side_effect=EnvironmentFailure("no node; install Node.js"))
     monkeypatch.setattr("validation.runtimes.table.resolve_name", lambda name: missing)
     with pytest.raises(EnvironmentFailure, match=r"Node\.js"):
         require_runtime("faked")
@@ -204,9 +187,7 @@ def test_a_damaged_file_is_refused(runtime: str, tmp_path: Path) -> None:
 
 
 Logits = Callable[..., list[np.ndarray]]
-#: vLLM's kernel for the CPU takes heads of 32, 64 and more, and not those of 16 that micro models have.
-HEAD_DIM = 32
-#: Its longrope would take other factors for larger heads, and is refused.
+#: vLLM's longrope would take other factors for larger heads, and is refused.
 SERVED = tuple(
     name
     for name in RICHEST
@@ -214,7 +195,6 @@ SERVED = tuple(
     and name not in ("gemma4-all", "gemma4_unified", "phi3-all")
     and family_of_model_type(VARIATIONS[name]["model_type"]).names["layer"] == LAYER
 )
-STEPS = 6
 
 
 @pytest.fixture
@@ -237,7 +217,7 @@ def test_vllm_equals_torch(
     tmp_path: Path, variation: str, vllm: Any, prompts: list[list[int]], torch_logits: Logits
 ) -> None:
     """Prefill of 16 prompts together, tokens that are appended, and what vLLM decodes itself: together as alone."""
-    model = write_pruned_micro_model(tmp_path / "hf", variation, head_dim=HEAD_DIM)
+    model = write_pruned_micro_model(tmp_path / "hf", variation, head_dim=32)  # its kernel takes none of 16
     runner = vllm(model)
     wanted, lengths = list(map(log_probabilities, torch_logits(model, prompts))), list(map(len, prompts))
     batch = runner.prefill(padded(prompts), lengths)
@@ -246,13 +226,13 @@ def test_vllm_equals_torch(
     runner.prefill(np.array([prompts[-1][:20]]), [20])
     assert np.abs(runner.step([prompts[-1][20]])[0] - wanted[-1][20]).max() <= 1e-3
     assert np.abs(runner.append(np.array([prompts[-1][21:25]]))[0] - wanted[-1][21:25]).max() <= 1e-3
-    tokens, continuations = runner.continuations(prompts, STEPS)
+    tokens, continuations = runner.continuations(prompts, 6)
     texts = [[*prompt, *following[:-1]] for prompt, following in zip(prompts, tokens, strict=True)]
     for row, whole in zip(continuations, torch_logits(model, texts), strict=True):
         assert np.abs(row - log_probabilities(whole)).max() <= 1e-3
         assert np.isfinite(row).all()
-    assert runner.follow(prompts, STEPS) == tokens
-    (alone,), (rows,) = runner.continuations([prompts[7]], STEPS)
+    assert runner.follow(prompts, 6) == tokens
+    (alone,), (rows,) = runner.continuations([prompts[7]], 6)
     assert alone == tokens[7]
     assert np.abs(rows - continuations[7]).max() <= 1e-4
 

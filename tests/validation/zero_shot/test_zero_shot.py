@@ -62,10 +62,7 @@ def test_prompts_and_choices_reach_the_model_unchanged(choices: tuple[str, ...])
     prompts = ("the cat\n{{ 1 + 1 }} sat:", "choices", " gold ")
     task = local_task("t", [Question(prompt, choices, 1) for prompt in prompts])
     assert _requests(task) == [(prompt, choice) for prompt in prompts for choice in choices]
-
-
-def test_the_space_in_front_does_not_count_in_acc_norm() -> None:
-    """-3 / 3 is less than -5.9 / 6, but -3 / 4 is more than -5.9 / 7."""
+    # the space in front does not count in acc_norm: -3 / 3 is less than -5.9 / 6, but -3 / 4 is more than -5.9 / 7
     task = local_task("t", [Question("x", (" abc", " abcdef"), 1)])
     results = task.task.process_results(task.task.eval_docs[0], [(-3.0, False), (-5.9, False)])
     assert results == {"acc": 0.0, "acc_norm": 1.0}
@@ -199,9 +196,9 @@ def test_the_figures_are_those_of_a_plain_loop(model: Path, questions: list[Ques
         for form, size in (("hf", 1), ("hf", 16), ("onnx", 1), ("onnx", 16))
     )
     assert others == [figures] * 3
-    assert (figures.acc, figures.acc_norm) == pytest.approx((acc, acc_norm))
-    assert figures.acc_stderr == pytest.approx(math.sqrt(acc * (1 - acc) / 39))
-    assert figures.acc_norm_stderr == pytest.approx(math.sqrt(acc_norm * (1 - acc_norm) / 39))
+    error, error_norm = (math.sqrt(share * (1 - share) / 39) for share in (acc, acc_norm))
+    assert (figures.acc, figures.acc_stderr) == pytest.approx((acc, error))
+    assert (figures.acc_norm, figures.acc_norm_stderr) == pytest.approx((acc_norm, error_norm))
     assert figures.right == tuple((by_hand[0] == gold).tolist())
     assert figures.chance == pytest.approx(float(np.mean([1 / len(question.choices) for question in questions])))
     assert figures.questions == 40
@@ -263,10 +260,7 @@ def of_the_harness(model: Path) -> Answers:
 def test_log_likelihoods_are_those_of_the_harness(
     model: Path, tmp_path: Path, of_the_harness: Answers, form: str, options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trailing spaces, no prompt, special tokens in texts, more tokens than positions, bytes.
-
-    A graph may return the last logits alone, and a runtime log-probabilities up to a constant.
-    """
+    """A graph may return the last logits alone, and a runtime log-probabilities up to a constant."""
     folder, runtime = model / form, RUN_BY.get(form, form)
     if form not in RUN_BY:
         folder = tmp_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +29,24 @@ NARROW = 0.05
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., TransformersJsRunner]]:
-    runners = []
+    with ExitStack() as runners:
+        yield lambda *given: runners.enter_context(closing(TransformersJsRunner(*given)))
 
-    def open_runner(folder: Path, backend: Backend | None = None) -> TransformersJsRunner:
-        runners.append(TransformersJsRunner(folder, backend))
-        return runners[-1]
 
-    yield open_runner
-    for runner in runners:
-        runner.close()
+QUICK = [("fp32", "node", 5e-5, "llama-biases"), ("q4", "wasm", 3e-5, "qwen3-biases")]
+FULL = [
+    ("q8", "wasm", 3e-5, "qwen3-biases"),
+    ("q8", "node", 2 * NARROW, "qwen3-biases"),
+    ("q4f16", "node", 2 * NARROW, "qwen3-biases"),
+    ("fp16", "wasm", NARROW, "qwen3-biases"),
+    *(("fp32", "node", 5e-5, name) for name in featured(JOINT)),  # GPT-Neo does not scale its attention
+]
 
 
 @pytest.mark.needs("transformers.js")
 @pytest.mark.parametrize(
     ("precision", "backend", "most", "variation"),
-    [
-        ("fp32", "node", 5e-5, "llama-biases"),
-        ("q4", "wasm", 3e-5, "qwen3-biases"),
-        *(
-            pytest.param(*case, marks=pytest.mark.full)
-            for case in (
-                ("q8", "wasm", 3e-5, "qwen3-biases"),
-                ("q8", "node", 2 * NARROW, "qwen3-biases"),
-                ("q4f16", "node", 2 * NARROW, "qwen3-biases"),
-                ("fp16", "wasm", NARROW, "qwen3-biases"),
-                # GPT-Neo does not scale its attention
-                *(("fp32", "node", 5e-5, name) for name in featured(JOINT)),
-            )
-        ),
-    ],
+    [*QUICK, *(pytest.param(*case, marks=pytest.mark.full) for case in FULL)],
 )
 def test_equals_torch(
     tmp_path: Path, opened: Any, precision: str, most: float, backend: Backend, variation: str, two_rows: Any
@@ -148,9 +138,9 @@ def test_what_is_missing_too_old_or_damaged(
     programs: Path, tmp_path: Path, node: str | None, manifest: str | None, says: str
 ) -> None:
     (programs / "node").unlink()
-    if node is not None:
+    if node:
         _program(programs / "node", node)
-    if manifest is not None:
+    if manifest:
         _package(tmp_path / "here" / "node_modules", manifest)
     with pytest.raises(EnvironmentFailure, match=says):
         find_transformers_js()
