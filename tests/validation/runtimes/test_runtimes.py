@@ -242,7 +242,7 @@ def test_log_probabilities_of_vllm_are_in_the_order_of_token_ids(tmp_path: Path)
 
     def flat(*rows: dict[int, float]) -> Any:
         ends = np.cumsum([len(row) for row in rows]).tolist()
-        tokens, values = zip(*(pair for row in rows for pair in row.items()), strict=True)
+        tokens, values = map(list, zip(*(pair for row in rows for pair in row.items()), strict=True))
         return SimpleNamespace(start_indices=[0, *ends[:-1]], end_indices=ends, token_ids=tokens, logprobs=values)
 
     following = SimpleNamespace(token_ids=[0], logprobs=flat({2: -1.0, 1: -2.0, 0: -3.0}))
