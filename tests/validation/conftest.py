@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,9 @@ def micro_hf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`micro_hf("Llama")`: the folder of that family's micro model, made once."""
     from support.models import write_micro_model
 
-    made: dict[str, Path] = {}
-
+    @cache
     def make(family: str) -> Path:
-        if family not in made:
-            folder, name = tmp_path_factory.mktemp(f"hf_{family}"), f"seap_{family.lower()}"
-            made[family] = write_micro_model(folder, seed=len(family), model_type=name, **_SIZES)
-        return made[family]
+        folder, name = tmp_path_factory.mktemp(f"hf_{family}"), f"seap_{family.lower()}"
+        return write_micro_model(folder, seed=len(family), model_type=name, **_SIZES)
 
     return make

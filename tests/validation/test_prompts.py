@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,19 +24,11 @@ def test_decode_steps_take_the_tokens_that_follow_in_the_text() -> None:
     assert cases["prompt 0"].forced == ((8, 9, 0),)  # the text starts again at its end
     assert cases["prompt 1"].forced == ((7, 8, 7),)
     batch = cases["batch of 3"]
-    assert [(len(row), forced) for row, forced in zip(batch.rows, batch.forced, strict=True)] == [
-        (8, (8, 9, 0)),
-        (2, (7, 8, 7)),
-        (4, (4, 5, 6)),
-    ]
+    assert [*map(len, batch.rows)] == [8, 2, 4]
+    assert batch.forced == ((8, 9, 0), (7, 8, 7), (4, 5, 6))
     assert (cases["one token"].rows, cases["one token"].forced) == (((0,),), ((1, 2, 3),))
     assert cases["random tokens"].forced == ((0, 1, 2),)
     assert [*cases["long prompt"].rows[0], *cases["long prompt"].forced[0]] == [*range(8), 7, 8] * 4 + [0, 1, 2]
-
-
-def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
-    held_out = [[("a", " b"), ("", "c")], [("d", "")]]
-    assert [held_out_prompts(held_out, number) for number in (2, 9)] == [["a", "d"], ["a", "d", "c"]]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +40,11 @@ def test_the_batch_has_three_rows_of_different_lengths(lengths: tuple[int, ...],
     others = ["batch of 3", "one token", "random tokens", "long prompt"]
     assert [case.name for case in cases] == [*(f"prompt {i}" for i in range(len(lengths))), *others]
     assert tuple(len(row) for row in cases[len(lengths)].rows) == batch
+
+
+def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
+    held_out = [[("a", " b"), ("", "c")], [("d", "")]]
+    assert [held_out_prompts(held_out, number) for number in (2, 9)] == [["a", "d"], ["a", "d", "c"]]
 
 
 def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:
@@ -64,9 +62,9 @@ def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:
 
 def test_a_token_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
     write_micro_tokenizer(tmp_path)
-    arguments = (tmp_path, ["the cat sat"])
-    (ids,) = tokenize_prompts(*arguments, max_tokens=8, vocab_size=99)
+    tokenized = partial(tokenize_prompts, tmp_path, ["the cat sat"], max_tokens=8)
+    (ids,) = tokenized(vocab_size=99)
     largest = max(ids)
-    assert tokenize_prompts(*arguments, max_tokens=8, vocab_size=largest + 1) == (ids,)
+    assert tokenized(vocab_size=largest + 1) == (ids,)
     with pytest.raises(ArtifactError, match=f"token id {largest}, its model has a vocabulary of {largest}"):
-        tokenize_prompts(*arguments, max_tokens=8, vocab_size=largest)
+        tokenized(vocab_size=largest)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,6 @@ from unittest.mock import Mock
 import numpy as np
 import onnx
 import pytest
-from onnx.external_data_helper import load_external_data_for_model
 from support.chosen import RICHEST, in_turn
 from support.editing import edit_tensor
 from support.execution import ONE_THREAD
@@ -54,55 +54,46 @@ def test_what_overflows_is_named_with_the_place_where_it_begins(tmp_path: Path) 
     assert next(tap.error for tap in bisection.taps if tap.name == bisection.first.name) is None
 
 
-def first_of(places: Sequence[tuple[str, float | None]], dtype: Dtype) -> str | None:
-    """The first place that diverges, given the error of each."""
-    comparison = _Comparison(SimpleNamespace(layers=()), (), Precision(dtype))  # type: ignore[arg-type]
-    for name, error in places:
-        wanted = np.ones((1, 4), np.float32)
-        comparison._add(name, None, name, wanted, wanted + np.float32(np.nan if error is None else error))
-    first = comparison.bisection(CASE, "prefill", in_float=False).first
-    return None if first is None else first.name
+#: Places of a layer; elsewhere, only their order counts.
+STREAM = (
+    "embed_tokens",
+    *(f"layers.1.self_attn.{part}" for part in ("attention", "o_proj", *["residual"] * 2)),
+    "head",
+)
+SUDDEN = ("0", "1", "2", "3", "4", "5")
 
 
 @pytest.mark.parametrize(
-    ("errors", "first"),
+    ("dtype", "names", "errors", "first"),
     [
-        ((1e-5, 3e-4, 2.8e-3, 8e-4, 0.64, 0.12), 4),  # the noise of a large value, and then a wrong weight
-        ((1e-5, 3e-4, 2.8e-3, 8e-4, 0.12, 0.64), 2),  # no place is more sudden
-        ((1e-5, 3e-4, 2.8e-3, None, 0.64, 0.12), 2),
-        ((1e-6, 2e-6, 3e-4, 1e-3, 1e-3, 1e-3), 2),
+        ("fp32", SUDDEN, (1e-5, 3e-4, 2.8e-3, 8e-4, 0.64, 0.12), 4),  # the noise of a large value, and a wrong weight
+        ("fp32", SUDDEN, (1e-5, 3e-4, 2.8e-3, 8e-4, 0.12, 0.64), 2),  # no place is more sudden
+        ("fp32", SUDDEN, (1e-5, 3e-4, 2.8e-3, np.nan, 0.64, 0.12), 2),
+        ("fp32", SUDDEN, (1e-6, 2e-6, 3e-4, 1e-3, 1e-3, 1e-3), 2),
+        ("fp32", STREAM, (8e-6, 1.2e-4, 6e-5, 7e-6, 9e-6, 2e-5), None),  # noise that the stream hardly shows
+        ("fp32", STREAM, (8e-6, 1.2e-4, 6e-5, 7e-6, 4e-5, 2e-5), 1),
+        ("fp16", STREAM, (8e-6, 1.2e-4, 6e-5, 7e-6, 9e-6, 2e-5), 1),  # whose noise may hide a fault in the stream
     ],
 )
-def test_a_sudden_error_is_no_noise(errors: tuple[float | None, ...], first: int) -> None:
-    assert first_of([(str(place), error) for place, error in enumerate(errors)], "fp32") == str(first)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "of_rows", "first"),
-    [
-        ("fp32", (7e-6, 9e-6), None),
-        ("fp32", (7e-6, 4e-5), "layers.1.self_attn.attention"),
-        ("fp16", (7e-6, 9e-6), "layers.1.self_attn.attention"),  # whose noise may hide a fault in the stream
-    ],
-)
-def test_noise_that_the_stream_hardly_shows_is_no_fault(
-    dtype: Dtype, of_rows: tuple[float, float], first: str | None
+def test_a_sudden_error_is_no_noise(
+    dtype: Dtype, names: tuple[str, ...], errors: tuple[float, ...], first: int | None
 ) -> None:
-    places = [("embed_tokens", 8e-6), ("layers.1.self_attn.attention", 1.2e-4), ("layers.1.self_attn.o_proj", 6e-5)]
-    places += [("layers.1.self_attn.residual", error) for error in of_rows]
-    assert first_of([*places, ("lm_head", 2e-5)], dtype) == first
+    comparison = _Comparison(SimpleNamespace(layers=()), (), Precision(dtype))  # type: ignore[arg-type]
+    wanted = np.ones((1, 4), np.float32)
+    for name, error in zip(names, errors, strict=True):
+        comparison._add(name, None, name, wanted, wanted + np.float32(error))
+    tap = comparison.bisection(CASE, "prefill", in_float=False).first
+    assert (tap and tap.name) == (None if first is None else names[first])
+
+
+UP = "layers.1.mlp.up_proj.weight"
 
 
 @pytest.mark.parametrize(
     ("diverges_in", "wrong", "first"),
-    [
-        (2, "model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
-        (None, "model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
-        (0, "model.layers.1.mlp.up_proj.weight", "layers.0.mlp"),
-        (0, "model.embed_tokens.weight", "embed_tokens.weight"),
-        (2, "model.norm.weight", "layers.2.mlp"),
-    ],
-)
+    [(2, UP, UP), (None, UP, UP), (0, UP, "layers.0.mlp"), (0, *["embed_tokens.weight"] * 2),
+     (2, "norm.weight", "layers.2.mlp")],
+)  # fmt: skip
 def test_a_wrong_weight_explains_what_diverges_after_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, diverges_in: int | None, wrong: str, first: str
 ) -> None:
@@ -113,7 +104,8 @@ def test_a_wrong_weight_explains_what_diverges_after_it(
         monkeypatch.setattr(gate, name, Mock(return_value=given))
     variant: Any = SimpleNamespace(name="a-0.2")
     folder: Any = SimpleNamespace(path=tmp_path, format=OnnxFormat("fp32"))
-    found = gate.bisect_variant(variant, folder, ParitySettings(), None, [], [Difference(wrong, "differs")], Silent())
+    differences = [Difference(f"model.{wrong}", "differs")]
+    found = gate.bisect_variant(variant, folder, ParitySettings(), None, [], differences, Silent())
     assert found is not None
     assert found.first is not None
     assert found.first.name == first
@@ -129,15 +121,7 @@ CASES = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`folder("gemma2-all")`: the folder of that micro model, made once."""
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = write_micro_model(tmp_path_factory.mktemp("models") / name, **VARIATIONS[name])
-        return made[name]
-
-    return make
+    return cache(lambda name: write_micro_model(tmp_path_factory.mktemp("models") / name, **VARIATIONS[name]))
 
 
 FORMS = {
@@ -159,66 +143,46 @@ def test_a_sound_graph(name: str, form: str, folder: Callable[[str], Path], tmp_
         assert is_rounded or all(tap.error is not None and tap.error < 1e-3 for tap in bisection.taps)
 
 
-Edit = Callable[[onnx.GraphProto], None]
+Edit = Callable[[dict[str, onnx.NodeProto], dict[str, onnx.TensorProto]], None]
 
 
-def _node(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
-    return next(node for node in graph.node if node.name == name)
+def _reads(name: str, index: int, other: str) -> Edit:
+    return lambda nodes, tensors: nodes[name].input.__setitem__(index, other)
 
 
-def _input(name: str, index: int, other: str) -> Edit:
-    """A node reads something else."""
-    return lambda graph: _node(graph, name).input.__setitem__(index, other)
-
-
-def _number(name: str, factor: float) -> Edit:
-    """An initializer is multiplied."""
-
-    def edit(graph: onnx.GraphProto) -> None:
-        tensor = next(tensor for tensor in graph.initializer if tensor.name == name)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(factor), name))
+def _multiplied(name: str, factor: float) -> Edit:
+    def edit(nodes: dict[str, onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> None:
+        values = onnx.numpy_helper.to_array(tensors[name]) * np.float32(factor)
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
 
     return edit
 
 
-def _attribute(name: str, attribute: str, value: float) -> Edit:
-    """A node has another attribute."""
-
-    def edit(graph: onnx.GraphProto) -> None:
-        node = _node(graph, name)
-        kept = [item for item in node.attribute if item.name != attribute]
+def _attribute(name: str, value: float) -> Edit:
+    def edit(nodes: dict[str, onnx.NodeProto], tensors: dict[str, onnx.TensorProto]) -> None:
+        node = nodes[_ATTENTION]
+        kept = [item for item in node.attribute if item.name != name]
         del node.attribute[:]
-        node.attribute.extend([*kept, onnx.helper.make_attribute(attribute, value)])
+        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
 
     return edit
 
 
-_ATTENTION, _ROTATED = "layers.1.self_attn.attention", "layers.1.self_attn.query.rotated"
-_NORM = "layers.1.post_self_attn_layernorm"
+_ATTENTION, _NORM = "layers.1.self_attn.attention", "layers.1.post_self_attn_layernorm"
+_RESIDUAL, _DOWN = "layers.1.mlp.residual", "layers.1.mlp.down_proj.output"
+_KEY, _QUERY, _KEY_NORM = (f"layers.1.self_attn.{part}" for part in ("key.rotated", "query.rotated", "k_norm"))
 #: The model, the fault, and the place where it shows first.
 FAULTS: dict[str, tuple[str, Edit, str]] = {
-    "norm after attention": ("gemma3-all", _number(f"model.{_NORM}.weight", 1.1), _NORM),
-    "residual left out": (
-        "exaone4-window",
-        _input("layers.1.mlp.residual", 0, "embed_tokens.output"),
-        "layers.1.mlp.residual",
-    ),
-    "residual multiplier": ("granite-all", _number("float_0.4", 1.1), "layers.0.self_attn.multiplied"),
-    "multiplier left out": (
-        "granitemoehybrid-all",
-        _input("layers.2.input_layernorm", 0, "layers.1.mlp.down_proj.output"),
-        "layers.1.mlp.residual",
-    ),
-    "keys counted from 0 in each call": (
-        "hunyuan-all",
-        _input("layers.1.self_attn.key.rotated", 1, "first"),
-        "layers.1.self_attn.k_norm",
-    ),
-    "soft cap of scores": ("gemma2-all", _attribute(_ATTENTION, "softcap", 0.0), _ATTENTION),
-    "window": ("gemma3-all", _attribute(_ATTENTION, "local_window_size", 6), _ATTENTION),
-    "global rotation in a local layer": ("gemma3-all", _input(_ATTENTION, 7, "cos_cache"), _ATTENTION),
-    "short factors beyond the switch": ("phi3-all", _input(_ROTATED, 1, "positions.output"), _ATTENTION),
-    "logits multiplier": ("granite-all", _number("float_0.5", 1.1), "lm_head"),
+    "norm after attention": ("gemma3-all", _multiplied(f"model.{_NORM}.weight", 1.1), _NORM),
+    "no residual": ("exaone4-window", _reads(_RESIDUAL, 0, "embed_tokens.output"), _RESIDUAL),
+    "residual multiplier": ("granite-all", _multiplied("float_0.4", 1.1), "layers.0.self_attn.multiplied"),
+    "no multiplier": ("granitemoehybrid-all", _reads("layers.2.input_layernorm", 0, _DOWN), _RESIDUAL),
+    "keys counted from 0 in each call": ("hunyuan-all", _reads(_KEY, 1, "first"), _KEY_NORM),
+    "soft cap of scores": ("gemma2-all", _attribute("softcap", 0.0), _ATTENTION),
+    "window": ("gemma3-all", _attribute("local_window_size", 6), _ATTENTION),
+    "global rotation in a local layer": ("gemma3-all", _reads(_ATTENTION, 7, "cos_cache"), _ATTENTION),
+    "short factors beyond the switch": ("phi3-all", _reads(_QUERY, 1, "positions.output"), _ATTENTION),
+    "logits multiplier": ("granite-all", _multiplied("float_0.5", 1.1), "lm_head"),
 }
 
 
@@ -226,9 +190,8 @@ FAULTS: dict[str, tuple[str, Edit, str]] = {
 def test_a_fault_is_named(fault: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
     name, edit, node = FAULTS[fault]
     write_onnx(folder(name), tmp_path, OnnxForm())
-    proto = onnx.load(tmp_path / "model.onnx", load_external_data=False)
-    load_external_data_for_model(proto, str(tmp_path))
-    edit(proto.graph)
+    proto = onnx.load(tmp_path / "model.onnx")
+    edit({node.name: node for node in proto.graph.node}, {tensor.name: tensor for tensor in proto.graph.initializer})
     onnx.save(proto, tmp_path / "model.onnx")
     bisection = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)
     assert bisection.first is not None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -42,7 +43,6 @@ def _truth(token: int, position: int) -> np.ndarray:
 
 
 def _cache(length: int) -> tuple[States, ...]:
-    """Keys and values of one layer of one head."""
     values = np.arange(1.0, length + 1, dtype=np.float32)[None, :, None]
     return ({"key": values, "value": -values},)
 
@@ -59,11 +59,6 @@ def raised(token: int, by: float, **where: Any) -> Spoil:
             logits[token] += by
 
     return spoil
-
-
-def session_on(provider: str) -> SimpleNamespace:
-    options = SimpleNamespace(intra_op_num_threads=2)
-    return SimpleNamespace(get_providers=lambda: [provider], get_session_options=lambda: options)
 
 
 class FakeTorch:
@@ -87,16 +82,21 @@ class FakeOnnx:
     """Computes the same from padded input; `spoil(stage, row, position or step, logits)` may change a token's."""
 
     spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
-    gives = "logits"
-    misreads = False
+    gives, where = "logits", ""
     lengths: list[int]
+    logits: np.ndarray
 
     def __init__(self, session: Any) -> None: ...
 
     def close(self) -> None: ...
 
+    def start(self, prompts: Sequence[Sequence[int]], room: int) -> FakeOnnx:
+        self.where, ends = "served ", [len(prompt) for prompt in prompts]
+        self.logits = self.prefill(padded(prompts), ends, room)[range(len(ends)), np.array(ends) - 1]
+        return self
+
     def misreads_masks(self) -> bool:
-        return type(self).misreads
+        return False
 
     def append(self, input_ids: np.ndarray) -> np.ndarray:
         (start,) = self.lengths
@@ -117,42 +117,53 @@ class FakeOnnx:
         for row, length in enumerate(lengths):
             for position in range(length):
                 logits[row, position] = _truth(int(input_ids[row, position]), position)
-                type(self).spoil(f"prefill {len(lengths)}", row, position, logits[row, position])
+                type(self).spoil(f"{self.where}prefill {len(lengths)}", row, position, logits[row, position])
         return logits
 
     def step(self, next_ids: Sequence[int]) -> np.ndarray:
         positions = [length + self.steps for length in self.lengths]
         logits = np.stack([_truth(token, position) for token, position in zip(next_ids, positions, strict=True)])
         for row in range(len(logits)):
-            type(self).spoil(f"decode {len(logits)}", row, self.steps, logits[row])
-        self.steps += 1
+            type(self).spoil(f"{self.where}decode {len(logits)}", row, self.steps, logits[row])
+        self.steps, self.logits = self.steps + 1, logits
         return logits
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
-    """`run(spoil, **arguments)`: a parity run of two fake models."""
+    """`run(spoil, **arguments)`: a parity run of two fake models; `provider="cuda"` on a GPU that there is not."""
 
-    @contextlib.contextmanager
-    def torch_runner(folder: Path, *_: Any, **__: Any) -> Iterator[FakeTorch]:
-        yield FakeTorch()
+    def session(path: Path, provider: str, *_: Any, **__: Any) -> Any:
+        names, options = [f"{provider.upper()}ExecutionProvider"], SimpleNamespace(intra_op_num_threads=2)
+        return SimpleNamespace(get_providers=lambda: names, get_session_options=lambda: options)
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
-    monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
-    monkeypatch.setattr(onnx_candidate, "claim_memory", lambda *_, **__: False)
-    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session_on("CPUExecutionProvider"))
+    patches: dict[str, Any] = {
+        "run.open_torch_runner": lambda *_, **__: contextlib.nullcontext(FakeTorch()),
+        "run.ModelTexts": Mock(),
+        "run.runtime_figures": Mock(return_value=None),
+        "run.tokenize_prompts": lambda folder, prompts, **_: tuple(tuple(map(len, one.split())) for one in prompts),
+        "candidates.onnx_candidate.claim_memory": Mock(return_value=False),
+        "candidates.onnx_candidate.open_session": session,
+        "candidates.onnx_candidate.probe": Mock(),
+        "candidates.onnx_candidate.read_scaling": lambda _: Scaling(),
+        "candidates.onnx_candidate.device_name": {"cpu": None, "cuda": "NVIDIA H100"}.get,
+        "candidates.onnx_candidate.decoder_options": lambda path, provider: {"enable_cuda_graph": "1"},
+        "candidates.onnx_candidate.OnnxCandidate.answers": lambda self, case, *_: Answers(case),
+    }
+    for name, value in patches.items():
+        monkeypatch.setattr(f"validation.parity.{name}", value)
     monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp32"))
-    monkeypatch.setattr(onnx_candidate, "read_scaling", lambda _: Scaling())
-    monkeypatch.setattr(onnx_candidate.OnnxCandidate, "answers", lambda self, case, *_: Answers(case))
-    monkeypatch.setattr(parity, "ModelTexts", lambda _: None)
-    monkeypatch.setattr(parity, "runtime_figures", lambda *_: None)
-    tokenized = "tokenize_prompts", lambda folder, prompts, **_: tuple(tuple(map(len, one.split())) for one in prompts)
-    monkeypatch.setattr(parity, *tokenized)
 
-    def execute(spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, **arguments: Any) -> ParityReport:
+    def execute(
+        spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, provider: Any = "cpu", **arguments: Any
+    ) -> ParityReport:
         fake = type("SpoiltOnnx", (FakeOnnx,), {"spoil": staticmethod(spoil)}) if spoil else FakeOnnx
+        served = {(32, "cuda", '{"enable_cuda_graph": "1"}'): fake}
+        decoder = lambda path, context, on, threads, options: served[context, on, json.dumps(options)](None)  # noqa: E731
         monkeypatch.setattr(onnx_candidate, "OnnxRunner", fake)
-        return run_parity(tmp_path, tmp_path, prompts, **arguments)
+        monkeypatch.setattr(onnx_candidate, "OnnxDecoder", decoder)
+        return run_parity(tmp_path, tmp_path, prompts, execution=Execution(provider), **arguments)
 
     return execute
 
@@ -170,75 +181,54 @@ def test_equal_models_pass_in_every_case_and_stage(run: Compare) -> None:
         for rows in (3 if "batch" in case else 1,)
         for stage, tokens in (("prefill", prompt), ("decode", 16 * rows))
     ]
-    assert said[0] == "torch: layer 1 of 1"
-    assert said[-1] == "onnx: long prompt"
+    assert (said[0], said[-1]) == ("torch: layer 1 of 1", "onnx: long prompt")
     assert (report.longest_tokens, report.context_length) == (32, 32)
-    assert sorted(report.to_json()["versions"]) == ["onnxruntime", "torch", "transformers"]
     assert run(decode_steps=2).to_json()["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
     assert report.summary() == (
         "parity passed: max abs 0 (limit 0.001), cache error 0 (limit 0.001), top-1 100.0% "
         "over 189 tokens of 3 prompts in fp32 on CPUExecutionProvider"
     )
-
-
-@pytest.fixture
-def on_cuda(run: Compare, monkeypatch: pytest.MonkeyPatch) -> Compare:
-    """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
-    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session_on("CUDAExecutionProvider"))
-    monkeypatch.setattr(onnx_candidate, "probe", lambda provider: None)
-    monkeypatch.setattr(onnx_candidate, "device_name", lambda _: "NVIDIA H100")
-    monkeypatch.setattr(onnx_candidate, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
-
-    def decoder(path: Path, context: int, provider: str, threads: int, options: Any) -> SimpleNamespace:
-        assert (context, provider, options) == (32, "cuda", {"enable_cuda_graph": "1"})
-        runner, decoding = FakeOnnx(None), SimpleNamespace()
-
-        def start(prompts: Sequence[Sequence[int]], room: int) -> SimpleNamespace:
-            ends = np.array(list(map(len, prompts)))
-            decoding.logits = runner.prefill(padded(prompts), ends.tolist(), room)[np.arange(len(ends)), ends - 1]
-            spoils[0](-1, decoding.logits)
-            return decoding
-
-        def step(tokens: Sequence[int]) -> None:
-            decoding.logits = runner.step(tokens)
-            spoils[0](runner.steps - 1, decoding.logits)
-
-        decoding.step = step
-        return SimpleNamespace(start=start)
-
-    def execute(spoil: Callable[[int, np.ndarray], None] = lambda step, logits: None) -> ParityReport:
-        spoils[:] = [spoil]
-        return run(execution=Execution("cuda"))
-
-    spoils: list[Callable[[int, np.ndarray], None]] = []
-    monkeypatch.setattr(onnx_candidate, "OnnxDecoder", decoder)
-    return execute
-
-
-def test_on_a_gpu_a_prompt_and_a_batch_are_also_compared_as_served(on_cuda: Compare) -> None:
-    report = on_cuda()
+    report = run(provider="cuda")
     assert report.passed
-    served = [(s.case, s.stage, s.figures.tokens, s.cache) for s in report.stages if s.case.endswith("served")]
-    names = [("prompt 0, served", 1), ("batch of 3, served", 3)]
-    assert served == [
-        (name, *stage, None) for name, rows in names for stage in (("prefill", rows), ("decode", 16 * rows))
+    assert [(s.case, s.stage, s.figures.tokens, s.cache) for s in report.stages if s.case.endswith("served")] == [
+        (f"{name}, served", *stage, None)
+        for name, rows in (("prompt 0", 1), ("batch of 3", 3))
+        for stage in (("prefill", rows), ("decode", 16 * rows))
     ]
     assert report.summary().endswith("in fp32 on CUDAExecutionProvider (NVIDIA H100)")
-    assert report.to_json()["provider"]["gpu"] == "NVIDIA H100"
-    for wrong, where in ((-1, "row 2, position 2"), (3, "row 2, decode step 3")):
-
-        def spoil(step: int, logits: np.ndarray, wrong: int = wrong) -> None:
-            logits[2:, 7] += 0.25 * (step == wrong)
-
-        (reason,) = on_cuda(spoil).reasons
-        assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
 
 
-def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Compare) -> None:
+def of_the_cache(stage: str, row: int, position: int, values: np.ndarray) -> None:
+    if (stage, row) == ("cache", 2):
+        values[0, 1] += 1.0
+
+
+BEYOND, SERVED = r"max abs \S+ > 0.001 at case", "'batch of 3, served', row 2"
+DEFECT = r"in the candidate's logits \(1 token\), first at case 'prompt 0', row 0, position 1, token id 5"
+FAULTS: dict[str, tuple[Spoil, str]] = {
+    "cache": (of_the_cache, r"cache error \S+ > 0.001 in the values of layer 0, after case 'batch of 3'"),
+    "prefill": (raised(7, 0.25, stage="served prefill 3", row=2), f"{BEYOND} {SERVED}, position 2, token id 7"),
+    "decode": (raised(7, 0.25, stage="served decode 3", row=2, position=3), f"{BEYOND} {SERVED}, decode step 3, .* 7"),
+    "NaN": (raised(5, np.nan, stage="prefill 1", position=1), f"NaN {DEFECT}"),
+    "Inf": (raised(5, np.inf, stage="prefill 1", position=1), f"Inf {DEFECT}"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_difference_is_located(run: Compare, fault: str) -> None:
+    spoil, reason = FAULTS[fault]
+    is_finite = fault not in ("NaN", "Inf")
+    report = run(spoil, provider="cuda", limits=Limits() if is_finite else fp32(1e30))
+    assert re.fullmatch(reason, report.reasons[0])
+    assert len(report.reasons) == 1 or not is_finite
+    assert report.failure().endswith("no limit would pass") is not is_finite
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_limits_that_would_pass_are_told_and_pass(run: Compare) -> None:
     spoil = raised(7, 0.00321, stage="decode 3", row=1, position=4)
     report = run(spoil)
     assert not report.passed
-    assert report.reasons == ("max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7",)
     assert report.smallest_passing_limits == {"max_abs": 0.0033, "cache_error": 0.0}
     assert report.failure() == (
         "max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7; "
@@ -249,15 +239,6 @@ def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Compare) -> 
     assert loose.passed
     assert loose.to_json()["looser_limits"] == ["fp32 max_abs 0.0033 is looser than the default 0.001"]
     assert not run(spoil, limits=fp32(0.0032)).passed
-
-
-def test_a_difference_in_the_cache_alone_is_located(run: Compare) -> None:
-    def spoil(stage: str, row: int, position: int, values: np.ndarray) -> None:
-        if (stage, row) == ("cache", 2):
-            values[0, 1] += 1.0
-
-    (reason,) = run(spoil).reasons
-    assert re.fullmatch(r"cache error \S+ > 0.001 in the values of layer 0, after case 'batch of 3'", reason)
 
 
 @pytest.mark.parametrize("cause", ["sdpa", "float64"])
@@ -333,9 +314,8 @@ def test_a_choice_is_clear_beyond_twice_the_largest_difference_of_rounding(
     assert 2 * 0.075 < lead < 2 * 0.08
     monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp16"))
     monkeypatch.setattr(onnx_candidate.OnnxCandidate, "rounding_noise", lambda *_: ({}, noise))
-    wide = Limits((("fp16", "mean_kl", 9.0),))
-    report = run(raised(int(second), lead + 0.01, stage="prefill 1", position=0), limits=wide)
-    assert report.passed is passes, report.reasons
+    spoil = raised(int(second), lead + 0.01, stage="prefill 1", position=0)
+    assert run(spoil, limits=Limits((("fp16", "mean_kl", 9.0),))).passed is passes
 
 
 def test_the_largest_difference_is_named_first(run: Compare) -> None:
@@ -351,31 +331,13 @@ def test_the_largest_difference_is_named_first(run: Compare) -> None:
 def test_no_limit_lets_misread_masks_and_another_vocabulary_pass(
     run: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeOnnx, "misreads", True)
+    monkeypatch.setattr(FakeOnnx, "misreads_masks", lambda self: True)
     misread = run()
     assert "padded on the left" in " ".join(misread.reasons)
     monkeypatch.setattr(FakeTorch, "logits", lambda self, each: np.zeros((each.kept, 9), np.float32))
     other = run()
     assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in other.reasons
     assert all(report.failure().endswith("no limit would pass") for report in (misread, other))
-
-
-@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "Inf")])
-def test_nan_and_inf_fail_at_any_tolerance(run: Compare, value: float, word: str) -> None:
-    report = run(raised(5, value, stage="prefill 1", position=1), limits=fp32(1e30))
-    assert not report.passed
-    assert report.reasons[0] == (
-        f"{word} in the candidate's logits (1 token), first at case 'prompt 0', row 0, position 1, token id 5"
-    )
-    assert report.smallest_passing_limits is None
-    assert report.failure().endswith("no limit would pass")
-    json.dumps(report.to_json(), allow_nan=False)
-
-
-@pytest.mark.parametrize("arguments", [{"decode_steps": 0}, {"long_tokens": 0}, {"decode_steps": 30}])
-def test_arguments_out_of_range_are_refused(run: Compare, arguments: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        run(**arguments)
 
 
 def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Compare) -> None:
@@ -394,10 +356,17 @@ def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Compa
 
 
 @pytest.mark.parametrize(
-    ("prompts", "says"), [([], "at least one prompt"), (["the cat", ""], "prompt 1 has no tokens")]
+    ("prompts", "options", "says"),
+    [
+        ([], {}, "at least one prompt"),
+        (["the cat", ""], {}, "prompt 1 has no tokens"),
+        (["the cat"], {"decode_steps": 0}, "at least one decode step"),
+        (["the cat"], {"long_tokens": 0}, "at least one token"),
+        (["the cat"], {"decode_steps": 62}, "leave too few"),
+    ],
 )
-def test_no_prompt_and_an_empty_prompt_are_refused(
-    micro_hf: Callable[[str], Path], tmp_path: Path, prompts: list[str], says: str
+def test_what_cannot_be_compared_is_refused(
+    micro_hf: Callable[[str], Path], tmp_path: Path, prompts: list[str], options: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
-        run_parity(micro_hf("Llama"), tmp_path, prompts)
+    with pytest.raises((UsageError, InputError), match=says):
+        run_parity(micro_hf("Llama"), tmp_path, prompts, **options)

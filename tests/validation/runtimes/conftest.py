@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.execution import ONE_THREAD
-from support.product import Run, open_torch_runner, padded, round_activations
+from support.product import Run, open_torch_runner, round_activations
 
 from converters.format import StoredWeights
 
@@ -26,10 +26,7 @@ def prompts() -> Prompts:
 
 @pytest.fixture(scope="session")
 def torch_logits() -> Callable[..., list[np.ndarray]]:
-    """`torch_logits(folder, prompts)`: the logits of each prompt alone, [tokens, vocabulary].
-
-    With `first`, its first so many tokens run together and the others one by one, which matters to longrope.
-    """
+    """`torch_logits(folder, prompts, first)`: the logits of each prompt alone, whose first tokens run together."""
 
     def compute(folder: Path, prompts: Prompts, first: Sequence[int] | None = None) -> list[np.ndarray]:
         whole = [len(prompt) for prompt in prompts]
@@ -41,37 +38,6 @@ def torch_logits() -> Callable[..., list[np.ndarray]]:
             return list(runner.run([Run(part, length) for part, length in zip(parts, whole, strict=True)]))
 
     return compute
-
-
-@pytest.fixture(scope="session", name="padded")
-def padded_prompts(prompts: Prompts) -> np.ndarray:
-    """The prompts as one batch, padded on the right."""
-    return padded(prompts)
-
-
-@pytest.fixture
-def check_rows(prompts: Prompts, torch_logits: Callable[..., list[np.ndarray]]) -> Callable[..., None]:
-    """`check_rows(runner, model, folder)`: a runner of one row at a time computes what torch does.
-
-    All tokens one by one; a prompt at once, and steps; tokens that are appended; two rows in turn.
-    """
-
-    def check(runner_of: Callable[..., Any], model: Path, folder: Path) -> None:
-        long, short = prompts[-1], prompts[5]
-        truth, other = torch_logits(model, [long, short])
-        single = runner_of(folder, all_logits=True)
-        assert np.abs(single.prefill(np.array([long]), [len(long)])[0] - truth).max() <= 1e-3
-        runner = runner_of(folder)
-        rows = np.array([long[:30], [*short[:5], *[0] * 25]])
-        computed = [runner.prefill(rows, [30, 5])[:, 0]]
-        computed += [runner.step([long[30 + step], short[5 + step]]) for step in range(4)]
-        for step, (first, second) in enumerate(computed):
-            assert np.abs(first - truth[29 + step]).max() <= 1e-3
-            assert np.abs(second - other[4 + step]).max() <= 1e-3
-        runner.prefill(np.array([long[:6]]), [6])
-        assert np.abs(runner.append(np.array([long[6:]]))[0, 0] - truth[-1]).max() <= 1e-3
-
-    return check
 
 
 class TwoRows:
@@ -107,6 +73,15 @@ class TwoRows:
             [state for row in range(2) for layer in runner.cache(row) for state in layer.values()] if keeps else []
         )
         return [*logits, *states]
+
+    def in_calls(self, runner: Any, folder: Path) -> float:
+        """The largest difference where the first row's text is not one call; longrope's factors depend on calls."""
+        text = [*self.texts[0].tolist(), *self.further[0]]
+        parts = [text[:6], text[6:]]
+        with open_torch_runner(folder, ONE_THREAD) as torch_runner:
+            (wanted,) = torch_runner.run([Run(parts, len(text))])
+        calls = [runner.prefill(np.array(parts[:1]), [6], room=len(parts[1])), runner.append(np.array(parts[1:]))]
+        return self.largest([np.concatenate([call[0] for call in calls])], [wanted])
 
     def largest(self, computed: list[np.ndarray], wanted: list[np.ndarray]) -> float:
         """The largest difference of a logit, or of a number of a state."""

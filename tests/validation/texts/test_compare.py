@@ -16,7 +16,7 @@ from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.tokenizers import trained_byte_level, write_byte_level, write_sentencepiece
 
-from converters.formats import format_class
+from converters.formats import parse_format
 from seap_export.errors import ParityFailure
 from validation.runtimes.onnx_runtime.texts import OnnxTexts
 from validation.runtimes.texts import Conversation
@@ -37,11 +37,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def rich(tmp_path: Path) -> Path:
-    """A folder whose tokenizer has a token for every byte."""
-    write_sentencepiece(tmp_path, chat_template=TEMPLATE)
-    return tmp_path
+#: Whose tokenizer has a token for every byte.
+RICH = pytest.mark.parametrize("folder", ["SentencePiece"], indirect=True)
 
 
 class Wrong(OnnxTexts):
@@ -64,19 +61,26 @@ class Wrong(OnnxTexts):
         return text.replace("12", "13") if conversation.name in self.rendered else text
 
 
-def test_our_runtime_reads_and_writes_all_of_them(folder: Path) -> None:
-    figures = runtime_figures(ModelTexts(folder), "onnxruntime", folder, ["the cat", "a dog", "a cat", "the dog"])
+def test_our_runtime_reads_and_writes_all_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelTexts(folder)
+    figures = runtime_figures(model, "onnxruntime", folder, ["the cat", "a dog", "a cat", "the dog"])
     assert figures is not None
     assert (figures.reasons, figures.remarks) == ((), ())
     assert figures.strings > 10
     assert figures.conversations
     assert figures.to_json()["verdict"] == "passed"
+    monkeypatch.setattr(OnnxTexts, "render", Mock(side_effect=ParityFailure("it has no templates")))
+    refused = compare_texts(model, OnnxTexts(folder), (), "X")
+    assert refused.reasons[0] == f"chat template, {CONVERSATIONS[0].name}: it has no templates"
+    monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)
+    without = compare_texts(model, OnnxTexts(folder), (), "X")
+    assert (without.conversations, without.reasons) == (0, ())
 
 
-def test_each_difference_is_named_with_its_place(rich: Path) -> None:
-    runtime = Wrong(rich)
+@RICH
+def test_each_difference_is_named_with_its_place_unless_it_is_known(folder: Path) -> None:
+    runtime, model = Wrong(folder), ModelTexts(folder)
     runtime.read, runtime.written, runtime.rendered = ["emoji"], ["tabs"], ["a question"]
-    model = ModelTexts(rich)
     reasons = compare_texts(model, runtime, (), "X").reasons
     places = [
         ("tabs: the text of the tokens of '\\tone\\t\\ttwo \\t three': at ", "'.' in X and '' in the model"),
@@ -88,31 +92,20 @@ def test_each_difference_is_named_with_its_place(rich: Path) -> None:
         assert reason.endswith(end)
     assert "'3 + 30?" in reasons[2]
     assert all("\n" not in reason for reason in reasons)
-
-
-def test_what_is_known_is_told_and_passes_and_many_differences_are_counted(rich: Path) -> None:
-    runtime = Wrong(rich)
-    runtime.read, runtime.known = ["emoji", "tabs"], {"emoji": "it has no emoji"}  # type: ignore[misc]
-    figures = compare_texts(ModelTexts(rich), runtime, (), "X")
+    runtime.read, runtime.written, runtime.rendered = ["emoji", "tabs"], (), ()
+    runtime.known = {"emoji": "it has no emoji"}  # type: ignore[misc]
+    figures = compare_texts(model, runtime, (), "X")
     ((reason,), (remark,)) = figures.reasons, figures.remarks
     assert reason.startswith("tabs: ")
     assert remark.startswith("emoji: token ids of ")
     assert remark.endswith("(it has no emoji)")
     runtime.read = list(HARD_STRINGS)[5:25]
-    many = compare_texts(ModelTexts(rich), runtime, (), "X")
+    many = compare_texts(model, runtime, (), "X")
     assert len(many.reasons) == 6
     assert many.reasons[-1] == f"{15 - len(many.remarks)} more texts differ in X"
 
 
-def test_what_a_runtime_refuses_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OnnxTexts, "render", Mock(side_effect=ParityFailure("it has no templates")))
-    figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
-    assert figures.reasons[0] == f"chat template, {CONVERSATIONS[0].name}: it has no templates"
-    monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)
-    figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
-    assert (figures.conversations, figures.reasons) == (0, ())
-
-
+@RICH
 def test_ends_are_those_of_the_configs_and_of_a_turn(folder: Path) -> None:
     assert ModelTexts(folder).ends() == {2}
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}), "utf-8")
@@ -121,30 +114,24 @@ def test_ends_are_those_of_the_configs_and_of_a_turn(folder: Path) -> None:
     assert ModelTexts(folder).ends() == {7, 9}
 
 
-# A runtime, what it is given, whether it takes batches, and how many conversations it renders of the template's two.
-@pytest.mark.parametrize(
-    ("runtime", "named", "takes_batches", "conversations"),
-    [
-        pytest.param(*case, id=case[0], marks=pytest.mark.needs(case[0]))
-        for case in (
-            ("llama.cpp", "gguf", False, 2),
-            ("openvino", "openvino", True, 2),
-            ("transformers.js", "web", False, 2),
-            ("litert", "litert", False, 1),
-            ("executorch", "executorch", False, 0),
-        )
-    ],
-)
-def test_a_runtime_agrees_and_another_tokenizer_does_not(
-    tmp_path: Path, runtime: Any, named: str, takes_batches: bool, conversations: int
-) -> None:
+#: Of a runtime what it is given, whether it takes batches, and how many it renders of the template's conversations.
+RUNTIMES: dict[str, tuple[str, bool, int]] = {
+    "llama.cpp": ("gguf:f32", False, 2), "openvino": ("openvino:fp32", True, 2),
+    "transformers.js": ("web:fp32", False, 2), "litert": ("litert:fp32", False, 1),
+    "executorch": ("executorch:fp32", False, 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("runtime", [pytest.param(name, marks=pytest.mark.needs(name)) for name in RUNTIMES])
+def test_a_runtime_agrees_and_another_tokenizer_does_not(tmp_path: Path, runtime: Any) -> None:
+    (named, takes_batches, conversations), prompts = RUNTIMES[runtime], [f" {' '.join(WORDS)}"]
     hf, folder = write_micro_model(tmp_path / "hf", vocab_size=400, model_type="llama"), tmp_path / "written"
     write_byte_level(hf, chat_template=TEMPLATE)
     tokenizer = trained_byte_level(micro_texts(50), 400, ("<pad>", "<s>", "</s>"))  # every byte has a token
     tokenizer.save(str(hf / "tokenizer.json"))
     folder.mkdir()
-    format_class(named)("f32" if named == "gguf" else "fp32").write(hf, folder, lambda layer: None)
-    prompts = [f" {' '.join(WORDS)}"]
+    format, precision = parse_format(named)
+    format(str(precision)).write(hf, folder, lambda layer: None)
     figures = runtime_figures(ModelTexts(hf), runtime, folder, prompts)
     assert figures is not None
     assert figures.reasons == ()

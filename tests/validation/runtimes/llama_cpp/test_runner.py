@@ -24,13 +24,11 @@ from seap_export.model.families import model_spec
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
 from validation.runtimes.runner import Opening
 
-pytestmark = pytest.mark.needs("llama.cpp")
 #: The largest difference with GELU, whose values llama.cpp looks up in a table of float16.
 GELU = 0.03
 
 
 def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRunner]:
-    """The file of a model folder in llama.cpp."""
     format, out = GgufFormat(precision), folder.parent / "gguf"
     write_byte_level(folder)
     out.mkdir()
@@ -67,23 +65,22 @@ _GEMMA_4 = VARIATIONS["gemma4"]
 _KINDS = ["full_attention", "sliding_attention", "full_attention"]
 _SHARED = {"layer_types": _KINDS, "hidden_size_per_layer_input": 32, "num_kv_shared_layers": 1}
 #: And those that it does not; what it would compute otherwise of Gemma 4.
+OTHERWISE = {
+    "mistral-window": "'deci' has no sliding window", "ministral3": "'deci' does not scale queries by position",
+    "qwen3": "'openelm' has no biases at down_proj, o_proj", "gemma": "'deci' has no gelu_tanh gate",
+    "gemma4": 'set biases = "none" in a recipe', "glm4": "'deci' has its norms elsewhere",
+    "hunyuan": "'openelm' has other norms of queries and keys", "smollm3": "'deci' rotates other layers",
+    "glm": "'deci' rotates whole heads only",
+}  # fmt: skip
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no sliding window": (uneven_values("mistral-window"), "'deci' has no sliding window"),
-    "no scaling": (uneven_values("ministral3"), "'deci' does not scale queries by position"),
-    "no biases": (uneven_values("qwen3"), "'openelm' has no biases at down_proj, o_proj"),
-    "other gate": (uneven_values("gemma"), "'deci' has no gelu_tanh gate"),
-    "no biases in gemma4": (uneven_values("gemma4"), 'set biases = "none" in a recipe'),
-    "other norms": (uneven_values("glm4"), "'deci' has its norms elsewhere"),
-    "other norms of heads": (uneven_values("hunyuan"), "'openelm' has other norms of queries and keys"),
-    "other layers": (uneven_values("smollm3"), "'deci' rotates other layers"),
-    "part of a head": (uneven_values("glm"), "'deci' rotates whole heads only"),
+    **{name: (uneven_values(name), words) for name, words in OTHERWISE.items()},
     "all windows": ({**_GEMMA_4, "layer_types": ["full_attention"] * 3}, "without one"),
     "long window": ({**_GEMMA_4, "sliding_window": 128}, "shorter than the context"),
     "shared keys": ({**_GEMMA_4, **_SHARED}, "keys and values of other layers"),
 }
 
 
-def test_what_is_computed_and_nothing_else_is_written() -> None:
+def test_what_llama_cpp_computes_and_nothing_else_is_written() -> None:
     specs = {name: model_spec(micro_config(**VARIATIONS[name])) for name in RICHEST}
     assert sorted(name for name, spec in specs.items() if refusal(spec) is None) == sorted(COMPUTED)
 
@@ -98,8 +95,9 @@ def models() -> list[Any]:
     ]
 
 
+@pytest.mark.needs("llama.cpp")
 @pytest.mark.parametrize("values", models())
-def test_equals_torch(tmp_path: Path, values: dict[str, Any], two_rows: Any) -> None:
+def test_llama_cpp_equals_torch(tmp_path: Path, values: dict[str, Any], two_rows: Any) -> None:
     folder = write_micro_model(tmp_path / "hf", **values)
     with _open(folder)[1] as runner:
         difference = two_rows.largest(two_rows.of(runner), two_rows.of_torch(folder))
@@ -114,8 +112,9 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(case: str) -> None:
     assert "gemma4" in values["model_type"] or "--layout uniform" in reason
 
 
+@pytest.mark.needs("llama.cpp")
 @pytest.mark.parametrize(("precision", "limit"), [pytest.param("f16", 0.01, marks=pytest.mark.full), ("q4_0", 0.2)])
-def test_rounded_weights_differ_by_rounded_activations_alone(
+def test_in_llama_cpp_rounded_weights_differ_by_rounded_activations_alone(
     tmp_path: Path, precision: str, limit: float, two_rows: Any
 ) -> None:
     folder = write_micro_model(tmp_path / "hf", **uneven_values("llama-gqa", hidden_size=128, intermediate_size=96))
@@ -128,8 +127,9 @@ def test_rounded_weights_differ_by_rounded_activations_alone(
     assert apart < two_rows.largest(computed, two_rows.of_torch(folder))
 
 
+@pytest.mark.needs("llama.cpp")
 @pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
-def test_ids_are_those_of_the_tokenizer(tmp_path: Path, write: Callable[[Path], None]) -> None:
+def test_llama_cpp_reads_the_ids_of_the_tokenizer(tmp_path: Path, write: Callable[[Path], None]) -> None:
     folder = write_micro_model(tmp_path / "hf", model_type="llama", vocab_size=512)
     write(folder)
     out = tmp_path / "gguf"

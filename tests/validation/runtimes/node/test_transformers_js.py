@@ -1,9 +1,10 @@
-"""transformers.js computes what torch computes with the weights that the written folder holds."""
+"""transformers.js computes what torch computes with the weights that are written, or what it lacks is said."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,34 @@ from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat
 from converters.web.precisions import precision_of
+from seap_export.errors import EnvironmentFailure
+from validation.runtimes.node.package import NODE_MODULES, find_transformers_js
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
 
-pytestmark = pytest.mark.needs("transformers.js")
 #: Of the largest logit; 16 bits carry three digits, and sums of them less.
 NARROW = 0.05
 
 
 @pytest.fixture
 def opened() -> Iterator[Callable[..., TransformersJsRunner]]:
-    runners = []
-
-    def open_runner(folder: Path, backend: Backend | None = None) -> TransformersJsRunner:
-        runners.append(TransformersJsRunner(folder, backend))
-        return runners[-1]
-
-    yield open_runner
-    for runner in runners:
-        runner.close()
+    with ExitStack() as runners:
+        yield lambda *given: runners.enter_context(closing(TransformersJsRunner(*given)))
 
 
+QUICK = [("fp32", "node", 5e-5, "llama-biases"), ("q4", "wasm", 3e-5, "qwen3-biases")]
+FULL = [
+    ("q8", "wasm", 3e-5, "qwen3-biases"),
+    ("q8", "node", 2 * NARROW, "qwen3-biases"),
+    ("q4f16", "node", 2 * NARROW, "qwen3-biases"),
+    ("fp16", "wasm", NARROW, "qwen3-biases"),
+    *(("fp32", "node", 5e-5, name) for name in featured(JOINT)),  # GPT-Neo does not scale its attention
+]
+
+
+@pytest.mark.needs("transformers.js")
 @pytest.mark.parametrize(
     ("precision", "backend", "most", "variation"),
-    [
-        ("fp32", "node", 5e-5, "llama-biases"),
-        ("q4", "wasm", 3e-5, "qwen3-biases"),
-        *(
-            pytest.param(*case, marks=pytest.mark.full)
-            for case in (
-                ("q8", "wasm", 3e-5, "qwen3-biases"),
-                ("q8", "node", 2 * NARROW, "qwen3-biases"),
-                ("q4f16", "node", 2 * NARROW, "qwen3-biases"),
-                ("fp16", "wasm", NARROW, "qwen3-biases"),
-                # GPT-Neo does not scale its attention
-                *(("fp32", "node", 5e-5, name) for name in featured(JOINT)),
-            )
-        ),
-    ],
+    [*QUICK, *(pytest.param(*case, marks=pytest.mark.full) for case in FULL)],
 )
 def test_equals_torch(
     tmp_path: Path, opened: Any, precision: str, most: float, backend: Backend, variation: str, two_rows: Any
@@ -78,6 +70,7 @@ def _greedy(source: Path, prompt: str) -> list[str]:
     return str(tokenizer.decode(list(following))).split()
 
 
+@pytest.mark.needs("transformers.js")
 @pytest.mark.parametrize(
     ("variation", "bos"), [("llama-tied", True), pytest.param("qwen3_5", False, marks=pytest.mark.full)]
 )
@@ -103,3 +96,66 @@ def test_pipeline_says_what_the_model_says_up_to_the_end_of_text(
         for words, text in zip(said, runner.generate(prompts, 10), strict=True):
             wanted = words[: words.index(end) + 1] if is_ended and end in words else words
             assert text.removesuffix("</s>").split() == wanted != []
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of programs of a machine with Node 22, npm and nothing else."""
+    _program(tmp_path / "bin" / "node", "v22.1.0")
+    _program(tmp_path / "bin" / "npm", str(tmp_path / "global"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv(NODE_MODULES, raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "bin"
+
+
+def _program(path: Path, says: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {says}\n", "utf-8")
+    path.chmod(0o755)
+
+
+def _package(modules: Path, manifest: str = '{"version": "4.3.1"}') -> Path:
+    folder = modules / "@huggingface" / "transformers"
+    folder.mkdir(parents=True)
+    (folder / "package.json").write_text(manifest, "utf-8")
+    return folder.resolve()
+
+
+@pytest.mark.parametrize(
+    ("node", "manifest", "says"),
+    [
+        (None, None, "Node; install version 20"),
+        ("v18.20.1", None, r"Node 18\.20\.1 is too old"),
+        ("v22.1.0", None, "is not installed"),
+        ("v22.1.0", '{"version": "4.2.9"}', "is too old; run 'npm install"),
+        ("v22.1.0", '{"version": "next"}', "is too old; run 'npm install"),
+        ("v22.1.0", "{", "run 'npm install"),
+    ],
+)
+def test_what_is_missing_too_old_or_damaged(
+    programs: Path, tmp_path: Path, node: str | None, manifest: str | None, says: str
+) -> None:
+    (programs / "node").unlink()
+    if node:
+        _program(programs / "node", node)
+    if manifest:
+        _package(tmp_path / "here" / "node_modules", manifest)
+    with pytest.raises(EnvironmentFailure, match=says):
+        find_transformers_js()
+
+
+@pytest.mark.usefixtures("programs")
+def test_places_are_tried_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = _package(tmp_path / "global")
+    assert find_transformers_js().folder == other
+    nearer = _package(tmp_path / "here" / "node_modules", '{"version": "4.4.0"}')
+    assert (find_transformers_js().folder, find_transformers_js().version) == (nearer, "4.4.0")
+    named = _package(tmp_path / "named" / "node_modules")
+    for folder in (tmp_path / "named", tmp_path / "named" / "node_modules"):
+        monkeypatch.setenv(NODE_MODULES, str(folder))
+        assert find_transformers_js().folder == named
+    monkeypatch.setenv(NODE_MODULES, str(tmp_path / "nowhere"))
+    with pytest.raises(EnvironmentFailure, match="is not installed"):
+        find_transformers_js()

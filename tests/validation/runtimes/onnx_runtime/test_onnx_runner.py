@@ -41,24 +41,15 @@ def test_a_prompt_in_calls_gives_what_it_gives_in_one(
 ) -> None:
     runner = runner_of(micro_hf("Llama"), tmp_path, form)
     whole = runner.prefill(IDS, [12])
+    if form is FUSED:  # whose cache is written in place
+        with pytest.raises(ValueError, match="does not fit into a cache of 12"):
+            runner.step([5])
     expected = [np.concatenate(list(part.values())) for part in runner.cache(0)]
     logits = [runner.prefill(IDS[:, :5], [5], room=7), runner.append(IDS[:, 5:9])]
     logits += [runner.step([token])[:, None] for token in IDS[0, 9:]]
     np.testing.assert_allclose(np.concatenate(logits, axis=1), whole, rtol=0, atol=1e-5)
     for layer, wanted in zip(runner.cache(0), expected, strict=True):
         np.testing.assert_allclose(np.concatenate(list(layer.values())), wanted, rtol=0, atol=1e-5)
-
-
-def test_a_cache_is_written_in_place(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    runner = runner_of(micro_hf("Llama"), tmp_path)
-    runner.prefill(IDS, [12], room=1)
-    binding, cache = runner._started
-    addresses = [buffer.data_ptr() for buffer in cache.buffers.values()]
-    runner.step([5])
-    assert [value.data_ptr() for value in binding.get_outputs()[1:]] == addresses
-    assert {buffer.shape()[2] for buffer in cache.buffers.values()} == {13}
-    with pytest.raises(ValueError, match="does not fit into a cache of 13"):
-        runner.step([5])
 
 
 @pytest.mark.parametrize(
