@@ -12,13 +12,7 @@ from support.plans import small_spec
 from seap_export.model.families import Experts
 from seap_export.pruning.activations.moments import Moments
 from seap_export.pruning.activations.routing import RoutingSample
-from seap_export.pruning.scores import (
-    CHANNEL_SCORES,
-    channel_scores,
-    expert_scores,
-    layer_scores,
-    unit_scores,
-)
+from seap_export.pruning.scores import CHANNEL_SCORES, channel_scores, expert_scores, layer_scores, unit_scores
 
 OUT, HEADS, HEAD_DIM, NEURONS = 5, 3, 4, 7
 LAYER = small_spec(HEADS, HEADS, NEURONS, head_dim=HEAD_DIM).layers[0]

@@ -10,13 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.chosen import JOINT, in_turn
-from support.plans import (
-    kept_layer,
-    random_scores,
-    random_sensitivity,
-    scored_options,
-    smollm2_spec,
-)
+from support.plans import kept_layer, random_scores, random_sensitivity, scored_options, smollm2_spec
 from support.product import BUDGETS, CostModel, LayerPlan, Sparsity
 from support.variations import VARIATIONS, micro_config
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from support.models import why_not_loaded
 from support.plans import (
     kept_sizes,
     random_scores,
@@ -17,8 +18,9 @@ from support.plans import (
     smollm2_spec,
     whole_layer,
 )
-from support.product import LayerPlan
+from support.product import LayerPlan, portable_config
 from support.variations import VARIATIONS, micro_config
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from seap_export.errors import UsageError
 from seap_export.model.families import Attention, Mlp, ModelSpec, model_spec
@@ -115,16 +117,24 @@ SIX = {"num_key_value_heads": 6, "intermediate_size": 400}
         (VARIATIONS["phi3-all"], {6}, {1, 2, 3, 4, 5}),
         (VARIATIONS["phi3-partial"], {4}, set()),
         (VARIATIONS["granite"], {4}, set()),
+        (VARIATIONS["gpt2"], {6}, set()),
     ],
 )
 def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(
     values: dict[str, Any], some: set[int], refused: set[int]
 ) -> None:
-    spec = model_spec(micro_config(**values))
+    config = micro_config(**values)
+    spec = model_spec(config)
     most = 0.85 if SIX.items() <= values.items() else 0.4
-    heads = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, most, 30)}
+    found = [kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[:2] for ratio in np.linspace(0.02, most, 30)]
+    heads = {heads for _, heads in found}
     assert some <= heads
     assert not heads & refused
+    for groups, number in set(found) if why_not_loaded(spec.family, "uniform") is None else ():
+        sizes = {spec.family.key("num_attention_heads"): number, "num_key_value_heads": groups}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**portable_config(config), **sizes}))
+        output = model.get_submodule(spec.family.module("o_proj", 1))
+        assert number * spec.layers[1][Attention].head_dim in output.weight.shape  # GPT-2 has the inputs first
 
 
 @pytest.mark.parametrize("fixed", [True, False])
