@@ -45,17 +45,8 @@ RECORD = CalibrationRecord(
     held_out=({"prompt": "wo ist\n", "completion": "hier — ja"},),
 )
 #: o_proj has an input of 6 channels, down_proj one of 9.
-SPEC = model_spec(
-    micro_config(
-        model_type="llama",
-        num_hidden_layers=2,
-        hidden_size=8,
-        head_dim=2,
-        num_attention_heads=3,
-        num_key_value_heads=3,
-        intermediate_size=9,
-    )
-)
+SIZES = {"num_hidden_layers": 2, "hidden_size": 8, "head_dim": 2, "intermediate_size": 9}
+SPEC = model_spec(micro_config(model_type="llama", num_attention_heads=3, num_key_value_heads=3, **SIZES))
 TOKEN_IDS = [[5, 0, 7], [70000], [1, 2]]
 SENSITIVITY = torch.tensor([[0.1, 2.0], [1.0 / 3.0, 4e-9]], dtype=torch.float64)
 FILES = ("calibration.json", "sensitivity.safetensors", TOKENS, "layer-00000.safetensors", "layer-00001.safetensors")
@@ -208,36 +199,23 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
     assert mixture.of_first_tokens(10**6).token_ids() == mixture.token_ids()
 
 
-def test_fresh_texts_count_less_than_calibration_texts(
-    tmp_path: Path, random_calibration: Callable[..., Calibration]
-) -> None:
-    source = micro_source(tmp_path / "model")
-    calibrations = {task: random_calibration(source, task) for task in TASKS}
-    mixture, fresh = TaskMixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]
-    texts, more = mixture.token_ids(), mixture.with_fresh({"two": fresh})
-    assert [ids for ids, _ in more.token_ids()] == [ids for ids, _ in texts] + fresh
-    assert more.num_tokens == mixture.num_tokens + 5
-    weights = torch.cat([torch.full((len(ids),), each, dtype=torch.float64) for ids, each in more.token_ids()])
-    assert float(weights.sum()) == pytest.approx(1.0)
-    assert float(weights.square().sum()) == pytest.approx(1.0 / more.effective_tokens)
-    assert more.token_ids()[-1][1] == pytest.approx(FRESH_WEIGHT * more.token_ids()[-3][1])
-
-
-def test_tokens_of_small_weight_hardly_count_and_other_models_not_at_all(
+def test_fresh_texts_count_less_than_calibration_texts_small_weights_hardly_and_other_models_not_at_all(
     tmp_path: Path, random_calibration: Callable[..., Calibration]
 ) -> None:
     source = micro_source(tmp_path / "model")
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
+    mixture, fresh = TaskMixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]
+    more = mixture.with_fresh({"two": fresh})
+    found = more.token_ids()
+    assert [ids for ids, _ in found] == [ids for ids, _ in mixture.token_ids()] + fresh
+    assert more.num_tokens == mixture.num_tokens + 5
+    assert sum(len(ids) * each for ids, each in found) == pytest.approx(1.0)
+    assert sum(len(ids) * each**2 for ids, each in found) == pytest.approx(1.0 / more.effective_tokens)
+    assert found[-1][1] == pytest.approx(FRESH_WEIGHT * found[-3][1])
     number = calibrations["two"].record.num_tokens
-    assert number == calibrations["one"].record.num_tokens
-
-    def effective(**weights: float) -> float:
-        return TaskMixture("mix", weights, calibrations).effective_tokens
-
-    assert effective(one=1.0) == pytest.approx(number)
-    assert effective(one=1.0, two=1.0) == pytest.approx(2 * number)
-    assert effective(one=3.0, two=1.0) == pytest.approx(16 / 10 * number)
-    assert effective(one=1.0, two=1e-6) == pytest.approx(number, rel=1e-5)
+    for weights, tokens in (((1.0, 0.0), 1.0), ((1.0, 1.0), 2.0), ((3.0, 1.0), 1.6), ((1.0, 1e-6), 1.0)):
+        some = {task: weight for task, weight in zip(TASKS, weights, strict=True) if weight}
+        assert TaskMixture("mix", some, calibrations).effective_tokens == pytest.approx(tokens * number, rel=1e-5)
     calibrations["two"] = random_calibration(micro_source(tmp_path / "two", "qwen2"), "two")
     with pytest.raises(InputError, match=r"'mix'.* different models"):
-        effective(one=1.0, two=1.0)
+        _ = TaskMixture("mix", WEIGHTS, calibrations).effective_tokens

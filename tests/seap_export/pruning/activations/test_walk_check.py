@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.calibration import full_statistics, statistics_in
+from support.calibration import statistics_in
 from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded, write_micro_model
 from support.product import Source, open_source
@@ -146,10 +146,10 @@ def _edited(folder: Path, change: Callable[[str, torch.Tensor], object], **value
 def test_half_precision_and_large_activations_pass(tmp_path: Path) -> None:
     """Differences are counted in the size of a token's values."""
     for variation, dtype in (("gemma3-all", "bfloat16"), ("phi3-all", "float16")):
-        full_statistics(micro_source(tmp_path / variation, variation, dtype), random_token_ids(3))
+        statistics_in(tmp_path / dtype, micro_source(tmp_path / variation, variation, dtype), random_token_ids(3))
     factors = {"model.embed_tokens.weight": 1e4, "model.layers.1.mlp.down_proj.weight": 1e3}
     large = _edited(tmp_path / "large", lambda name, tensor: tensor.mul_(factors.get(name, 1.0)), model_type="llama")
-    full_statistics(large, random_token_ids())
+    statistics_in(tmp_path / "statistics", large, random_token_ids())
 
 
 @pytest.mark.parametrize(("rows", "tie"), [(2, 1e-4), (2, -1.0), (4, 1e-4)])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import torch
 from support.plans import random_scores, scored_options, small_spec
 from support.variations import VARIATIONS, micro_config
 
@@ -19,9 +17,7 @@ from seap_export.pruning.plan.choice.layer import LayerChoices
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, solve_layers
 from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.cost import CostModel
-from seap_export.pruning.plan.layer_options import options_from_elimination
 from seap_export.pruning.plan.plan import LayerPlan
-from seap_export.pruning.plan.ranked import finish_ranking, read_ranking, write_options, write_scores
 from seap_export.pruning.plan.settings import Balance
 from seap_export.pruning.plan.sparsity import SPARSITY_KINDS, Sparsity
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptMamba, KeptNeurons, whole_words
@@ -105,27 +101,6 @@ def test_of_three_sublayers_the_best_selection_is_found() -> None:
         for weight, option, one in zip(sensitivity, choices.options, chosen, strict=True):
             bills = weight * option.losses + price * option.costs(CostModel())
             assert bills[one] == bills.min()
-
-
-def test_rankings_of_scores_and_of_elimination_come_back(tmp_path: Path) -> None:
-    spec, generator = hybrid_spec(), torch.Generator().manual_seed(1)
-    scores = random_scores(spec)
-    for index, layer in enumerate(spec.layers):
-        channels = {sublayer.output: sublayer.channels for sublayer in layer.sublayers}
-        weights = {output: torch.randn(24, number, generator=generator) for output, number in channels.items()}
-        covariances = {output: torch.eye(number, dtype=torch.float64) for output, number in channels.items()}
-        write_options(tmp_path, index, options_from_elimination(spec, index, weights, covariances, ridge=0.01))
-    finish_ranking(tmp_path, torch.ones(4, 3, dtype=torch.float64))
-    ranking = read_ranking(spec, tmp_path)
-    assert ranking.scores is None
-    assert [[option.dense for option in layer] for layer in ranking.options] == [
-        list(layer.sublayers) for layer in spec.layers
-    ]
-    for index, layer in enumerate(spec.layers):
-        write_scores(tmp_path, index, layer, scores[index])
-    for found, written in zip(read_ranking(spec, tmp_path).scores or (), scores, strict=True):
-        assert found.keys() == written.keys()
-        assert all(torch.equal(found[output], written[output]) for output in written)
 
 
 def test_what_belongs_together_goes_together() -> None:

@@ -1,4 +1,4 @@
-"""A plan is made from the scores or the losses of the very model it is for."""
+"""A plan is made from the scores or the losses of the very model it is for, after an interruption too."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.calibration import single_mixture
+from support.calibration import Killed, single_mixture
+from support.exports import tree
 from support.models import micro_source, write_micro_model
 from support.plans import assert_same_options, both, kept_sizes
-from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_source
+from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_recipe, open_source
 
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.model.families import names
+from seap_export.pruning.plan import make
 from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.make import plan_variant, rank_layers
 from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.plan.ranked import Ranking
+from seap_export.pruning.plan.ranked import Ranking, read_ranking
 from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
 from seap_export.pruning.plan.sparsity import Sparsity
 from seap_export.pruning.plan.sublayers import KeptHeads
@@ -40,6 +42,12 @@ Calibrate = Callable[..., Calibration]
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     return micro_source(tmp_path / "model")
+
+
+@pytest.fixture
+def mixture(source: Source, random_calibration: Calibrate) -> TaskMixture:
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    return TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
 
 
 def output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]:
@@ -116,10 +124,8 @@ def test_rows_count_by_the_gain_of_the_norm_behind_them(
 
 @pytest.mark.parametrize("ridge", [0.5, 20.0])
 def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_refit(
-    source: Source, random_calibration: Calibrate, ridge: float
+    source: Source, mixture: TaskMixture, ridge: float
 ) -> None:
-    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
-    mixture = TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
     assert mixture.effective_tokens == pytest.approx(72)  # of 80, unevenly weighted
     for index, options in enumerate(ranking_of(source, mixture, "elimination", ridge=ridge).options):
         covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
@@ -179,3 +185,46 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
     by_loss, alike = (planned(ranking, "uniform", balance).layers for balance in ("loss", "alike"))
     assert all(len(layer[KeptHeads].heads) == 6 for layer in by_loss)
     assert any(len(layer[KeptHeads].heads) < 6 for layer in alike)
+
+
+@pytest.mark.parametrize(("recipe", "work"), [("reconstruct", "_eliminate"), ("seap", "_scores")])
+def test_an_interrupted_ranking_goes_on_and_is_the_same(
+    source: Source, mixture: TaskMixture, tmp_path: Path, recipe: str, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file counts as none, and a damaged one is refused."""
+    settings, made, plain = open_recipe(recipe), list[int](), getattr(make, work)
+    monkeypatch.setattr(make, work, lambda *given: made.append(given[2]) or plain(*given))
+
+    def ranked(folder: Path, **more: Any) -> Ranking:
+        folder.mkdir(exist_ok=True)
+        return rank_layers(source, mixture, settings, folder, compute=Compute(), **more)
+
+    whole = ranked(tmp_path / "whole")
+    expected, read = tree(tmp_path / "whole"), read_ranking(source.spec, tmp_path / "whole")
+    assert torch.equal(read.sensitivity, mixture.sensitivity())
+    assert (read.scores is None) is (recipe == "reconstruct")
+    for option, other in zip(whole.options, read.options, strict=True):
+        assert_same_options(option, other)
+    for last in range(3):
+        folder = tmp_path / str(last)
+
+        def interrupt(layer: int, last: int = last) -> None:
+            if layer == last:
+                raise Killed
+
+        with pytest.raises(Killed):
+            ranked(folder, on_layer=interrupt)
+        if last < 2:
+            (folder / "layer-00002.safetensors.part").write_bytes(b"half a file")
+        made.clear()
+        done: list[int] = []
+        again = ranked(folder, on_layer=done.append)
+        assert done == [0, 1, 2]
+        assert sorted(set(made)) == list(range(last + 1, 3))
+        assert tree(folder) == expected
+        plans = [plan_variant(source, mixture, ranking, settings, 0.3) for ranking in (whole, again)]
+        assert plans[0] == plans[1]
+    file = tmp_path / "whole" / "layer-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="rank again"):
+        read_ranking(source.spec, file.parent)
