@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from seap_export.pruning.plan.elimination import channels as elimination
 from seap_export.pruning.plan.elimination import head_sets, symmetric
 from seap_export.pruning.plan.elimination.channels import eliminate_channels, removal_order
 from seap_export.pruning.plan.elimination.head_sets import HeadGroups
-from seap_export.pruning.plan.elimination.refit import Refit, removal_losses
+from seap_export.pruning.plan.elimination.refit import Refit, SetLosses, removal_losses
 from seap_export.pruning.plan.layer_options import options_from_elimination
 from seap_export.pruning.plan.sublayers import HeadOptions
 from seap_export.pruning.plan.sublayers.grouped import KeptGrouped
@@ -70,6 +71,42 @@ def heads_loss(statistics: Statistics, heads: Iterable[int]) -> float:
     weights, covariances = statistics
     kept = [4 * head + i for head in heads for i in range(4)]
     return refitted_loss(weights["o_proj"], covariances["o_proj"], kept, RIDGE)
+
+
+#: Sets of 14 channels that are removed one after another, all channels in the end.
+REMOVALS = ([3], [0, 9, 4], [13], [1, 2], [12, 11, 10], [5, 8], [6], [7])
+
+
+@pytest.mark.parametrize("strip", [1, 5, 512])
+@pytest.mark.parametrize("tokens", [40, 5])
+def test_losses_are_those_of_refits_from_nothing(tokens: int, strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 5 tokens the covariance is singular; blocks of any size give what whole matrices give."""
+    monkeypatch.setattr(symmetric, "_STRIP", strip)
+    weight, covariance = random_projection(14, tokens)
+    ridge, left, loss = RIDGE * float(covariance.trace()), list(range(14)), 0.0
+    refit = Refit(weight, covariance.clone(), ridge)
+
+    def refitted(kept: Iterable[int]) -> Any:
+        return pytest.approx(refitted_loss(weight, covariance, kept, RIDGE), rel=1e-9)
+
+    for removal in REMOVALS:
+        assert [loss + more for more in refit.increases().tolist()] == [refitted({*left} - {one}) for one in left]
+        left = [channel for channel in left if channel not in removal]
+        assert loss + refit.increase(torch.tensor(removal)) == refitted(left)
+        loss += refit.remove(torch.tensor(removal))
+        assert loss == refitted(left)
+        assert refit.left.tolist() == left
+    order = torch.randperm(14, generator=torch.Generator().manual_seed(1))
+    losses = removal_losses(weight, covariance.clone(), ridge, order)
+    assert losses.dtype == torch.float64
+    assert losses.tolist() == [refitted(order[:kept].tolist()) for kept in range(15)]
+    sets = SetLosses(weight, covariance.clone(), ridge, 2)
+    for heads in ((0,), (6,), (1, 4), (2, 3, 5), (0, 1, 5, 6), (0, 2, 3, 4, 5, 6), tuple(range(7))):
+        assert sets.loss(heads) == refitted(2 * head + i for head in heads for i in range(2))
+    broken = covariance - 10.0 * torch.eye(14)
+    for refuse in (lambda: Refit(weight, broken, 1.0), lambda: removal_losses(weight, broken, 1.0, order)):
+        with pytest.raises(UsageError, match="ridge is too small"):
+            refuse()
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -195,15 +232,14 @@ def test_what_has_no_meaning_is_refused() -> None:
             options_of(spec, (weights, covariances | {"down_proj": broken}))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_is_computed_is_there(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_computed_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake tensors have no values, so whether a factorisation succeeded is not asked."""
     monkeypatch.setattr(symmetric, "_refuse", lambda failed: None)
     with fake_tensors():
         weight = torch.empty(7, 1200, dtype=torch.bfloat16, device="cuda")
 
         def covariance() -> torch.Tensor:
-            return torch.empty(1200, 1200, dtype=dtype, device="cuda")
+            return torch.empty(1200, 1200, device="cuda")
 
         order = removal_order(weight, covariance(), 1e-4, 0.125)
         assert (order.device.type, order.shape) == ("cuda", (1200,))
