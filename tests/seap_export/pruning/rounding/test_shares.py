@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.calibration import TOKEN_IDS, compute_in_memory, file_contents, mixture_of
+from support.calibration import TOKEN_IDS
 from support.models import micro_source
-from support.product import dequantize, open_source, quantize
+from support.product import open_source
 
 from converters.onnx.precision import WAYS
 from seap_export.pruning.rounding.grid import BITS, BlockQuantization, Way
-from seap_export.pruning.rounding.note import read_note
 from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, groups_of, guess_rounding, shared_out
-from seap_export.pruning.rounding.write import write_rounded_model
 
 CPU = torch.device("cpu")
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -130,35 +128,3 @@ def test_ways_whose_blocks_do_not_fit_are_none(tmp_path: Path) -> None:
     sizes = {name: {way.block_size for way in group.ways} for group in groups_of(spec, how) for name in group.names}
     assert sizes["model.embed_tokens.weight"] == sizes["model.layers.0.mlp.up_proj.weight"] == {32, 64}
     assert sizes[DOWN] == {32}
-
-
-def test_a_rounded_model_keeps_its_levels_and_is_the_same_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = micro_source(tmp_path / "model", "llama-gqa")
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TOKEN_IDS})
-    how = BlockQuantization(4, average=3.25, ways=WAYS)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "one", compute=compute_in_memory())
-    with monkeypatch.context() as patch:
-        patch.setattr("seap_export.pruning.rounding.write._keep_tables", _die)
-        with pytest.raises(KeyboardInterrupt):
-            write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "two", compute=compute_in_memory())
-    with monkeypatch.context() as patch:  # the bits that were chosen are not chosen again
-        patch.setattr("seap_export.pruning.rounding.write.shared_out", _die)
-        write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "two", compute=compute_in_memory())
-    assert file_contents(tmp_path / "one") == file_contents(tmp_path / "two")
-    note = read_note(tmp_path / "one")
-    assert note is not None
-    assert note.grid.average == 3.25
-    size, weights = bytes_of(note.grid, source.reader.shapes())
-    assert 3.0 < 8 * size / weights <= 3.25
-    for name, tensor in load_file(tmp_path / "one" / "model.safetensors").items():
-        if tensor.dim() == 2:  # a format that rounds it finds just these levels
-            grid = note.grid.of(name)
-            assert torch.equal(dequantize(quantize(tensor, grid), grid, tensor.shape[1]), tensor), name
-
-
-def _die(*arguments: object, **keywords: object) -> None:
-    raise KeyboardInterrupt

@@ -6,6 +6,7 @@ import copy
 import itertools
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -36,12 +37,16 @@ from support.product import (
 )
 from support.stand_ins.cuda import pretend_cuda
 
+from converters.onnx.precision import WAYS
 from seap_export.errors import InputError
+from seap_export.pruning.rounding import write as write_module
 from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.likeness import unlike_tensors
 from seap_export.pruning.rounding.note import read_note
 from seap_export.pruning.rounding.write import folder_source, write_rounded_model
 
 HOW = BlockQuantization(4)
+SHARED = BlockQuantization(4, average=3.25, ways=WAYS)
 Made = tuple[Path, TaskMixture]
 
 
@@ -92,6 +97,7 @@ def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[in
         ("gemma2-all", HOW),
         ("phi3-all", BlockQuantization(4, embeddings=False)),
         ("llama-gqa", BlockQuantization(4, 32, embeddings=False, whole_blocks=True)),
+        ("llama-gqa", SHARED),
     ],
 )
 def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
@@ -99,22 +105,23 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
 ) -> None:
     made_here = made(variation)
     folder = rounded(made_here, tmp_path / "rounded", how)
-    on_levels, exact = tensors(folder), tensors(made_here[0])
+    on_levels, exact, note = tensors(folder), tensors(made_here[0]), read_note(folder)
+    assert note is not None
     plain, untaken = dict(exact), 0
     for name, tensor in exact.items():
         if tensor.dim() == 2 and (how.embeddings or not ("embed" in name or "lm_head" in name)):
             if how.takes(tensor.shape[1]):
+                grid = note.grid.of(name)
                 plain[name], again = (
-                    dequantize(quantize(one, how), how, tensor.shape[1]) for one in (tensor, on_levels[name])
+                    dequantize(quantize(one, grid), grid, tensor.shape[1]) for one in (tensor, on_levels[name])
                 )
                 assert torch.equal(again, on_levels[name]), name
             else:
                 untaken += 1
                 assert torch.equal(on_levels[name], tensor), name
     assert bool(untaken) is how.whole_blocks
-    note = read_note(folder)
-    assert note is not None
-    assert note.grid == how
+    assert replace(note.grid, others=(), ways=how.ways) == how
+    assert bool(note.grid.others) is bool(how.ways)
     assert read_note(made_here[0]) is None
     assert {path.name for path in folder.iterdir()} == {
         *(path.name for path in made_here[0].iterdir()),
@@ -135,24 +142,65 @@ def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], 
         assert file_contents(rounded(made_here, tmp_path / "there", compute=there)) == expected
 
 
+@pytest.mark.parametrize(("how", "step"), [(HOW, 7), (SHARED, 13)])
 def test_it_goes_on_where_it_was_interrupted(
-    made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: BlockQuantization, step: int
 ) -> None:
     made_here = made("llama-biases")
-    expected = file_contents(rounded(made_here, tmp_path / "whole"))
-    for call in itertools.count(step=7):
+    expected = file_contents(rounded(made_here, tmp_path / "whole", how))
+    for call in itertools.count(step=step):
         folder, layers = tmp_path / str(call), list[int]()
         with monkeypatch.context() as patch:
             die_at(patch, SafetensorsWriter, "write", call)
             try:
-                rounded(made_here, folder)
+                rounded(made_here, folder, how)
                 break
             except Killed:
                 pass
-        write_rounded_model(made_here[0], made_here[1], HOW, folder, layers.append, compute=compute_in_memory())
+        with monkeypatch.context() as patch:  # the bits that were chosen are not chosen again
+            die_at(patch, write_module, "shared_out", 0)
+            write_rounded_model(*made_here, how, folder, layers.append, compute=compute_in_memory())
         assert layers == [0, 1, 2]
         assert file_contents(folder) == expected
     assert call > 20
+
+
+O_PROJ, UP_PROJ, NORM = (
+    f"model.layers.1.{part}.weight" for part in ("self_attn.o_proj", "mlp.up_proj", "input_layernorm")
+)
+HEAD = "lm_head.weight"
+Damage = Callable[[dict[str, torch.Tensor]], object]
+
+
+def _other_row(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP_PROJ][3] = tensors[UP_PROJ][4]
+
+
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    "negated": (O_PROJ, lambda tensors: tensors[O_PROJ].neg_()),
+    "columns permuted": (O_PROJ, lambda tensors: tensors[O_PROJ].copy_(tensors[O_PROJ].roll(1, 1))),
+    "doubled": (UP_PROJ, lambda tensors: tensors[UP_PROJ].mul_(2)),
+    "another row": (UP_PROJ, _other_row),
+    "NaN": (UP_PROJ, lambda tensors: tensors[UP_PROJ][5, 6].fill_(torch.nan)),
+    "rows of a table shifted": (HEAD, lambda tensors: tensors[HEAD].copy_(tensors[HEAD].roll(1, 0))),
+    "a gain": (NORM, lambda tensors: tensors[NORM][3].neg_()),
+}
+
+
+@pytest.mark.parametrize("how", [BlockQuantization(2), HOW, BlockQuantization(4, rows=True)], ids=lambda how: how.name)
+def test_what_rounding_cannot_have_made_is_named(
+    made: Callable[[str], Made], tmp_path: Path, how: BlockQuantization
+) -> None:
+    made_here = made("llama-biases")
+    folder = rounded(made_here, tmp_path, how)
+    assert list(unlike_tensors(made_here[0], folder, how)) == []
+    good = (folder / "model.safetensors").read_bytes()
+    missed = {"doubled", "another row"} if how.bits == 2 else set()
+    for what, (name, damage) in DAMAGES.items():
+        edit_weights(folder, damage)
+        named = [line.name for line in unlike_tensors(made_here[0], folder, how)]
+        assert (name in named) is (what not in missed), what
+        (folder / "model.safetensors").write_bytes(good)
 
 
 def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[str], Made], tmp_path: Path) -> None:
