@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from support.calibration import TOKEN_IDS, Killed, compute_in_memory, compute_on_disk, die_at, file_contents
 from support.models import micro_source
-from support.product import Compute, DecoderLayer, Source
+from support.product import Compute, DecoderLayer, Source, collect_statistics
 
 from seap_export.pruning.activations import calibrate, sensitivity
-from seap_export.pruning.activations.calibrate import collect_statistics
 
 #: Where the process dies: a function or method, and which of its calls.
 Place = tuple[object, str, int]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from support.plans import random_scores, scored_options, small_spec
+from support.product import CostModel, LayerPlan
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.model.families import Attention, LayerSpec, Mamba, Mlp, ModelSpec, model_spec
@@ -16,8 +17,6 @@ from seap_export.pruning.plan import sublayers as kinds
 from seap_export.pruning.plan.choice.layer import LayerChoices
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, solve_layers
 from seap_export.pruning.plan.choice.uniform import solve_uniform
-from seap_export.pruning.plan.cost import CostModel
-from seap_export.pruning.plan.plan import LayerPlan
 from seap_export.pruning.plan.settings import Balance
 from seap_export.pruning.plan.sparsity import SPARSITY_KINDS, Sparsity
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptMamba, KeptNeurons, whole_words

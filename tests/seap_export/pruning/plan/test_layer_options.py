@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from support.plans import attention_cost, both, random_scores, scored_options, scores_of, small_spec
-from support.product import Plan, PlanSettings, Source, TaskMixture, plan_variant
+from support.product import BUDGETS, CostModel, Plan, PlanSettings, Source, TaskMixture, plan_variant
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.model.families import Convolution, Mlp, model_spec
-from seap_export.pruning.plan.cost import BUDGETS, CostModel
 from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.ranked import Ranking
 from seap_export.pruning.plan.sublayers import KeptHeads, NeuronOptions, layer_cost, smallest_layer

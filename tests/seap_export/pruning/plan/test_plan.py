@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 from support.plans import kept_layer, with_settings
-from support.product import Vocabulary
+from support.product import EVEN, Compensation, PlanSettings, Sparsity, Vocabulary
 from support.variations import micro_config
 
 from seap_export.errors import ArtifactError
 from seap_export.model.families import ModelSpec, family_of_model_type, model_spec
 from seap_export.pruning.plan.plan import LayerPlan, Plan, read_plan, write_plan
-from seap_export.pruning.plan.settings import Compensation, PlanSettings
-from seap_export.pruning.plan.sparsity import EVEN, Sparsity
 
 #: Of layers with 6 query heads, 3 key/value heads and 80 neurons.
 LAYERS = (

@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from support.plans import random_projection
-from support.product import dequantize, quantize
+from support.product import BlockQuantization, dequantize, quantize, round_columns
 
 from seap_export.pruning.rounding import columns
-from seap_export.pruning.rounding.columns import round_columns
-from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.scales import best_scales, kept_scales, on_grid, padded_blocks
 
 WAYS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64, positive=True)]

@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.editing import edit_weights, set_json
 from support.models import micro_source, put_on_grid, rounded_copy
-from support.product import SafetensorsReader
+from support.product import BlockQuantization, SafetensorsReader
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.note import RoundingNote, read_note
 from seap_export.pruning.rounding.restore import restore_rounded_model
 

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
+from support.product import BlockQuantization, TableRows
 
-from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.scales import (
     MOST_STEPS,
     best_scales,
@@ -16,7 +16,6 @@ from seap_export.pruning.rounding.scales import (
     row_steps,
     short_scales,
 )
-from seap_export.pruning.rounding.table_rows import TableRows
 
 WAYS = [BlockQuantization(4, size, symmetric) for size, symmetric in itertools.product((32, 128), (True, False))]
 WAYS.append(BlockQuantization(4, positive=True))

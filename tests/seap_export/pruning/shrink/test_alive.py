@@ -14,14 +14,13 @@ from support.calibration import compute_in_memory, compute_on_disk, mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source
 from support.plans import layer_plan, plan_of
-from support.product import Compute, Source, collect_statistics
+from support.product import Compute, Source, collect_statistics, write_shrunk_model
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from seap_export.pruning.activations import calibrate as calibrate_module
 from seap_export.pruning.activations import sensitivity
-from seap_export.pruning.shrink.write import write_shrunk_model
 
 #: Neurons of a layer; a matrix of all of them in float64 is by far the largest of what micro models need.
 NEURONS = 800

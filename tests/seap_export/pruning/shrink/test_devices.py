@@ -15,10 +15,8 @@ from support.calibration import (
 )
 from support.models import micro_source
 from support.plans import micro_plan
-from support.product import COMPENSATIONS, Compute, collect_statistics
+from support.product import COMPENSATIONS, Compute, collect_statistics, write_shrunk_model
 from support.stand_ins.cuda import pretend_cuda
-
-from seap_export.pruning.shrink.write import write_shrunk_model
 
 #: Between them windows, soft caps, norms after sublayers, long rotations, scaled queries and biases.
 VARIATIONS = ("llama-biases", "gemma2-all", "phi3-all", "ministral3-all")

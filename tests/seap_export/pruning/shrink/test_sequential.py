@@ -16,7 +16,7 @@ from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
 from support.plans import micro_plan, uniform_plan
-from support.product import OUTPUTS, Calibration, Compute, Plan, Source, TaskMixture
+from support.product import OUTPUTS, Calibration, Compute, Plan, Source, TaskMixture, write_shrunk_model
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
@@ -26,7 +26,6 @@ from seap_export.pruning.shrink.refit import refit_from_dense
 from seap_export.pruning.shrink.refit_streams import RefitStreams
 from seap_export.pruning.shrink.sequential import SequentialLayers
 from seap_export.pruning.shrink.single import single_layers
-from seap_export.pruning.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(8, longest=40)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.

@@ -18,7 +18,7 @@ from support.plans import (
     smollm2_spec,
     whole_layer,
 )
-from support.product import LayerPlan, portable_config
+from support.product import EVEN, LayerPlan, portable_config
 from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -26,7 +26,6 @@ from seap_export.errors import UsageError
 from seap_export.model.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.pruning.plan.choice.uniform import solve_uniform
-from seap_export.pruning.plan.sparsity import EVEN
 from seap_export.pruning.scores import LayerScores, unit_scores
 
 RATIOS = (0.05, 0.2, 0.35, 0.6, 0.8)
