@@ -12,25 +12,16 @@ from support.chosen import VARIED
 from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded, transformers_model
 from support.plans import micro_plan
-from support.product import (
-    Batch,
-    DecoderLayer,
-    ExpertModules,
-    HiddenStates,
-    PlainReader,
-    Plan,
-    SafetensorsReader,
-    Source,
-    StoredForm,
-    write_shrunk_model,
-)
+from support.product import Batch, DecoderLayer, ExpertModules, HiddenStates, Plan, SafetensorsReader, Source
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.model.families import ModelSpec
+from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
 from seap_export.pruning.distillation.student import OuterTensors, Student
 from seap_export.pruning.distillation.texts import TrainingStep, training_steps
+from seap_export.pruning.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(8, longest=20)
 #: The loss, and the gradient of each stored tensor.

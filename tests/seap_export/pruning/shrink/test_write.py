@@ -31,17 +31,7 @@ from support.models import (
     write_micro_model,
 )
 from support.plans import NEURONS, layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
-from support.product import (
-    COMPENSATIONS,
-    Calibration,
-    Compensation,
-    KeptNeurons,
-    Plan,
-    Source,
-    StoredForm,
-    TaskMixture,
-    open_source,
-)
+from support.product import Calibration, KeptNeurons, Plan, Source, StoredForm, TaskMixture, open_source
 from support.shrunk import Shrunk, shrink_folder
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -49,7 +39,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
 from seap_export.model.families import Mlp, dense_config, family_of_model_type, model_spec
-from seap_export.pruning.plan.settings import Layout
+from seap_export.pruning.plan.settings import COMPENSATIONS, Compensation, Layout
 from seap_export.pruning.shrink.write import write_shrunk_model
 
 Shrink = Callable[..., Shrunk]
