@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 import torch
 from support.plans import attention_cost, both, random_scores, scored_options, scores_of, small_spec
-from support.product import BUDGETS, CostModel, Plan, PlanSettings, Source, TaskMixture, plan_variant
+from support.product import BUDGETS, CostModel, LayerPlan, Plan, PlanSettings, Source, TaskMixture, plan_variant
 from support.variations import VARIATIONS, micro_config
 
-from seap_export.model.families import Convolution, Mlp, model_spec
+from seap_export.model.families import Attention, Mamba, Mlp, model_spec
 from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.ranked import Ranking
-from seap_export.pruning.plan.sublayers import KeptHeads, NeuronOptions, layer_cost, smallest_layer
-from seap_export.pruning.plan.sublayers.convolution import ConvolutionOptions
+from seap_export.pruning.plan.sublayers import (
+    KeptHeads,
+    KeptMamba,
+    KeptNeurons,
+    NeuronOptions,
+    layer_cost,
+    smallest_layer,
+    whole_words,
+)
 
 SPEC = small_spec(6, 3, 5)
 HEADS, NEURONS = both(options_from_scores(SPEC, 0, random_scores(SPEC)[0]))
@@ -75,13 +82,6 @@ def test_heads_and_costs_without_meaning_are_refused() -> None:
     for size, groups, heads in ((2, (), ()), (2, (0, 1), (0, 1, 2)), (2, (0,), ()), (0, (0,), (0,)), (2, (1,), (0,))):
         with pytest.raises(ValueError, match="must"):
             KeptHeads(size, groups, heads)
-
-
-def test_stock_classes_load_convolutions_of_the_hidden_size_alone() -> None:
-    spec = model_spec(micro_config(**VARIATIONS["lfm2"]))
-    whole = spec.first(Convolution)
-    narrow = dataclasses.replace(whole, conv_dim=whole.conv_dim // 2)
-    assert [ConvolutionOptions.is_loaded(spec, one) for one in (whole, narrow)] == [True, False]
 
 
 #: 6 query heads of 4 channels, 3 KV groups, 40 neurons, width 24.
@@ -172,3 +172,23 @@ def test_groups_are_cut_to_preferred_sizes_within_the_tolerance(
     assert sorted(len(layer[KeptHeads].heads) for layer in plan.layers) == expected
     assert plan.settings.group_tolerance == tolerance
     assert plan.achieved_ratio == pytest.approx(2 / 13)
+
+
+def test_what_belongs_together_goes_together() -> None:
+    """Heads that are normalised together, keys and values that layers share, and what stays whole."""
+    spec = model_spec(micro_config(**VARIATIONS["nemotron_h-all"]))
+    options: Any = scored_options(spec, random_scores(spec))[0][0]
+    assert {len(kept.units) for kept in options.sets} == {3, 6}
+    assert options.sets[0].units in ((0, 1, 2), (3, 4, 5))
+    assert not KeptMamba(3, (0, 1), (0, 3)).fits(spec.first(Mamba))
+    spec = model_spec(micro_config(**VARIATIONS["gemma4-all"]))
+    groups = [
+        {heads.shrunk(option).num_key_value_heads for option in range(len(heads.losses))}
+        for heads, *_ in scored_options(spec, random_scores(spec))
+    ]
+    assert groups == [{1, 2, 3}, {3}, {3}]
+    assert "KV heads stay in layers that share keys and values" in whole_words(spec)
+    layer = small_spec(6, 3, 40, model_type="olmo2").layers[0]
+    for number in (4, 6):
+        plan = LayerPlan((KeptHeads.of(layer[Attention], tuple(range(number))), KeptNeurons((1, 2))))
+        assert plan.fits(layer) is (number == 6)

@@ -11,23 +11,26 @@ import pytest
 import torch
 from support.chosen import JOINT, in_turn
 from support.plans import kept_layer, random_scores, random_sensitivity, scored_options, smollm2_spec
-from support.product import BUDGETS, CostModel, LayerPlan, Sparsity
+from support.product import BUDGETS, EVEN, CostModel, LayerPlan, Sparsity
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.model.families import Mamba, ModelSpec, model_spec
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio, largest_ratio, solve_layers
+from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.sparsity import SPARSITY_KINDS
 from seap_export.pruning.plan.sublayers import layer_cost
 
 RATIOS = (0.05, 0.2, 0.35, 0.6)
 
 
-def solve(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int = 16) -> tuple[tuple[LayerPlan, ...], float]:
+def solve(
+    spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int = 16, balance: Any = "loss"
+) -> tuple[tuple[LayerPlan, ...], float]:
     """From random scores."""
     scores = random_scores(spec)
     options, sensitivity = scored_options(spec, scores), random_sensitivity(spec)
-    return solve_layers(spec, options, ratio, sparsity, align, scores=scores, sensitivity=sensitivity)
+    return solve_layers(spec, options, ratio, sparsity, align, balance, scores=scores, sensitivity=sensitivity)
 
 
 def removed(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Sparsity) -> float:
@@ -129,12 +132,28 @@ def test_every_family_comes_as_near_to_the_ratio_as_half_a_step(variation: str, 
     """
     spec, sparsity = model_spec(micro_config(**VARIATIONS[variation])), Sparsity(kind)
     total = sum(spec.prunable_weights(layer) for layer in range(3))
-    groups = [one.weights(spec.hidden_size) / one.mamba_n_groups for one in spec.all(Mamba) if kind == "uniform"]
+    is_curve = kind in ("uniform", "logistic")
+    groups = [one.weights(spec.hidden_size) / one.mamba_n_groups for one in spec.all(Mamba) if is_curve]
     step = max([3 * spec.hidden_size, *groups])
-    for ratio in (min(ratio, largest_ratio(spec, sparsity, 1)) for ratio in RATIOS):
-        layers, achieved = solve(spec, ratio, sparsity, align=1)
-        assert achieved == pytest.approx(removed(spec, layers, sparsity), abs=1e-12)
-        assert abs(achieved - ratio) <= max(RATIO_TOLERANCE, 0.5 * step / total)
+    for balance in ("loss", "alike") if is_curve else ("loss",):
+        for ratio in (min(ratio, largest_ratio(spec, sparsity, 1)) for ratio in RATIOS):
+            layers, achieved = solve(spec, ratio, sparsity, align=1, balance=balance)
+            assert achieved == pytest.approx(removed(spec, layers, sparsity), abs=1e-12)
+            assert abs(achieved - ratio) <= max(RATIO_TOLERANCE, 0.5 * step / total)
+            assert all(plan.fits(layer) for plan, layer in zip(layers, spec.layers, strict=True))
+
+
+@pytest.mark.parametrize("balance", ["loss", "alike"])
+@pytest.mark.parametrize("variation", ["bamba", "falcon_h1", "lfm2", "nemotron_h", "olmo2"])
+def test_all_sublayers_of_a_kind_have_one_shape_in_the_uniform_layout(variation: str, balance: Any) -> None:
+    """Whatever layers are made of; what cannot be cut stays whole and counts."""
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    options, sensitivity = scored_options(spec, random_scores(spec)), random_sensitivity(spec)
+    layers, achieved = solve_uniform(spec, options, 0.2, 1, balance, sensitivity)
+    sizes = {(sublayer.kind, tuple(sublayer.sizes.items())) for layer in layers for sublayer in layer.sublayers}
+    assert len(sizes) == len({type(one) for one in spec.sublayers})
+    assert achieved == pytest.approx(removed(spec, layers, EVEN), abs=1e-12)
+    assert achieved == pytest.approx(0.2, abs=RATIO_TOLERANCE)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
