@@ -44,9 +44,7 @@ def by_hand(score: str, weight: torch.Tensor, moments: Moments) -> list[float]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_scores_are_those_by_hand_and_a_head_s_is_the_mean_over_its_channels(
-    score: Any, square: bool, dtype: torch.dtype
-) -> None:
+def test_scores_are_those_by_hand_and_heads_have_their_mean(score: Any, square: bool, dtype: torch.dtype) -> None:
     """Or over their squares; in float64, whatever the weights are stored in."""
     sizes = {"o_proj": HEADS * HEAD_DIM, "down_proj": NEURONS}
     weights: Any = {name: some_weight(size, size).to(dtype) for name, size in sizes.items()}

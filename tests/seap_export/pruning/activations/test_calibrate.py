@@ -154,9 +154,7 @@ def test_it_is_what_transformers_model_has(tmp_path: Path, variation: str) -> No
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "qwen2-window"])
-def test_batches_and_order_change_nothing_but_the_first_texts_alone_give_the_sensitivity(
-    tmp_path: Path, variation: str
-) -> None:
+def test_order_changes_nothing_but_the_first_texts_alone_give_the_sensitivity(tmp_path: Path, variation: str) -> None:
     """They have more tokens than logits fit in memory, and more than one batch."""
     source, texts = micro_source(tmp_path / "model", variation), random_token_ids(60)
     model, enough = transformers_model(tmp_path / "model"), sensitivity_texts(texts)

@@ -16,6 +16,7 @@ from seap_export.pruning.activations import calibrate, sensitivity
 
 #: Where the process dies: a function or method, and which of its calls.
 Place = tuple[object, str, int]
+Contents = Mapping[str, bytes]
 #: Functions that calibration calls, and how often: each call is a place to die at.
 INTERRUPTED_CALLS: tuple[Place, ...] = (
     (calibrate, "write_layer", 3),
@@ -41,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture(scope="module")
-def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Contents:
     folder = tmp_path_factory.mktemp("undisturbed")
     run(source, folder, compute_in_memory())
     return file_contents(folder)
@@ -61,7 +62,7 @@ def die(source: Source, folder: Path, place: Place, compute: Compute, **options:
     ids=lambda place: f"{place[1]}-{place[2]}",
 )
 def test_the_bytes_are_those_of_an_undisturbed_run(
-    source: Source, expected: Mapping[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place
+    source: Source, expected: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place
 ) -> None:
     """What is finished is not computed again."""
     compute = compute_on_disk(source) if place[2] % 2 else compute_in_memory()
@@ -88,8 +89,8 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
 
 @pytest.mark.parametrize("lost", ["layer-00000.safetensors", "unfinished/inputs-00000", "unfinished/gradient-00002"])
 @pytest.mark.parametrize("place", [(calibrate._Run, "_sublayer", 4), (sensitivity, "_backward", 2)])
-def test_what_was_lost_since_is_made_again(
-    source: Source, expected: Mapping[str, bytes], tmp_path: Path, place: Place, lost: str
+def test_what_was_lost_is_made_anew(
+    source: Source, expected: Contents, tmp_path: Path, place: Place, lost: str
 ) -> None:
     """On the way forward, and on the way back."""
     die(source, tmp_path, place, compute_in_memory(), check=False)
@@ -100,12 +101,7 @@ def test_what_was_lost_since_is_made_again(
 
 @pytest.mark.parametrize(("name", "call"), [("write_layer", 0), ("keep_tensors", 1), ("write_layer", 2)])
 def test_the_comparison_with_transformers_goes_on_too(
-    source: Source,
-    expected: Mapping[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: int,
-    name: str,
+    source: Source, expected: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, name: str
 ) -> None:
     die(source, tmp_path, (calibrate, name, call), compute_in_memory())
     compared: list[str] = []

@@ -199,9 +199,7 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
     assert mixture.of_first_tokens(10**6).token_ids() == mixture.token_ids()
 
 
-def test_fresh_texts_count_less_than_calibration_texts_small_weights_hardly_and_other_models_not_at_all(
-    tmp_path: Path, random_calibration: Callable[..., Calibration]
-) -> None:
+def test_fresh_texts_count_less(tmp_path: Path, random_calibration: Callable[..., Calibration]) -> None:
     source = micro_source(tmp_path / "model")
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
     mixture, fresh = TaskMixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]

@@ -87,7 +87,7 @@ def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("ratio", "more", "passes"), [(0.5, 0, 1.0), (0.5, 1, 0.0), (0.0, 1, 0.0)])
-def test_a_plan_of_too_few_tokens_is_not_distilled_and_says_so(
+def test_a_plan_of_too_few_tokens_is_not_distilled(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, more: int, passes: float
 ) -> None:
     tokens, lines = case[1].num_tokens, list[str]()

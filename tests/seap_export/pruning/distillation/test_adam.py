@@ -62,9 +62,7 @@ def change_all(layers: TrainedLayers) -> None:
 
 
 @pytest.mark.parametrize(("in_memory", "saved"), [(True, 2), (False, 3)])
-def test_layers_are_those_of_the_last_step_that_was_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool, saved: int
-) -> None:
+def test_the_last_step_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: bool, saved: int) -> None:
     """In memory they are saved now and then, in files with each step; what was begun behind it is forgotten."""
     monkeypatch.setattr(layers_module, "_SAVE_EVERY", 2)
     layers = TrainedLayers(tmp_path, 3, in_memory)

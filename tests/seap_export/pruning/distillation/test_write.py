@@ -29,6 +29,7 @@ from seap_export.pruning.distillation.write import variant_units, write_variant
 
 TEXTS = random_token_ids(45)
 FRESH = random_token_ids(60, seed=5)
+Model = tuple[Source, TaskMixture]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,7 +43,7 @@ def many_short_steps() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, TaskMixture]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     work = tmp_path_factory.mktemp("model")
     source = micro_source(work / "dense")
     return source, mixture_of(source, work / "statistics", {"boolq": TEXTS})
@@ -56,9 +57,7 @@ def made(
     return folder
 
 
-def test_it_comes_closer_to_the_dense_model_and_on_a_gpu_it_is_the_same(
-    model: tuple[Source, TaskMixture], tmp_path: Path
-) -> None:
+def test_it_comes_closer_to_the_dense_model_on_a_gpu_too(model: Model, tmp_path: Path) -> None:
     source, statistics = model
     dense = source.files[0].parent
     plan = micro_plan(source, "sequential", distillation=4.0)
@@ -74,7 +73,7 @@ def test_it_comes_closer_to_the_dense_model_and_on_a_gpu_it_is_the_same(
 
 
 @pytest.mark.parametrize("passes", [0.0, 1.0])
-def test_fresh_texts_are_learnt_too(model: tuple[Source, TaskMixture], tmp_path: Path, passes: float) -> None:
+def test_fresh_texts_are_learnt_too(model: Model, tmp_path: Path, passes: float) -> None:
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=passes)
     plain = made(tmp_path / "plain", source, plan, statistics)
@@ -87,7 +86,7 @@ def test_fresh_texts_are_learnt_too(model: tuple[Source, TaskMixture], tmp_path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model: tuple[Source, TaskMixture], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+def undisturbed(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
     """The files of a run in memory, which those of one on disk equal."""
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=1.0)
@@ -106,12 +105,7 @@ def undisturbed(model: tuple[Source, TaskMixture], tmp_path_factory: pytest.Temp
     ],
 )
 def test_interrupted_anywhere_it_ends_in_the_same_bytes(
-    model: tuple[Source, TaskMixture],
-    undisturbed: Mapping[str, bytes],
-    tmp_path: Path,
-    place: tuple[object, str, int],
-    is_on_disk: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Model, undisturbed: Any, tmp_path: Path, place: Any, is_on_disk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, statistics = model
     compute = compute_on_disk(source) if is_on_disk else compute_in_memory()
@@ -123,9 +117,7 @@ def test_interrupted_anywhere_it_ends_in_the_same_bytes(
     assert file_contents(made(tmp_path / "found", source, plan, statistics, compute)) == undisturbed
 
 
-def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
-    model: tuple[Source, TaskMixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_learns_with_a_cut_vocabulary(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dropped tokens may still be read, since the embedding's rows are the dense model's."""
     source, statistics = model
     kept, outers = Vocabulary((0, 1, *range(2, 96, 2)), 96), list[OuterTensors]()
@@ -144,8 +136,8 @@ def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
 
 
 @pytest.mark.parametrize("passes", [0.0, 0.1, 1.0, 3.0])
-def test_it_learns_from_the_texts_as_often_as_asked_and_reports_as_often_as_it_said(
-    model: tuple[Source, TaskMixture], tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
+def test_it_learns_as_often_as_asked(
+    model: Model, tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, statistics = model
     plan, calls, learnt, train = micro_plan(source, "sequential", distillation=passes), [], [], Student.train

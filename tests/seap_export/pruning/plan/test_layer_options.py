@@ -127,9 +127,7 @@ def test_a_sliding_window_is_all_that_is_seen_of_a_longer_context(budget: Any) -
         (8, 2, {"model_type": "gemma2", "attn_logit_softcapping": 30.0}, set()),
     ],
 )
-def test_which_numbers_of_heads_cost_more(
-    heads: int, kv_groups: int, values: dict[str, Any], raised: set[int]
-) -> None:
+def test_which_heads_cost_more(heads: int, kv_groups: int, values: dict[str, Any], raised: set[int]) -> None:
     spec = small_spec(heads, kv_groups, 64, **{"head_dim": 64, **values})
     options, neurons = both(options_from_scores(spec, 0, scores_of([1.0] * heads, [1.0] * 64, spec.head_dim)))
     preferring = options.preferring(0.5)
@@ -165,9 +163,7 @@ def planned(worst: float, tolerance: float) -> Plan:
         (0.0, 0.5, [3, 3]),  # 3 and 3 lose nothing
     ],
 )
-def test_groups_are_cut_to_preferred_sizes_within_the_tolerance(
-    worst: float, tolerance: float, expected: list[int]
-) -> None:
+def test_groups_are_cut_within_the_tolerance(worst: float, tolerance: float, expected: list[int]) -> None:
     plan = planned(worst, tolerance)
     assert sorted(len(layer[KeptHeads].heads) for layer in plan.layers) == expected
     assert plan.settings.group_tolerance == tolerance

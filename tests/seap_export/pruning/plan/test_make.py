@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from support.calibration import Killed, single_mixture
 from support.exports import tree
 from support.models import micro_source, write_micro_model
@@ -44,19 +43,9 @@ def source(tmp_path: Path) -> Source:
     return micro_source(tmp_path / "model")
 
 
-@pytest.fixture
-def mixture(source: Source, random_calibration: Calibrate) -> TaskMixture:
-    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+def mixture_of_two(source: Source, calibrate: Calibrate) -> TaskMixture:
+    calibrations = {task: calibrate(source, task, seed) for seed, task in enumerate(("one", "two"))}
     return TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
-
-
-def output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]:
-    weights = load_file(next(file for file in source.files if file.suffix == ".safetensors"))
-    prefix = f"model.layers.{index}."
-    return {
-        "o_proj": weights[prefix + "self_attn.o_proj.weight"],
-        "down_proj": weights[prefix + "mlp.down_proj.weight"],
-    }
 
 
 def ranking_of(source: Source, statistics: TaskMixture, score: Any, **changes: Any) -> Ranking:
@@ -70,69 +59,52 @@ def ranking_of(source: Source, statistics: TaskMixture, score: Any, **changes: A
     return ranking
 
 
-@pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_every_layer_is_scored_by_its_own_weights_and_statistics(
-    source: Source, random_calibration: Calibrate, score: ChannelScore
+@pytest.mark.parametrize(("score", "ridge"), [*((score, 1.0) for score in CHANNEL_SCORES), ("elimination", 20.0)])
+@pytest.mark.parametrize("variation", ["llama-gqa", "glm4", "exaone4", "gemma2-all"])
+def test_every_layer_is_ranked_by_its_own_weights_and_statistics(
+    tmp_path: Path, random_calibration: Calibrate, variation: str, score: Any, ridge: float
 ) -> None:
-    calibration = random_calibration(source)
-    ranking = ranking_of(source, single_mixture(calibration), score)
-    squared = ranking_of(source, single_mixture(calibration), score, sparsity=Sparsity("global"))
-    for index, (scores, options) in enumerate(zip(ranking.scores or (), ranking.options, strict=True)):
-        moments, weights = calibration.layer(index), output_weights(source, index)
-        heads = channel_scores(score, weights["o_proj"], moments["o_proj"])
-        assert torch.equal(unit_scores(scores["o_proj"]), heads.view(6, 16).mean(1))
-        assert torch.equal(scores["down_proj"], channel_scores(score, weights["down_proj"], moments["down_proj"]))
-        assert_same_options(options, options_from_scores(source.spec, index, scores))
-        expected = layer_scores(score, weights, moments, source.spec.layers[index], square_heads=True)
-        found = (squared.scores or ())[index]
-        assert torch.equal(found["o_proj"], expected["o_proj"])
-        assert not torch.equal(found["o_proj"], scores["o_proj"])
-        assert torch.equal(found["down_proj"], scores["down_proj"])
-    other = open_source(str(write_micro_model(source.files[0].parent.with_name("other"), seed=1, model_type="llama")))
-    with pytest.raises(InputError, match="'boolq' was made with another model"):
-        ranking_of(source, single_mixture(random_calibration(other)), score)
-    with pytest.raises(UsageError, match="has none; use another recipe"):  # no experts
-        ranking_of(source, single_mixture(calibration), "reap")
+    """Rows count by the gain of a norm behind them, as if it were part of the projection.
 
-
-@pytest.mark.parametrize("score", ["wifv", "elimination"])
-@pytest.mark.parametrize("variation", ["glm4", "exaone4", "gemma2-all"])
-def test_rows_count_by_the_gain_of_the_norm_behind_them(
-    tmp_path: Path, random_calibration: Calibrate, variation: str, score: Any
-) -> None:
-    """As if the norm's gain were part of the projection, which is the same function."""
+    An elimination sees the covariances of the mixture and the ridge of the refit.
+    """
     source = micro_source(tmp_path / variation, variation)
-    statistics = single_mixture(random_calibration(source))
-    ranking = ranking_of(source, statistics, score)
-    for index, options in enumerate(ranking.options):
-        layer = source.read_layer(index)
-        weights = {
-            output: layer[names.tensor(norm, index)].float().unsqueeze(1) * layer[names.weight(output, index)].float()
-            for output, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm"))
-        }
-        if score == "elimination":
-            covariances = {output: statistics.covariance(index, output) for output in OUTPUTS}
-            ridge = 1.0 / statistics.effective_tokens
-            expected = options_from_elimination(source.spec, index, weights, covariances, ridge=ridge)
-        else:
-            scores = layer_scores(
-                score, weights, statistics.calibrations["boolq"].layer(index), source.spec.layers[index]
-            )
-            expected = options_from_scores(source.spec, index, scores)
-        assert_same_options(options, expected)
-
-
-@pytest.mark.parametrize("ridge", [0.5, 20.0])
-def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_refit(
-    source: Source, mixture: TaskMixture, ridge: float
-) -> None:
+    mixture = mixture_of_two(source, random_calibration)
     assert mixture.effective_tokens == pytest.approx(72)  # of 80, unevenly weighted
-    for index, options in enumerate(ranking_of(source, mixture, "elimination", ridge=ridge).options):
-        covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
-        expected = options_from_elimination(
-            source.spec, index, output_weights(source, index), covariances, ridge=ridge / mixture.effective_tokens
-        )
+    statistics = mixture if score == "elimination" else single_mixture(mixture.calibrations["one"])
+    ranking = ranking_of(source, statistics, score, ridge=ridge)
+    by_power = {1: ranking}
+    if score != "elimination":
+        by_power[2] = ranking_of(source, statistics, score, sparsity=Sparsity("global"))
+    for index, (layer, options) in enumerate(zip(source.spec.layers, ranking.options, strict=True)):
+        tensors, weights = source.read_layer(index), dict[Projection, torch.Tensor]()
+        for output, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm")):
+            gain = torch.ones(1) if variation == "llama-gqa" else tensors[names.tensor(norm, index)].float()
+            weights[output] = gain.unsqueeze(1) * tensors[names.weight(output, index)].float()  # type: ignore[index, arg-type]
+        if score == "elimination":
+            covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
+            relative = ridge / mixture.effective_tokens
+            expected = options_from_elimination(source.spec, index, weights, covariances, ridge=relative)
+        else:
+            moments = mixture.calibrations["one"].layer(index)
+            scores = {output: channel_scores(score, weights[output], moments[output]) for output in OUTPUTS}
+            heads, neurons = scores["o_proj"].view(6, -1), scores["down_proj"]
+            for power, made in by_power.items():
+                found = (made.scores or ())[index]
+                torch.testing.assert_close(
+                    unit_scores(found["o_proj"]), heads.pow(power).mean(1), rtol=1e-12, atol=0.0
+                )
+                assert torch.equal(found["down_proj"], neurons)
+            expected = options_from_scores(source.spec, index, layer_scores(score, weights, moments, layer))
         assert_same_options(options, expected)
+
+
+def test_what_cannot_be_ranked_is_refused(source: Source, tmp_path: Path, random_calibration: Calibrate) -> None:
+    other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
+    with pytest.raises(InputError, match="'boolq' was made with another model"):
+        ranking_of(source, single_mixture(random_calibration(other)), "wifv")
+    with pytest.raises(UsageError, match="has none; use another recipe"):  # no experts
+        ranking_of(source, single_mixture(random_calibration(source)), "reap")
 
 
 def total(scores: tuple[LayerScores, ...]) -> float:
@@ -140,7 +112,7 @@ def total(scores: tuple[LayerScores, ...]) -> float:
 
 
 @pytest.mark.parametrize(("score", "mix"), [("wifv", "scaled"), ("wifn", "scaled"), ("wifv", "plain")])
-def test_scores_of_several_tasks_are_added_by_their_weights(
+def test_scores_of_tasks_are_added(
     source: Source, random_calibration: Calibrate, score: ChannelScore, mix: ScoreMix
 ) -> None:
     """A task whose scores are all 0 is no obstacle."""
@@ -189,10 +161,12 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
 
 @pytest.mark.parametrize(("recipe", "work"), [("reconstruct", "_eliminate"), ("seap", "_scores")])
 def test_an_interrupted_ranking_goes_on_and_is_the_same(
-    source: Source, mixture: TaskMixture, tmp_path: Path, recipe: str, work: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, random_calibration: Calibrate, recipe: str, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a file counts as none, and a damaged one is refused."""
     settings, made, plain = open_recipe(recipe), list[int](), getattr(make, work)
+    source = micro_source(tmp_path / "model")
+    mixture = mixture_of_two(source, random_calibration)
     monkeypatch.setattr(make, work, lambda *given: made.append(given[2]) or plain(*given))
 
     def ranked(folder: Path, **more: Any) -> Ranking:

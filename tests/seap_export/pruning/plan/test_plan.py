@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.plans import kept_layer, with_settings
-from support.product import EVEN, Compensation, PlanSettings, Sparsity, Vocabulary
+from support.product import EVEN, PlanSettings, Sparsity, Vocabulary
 from support.variations import micro_config
 
 from seap_export.errors import ArtifactError
@@ -29,12 +29,12 @@ PLAN = Plan(
     source_sha256="ab" * 32,
     method="custom",
     settings=PlanSettings(
-        score="wifv",
-        sparsity=Sparsity("logistic", 0.8, 0.3, 0, 1),
-        align=16,
+        "wifv",
+        Sparsity("logistic", 0.8, 0.3, 0, 1),
         balance="alike",
         compensation="bias",
         ridge=1.0 / 3.0,
+        align=16,
         distillation=0.0,
         mix="plain",
     ),
@@ -78,9 +78,7 @@ VOCABULARY = {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"}
         ({"compensation": "sequential", "biases": "none"}, {"biases": "none"}),
     ],
 )
-def test_a_plan_comes_back_as_it_was_and_records_what_there_is(
-    tmp_path: Path, values: dict[str, Any], recorded: dict[str, Any]
-) -> None:
+def test_a_plan_comes_back_as_it_was(tmp_path: Path, values: dict[str, Any], recorded: dict[str, Any]) -> None:
     for base in (PLAN, UNIFORM):
         plan = with_settings(base, **values)
         write_plan(plan, tmp_path / "plan.json")
@@ -106,12 +104,9 @@ def test_a_plan_comes_back_as_it_was_and_records_what_there_is(
         {"layers": changed_layer(kv_groups=[0, 1])},
         {"layers": changed_layer(heads=[0, 1, 4])},
         {"layers": changed_layer(heads=[0, 1, 2, 3])},
-        {"layers": changed_layer(heads=[])},
         {"layers": changed_layer(neurons=[])},
         {"layers": changed_layer(neurons=[3, 1])},
-        {"layers": changed_layer(neurons=[1, 1])},
         {"layers": changed_layer(neurons=[-1, 1])},
-        {"layers": changed_layer(neurons=5)},
         {"layers": changed_layer(neurons=None)},
         {"layers": changed_layer(num_heads_per_group=0)},
         {"layers": "all"},
@@ -126,7 +121,6 @@ def test_a_plan_comes_back_as_it_was_and_records_what_there_is(
         {"weights": {"boolq": 0.0}},
         {"weights": {"boolq": -1.0, "piqa": 2.0}},
         {"weights": {"boolq": float("inf")}},
-        {"weights": {"boolq": "1"}},
         {"weights": ["boolq"]},
         {"surplus": 1},
         {"sparsity": {"slope": 1.0}},
@@ -153,9 +147,7 @@ NEURONS_ONLY = kept_layer(2, range(3), range(6), (0, 1))
         ("none", LAYERS, (set(),) * 3),
     ],
 )
-def test_what_is_cut_is_compensated_and_in_the_sequential_mode_all_that_follows(
-    compensation: Compensation, layers: tuple[LayerPlan, ...], expected: tuple[set[str], ...]
-) -> None:
+def test_what_is_cut_is_compensated_or_all_that_follows(compensation: Any, layers: Any, expected: Any) -> None:
     plan, dense = with_settings(PLAN, compensation=compensation, layers=layers), dense_spec().layers[0]
     assert plan.compensated(dense_spec()) == expected
     assert plan.shrunk_spec(dense_spec()).layers == tuple(
@@ -166,23 +158,20 @@ def test_what_is_cut_is_compensated_and_in_the_sequential_mode_all_that_follows(
     assert layers != LAYERS or [layer.sizes for layer in layers] == sizes
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"num_hidden_layers": 4}, "3 layers.* 4"),
-        ({"intermediate_size": 79}, "layer 0 has another shape"),
-        ({"num_attention_heads": 4, "num_key_value_heads": 2}, "layer 0 has another shape"),
-        ({"num_key_value_heads": 6}, "layer 0 has another shape"),
-    ],
-)
-def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArtifactError, match=message):
-        PLAN.shrunk_spec(dense_spec(**values))
+def test_a_plan_of_a_model_of_another_shape_is_refused() -> None:
+    other = "layer 0 has another shape"
+    sizes = [
+        {"intermediate_size": 79},
+        {"num_attention_heads": 4, "num_key_value_heads": 2},
+        {"num_key_value_heads": 6},
+    ]
+    for values, message in [({"num_hidden_layers": 4}, "3 layers.* 4"), *((values, other) for values in sizes)]:
+        with pytest.raises(ArtifactError, match=message):
+            PLAN.shrunk_spec(dense_spec(**values))
     heads, neurons = LAYERS[2].sublayers
     for sublayers in ((heads,), (neurons,), (neurons, heads)):
-        plan = with_settings(PLAN, layers=(LayerPlan(sublayers), *LAYERS[1:]))
-        with pytest.raises(ArtifactError, match="layer 0 has another shape"):
-            plan.shrunk_spec(dense_spec())
+        with pytest.raises(ArtifactError, match=other):
+            with_settings(PLAN, layers=(LayerPlan(sublayers), *LAYERS[1:])).shrunk_spec(dense_spec())
     for sublayers in ((), (heads, heads)):
         with pytest.raises(ValueError, match="different kinds"):
             LayerPlan(sublayers)
@@ -192,16 +181,13 @@ def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], m
     ("model", "fitted", "biases"),
     [
         ({"model_type": "llama"}, OUTPUTS, family_of_model_type("llama").projections),
-        ({"model_type": "llama", "attention_bias": True}, OUTPUTS, family_of_model_type("llama").projections),
         ({"model_type": "mistral"}, (), ()),
         ({"model_type": "qwen2"}, (), ("q_proj", "k_proj", "v_proj")),
         ({"model_type": "qwen3"}, ("o_proj",), ("q_proj", "k_proj", "v_proj", "o_proj")),
     ],
     ids=str,
 )
-def test_biases_of_a_uniform_plan_are_those_of_the_family_s_class(
-    model: dict[str, Any], fitted: tuple[str, ...], biases: tuple[str, ...]
-) -> None:
+def test_biases_of_a_uniform_plan_are_the_class_s(model: Any, fitted: Any, biases: Any) -> None:
     dense = dense_spec(**model)
     assert UNIFORM.compensated(dense) == (frozenset(fitted),) * 3
     assert {layer.biases for layer in UNIFORM.shrunk_spec(dense).layers} == {frozenset(biases)}

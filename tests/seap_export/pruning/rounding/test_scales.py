@@ -157,9 +157,7 @@ def loss(weight: torch.Tensor, rounded: torch.Tensor, moment: torch.Tensor) -> f
 
 @pytest.mark.parametrize("how", HOWS, ids=str)
 @pytest.mark.parametrize("channels", [40, 150])
-def test_the_output_changes_less_than_with_the_nearest_levels(
-    how: BlockQuantization, channels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_beats_the_nearest_levels(how: BlockQuantization, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, moment = random_projection(channels, tokens=4 * channels, out=20)
     rounded = round_columns(weight, moment.clone(), how)
     assert torch.equal(dequantize(quantize(rounded, how), how, channels), rounded)

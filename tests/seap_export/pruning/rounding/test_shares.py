@@ -51,9 +51,7 @@ def test_the_average_is_kept_and_what_is_joined_has_one_grid(variation: str, ave
     assert len({how.of(name) for name, *_ in how.others}) > 1
 
 
-def test_matrices_that_do_not_count_leave_their_bits_to_others_and_fewer_bits_are_guessed_to_cost_more(
-    tmp_path: Path,
-) -> None:
+def test_idle_matrices_leave_their_bits_to_others_and_fewer_bits_cost_more(tmp_path: Path) -> None:
     micro_source(tmp_path / "model", "llama-gqa")
     how = BlockQuantization(4, average=3.5, ways=WAYS)
 

@@ -40,10 +40,11 @@ from seap_export.pruning.rounding.write import folder_source, write_rounded_mode
 HOW = BlockQuantization(4)
 SHARED = BlockQuantization(4, average=3.25, ways=WAYS)
 Made = tuple[Path, TaskMixture]
+Make = Callable[[str], Made]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """The pruned model folder and the statistics of a variation."""
 
     @cache
@@ -93,7 +94,7 @@ def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[in
     ],
 )
 def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
-    made: Callable[[str], Made], tmp_path: Path, variation: str, how: BlockQuantization
+    made: Make, tmp_path: Path, variation: str, how: BlockQuantization
 ) -> None:
     made_here = made(variation)
     folder = rounded(made_here, tmp_path / "rounded", how)
@@ -124,7 +125,7 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
     assert divergence(made_here, on_levels, texts) < 0.8 * divergence(made_here, plain, texts)
 
 
-def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], Made], tmp_path: Path) -> None:
+def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Make, tmp_path: Path) -> None:
     made_here = made("gemma2-all")
     expected = file_contents(rounded(made_here, tmp_path / "here"))
     on_disk = rounded(made_here, tmp_path / "disk", compute=compute_on_disk(folder_source(made_here[0])))
@@ -136,7 +137,7 @@ def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], 
 
 @pytest.mark.parametrize(("how", "step"), [(HOW, 7), (SHARED, 13)])
 def test_it_goes_on_where_it_was_interrupted(
-    made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: BlockQuantization, step: int
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: BlockQuantization, step: int
 ) -> None:
     made_here = made("llama-biases")
     expected = file_contents(rounded(made_here, tmp_path / "whole", how))
@@ -180,9 +181,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
 
 
 @pytest.mark.parametrize("how", [BlockQuantization(2), HOW, BlockQuantization(4, rows=True)], ids=lambda how: how.name)
-def test_what_rounding_cannot_have_made_is_named(
-    made: Callable[[str], Made], tmp_path: Path, how: BlockQuantization
-) -> None:
+def test_what_rounding_cannot_make_is_named(made: Make, tmp_path: Path, how: BlockQuantization) -> None:
     made_here = made("llama-biases")
     folder = rounded(made_here, tmp_path, how)
     assert list(unlike_tensors(made_here[0], folder, how)) == []
@@ -195,7 +194,7 @@ def test_what_rounding_cannot_have_made_is_named(
         (folder / "model.safetensors").write_bytes(good)
 
 
-def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[str], Made], tmp_path: Path) -> None:
+def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Make, tmp_path: Path) -> None:
     """The MLP of a first layer reads the embeddings, whatever attention adds to them."""
     folder, statistics = made("cohere-all")
     other = tmp_path / "other"
@@ -210,7 +209,7 @@ def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[st
         assert torch.equal(one[name], two[name])
 
 
-def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
+def test_a_calibration_of_another_vocabulary_is_refused(made: Make, tmp_path: Path) -> None:
     folder, _ = made("llama-gqa")
     larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=97)
     statistics = mixture_of(larger, tmp_path / "statistics", {"boolq": [*TOKEN_IDS, [5, 96]]})
@@ -219,7 +218,7 @@ def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Ma
         write_rounded_model(folder, statistics, HOW, tmp_path / "out")
 
 
-def test_a_cut_vocabulary_is_rounded_with_its_own_ids(made: Callable[[str], Made], tmp_path: Path) -> None:
+def test_a_cut_vocabulary_is_rounded_with_its_own_ids(made: Make, tmp_path: Path) -> None:
     (whole, statistics), renumbered = made("llama-gqa"), tmp_path / "renumbered"
     shutil.copytree(whole, renumbered)
     kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have

@@ -205,9 +205,7 @@ def sublayer_of(source: Source, output: Projection, disturbance: float) -> OneSu
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_without_norm_it_reaches_the_dense_stream_and_a_token_without_a_hidden_state_does_not_count(
-    tmp_path: Path, output: Projection
-) -> None:
+def test_without_norm_it_reaches_the_dense_stream(tmp_path: Path, output: Projection) -> None:
     """Bit for bit the distance, where there is no multiplier."""
     sublayer = sublayer_of(micro_source(tmp_path / "model"), output, 0.1)
     target, weights = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
@@ -227,9 +225,7 @@ def test_without_norm_it_reaches_the_dense_stream_and_a_token_without_a_hidden_s
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("variation", POST_NORMS)
-def test_the_fit_is_a_stationary_point_of_the_linearised_problem(
-    tmp_path: Path, variation: str, output: Projection
-) -> None:
+def test_the_fit_is_stationary_in_the_linearised_problem(tmp_path: Path, variation: str, output: Projection) -> None:
     """By central differences along random directions, against a fit that counts all tokens alike."""
     sublayer = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.1)
     gain = sublayer.layer.gain(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,9 @@ from seap_export.pruning.activations.calibrate import collect_statistics
 from seap_export.pruning.shrink import refit_streams
 from seap_export.pruning.shrink.write import write_shrunk_model
 
+#: A function or method, and which of its calls.
+Place = tuple[object, str, int]
+
 
 @dataclass
 class Case:
@@ -57,9 +60,7 @@ def run(case: Case, folder: Path, compensation: Compensation, compute: Compute, 
     write_shrunk_model(case.source, plan, case.statistics, folder, compute=compute, **options)
 
 
-def die(
-    case: Case, folder: Path, place: tuple[object, str, int], compensation: Compensation, compute: Compute
-) -> None:
+def die(case: Case, folder: Path, place: Place, compensation: Compensation, compute: Compute) -> None:
     """Runs until the process dies at a call of a function."""
     with pytest.MonkeyPatch.context() as patch:
         die_at(patch, *place)
@@ -76,34 +77,27 @@ def layers_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("compensation", "what", "name", "calls", "is_on_disk"),
+    ("compensation", "place", "calls", "on_disk"),
     [
-        ("bias", SafetensorsWriter, "write", range(0, 24, 3), False),
-        ("sequential", SafetensorsWriter, "write", range(0, 24, 3), False),
-        ("sequential", streams._KeptInMemory, "save", range(6), False),
-        ("sequential", streams._KeptInFile, "save", range(0, 6, 2), True),
-        ("sequential", streams._Saved, "forget", range(0, 6, 2), False),
-        ("sequential", streams._Layout, "write", range(0, 40, 9), True),
-        ("sequential", refit_streams, "refit", range(3), True),
-        ("sequential", SafetensorsWriter, "flush", range(3), False),
-        ("sequential", SafetensorsWriter, "__exit__", [0], False),
+        ("bias", (SafetensorsWriter, "write"), range(0, 24, 3), False),
+        ("sequential", (SafetensorsWriter, "write"), range(0, 24, 3), False),
+        ("sequential", (streams._KeptInMemory, "save"), range(6), False),
+        ("sequential", (streams._KeptInFile, "save"), range(0, 6, 2), True),
+        ("sequential", (streams._Saved, "forget"), range(0, 6, 2), False),
+        ("sequential", (streams._Layout, "write"), range(0, 40, 9), True),
+        ("sequential", (refit_streams, "refit"), range(3), True),
+        ("sequential", (SafetensorsWriter, "flush"), range(3), False),
+        ("sequential", (SafetensorsWriter, "__exit__"), [0], False),
     ],
 )
 def test_killed_anywhere_it_goes_on(
-    case: Case,
-    tmp_path: Path,
-    layers_read: list[int],
-    compensation: Compensation,
-    what: object,
-    name: str,
-    calls: Sequence[int],
-    is_on_disk: bool,
+    case: Case, tmp_path: Path, layers_read: list[int], compensation: Any, place: Any, calls: Any, on_disk: bool
 ) -> None:
-    compute = compute_on_disk(case.source) if is_on_disk else compute_in_memory()
+    compute = compute_on_disk(case.source) if on_disk else compute_in_memory()
     for call in calls:
         layers_read.clear()
         folder, reported = tmp_path / str(call), list[int]()
-        die(case, folder, (what, name, call), compensation, compute)
+        die(case, folder, (*place, call), compensation, compute)
         run(case, folder, compensation, compute, on_layer=reported.append)
         assert reported == [0, 1, 2]
         assert file_contents(folder) == case.expected[compensation]

@@ -114,9 +114,7 @@ def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Pat
     assert (logits(even) - logits(expected)).abs().max() > 0.01 * logits(expected).abs().max()
 
 
-def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_rounding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_layers_correct_the_rounding_to_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = micro_source(tmp_path / "model", dtype="bfloat16")
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan, streams, plain = micro_plan(source, "sequential"), list[Any](), RefitStreams.layer

@@ -34,7 +34,7 @@ from support.plans import NEURONS, layer_plan, micro_plan, plan_of, uniform_plan
 from support.product import Calibration, KeptNeurons, Plan, Source, StoredForm, TaskMixture, open_source
 from support.shrunk import Shrunk, shrink_folder
 from support.variations import VARIATIONS
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
@@ -43,10 +43,11 @@ from seap_export.pruning.plan.settings import COMPENSATIONS, Compensation, Layou
 from seap_export.pruning.shrink.write import write_shrunk_model
 
 Shrink = Callable[..., Shrunk]
+Calibrate = Callable[..., Calibration]
 
 
 @pytest.fixture
-def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) -> Shrink:
+def shrink(tmp_path: Path, random_calibration: Calibrate) -> Shrink:
     def make(
         variation: str = "llama-gqa",
         compensation: Compensation = "bias",
@@ -97,7 +98,7 @@ def cases(layout: Layout, plan: Any) -> list[Any]:
     ("variation", "compensation", "plan"), [*cases("per-layer", micro_plan), *cases("uniform", uniform_plan)]
 )
 def test_the_shrunk_model_equals_the_masked_dense_model(
-    shrink: Shrink, variation: str, compensation: Compensation, plan: Any
+    shrink: Shrink, variation: str, compensation: Any, plan: Any
 ) -> None:
     """In the uniform layout it is a plain one of its family, without code."""
     shrunk = shrink(variation, compensation, plan)
@@ -129,9 +130,7 @@ def test_the_shrunk_model_equals_the_masked_dense_model(
         ("llama-gqa", {"auto_map": {"AutoConfig": "other.Config"}}, uniform_plan, {"auto_map": None}),
     ],
 )
-def test_config_keeps_the_dense_values_but_for_some(
-    shrink: Shrink, variation: str, values: dict[str, Any], plan: Any, expected: dict[str, Any]
-) -> None:
+def test_config_keeps_dense_values(shrink: Shrink, variation: str, values: Any, plan: Any, expected: Any) -> None:
     shrunk = shrink(variation, "none", plan, **values)
     config, dense = shrunk.config(), shrunk.source.config
     assert {key: config.get(key) for key in expected} == expected
@@ -153,9 +152,7 @@ def test_config_keeps_the_dense_values_but_for_some(
         ("llama-gqa", "uniform", "sequential"),
     ],
 )
-def test_a_plan_that_keeps_everything_gives_the_dense_model(
-    shrink: Shrink, variation: str, layout: str, compensation: Compensation
-) -> None:
+def test_what_keeps_all_gives_the_dense_model(shrink: Shrink, variation: str, layout: str, compensation: Any) -> None:
     shrunk = shrink(variation, compensation, partial(whole_plan, layout=layout))
     assert shrunk.config().get("per_layer_config") == ({} if layout == "per-layer" else None)
     assert not any(shrunk.config().get(switch) for switch in ("attention_bias", "mlp_bias"))
@@ -177,9 +174,7 @@ def test_a_plan_that_keeps_everything_gives_the_dense_model(
     # GPT-Neo's class takes the length of a static cache for that of the text
     [case for case in in_turn(RICHEST, ["dynamic", "static"]) if case.values != ("gpt_neo-all", "static")],
 )
-def test_generation_with_a_cache_equals_generation_without_and_saving_and_loading_again_is_exact(
-    shrink: Shrink, tmp_path: Path, variation: str, cache: str
-) -> None:
+def test_a_cache_and_saving_change_nothing(shrink: Shrink, tmp_path: Path, variation: str, cache: str) -> None:
     model = transformers_model(shrink(variation).folder)
     model.save_pretrained(tmp_path / "again")
     second = transformers_model(tmp_path / "again")
@@ -239,9 +234,7 @@ def test_a_class_that_does_not_read_the_size_of_a_head_is_refused(shrink: Shrink
 
 
 @pytest.mark.parametrize(("dtype", "compensation"), [("bfloat16", "sequential"), ("float16", "bias")])
-def test_half_precision_weights_keep_their_dtype_and_values_and_those_that_are_not_finite_are_refused(
-    tmp_path: Path, random_calibration: Callable[[Source], Calibration], dtype: str, compensation: Compensation
-) -> None:
+def test_half_precision_is_kept(tmp_path: Path, random_calibration: Calibrate, dtype: str, compensation: Any) -> None:
     """Whatever the dense config says."""
     folder = write_micro_model(tmp_path / "dense", dtype=dtype, **VARIATIONS["llama-gqa"])
     set_json(folder / "config.json", dtype="float32")
@@ -264,9 +257,7 @@ def test_half_precision_weights_keep_their_dtype_and_values_and_those_that_are_n
     [("llama-gqa", copy.deepcopy), ("phi3-all", lambda model: pickle.loads(pickle.dumps(model)))],
 )
 @torch.no_grad()
-def test_a_copy_computes_the_same_and_has_a_backend_of_its_own(
-    shrink: Shrink, variation: str, copied: Callable[[PreTrainedModel], PreTrainedModel]
-) -> None:
+def test_a_copy_has_a_backend_of_its_own(shrink: Shrink, variation: str, copied: Any) -> None:
     """Only the eager backend gives attention weights: one matrix for each head that a layer has left."""
     model = transformers_model(shrink(variation).folder)
     other, before = copied(model), masked_logits(model)
@@ -280,9 +271,7 @@ def test_a_copy_computes_the_same_and_has_a_backend_of_its_own(
     assert_close(masked_logits(other), before)
 
 
-def test_what_was_made_from_something_else_is_refused_before_anything_is_written(
-    shrink: Shrink, random_calibration: Callable[..., Calibration], tmp_path: Path
-) -> None:
+def test_what_was_made_from_another_is_refused(shrink: Shrink, random_calibration: Calibrate, tmp_path: Path) -> None:
     shrunk = shrink()
     other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
     calibrations = {task: random_calibration(shrunk.source, task) for task in ("boolq", "piqa")}
@@ -309,7 +298,7 @@ def test_what_was_made_from_something_else_is_refused_before_anything_is_written
     ],
 )
 def test_a_shrunk_model_is_shrunk_again(
-    shrink: Shrink, random_calibration: Callable[[Source], Calibration], variation: str, first: Any, again: Any
+    shrink: Shrink, random_calibration: Calibrate, variation: str, first: Any, again: Any
 ) -> None:
     once = shrink(variation, "bias", first)
     folder = once.folder.with_name("twice")

@@ -114,9 +114,7 @@ def test_no_set_that_fits_the_budget_is_worth_more(attention: str, head_worth: f
     ("budget", "heads", "neurons"),
     [(0.0, 1, 4), *((384 + 288 * step, 1, n) for step, n in ((1.6, 8), (2.4, 8), (2.6, 12)))],
 )
-def test_the_rest_is_rounded_to_the_nearest_step_and_of_equal_scores_the_first_are_kept(
-    budget: float, heads: int, neurons: int
-) -> None:
+def test_the_rest_is_rounded_and_of_equal_scores_the_first_are_kept(budget: float, heads: int, neurons: int) -> None:
     spec = layer_spec("gqa", neurons=20)
     choices = choices_of(spec, scores_of([0.0] * 6, [1.0] * 20), 4)
     plan, _ = choices.best(budget)

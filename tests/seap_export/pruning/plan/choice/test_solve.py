@@ -33,12 +33,11 @@ from seap_export.pruning.plan.sparsity import SPARSITY_KINDS
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons, layer_cost
 from seap_export.pruning.scores import LayerScores
 
+Solved = tuple[tuple[LayerPlan, ...], float]
 RATIOS = (0.05, 0.2, 0.35, 0.6)
 
 
-def solve(
-    spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int = 16, balance: Any = "loss"
-) -> tuple[tuple[LayerPlan, ...], float]:
+def solve(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int = 16, balance: Any = "loss") -> Solved:
     """From random scores."""
     scores = random_scores(spec)
     options, sensitivity = scored_options(spec, scores), random_sensitivity(spec)
@@ -86,9 +85,7 @@ def test_the_ratio_is_achieved_on_a_curve_as_steep_as_a_step_and_nothing_is_remo
         (0, 1, "lower the ratio"),
     ],
 )
-def test_a_ratio_out_of_reach_is_refused_with_the_most_that_can_be_removed_and_what_helps(
-    protected: int, align: int, remedy: str
-) -> None:
+def test_a_ratio_out_of_reach_is_refused_with_the_most_and_what_helps(protected: int, align: int, remedy: str) -> None:
     """All but one head, its key/value head and one step of neurons, in every unprotected layer."""
     spec, sparsity = smollm2_spec(), Sparsity(protect_first=protected, protect_last=protected)
     whole, least = 2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536, 4 * 64 + 3 * align
@@ -110,9 +107,7 @@ def test_a_ratio_out_of_reach_is_refused_with_the_most_that_can_be_removed_and_w
         (0.2, "global", 16, "alike", "global sparsity weighs heads against neurons itself"),
     ],
 )
-def test_what_has_no_meaning_or_lacks_something_is_refused(
-    ratio: float, kind: Any, align: int, balance: Any, message: str
-) -> None:
+def test_what_has_no_meaning_is_refused(ratio: float, kind: Any, align: int, balance: Any, message: str) -> None:
     spec = smollm2_spec(num_hidden_layers=2)
     with pytest.raises(UsageError, match=message):
         solve_layers(spec, scored_options(spec, random_scores(spec)), ratio, Sparsity(kind), align, balance)
@@ -196,6 +191,10 @@ def ranked(spec: ModelSpec, scores: list[LayerScores], fraction: float) -> list[
     return rank(choices, scores, [True] * len(choices), budget)
 
 
+#: Heads and neurons of a layer.
+Units = tuple[tuple[int, ...], tuple[int, ...]]
+
+
 def standardised_by_hand(scores: LayerScores) -> tuple[list[float], list[float]]:
     """FLAP standardises the channels of the heads, then takes each head's mean."""
     channels = [float(value) for value in scores["o_proj"].flatten()]
@@ -216,9 +215,7 @@ def test_scores_that_are_all_alike_become_0() -> None:
         assert not neurons.any()
 
 
-def by_hand(
-    spec: ModelSpec, scores: list[LayerScores], budget: float
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def by_hand(spec: ModelSpec, scores: list[LayerScores], budget: float) -> list[Units]:
     """Heads and neurons that are left when the lowest go one by one, at the number nearest to the budget.
 
     Of layers with one head a group, in steps of 1 neuron; a layer keeps its last head and its last neuron.

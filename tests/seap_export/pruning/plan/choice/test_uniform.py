@@ -119,9 +119,7 @@ SIX = {"num_key_value_heads": 6, "intermediate_size": 400}
         (VARIATIONS["gpt2"], {6}, set()),
     ],
 )
-def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(
-    values: dict[str, Any], some: set[int], refused: set[int]
-) -> None:
+def test_heads_that_the_class_refuses_are_left_out(values: dict[str, Any], some: set[int], refused: set[int]) -> None:
     config = micro_config(**values)
     spec = model_spec(config)
     most = 0.85 if SIX.items() <= values.items() else 0.4

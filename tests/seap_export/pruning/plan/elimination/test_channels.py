@@ -125,9 +125,7 @@ def test_one_at_a_time_is_the_greedy_loop_of_refits(ridge: float, tokens: int, s
 
 @pytest.mark.parametrize("ridge", [RIDGE, SMALL_RIDGE])
 @pytest.mark.parametrize("fraction", [0.0, 0.125, 0.5, 1.0])
-def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_time(
-    fraction: float, ridge: float
-) -> None:
+def test_the_loss_of_every_number_is_that_of_its_set_for_any_step(fraction: float, ridge: float) -> None:
     weight, covariance = random_projection(40, 90)
     order, loss = eliminate_channels(weight, covariance, ridge, fraction)
     assert sorted(order.tolist()) == list(range(40))
@@ -147,9 +145,7 @@ def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_ti
 
 
 @pytest.mark.parametrize("tokens", [3000, 300])
-def test_single_precision_chooses_and_weighs_as_double_precision_does(
-    tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_single_precision_chooses_as_double_precision_does(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, covariance = random_projection(600, tokens, 48)
     order, loss = eliminate_channels(weight, covariance, 1 / tokens)
     single = weight.double(), covariance, 1 / tokens * float(covariance.trace()), torch.from_numpy(order.copy())

@@ -136,9 +136,7 @@ def test_losses_by_a_sample_are_those_of_the_layer(variation: str, tmp_path: Pat
 
 
 @torch.no_grad()
-def test_a_sample_is_of_the_same_tokens_in_any_batches_and_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_has_the_same_tokens_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routing, "_FEWEST", 40)
     source, texts = micro_source(tmp_path / "model", "mixtral"), random_token_ids(20)
     layer, experts = DecoderLayer(source.spec, 0, source.read_layer(0)), source.spec.layers[0][Experts]
