@@ -13,7 +13,7 @@ import torch
 from support.calibration import Killed, single_mixture
 from support.exports import tree
 from support.models import micro_source, write_micro_model
-from support.plans import assert_same_options, both, kept_sizes
+from support.plans import assert_same_options, kept_sizes
 from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_recipe, open_source
 
 from seap_export.errors import ArtifactError, InputError, UsageError
@@ -25,7 +25,6 @@ from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import Ranking, read_ranking
 from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
 from seap_export.pruning.plan.sparsity import Sparsity
-from seap_export.pruning.plan.sublayers import KeptHeads
 from seap_export.pruning.scores import (
     CHANNEL_SCORES,
     ChannelScore,
@@ -138,11 +137,11 @@ def test_scores_of_tasks_are_added(
     assert mix == "plain" or total(mixed.scores or ()) == pytest.approx(1.25)
 
 
-def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calibration: Calibrate) -> None:
+def test_the_sensitivity_decides_too(source: Source, random_calibration: Calibrate) -> None:
     statistics = single_mixture(random_calibration(source))
 
-    def planned(ranking: Ranking, kind: Any = "adaptive", balance: Any = "loss") -> Plan:
-        settings = PlanSettings("wifv", Sparsity(kind), align=4, balance=balance, compensation="none")
+    def planned(ranking: Ranking) -> Plan:
+        settings = PlanSettings("wifv", Sparsity("adaptive"), align=4, compensation="none")
         return plan_variant(source, statistics, ranking, settings, 0.3)
 
     ranking = ranking_of(source, statistics, "elimination")
@@ -151,12 +150,6 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
     sensitive = planned(dataclasses.replace(ranking, sensitivity=other))
     assert sensitive.layers[2] != plan.layers[2]
     assert kept_sizes(sensitive.layers[2]) == (3, 6, 80)
-    parts = [both(option) for option in ranking.options]
-    cheap = [(heads, dataclasses.replace(neurons, loss_of=1e-6 * neurons.loss_of)) for heads, neurons in parts]
-    ranking = dataclasses.replace(ranking, options=tuple(cheap))
-    by_loss, alike = (planned(ranking, "uniform", balance).layers for balance in ("loss", "alike"))
-    assert all(len(layer[KeptHeads].heads) == 6 for layer in by_loss)
-    assert any(len(layer[KeptHeads].heads) < 6 for layer in alike)
 
 
 @pytest.mark.parametrize(("recipe", "work"), [("reconstruct", "_eliminate"), ("seap", "_scores")])
