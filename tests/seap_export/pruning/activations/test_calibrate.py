@@ -45,9 +45,7 @@ def drawn_labels(model: PreTrainedModel, batch: Batch) -> list[torch.Tensor]:
     return list(torch.cat(drawn).split([len(ids) for ids in texts]))
 
 
-def residual_gradients(
-    source: Source, model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def stream_gradients(source: Source, model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The sums over the text of d² |g|² after each sublayer of each layer; [layers, 2].
 
     g is the gradient of log p(labels), and d what the sublayer multiplies its output by, a norm's gain left out.
@@ -115,7 +113,7 @@ def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence
     for batch in length_buckets(texts, SENSITIVITY_TOKENS):
         labels = drawn_labels(model, batch)
         for ids, real, row_labels in zip(batch.input_ids, batch.real, labels, strict=True):
-            total += residual_gradients(source, model, ids[real], row_labels)
+            total += stream_gradients(source, model, ids[real], row_labels)
     return total / (sum(map(len, texts)) * model.config.hidden_size)
 
 

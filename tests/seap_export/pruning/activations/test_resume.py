@@ -89,9 +89,7 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
 
 @pytest.mark.parametrize("lost", ["layer-00000.safetensors", "unfinished/inputs-00000", "unfinished/gradient-00002"])
 @pytest.mark.parametrize("place", [(calibrate._Run, "_sublayer", 4), (sensitivity, "_backward", 2)])
-def test_what_was_lost_is_made_anew(
-    source: Source, expected: Contents, tmp_path: Path, place: Place, lost: str
-) -> None:
+def test_what_was_lost_is_remade(source: Source, expected: Contents, tmp_path: Path, place: Place, lost: str) -> None:
     """On the way forward, and on the way back."""
     die(source, tmp_path, place, compute_in_memory(), check=False)
     (tmp_path / lost).unlink(missing_ok="gradient" in lost)

@@ -37,17 +37,8 @@ from seap_export.pruning.activations.statistics import (
 )
 from seap_export.pruning.activations.task_mixture import FRESH_WEIGHT, TaskMixture
 
-RECORD = CalibrationRecord(
-    task="boolq",
-    source_name="micro",
-    source_sha256="ab" * 32,
-    seed=3,
-    max_length=512,
-    num_tokens=6,
-    calibration_texts=("aa", "bb"),
-    held_out_texts=("cc",),
-    held_out=({"prompt": "wo ist\n", "completion": "hier — ja"},),
-)
+HELD_OUT = {"prompt": "wo ist\n", "completion": "hier — ja"}
+RECORD = CalibrationRecord("boolq", "micro", "ab" * 32, 3, 512, 6, ("aa", "bb"), ("cc",), (HELD_OUT,))
 #: o_proj has an input of 6 channels, down_proj one of 9.
 SIZES = {"num_hidden_layers": 2, "hidden_size": 8, "head_dim": 2, "intermediate_size": 9}
 SPEC = model_spec(micro_config(model_type="llama", num_attention_heads=3, num_key_value_heads=3, **SIZES))

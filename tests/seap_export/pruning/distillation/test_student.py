@@ -83,9 +83,7 @@ def student_step(
     return loss, StoredForm(spec).to_stored(seen.gradients)
 
 
-def in_modules(
-    spec: ModelSpec, stored: Mapping[str, torch.Tensor], modules: Collection[str]
-) -> dict[str, torch.Tensor]:
+def joined(spec: ModelSpec, stored: Mapping[str, torch.Tensor], modules: Collection[str]) -> dict[str, torch.Tensor]:
     """The gradients of stored tensors as those of transformers' modules, which may hold all experts in one tensor."""
     experts = ExpertModules(spec, modules)
     if not experts.are_joint:
@@ -116,7 +114,7 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
     ]
     loss, stored = student_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
-    gradients = in_modules(plan.shrunk_spec(source.spec), stored, expected)
+    gradients = joined(plan.shrunk_spec(source.spec), stored, expected)
     assert loss == pytest.approx(wanted, rel=1e-3)
     assert loss > 1e-3  # there is something to learn
     layers = source.spec.family.names["layer"].partition("{")[0]

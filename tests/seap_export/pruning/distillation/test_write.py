@@ -136,9 +136,7 @@ def test_it_learns_with_a_cut_vocabulary(model: Model, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("passes", [0.0, 0.1, 1.0, 3.0])
-def test_it_learns_as_often_as_asked(
-    model: Model, tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_takes_all_passes(model: Model, tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch) -> None:
     source, statistics = model
     plan, calls, learnt, train = micro_plan(source, "sequential", distillation=passes), [], [], Student.train
     monkeypatch.setattr(Student, "train", lambda *given: learnt.append(1) or train(*given))

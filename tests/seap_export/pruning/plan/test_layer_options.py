@@ -13,21 +13,14 @@ import numpy as np
 import pytest
 import torch
 from support.plans import attention_cost, both, random_scores, scored_options, scores_of, small_spec
-from support.product import BUDGETS, CostModel, LayerPlan, Plan, PlanSettings, Source, TaskMixture, plan_variant
+from support.product import KeptHeads, KeptNeurons, LayerPlan, Plan, PlanSettings, Source, TaskMixture, plan_variant
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.model.families import Attention, Mamba, Mlp, model_spec
+from seap_export.pruning.plan.cost import BUDGETS, CostModel
 from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.ranked import Ranking
-from seap_export.pruning.plan.sublayers import (
-    KeptHeads,
-    KeptMamba,
-    KeptNeurons,
-    NeuronOptions,
-    layer_cost,
-    smallest_layer,
-    whole_words,
-)
+from seap_export.pruning.plan.sublayers import KeptMamba, NeuronOptions, layer_cost, smallest_layer, whole_words
 
 SPEC = small_spec(6, 3, 5)
 HEADS, NEURONS = both(options_from_scores(SPEC, 0, random_scores(SPEC)[0]))

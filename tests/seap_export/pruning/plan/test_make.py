@@ -23,16 +23,9 @@ from seap_export.pruning.plan.layer_options import options_from_elimination, opt
 from seap_export.pruning.plan.make import plan_variant, rank_layers
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import Ranking, read_ranking
-from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
+from seap_export.pruning.plan.settings import PlanSettings
 from seap_export.pruning.plan.sparsity import Sparsity
-from seap_export.pruning.scores import (
-    CHANNEL_SCORES,
-    ChannelScore,
-    LayerScores,
-    channel_scores,
-    layer_scores,
-    unit_scores,
-)
+from seap_export.pruning.scores import CHANNEL_SCORES, LayerScores, channel_scores, layer_scores, unit_scores
 
 Calibrate = Callable[..., Calibration]
 
@@ -111,9 +104,7 @@ def total(scores: tuple[LayerScores, ...]) -> float:
 
 
 @pytest.mark.parametrize(("score", "mix"), [("wifv", "scaled"), ("wifn", "scaled"), ("wifv", "plain")])
-def test_scores_of_tasks_are_added(
-    source: Source, random_calibration: Calibrate, score: ChannelScore, mix: ScoreMix
-) -> None:
+def test_scores_of_tasks_are_added(source: Source, random_calibration: Calibrate, score: Any, mix: Any) -> None:
     """A task whose scores are all 0 is no obstacle."""
     calibrations = {
         task: random_calibration(source, task, seed, scale=scale)

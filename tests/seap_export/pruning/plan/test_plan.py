@@ -28,22 +28,14 @@ LAYERS = (
     kept_layer(2, (0, 1, 2), (1, 2, 4), (0, 7, 79)),
     kept_layer(2, (0, 1, 2), range(6), range(80)),
 )
+CHANGED: Any = {"align": 16, "balance": "alike", "ridge": 1.0 / 3.0, "distillation": 0.0, "mix": "plain"}
 PLAN = Plan(
     task="general",
     weights={"boolq": 1.0, "piqa": 0.1 + 0.2},
     source_name="micro",
     source_sha256="ab" * 32,
     method="custom",
-    settings=PlanSettings(
-        "wifv",
-        Sparsity("logistic", 0.8, 0.3, 0, 1),
-        balance="alike",
-        compensation="bias",
-        ridge=1.0 / 3.0,
-        align=16,
-        distillation=0.0,
-        mix="plain",
-    ),
+    settings=PlanSettings("wifv", Sparsity("logistic", 0.8, 0.3, 0, 1), compensation="bias", **CHANGED),
     requested_ratio=0.3,
     achieved_ratio=0.1 + 0.2,
     layers=LAYERS,

@@ -18,7 +18,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.calibration import (
-    BATCH_TOKENS,
     TOKEN_IDS,
     Killed,
     compute_in_memory,
@@ -99,9 +98,7 @@ def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[in
         ("llama-gqa", SHARED),
     ],
 )
-def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
-    made: Make, tmp_path: Path, variation: str, how: BlockQuantization
-) -> None:
+def test_it_is_on_the_grid_and_nearer(made: Make, tmp_path: Path, variation: str, how: BlockQuantization) -> None:
     made_here = made(variation)
     folder = rounded(made_here, tmp_path / "rounded", how)
     on_levels, exact, note = tensors(folder), tensors(made_here[0]), read_note(folder)
@@ -137,7 +134,7 @@ def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Make, tmp_path: 
     on_disk = rounded(made_here, tmp_path / "disk", compute=compute_on_disk(folder_source(made_here[0])))
     assert file_contents(on_disk) == expected
     with pretend_cuda() as device:
-        there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
+        there = Compute(device, device_memory=2**62, batch_tokens=compute_in_memory().batch_tokens)
         assert file_contents(rounded(made_here, tmp_path / "there", compute=there)) == expected
 
 

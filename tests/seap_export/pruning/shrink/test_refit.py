@@ -120,25 +120,6 @@ def test_inputs_that_never_vary_get_a_bias_only() -> None:
     assert case.error(fit) < 1e-18
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_fit_to_the_dense_output_is_the_fit_to_any_output(bias: bool) -> None:
-    """With y = W x + b computed for every token."""
-    case = some_case(bias=bias)
-    mean, covariance = case.statistics()
-    kept, y = case.kept, case.outputs
-    centred = case.inputs[:, kept] - mean[kept]
-    fit = refit(
-        case.weight[:, kept].double(),
-        mean[kept],
-        covariance[kept][:, kept],
-        y.mean(0),
-        (y - y.mean(0)).T @ centred / len(y),
-        ridge=0.3,
-        tokens=len(y),
-    )
-    assert_same(fit, case.fit(0.3))
-
-
 def test_a_ridge_too_small_for_the_rounding_of_the_covariance_and_a_bias_without_intercept_are_refused() -> None:
     case = some_case(tokens=4)
     mean, covariance = case.statistics()

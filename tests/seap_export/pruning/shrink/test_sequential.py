@@ -28,21 +28,19 @@ from seap_export.pruning.shrink.sequential import SequentialLayers
 from seap_export.pruning.shrink.single import single_layers
 
 TEXTS = random_token_ids(8, longest=40)
+COMPUTE = Compute(batch_tokens=64)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.
 FITTED = ("llama-mha", "mistral-window", "qwen3-biases")
 
 
-def fitted_layers(
-    source: Source, plan: Plan, statistics: TaskMixture, max_batch_tokens: int = 4096
-) -> list[dict[str, torch.Tensor]]:
+def fitted_layers(source: Source, plan: Plan, statistics: TaskMixture) -> list[dict[str, torch.Tensor]]:
     with tempfile.TemporaryDirectory() as folder:
-        compute = Compute(batch_tokens=max_batch_tokens)
-        return list(SequentialLayers(source, plan, statistics, Path(folder), compute).layers(0))
+        return list(SequentialLayers(source, plan, statistics, Path(folder), COMPUTE).layers(0))
 
 
 def written(folder: Path, source: Source, plan: Plan, statistics: TaskMixture) -> PreTrainedModel:
     folder.mkdir()
-    write_shrunk_model(source, plan, statistics, folder)
+    write_shrunk_model(source, plan, statistics, folder, compute=COMPUTE)
     return transformers_model(folder)
 
 
@@ -85,7 +83,7 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, layout: str, variation: s
     plan = (micro_plan if layout == "per-layer" else uniform_plan)(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     without = WITHOUT_BIAS[source.spec.family.model_type]
-    for index, layer in enumerate(fitted_layers(source, plan, statistics, 64)):
+    for index, layer in enumerate(fitted_layers(source, plan, statistics)):
         for output in OUTPUTS:
             linear = expected.model.layers[index].get_submodule(projection_paths(expected)[output])
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]

@@ -9,15 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from support.models import why_not_loaded
-from support.plans import (
-    kept_sizes,
-    random_scores,
-    random_sensitivity,
-    scored_options,
-    small_spec,
-    smollm2_spec,
-    whole_layer,
-)
+from support.plans import kept_sizes, random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
 from support.product import EVEN, LayerPlan, portable_config
 from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -28,12 +20,11 @@ from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.scores import LayerScores, unit_scores
 
+Solved = tuple[tuple[LayerPlan, ...], float]
 RATIOS = (0.05, 0.2, 0.35, 0.6, 0.8)
 
 
-def solve(
-    spec: ModelSpec, ratio: float, balance: Any = "loss", align: int = 16, head_worth: float = 1.0
-) -> tuple[tuple[LayerPlan, ...], float]:
+def solve(spec: ModelSpec, ratio: float, balance: Any = "loss", align: int = 16, head_worth: float = 1.0) -> Solved:
     """From random scores and a random sensitivity."""
     options = scored_options(spec, random_scores(spec, head_worth))
     return solve_uniform(spec, options, ratio, align, balance, random_sensitivity(spec))
@@ -145,7 +136,9 @@ def test_a_ratio_out_of_reach_is_refused_and_where_heads_stay_one_that_takes_som
     else:
         spec, align, least = smollm2_spec(num_hidden_layers=4), 16, (1, 1, 16)
         most, message = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536), "at most {} can be removed"
-    assert solve(spec, 0.0) == (tuple(map(whole_layer, spec.layers)), 0.0)
+    layers, achieved = solve(spec, 0.0)
+    assert tuple(plan.spec(layer, frozenset()) for plan, layer in zip(layers, spec.layers, strict=True)) == spec.layers
+    assert achieved == 0.0
     layers, achieved = solve(spec, most, align=align)
     assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
     assert kept_sizes(layers[0]) == least
