@@ -6,7 +6,6 @@ The sensitivity is that of autograd through the whole model, with the same label
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import torch
 from support.calibration import calibration_in, statistics_in
 from support.chosen import VARIED_JOINT
-from support.corpora import random_token_ids
+from support.corpora import Texts, random_token_ids
 from support.models import decoder_layers, micro_source, projection_inputs, projection_paths, transformers_model
 from support.product import Batch, Calibration, Projection, Source, length_buckets
 from transformers import PreTrainedModel
@@ -24,7 +23,6 @@ from seap_export.model.families import LayerSpec
 from seap_export.model.layers.working_memory import LOGIT_TOKENS
 from seap_export.pruning.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
 
-Texts = Sequence[Sequence[int]]
 POST_NORMS: dict[Projection, str] = {
     "o_proj": "post_self_attn_layernorm",
     "down_proj": "post_mlp_layernorm",
@@ -107,7 +105,7 @@ def summed_at(layer: LayerSpec, output: Projection) -> Projection:
     return output
 
 
-def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Texts) -> torch.Tensor:
     """Text by text, unpadded."""
     total = torch.zeros(3, max(len(layer.sublayers) for layer in source.spec.layers), dtype=torch.float64)
     for batch in length_buckets(texts, SENSITIVITY_TOKENS):

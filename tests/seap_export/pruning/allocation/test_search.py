@@ -106,10 +106,14 @@ def mixture(tasks: Mapping[str, Sequence[Sequence[int]]], **weights: float) -> T
     return TaskMixture("tried", dict.fromkeys(tasks, 1.0) | weights, given)  # type: ignore[arg-type]
 
 
-def drawn(tasks: Mapping[str, Sequence[Sequence[int]]], **weights: float) -> TrialTexts:
-    texts = draw_texts(mixture(tasks, **weights))
+def texts_of(statistics: TaskMixture) -> TrialTexts:
+    texts = draw_texts(statistics)
     assert texts is not None
     return texts
+
+
+def drawn(tasks: Mapping[str, Sequence[Sequence[int]]], **weights: float) -> TrialTexts:
+    return texts_of(mixture(tasks, **weights))
 
 
 def test_parts_are_apart_and_do_not_depend_on_the_order() -> None:
@@ -154,12 +158,6 @@ def test_tasks_count_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 SETTINGS = replace(open_recipe(), trials=9, align=4, min_tokens=0, fresh_tokens=0)
 COMPUTE = compute_in_memory()
 Case = tuple[Source, TaskMixture, Ranking]
-
-
-def texts_of(statistics: TaskMixture) -> TrialTexts:
-    texts = draw_texts(statistics)
-    assert texts is not None
-    return texts
 
 
 #: One without norms after a sublayer, one with, and one with those of sums; and multipliers, which scale what is

@@ -212,16 +212,7 @@ def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Make, tmp_pa
         assert torch.equal(one[name], two[name])
 
 
-def test_a_calibration_of_another_vocabulary_is_refused(made: Make, tmp_path: Path) -> None:
-    folder, _ = made("llama-gqa")
-    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=97)
-    statistics = mixture_of(larger, tmp_path / "statistics", {"boolq": [*TOKEN_IDS, [5, 96]]})
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="token id 96, the model a vocabulary of 96; give the calibration"):
-        write_rounded_model(folder, statistics, HOW, tmp_path / "out")
-
-
-def test_a_cut_vocabulary_is_rounded_with_its_own_ids(made: Make, tmp_path: Path) -> None:
+def test_a_cut_vocabulary_is_rounded_with_its_own_ids_and_another_is_refused(made: Make, tmp_path: Path) -> None:
     (whole, statistics), renumbered = made("llama-gqa"), tmp_path / "renumbered"
     shutil.copytree(whole, renumbered)
     kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have
@@ -236,6 +227,10 @@ def test_a_cut_vocabulary_is_rounded_with_its_own_ids(made: Make, tmp_path: Path
         out.mkdir()
         write_rounded_model(renumbered, given, HOW, out, compute=compute_in_memory(), vocabulary=vocabulary)
     assert file_contents(outs[0]) == file_contents(outs[1])
+    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=97)
+    of_larger = mixture_of(larger, tmp_path / "statistics", {"boolq": [*TOKEN_IDS, [5, 96]]})
+    with pytest.raises(InputError, match="token id 96, the model a vocabulary of 96; give the calibration"):
+        write_rounded_model(whole, of_larger, HOW, tmp_path)
 
 
 UNTABLED = BlockQuantization(4, embeddings=False)

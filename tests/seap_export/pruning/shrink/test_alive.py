@@ -83,9 +83,8 @@ def test_calibration_has_one_covariance_however_many_layers(sources: dict[int, S
 
 def _refit(source: Source, work: Path, compute: Compute) -> int:
     statistics = mixture_of(source, work / "statistics", {"boolq": TEXTS})
-    plan = plan_of(
-        source, [layer_plan(layer, None, 0, range(1, NEURONS)) for layer in source.spec.layers], "sequential"
-    )
+    layers = [layer_plan(layer, None, 0, range(1, NEURONS)) for layer in source.spec.layers]
+    plan = plan_of(source, layers, "sequential")
     (work / "out").mkdir()
     return peak_of(lambda: write_shrunk_model(source, plan, statistics, work / "out", compute=compute))
 

@@ -91,12 +91,10 @@ def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(va
 def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Routers and vectors in float32 among matrices in bfloat16, and however many experts are in float32 at once."""
     folder = write_micro_model(tmp_path / "dense", dtype="bfloat16", **VARIATIONS[variation])
-    dense = {
-        name: 1.001 * tensor.float()
-        if tensor.dim() == 1 or name.endswith(("gate.weight", "router.weight"))
-        else tensor
-        for name, tensor in load_file(folder / "model.safetensors").items()
-    }
+    dense = load_file(folder / "model.safetensors")
+    for name, tensor in dense.items():
+        if tensor.dim() == 1 or name.endswith(("gate.weight", "router.weight")):
+            dense[name] = 1.001 * tensor.float()
     save_file(dense, folder / "model.safetensors", {"format": "pt"})
     source, written = open_source(str(folder)), list[bytes]()
     for most in (1 << 30, 0):
@@ -170,11 +168,7 @@ def test_the_fit_of_each_expert_is_least_squares_with_a_ridge_by_its_own_tokens(
     fitted = fit.fitted(layer.weight(output), 2.0, lambda one, _: one).double()
     before, wanted = layer.weight(output).double(), exact.weight(output).double()
     for expert in range(4):
-        columns, c, p = (
-            experts.of_expert(expert),
-            torch.cat(channels[expert]).double(),
-            torch.cat(counts[expert]).double(),
-        )
+        columns, (c, p) = experts.of_expert(expert), (torch.cat(each[expert]).double() for each in (channels, counts))
         p /= p.sum()
         moment = (p[:, None] * c).T @ c
         ridge = 2.0 * moment.trace() * p.square().sum() * torch.eye(len(moment), dtype=torch.float64)

@@ -11,14 +11,15 @@ import pytest
 import torch
 from support.corpora import random_token_ids
 from support.models import micro_source
-from support.product import CostModel, DecoderLayer, HiddenStates, LayerPlan, length_buckets, shrink_layer
+from support.plans import layer_plan
+from support.product import CostModel, DecoderLayer, HiddenStates, length_buckets, shrink_layer
 
-from seap_export.model.families import Attention, Experts
+from seap_export.model.families import Experts
 from seap_export.model.layers.sublayers.experts import routing_weights
 from seap_export.pruning.activations import routing
 from seap_export.pruning.activations.routing import RoutingObserver, RoutingSample
 from seap_export.pruning.plan.elimination.experts import RoutingLosses, eliminate_experts, eliminate_neurons
-from seap_export.pruning.plan.sublayers import ExpertOptions, KeptExperts, KeptHeads
+from seap_export.pruning.plan.sublayers import ExpertOptions, KeptExperts
 
 TOKENS, EXPERTS, WIDTH = 40, 6, 5
 
@@ -115,22 +116,16 @@ def test_options_are_pairs_of_experts_and_neurons() -> None:
 def test_losses_by_a_sample_are_those_of_the_layer(variation: str, tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", variation)
     spec, tensors = source.spec, source.read_layer(0)
-    attention, experts = spec.layers[0][Attention], spec.layers[0][Experts]
+    experts, kept = spec.layers[0][Experts], layer_plan(spec.layers[0], None, None, range(1))
     batches = length_buckets([list(range(3, 40))], 64)
     hidden = HiddenStates.embedded(spec, source.read_embedding(), batches)
-    kept = LayerPlan(
-        (
-            KeptHeads.of(attention, tuple(range(attention.num_attention_heads))),
-            KeptExperts((0, 2, 3), experts.moe_intermediate_size),
-        )
-    )
     shrunk_spec = spec.with_layers((kept.spec(spec.layers[0], frozenset()), *spec.layers[1:]))
     layers = DecoderLayer(spec, 0, tensors), DecoderLayer(shrunk_spec, 0, shrink_layer(tensors, spec, 0, kept))
     observed = RoutingObserver(layers[0], experts, hidden, tmp_path).tensors()
     sample = RoutingSample(**{name: tensor for name, tensor in observed.items() if name != "moments"})
     (batch,), stream = batches, hidden.streams[0]
     written = [layer.channels_and_product(Experts.output, stream, batch)[1].double() for layer in layers]
-    losses = RoutingLosses(experts, sample)([0, 2, 3])
+    losses = RoutingLosses(experts, sample)([*kept[KeptExperts].experts])
     expected = (written[1] - written[0]).square().sum(1)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
 
