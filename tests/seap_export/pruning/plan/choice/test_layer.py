@@ -23,7 +23,7 @@ from support.variations import VARIATIONS, micro_config
 
 from seap_export.model.families import Attention, ModelSpec, model_spec
 from seap_export.pruning.plan.choice.adaptive import spend
-from seap_export.pruning.plan.choice.layer import LayerChoices, Planned
+from seap_export.pruning.plan.choice.layer import LayerChoices, Planned, one_layer_nearer
 from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.settings import Balance
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons, LayerOptions, layer_cost, smallest_layer
@@ -177,6 +177,15 @@ def test_the_nearest_plan_is_the_nearest_of_all(budget: Any) -> None:
             spec, cost, len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups)
         ) + 72 * len(plan[KeptNeurons].neurons)
         assert abs(nearest - wanted) == min(abs(other - wanted) for other in costs)
+
+
+def test_one_free_layer_changes_to_come_nearer_and_never_a_protected_one() -> None:
+    choices = [choices_of(small_spec(6, 3, 20), some_scores(small_spec(6, 3, 20)), 4) for _ in range(2)]
+    kept = [choice.kept(choice.whole) for choice in choices]
+    wanted = sum(weight for _, weight in kept) - 4 * 72
+    changed = one_layer_nearer(choices, [False, True], kept, wanted, CostModel())
+    assert (changed[0], changed[1][1]) == (kept[0], kept[1][1] - 4 * 72)
+    assert one_layer_nearer(choices, [False, False], kept, wanted, CostModel()) == kept
 
 
 def test_of_three_sublayers_the_best_selection_is_found() -> None:
