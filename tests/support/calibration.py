@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +16,6 @@ from seap_export.model.layers.kept import UNFINISHED
 from seap_export.model.layers.working_memory import working_bytes
 from seap_export.model.sources.source import Source
 from seap_export.pruning.activations.calibrate import collect_statistics
-from seap_export.pruning.activations.moments import Moments
 from seap_export.pruning.activations.statistics import (
     TOKENS,
     Calibration,
@@ -34,12 +31,6 @@ from support.corpora import Texts, random_token_ids
 from support.models import skip_unless_loaded
 
 
-@dataclass
-class FullStatistics:
-    moments: Moments
-    covariance: torch.Tensor
-
-
 def statistics_in(folder: Path, source: Source, texts: Texts, max_batch_tokens: int = 1024, **options: Any) -> Path:
     """The folder, with all but the record in it."""
     skip_unless_loaded(source.spec.family)
@@ -53,21 +44,6 @@ def calibration_in(folder: Path, source: Source, task: str, texts: Texts) -> Cal
     origin, count = (task, source.name, source.digest, 0, 64), sum(map(len, texts))
     write_record(folder, CalibrationRecord(*origin, count, (f"{task}-aa",), (f"{task}-bb",), ()))
     return Calibration(folder)
-
-
-def full_statistics(
-    source: Source, texts: Texts, max_batch_tokens: int = 1024
-) -> list[dict[Projection, FullStatistics]]:
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = statistics_in(Path(temporary), source, texts, max_batch_tokens)
-        calibration = calibration_in(folder, source, "task", texts)
-        return [
-            {
-                output: FullStatistics(calibration.layer(index)[output], calibration.covariance(index, output))
-                for output in layer.outputs
-            }
-            for index, layer in enumerate(source.spec.layers)
-        ]
 
 
 def write_calibration(

@@ -12,13 +12,7 @@ from support.plans import small_spec
 from seap_export.model.families import Experts
 from seap_export.pruning.activations.moments import Moments
 from seap_export.pruning.activations.routing import RoutingSample
-from seap_export.pruning.scores import (
-    CHANNEL_SCORES,
-    channel_scores,
-    expert_scores,
-    layer_scores,
-    unit_scores,
-)
+from seap_export.pruning.scores import CHANNEL_SCORES, channel_scores, expert_scores, layer_scores, unit_scores
 
 OUT, HEADS, HEAD_DIM, NEURONS = 5, 3, 4, 7
 LAYER = small_spec(HEADS, HEADS, NEURONS, head_dim=HEAD_DIM).layers[0]
@@ -50,9 +44,7 @@ def by_hand(score: str, weight: torch.Tensor, moments: Moments) -> list[float]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_scores_are_those_by_hand_and_a_head_s_is_the_mean_over_its_channels(
-    score: Any, square: bool, dtype: torch.dtype
-) -> None:
+def test_scores_are_those_by_hand_and_heads_have_their_mean(score: Any, square: bool, dtype: torch.dtype) -> None:
     """Or over their squares; in float64, whatever the weights are stored in."""
     sizes = {"o_proj": HEADS * HEAD_DIM, "down_proj": NEURONS}
     weights: Any = {name: some_weight(size, size).to(dtype) for name, size in sizes.items()}

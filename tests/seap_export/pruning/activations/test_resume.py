@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.calibration import TOKEN_IDS, Killed, compute_in_memory, compute_on_disk, die_at, file_contents
 from support.models import micro_source
-from support.processes import Tool
-from support.product import Compute, DecoderLayer, Source
+from support.product import Compute, DecoderLayer, Source, collect_statistics
 
 from seap_export.pruning.activations import calibrate, sensitivity
-from seap_export.pruning.activations.calibrate import collect_statistics
 
 #: Where the process dies: a function or method, and which of its calls.
 Place = tuple[object, str, int]
+Contents = Mapping[str, bytes]
 #: Functions that calibration calls, and how often: each call is a place to die at.
 INTERRUPTED_CALLS: tuple[Place, ...] = (
     (calibrate, "write_layer", 3),
@@ -44,26 +42,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture(scope="module")
-def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Contents:
     folder = tmp_path_factory.mktemp("undisturbed")
     run(source, folder, compute_in_memory())
     return file_contents(folder)
 
 
-Dies = Callable[..., None]
-
-
-@pytest.fixture
-def dies(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dies:
+def die(source: Source, folder: Path, place: Place, compute: Compute, **options: Any) -> None:
     """Runs until the process dies at a place."""
-
-    def run_until(place: Place, compute: Compute, **options: Any) -> None:
-        with monkeypatch.context() as patch:
-            die_at(patch, *place)
-            with pytest.raises(Killed):
-                run(source, tmp_path, compute, **options)
-
-    return run_until
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, *place)
+        with pytest.raises(Killed):
+            run(source, folder, compute, **options)
 
 
 @pytest.mark.parametrize(
@@ -72,12 +62,7 @@ def dies(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Die
     ids=lambda place: f"{place[1]}-{place[2]}",
 )
 def test_the_bytes_are_those_of_an_undisturbed_run(
-    source: Source,
-    expected: Mapping[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    place: Place,
-    dies: Dies,
+    source: Source, expected: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place
 ) -> None:
     """What is finished is not computed again."""
     compute = compute_on_disk(source) if place[2] % 2 else compute_in_memory()
@@ -89,7 +74,7 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
         plain(self, spec, index, *arguments, **options)
 
     monkeypatch.setattr(DecoderLayer, "__init__", counted)
-    dies(place, compute, check=False)
+    die(source, tmp_path, place, compute, check=False)
     reported: list[int] = []
     run(source, tmp_path, compute, check=False, on_layer=reported.append)
     assert reported == [0, 1, 2]
@@ -104,11 +89,9 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
 
 @pytest.mark.parametrize("lost", ["layer-00000.safetensors", "unfinished/inputs-00000", "unfinished/gradient-00002"])
 @pytest.mark.parametrize("place", [(calibrate._Run, "_sublayer", 4), (sensitivity, "_backward", 2)])
-def test_what_was_lost_since_is_made_again(
-    source: Source, expected: Mapping[str, bytes], tmp_path: Path, place: Place, lost: str, dies: Dies
-) -> None:
+def test_what_was_lost_is_remade(source: Source, expected: Contents, tmp_path: Path, place: Place, lost: str) -> None:
     """On the way forward, and on the way back."""
-    dies(place, compute_in_memory(), check=False)
+    die(source, tmp_path, place, compute_in_memory(), check=False)
     (tmp_path / lost).unlink(missing_ok="gradient" in lost)
     run(source, tmp_path, compute_in_memory(), check=False)
     assert file_contents(tmp_path) == expected
@@ -116,15 +99,9 @@ def test_what_was_lost_since_is_made_again(
 
 @pytest.mark.parametrize(("name", "call"), [("write_layer", 0), ("keep_tensors", 1), ("write_layer", 2)])
 def test_the_comparison_with_transformers_goes_on_too(
-    source: Source,
-    expected: Mapping[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    call: int,
-    name: str,
-    dies: Dies,
+    source: Source, expected: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, name: str
 ) -> None:
-    dies((calibrate, name, call), compute_in_memory())
+    die(source, tmp_path, (calibrate, name, call), compute_in_memory())
     compared: list[str] = []
     plain = calibrate.WalkCheck._compare
 
@@ -135,21 +112,4 @@ def test_the_comparison_with_transformers_goes_on_too(
     monkeypatch.setattr(calibrate.WalkCheck, "_compare", noted)
     run(source, tmp_path, compute_in_memory())
     assert compared == ["the embedding", *(f"layer {index}" for index in range(call, 3)), "the logits"]
-    assert file_contents(tmp_path) == expected
-
-
-def test_a_process_that_is_killed(tool: Tool, source: Source, expected: Mapping[str, bytes], tmp_path: Path) -> None:
-    script = """
-import os, signal, sys
-from pathlib import Path
-from support.calibration import TOKEN_IDS, compute_in_memory
-from seap_export.pruning.activations.calibrate import collect_statistics
-from seap_export.model.sources.open import open_source
-kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
-collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compute_in_memory(), on_layer=kill)
-"""
-    done = tool(tmp_path, source.files[0].parent, tmp_path, program=script)
-    assert done.code == -signal.SIGKILL, done.err
-    assert (tmp_path / "unfinished").is_dir()
-    run(source, tmp_path, compute_in_memory())
     assert file_contents(tmp_path) == expected

@@ -12,25 +12,16 @@ from support.chosen import VARIED
 from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded, transformers_model
 from support.plans import micro_plan
-from support.product import (
-    Batch,
-    DecoderLayer,
-    ExpertModules,
-    HiddenStates,
-    PlainReader,
-    Plan,
-    SafetensorsReader,
-    Source,
-    StoredForm,
-    write_shrunk_model,
-)
+from support.product import Batch, DecoderLayer, ExpertModules, HiddenStates, Plan, SafetensorsReader, Source
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.model.families import ModelSpec
+from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
 from seap_export.pruning.distillation.student import OuterTensors, Student
 from seap_export.pruning.distillation.texts import TrainingStep, training_steps
+from seap_export.pruning.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(8, longest=20)
 #: The loss, and the gradient of each stored tensor.
@@ -92,9 +83,7 @@ def student_step(
     return loss, StoredForm(spec).to_stored(seen.gradients)
 
 
-def in_modules(
-    spec: ModelSpec, stored: Mapping[str, torch.Tensor], modules: Collection[str]
-) -> dict[str, torch.Tensor]:
+def joined(spec: ModelSpec, stored: Mapping[str, torch.Tensor], modules: Collection[str]) -> dict[str, torch.Tensor]:
     """The gradients of stored tensors as those of transformers' modules, which may hold all experts in one tensor."""
     experts = ExpertModules(spec, modules)
     if not experts.are_joint:
@@ -125,7 +114,7 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
     ]
     loss, stored = student_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
-    gradients = in_modules(plan.shrunk_spec(source.spec), stored, expected)
+    gradients = joined(plan.shrunk_spec(source.spec), stored, expected)
     assert loss == pytest.approx(wanted, rel=1e-3)
     assert loss > 1e-3  # there is something to learn
     layers = source.spec.family.names["layer"].partition("{")[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from seap_export.pruning.distillation.write import variant_units, write_variant
 
 TEXTS = random_token_ids(45)
 FRESH = random_token_ids(60, seed=5)
+Model = tuple[Source, TaskMixture]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,56 +43,49 @@ def many_short_steps() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, TaskMixture]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     work = tmp_path_factory.mktemp("model")
     source = micro_source(work / "dense")
     return source, mixture_of(source, work / "statistics", {"boolq": TEXTS})
 
 
-def made(
-    folder: Path, source: Source, plan: Plan, statistics: TaskMixture, compute: Compute | None = None, **options: Any
-) -> Path:
+def made(folder: Path, model: Model, plan: Plan, compute: Compute | None = None, **options: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    write_variant(source, plan, statistics, folder, compute=compute or compute_in_memory(), **options)
+    write_variant(model[0], plan, model[1], folder, compute=compute or compute_in_memory(), **options)
     return folder
 
 
-def test_it_comes_closer_to_the_dense_model_and_on_a_gpu_it_is_the_same(
-    model: tuple[Source, TaskMixture], tmp_path: Path
-) -> None:
-    source, statistics = model
-    dense = source.files[0].parent
-    plan = micro_plan(source, "sequential", distillation=4.0)
-    shrunk = made(tmp_path / "shrunk", source, with_settings(plan, distillation=0.0), statistics)
-    distilled = made(tmp_path / "distilled", source, plan, statistics)
+def test_it_comes_closer_to_the_dense_model_on_a_gpu_too(model: Model, tmp_path: Path) -> None:
+    dense, plan = model[0].files[0].parent, micro_plan(model[0], "sequential", distillation=4.0)
+    shrunk = made(tmp_path / "shrunk", model, with_settings(plan, distillation=0.0))
+    distilled = made(tmp_path / "distilled", model, plan)
     assert mean_divergence(dense, distilled, TEXTS) < 0.9 * mean_divergence(dense, shrunk, TEXTS)
     contents, others = file_contents(distilled), file_contents(shrunk)
     assert contents.keys() == others.keys()
     assert {name for name, value in contents.items() if value != others[name]} == {"model.safetensors"}
     with pretend_cuda() as device:
         compute = Compute(device, device_memory=2**62, batch_tokens=compute_in_memory().batch_tokens)
-        assert file_contents(made(tmp_path / "there", source, plan, statistics, compute)) == contents
+        assert file_contents(made(tmp_path / "there", model, plan, compute)) == contents
 
 
 @pytest.mark.parametrize("passes", [0.0, 1.0])
-def test_fresh_texts_are_learnt_too(model: tuple[Source, TaskMixture], tmp_path: Path, passes: float) -> None:
+def test_fresh_texts_are_learnt_too(model: Model, tmp_path: Path, passes: float) -> None:
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=passes)
-    plain = made(tmp_path / "plain", source, plan, statistics)
+    plain = made(tmp_path / "plain", model, plan)
     more = statistics.with_fresh({"boolq": FRESH})
-    learnt = made(tmp_path / "learnt", source, plan, more)
+    learnt = made(tmp_path / "learnt", (source, more), plan)
     dense = source.files[0].parent
     assert mean_divergence(dense, learnt, FRESH) < 0.95 * mean_divergence(dense, plain, FRESH)
-    on_disk = made(tmp_path / "disk", source, plan, more, compute_on_disk(source))
+    on_disk = made(tmp_path / "disk", (source, more), plan, compute_on_disk(source))
     assert file_contents(on_disk) == file_contents(learnt)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model: tuple[Source, TaskMixture], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+def undisturbed(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
     """The files of a run in memory, which those of one on disk equal."""
-    source, statistics = model
-    plan = micro_plan(source, "sequential", distillation=1.0)
-    return file_contents(made(tmp_path_factory.mktemp("undisturbed"), source, plan, statistics))
+    plan = micro_plan(model[0], "sequential", distillation=1.0)
+    return file_contents(made(tmp_path_factory.mktemp("undisturbed"), model, plan))
 
 
 @pytest.mark.parametrize(
@@ -107,31 +100,21 @@ def undisturbed(model: tuple[Source, TaskMixture], tmp_path_factory: pytest.Temp
     ],
 )
 def test_interrupted_anywhere_it_ends_in_the_same_bytes(
-    model: tuple[Source, TaskMixture],
-    undisturbed: Mapping[str, bytes],
-    tmp_path: Path,
-    place: tuple[object, str, int],
-    is_on_disk: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Model, undisturbed: Any, tmp_path: Path, place: Any, is_on_disk: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, statistics = model
-    compute = compute_on_disk(source) if is_on_disk else compute_in_memory()
-    plan = micro_plan(source, "sequential", distillation=1.0)
+    compute = compute_on_disk(model[0]) if is_on_disk else compute_in_memory()
+    plan = micro_plan(model[0], "sequential", distillation=1.0)
     with monkeypatch.context() as patch:
         die_at(patch, *place)
         with pytest.raises(Killed):
-            made(tmp_path / "found", source, plan, statistics, compute)
-    assert file_contents(made(tmp_path / "found", source, plan, statistics, compute)) == undisturbed
+            made(tmp_path / "found", model, plan, compute)
+    assert file_contents(made(tmp_path / "found", model, plan, compute)) == undisturbed
 
 
-def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
-    model: tuple[Source, TaskMixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_learns_with_a_cut_vocabulary(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dropped tokens may still be read, since the embedding's rows are the dense model's."""
-    source, statistics = model
-    plan = micro_plan(source, "sequential", distillation=2.0)
-    kept = replace(plan, vocabulary=Vocabulary((0, 1, *range(2, 96, 2)), 96))
-    outers: list[OuterTensors] = []
+    source, _ = model
+    kept, outers = Vocabulary((0, 1, *range(2, 96, 2)), 96), list[OuterTensors]()
 
     class Seen(Student):
         def __init__(self, spec: ModelSpec, outer: OuterTensors, *further: Any) -> None:
@@ -140,24 +123,21 @@ def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
 
     monkeypatch.setattr(write_module, "Student", Seen)
     monkeypatch.setattr(source_module, "cut_tokenizer_files", lambda folder, vocabulary: None)
-    for name, chosen in (("whole", plan), ("kept", kept)):
-        made(tmp_path / name, source, chosen, statistics)
-    whole, cut = outers
-    assert torch.equal(cut.head.weight, whole.head.weight[list(kept.vocabulary.kept)])
-    assert torch.equal(cut.embedding.tokens, whole.embedding.tokens)
+    made(tmp_path / "cut", model, micro_plan(source, "sequential", distillation=2.0, vocabulary=kept))
+    (cut,) = outers
+    assert torch.equal(cut.head.weight, source.read_head().weight[list(kept.kept)].float())
+    assert torch.equal(cut.embedding.tokens, source.read_embedding().tokens.float())
 
 
 @pytest.mark.parametrize("passes", [0.0, 0.1, 1.0, 3.0])
-def test_it_learns_from_the_texts_as_often_as_asked_and_reports_as_often_as_it_said(
-    model: tuple[Source, TaskMixture], tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_takes_all_passes(model: Model, tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch) -> None:
     source, statistics = model
     plan, calls, learnt, train = micro_plan(source, "sequential", distillation=passes), [], [], Student.train
     monkeypatch.setattr(Student, "train", lambda *given: learnt.append(1) or train(*given))
-    made(tmp_path / "out", source, plan, statistics, on_unit=calls.append)
+    made(tmp_path / "out", model, plan, on_unit=calls.append)
     assert len(calls) == variant_units(3, passes, plan.requested_ratio)
     assert len(learnt) == math.ceil(passes * len(training_steps(statistics.token_ids(), compute_in_memory())))
     if passes == 1.0:  # a loss that is not finite stops it
         monkeypatch.setattr(adam, "_RATE", 1e30)
         with pytest.raises(InputError, match="diverged at step"):
-            made(tmp_path / "diverged", source, plan, statistics)
+            made(tmp_path / "diverged", model, plan)

@@ -1,4 +1,4 @@
-"""A plan is made from the scores or the losses of the very model it is for."""
+"""A plan is made from the scores or the losses of the very model it is for, after an interruption too."""
 
 from __future__ import annotations
 
@@ -10,29 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from support.calibration import single_mixture
+from support.calibration import Killed, single_mixture
+from support.exports import tree
 from support.models import micro_source, write_micro_model
-from support.plans import assert_same_options, both, kept_sizes
-from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_source
+from support.plans import assert_same_options, kept_sizes
+from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_recipe, open_source
 
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.model.families import names
+from seap_export.pruning.plan import make
 from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.make import plan_variant, rank_layers
 from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.plan.ranked import Ranking
-from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
+from seap_export.pruning.plan.ranked import Ranking, read_ranking
+from seap_export.pruning.plan.settings import PlanSettings
 from seap_export.pruning.plan.sparsity import Sparsity
-from seap_export.pruning.plan.sublayers import KeptHeads
-from seap_export.pruning.scores import (
-    CHANNEL_SCORES,
-    ChannelScore,
-    LayerScores,
-    channel_scores,
-    layer_scores,
-    unit_scores,
-)
+from seap_export.pruning.scores import CHANNEL_SCORES, LayerScores, channel_scores, layer_scores, unit_scores
 
 Calibrate = Callable[..., Calibration]
 
@@ -42,13 +35,9 @@ def source(tmp_path: Path) -> Source:
     return micro_source(tmp_path / "model")
 
 
-def output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]:
-    weights = load_file(next(file for file in source.files if file.suffix == ".safetensors"))
-    prefix = f"model.layers.{index}."
-    return {
-        "o_proj": weights[prefix + "self_attn.o_proj.weight"],
-        "down_proj": weights[prefix + "mlp.down_proj.weight"],
-    }
+def mixture_of_two(source: Source, calibrate: Calibrate) -> TaskMixture:
+    calibrations = {task: calibrate(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    return TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
 
 
 def ranking_of(source: Source, statistics: TaskMixture, score: Any, **changes: Any) -> Ranking:
@@ -62,71 +51,52 @@ def ranking_of(source: Source, statistics: TaskMixture, score: Any, **changes: A
     return ranking
 
 
-@pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_every_layer_is_scored_by_its_own_weights_and_statistics(
-    source: Source, random_calibration: Calibrate, score: ChannelScore
+@pytest.mark.parametrize(("score", "ridge"), [*((score, 1.0) for score in CHANNEL_SCORES), ("elimination", 20.0)])
+@pytest.mark.parametrize("variation", ["llama-gqa", "glm4", "exaone4", "gemma2-all"])
+def test_every_layer_is_ranked_by_its_own_weights_and_statistics(
+    tmp_path: Path, random_calibration: Calibrate, variation: str, score: Any, ridge: float
 ) -> None:
-    calibration = random_calibration(source)
-    ranking = ranking_of(source, single_mixture(calibration), score)
-    squared = ranking_of(source, single_mixture(calibration), score, sparsity=Sparsity("global"))
-    for index, (scores, options) in enumerate(zip(ranking.scores or (), ranking.options, strict=True)):
-        moments, weights = calibration.layer(index), output_weights(source, index)
-        heads = channel_scores(score, weights["o_proj"], moments["o_proj"])
-        assert torch.equal(unit_scores(scores["o_proj"]), heads.view(6, 16).mean(1))
-        assert torch.equal(scores["down_proj"], channel_scores(score, weights["down_proj"], moments["down_proj"]))
-        assert_same_options(options, options_from_scores(source.spec, index, scores))
-        expected = layer_scores(score, weights, moments, source.spec.layers[index], square_heads=True)
-        found = (squared.scores or ())[index]
-        assert torch.equal(found["o_proj"], expected["o_proj"])
-        assert not torch.equal(found["o_proj"], scores["o_proj"])
-        assert torch.equal(found["down_proj"], scores["down_proj"])
-    other = open_source(str(write_micro_model(source.files[0].parent.with_name("other"), seed=1, model_type="llama")))
-    with pytest.raises(InputError, match="'boolq' was made with another model"):
-        ranking_of(source, single_mixture(random_calibration(other)), score)
-    with pytest.raises(UsageError, match="has none; use another recipe"):  # no experts
-        ranking_of(source, single_mixture(calibration), "reap")
+    """Rows count by the gain of a norm behind them, as if it were part of the projection.
 
-
-@pytest.mark.parametrize("score", ["wifv", "elimination"])
-@pytest.mark.parametrize("variation", ["glm4", "exaone4", "gemma2-all"])
-def test_rows_count_by_the_gain_of_the_norm_behind_them(
-    tmp_path: Path, random_calibration: Calibrate, variation: str, score: Any
-) -> None:
-    """As if the norm's gain were part of the projection, which is the same function."""
+    An elimination sees the covariances of the mixture and the ridge of the refit.
+    """
     source = micro_source(tmp_path / variation, variation)
-    statistics = single_mixture(random_calibration(source))
-    ranking = ranking_of(source, statistics, score)
-    for index, options in enumerate(ranking.options):
-        layer = source.read_layer(index)
-        weights = {
-            output: layer[names.tensor(norm, index)].float().unsqueeze(1) * layer[names.weight(output, index)].float()
-            for output, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm"))
-        }
-        if score == "elimination":
-            covariances = {output: statistics.covariance(index, output) for output in OUTPUTS}
-            ridge = 1.0 / statistics.effective_tokens
-            expected = options_from_elimination(source.spec, index, weights, covariances, ridge=ridge)
-        else:
-            scores = layer_scores(
-                score, weights, statistics.calibrations["boolq"].layer(index), source.spec.layers[index]
-            )
-            expected = options_from_scores(source.spec, index, scores)
-        assert_same_options(options, expected)
-
-
-@pytest.mark.parametrize("ridge", [0.5, 20.0])
-def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_refit(
-    source: Source, random_calibration: Calibrate, ridge: float
-) -> None:
-    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
-    mixture = TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
+    mixture = mixture_of_two(source, random_calibration)
     assert mixture.effective_tokens == pytest.approx(72)  # of 80, unevenly weighted
-    for index, options in enumerate(ranking_of(source, mixture, "elimination", ridge=ridge).options):
-        covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
-        expected = options_from_elimination(
-            source.spec, index, output_weights(source, index), covariances, ridge=ridge / mixture.effective_tokens
-        )
+    statistics = mixture if score == "elimination" else single_mixture(mixture.calibrations["one"])
+    ranking = ranking_of(source, statistics, score, ridge=ridge)
+    by_power = {1: ranking}
+    if score != "elimination":
+        by_power[2] = ranking_of(source, statistics, score, sparsity=Sparsity("global"))
+    for index, (layer, options) in enumerate(zip(source.spec.layers, ranking.options, strict=True)):
+        tensors, weights = source.read_layer(index), dict[Projection, torch.Tensor]()
+        for output, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm")):
+            gain = torch.ones(1) if variation == "llama-gqa" else tensors[names.tensor(norm, index)].float()
+            weights[output] = gain.unsqueeze(1) * tensors[names.weight(output, index)].float()  # type: ignore[index, arg-type]
+        if score == "elimination":
+            covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
+            relative = ridge / mixture.effective_tokens
+            expected = options_from_elimination(source.spec, index, weights, covariances, ridge=relative)
+        else:
+            moments = mixture.calibrations["one"].layer(index)
+            scores = {output: channel_scores(score, weights[output], moments[output]) for output in OUTPUTS}
+            heads, neurons = scores["o_proj"].view(6, -1), scores["down_proj"]
+            for power, made in by_power.items():
+                found = (made.scores or ())[index]
+                torch.testing.assert_close(
+                    unit_scores(found["o_proj"]), heads.pow(power).mean(1), rtol=1e-12, atol=0.0
+                )
+                assert torch.equal(found["down_proj"], neurons)
+            expected = options_from_scores(source.spec, index, layer_scores(score, weights, moments, layer))
         assert_same_options(options, expected)
+
+
+def test_what_cannot_be_ranked_is_refused(source: Source, tmp_path: Path, random_calibration: Calibrate) -> None:
+    other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
+    with pytest.raises(InputError, match="'boolq' was made with another model"):
+        ranking_of(source, single_mixture(random_calibration(other)), "wifv")
+    with pytest.raises(UsageError, match="has none; use another recipe"):  # no experts
+        ranking_of(source, single_mixture(random_calibration(source)), "reap")
 
 
 def total(scores: tuple[LayerScores, ...]) -> float:
@@ -134,9 +104,7 @@ def total(scores: tuple[LayerScores, ...]) -> float:
 
 
 @pytest.mark.parametrize(("score", "mix"), [("wifv", "scaled"), ("wifn", "scaled"), ("wifv", "plain")])
-def test_scores_of_several_tasks_are_added_by_their_weights(
-    source: Source, random_calibration: Calibrate, score: ChannelScore, mix: ScoreMix
-) -> None:
+def test_scores_of_tasks_are_added(source: Source, random_calibration: Calibrate, score: Any, mix: Any) -> None:
     """A task whose scores are all 0 is no obstacle."""
     calibrations = {
         task: random_calibration(source, task, seed, scale=scale)
@@ -160,11 +128,11 @@ def test_scores_of_several_tasks_are_added_by_their_weights(
     assert mix == "plain" or total(mixed.scores or ()) == pytest.approx(1.25)
 
 
-def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calibration: Calibrate) -> None:
+def test_the_sensitivity_decides_too(source: Source, random_calibration: Calibrate) -> None:
     statistics = single_mixture(random_calibration(source))
 
-    def planned(ranking: Ranking, kind: Any = "adaptive", balance: Any = "loss") -> Plan:
-        settings = PlanSettings("wifv", Sparsity(kind), align=4, balance=balance, compensation="none")
+    def planned(ranking: Ranking) -> Plan:
+        settings = PlanSettings("wifv", Sparsity("adaptive"), align=4, compensation="none")
         return plan_variant(source, statistics, ranking, settings, 0.3)
 
     ranking = ranking_of(source, statistics, "elimination")
@@ -173,9 +141,48 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
     sensitive = planned(dataclasses.replace(ranking, sensitivity=other))
     assert sensitive.layers[2] != plan.layers[2]
     assert kept_sizes(sensitive.layers[2]) == (3, 6, 80)
-    parts = [both(option) for option in ranking.options]
-    cheap = [(heads, dataclasses.replace(neurons, loss_of=1e-6 * neurons.loss_of)) for heads, neurons in parts]
-    ranking = dataclasses.replace(ranking, options=tuple(cheap))
-    by_loss, alike = (planned(ranking, "uniform", balance).layers for balance in ("loss", "alike"))
-    assert all(len(layer[KeptHeads].heads) == 6 for layer in by_loss)
-    assert any(len(layer[KeptHeads].heads) < 6 for layer in alike)
+
+
+@pytest.mark.parametrize(("recipe", "work"), [("reconstruct", "_eliminate"), ("seap", "_scores")])
+def test_an_interrupted_ranking_goes_on_and_is_the_same(
+    tmp_path: Path, random_calibration: Calibrate, recipe: str, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file counts as none, and a damaged one is refused."""
+    settings, made, plain = open_recipe(recipe), list[int](), getattr(make, work)
+    source = micro_source(tmp_path / "model")
+    mixture = mixture_of_two(source, random_calibration)
+    monkeypatch.setattr(make, work, lambda *given: made.append(given[2]) or plain(*given))
+
+    def ranked(folder: Path, **more: Any) -> Ranking:
+        folder.mkdir(exist_ok=True)
+        return rank_layers(source, mixture, settings, folder, compute=Compute(), **more)
+
+    whole = ranked(tmp_path / "whole")
+    expected, read = tree(tmp_path / "whole"), read_ranking(source.spec, tmp_path / "whole")
+    assert torch.equal(read.sensitivity, mixture.sensitivity())
+    assert (read.scores is None) is (recipe == "reconstruct")
+    for option, other in zip(whole.options, read.options, strict=True):
+        assert_same_options(option, other)
+    for last in range(3):
+        folder = tmp_path / str(last)
+
+        def interrupt(layer: int, last: int = last) -> None:
+            if layer == last:
+                raise Killed
+
+        with pytest.raises(Killed):
+            ranked(folder, on_layer=interrupt)
+        if last < 2:
+            (folder / "layer-00002.safetensors.part").write_bytes(b"half a file")
+        made.clear()
+        done: list[int] = []
+        again = ranked(folder, on_layer=done.append)
+        assert done == [0, 1, 2]
+        assert sorted(set(made)) == list(range(last + 1, 3))
+        assert tree(folder) == expected
+        plans = [plan_variant(source, mixture, ranking, settings, 0.3) for ranking in (whole, again)]
+        assert plans[0] == plans[1]
+    file = tmp_path / "whole" / "layer-00002.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="rank again"):
+        read_ranking(source.spec, file.parent)

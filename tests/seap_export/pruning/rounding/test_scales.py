@@ -1,4 +1,4 @@
-"""Scales of blocks, matrices that are on a grid already, and which grid a matrix gets."""
+"""Scales of blocks, matrices that are on a grid already, which grid a matrix gets, and columns."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import itertools
 
 import pytest
 import torch
+from support.plans import random_projection
+from support.product import BlockQuantization, TableRows, dequantize, quantize, round_columns
 
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding import columns
 from seap_export.pruning.rounding.scales import (
     MOST_STEPS,
     best_scales,
+    kept_scales,
     on_grid,
     padded_blocks,
     row_steps,
     short_scales,
 )
-from seap_export.pruning.rounding.table_rows import TableRows
 
 WAYS = [BlockQuantization(4, size, symmetric) for size, symmetric in itertools.product((32, 128), (True, False))]
 WAYS.append(BlockQuantization(4, positive=True))
@@ -114,15 +116,6 @@ def test_scales_of_a_row_are_multiples_of_its_step() -> None:
     assert torch.equal(on_grid(blocks, *best_scales(blocks, how), how), blocks)
 
 
-def test_only_products_of_layers_have_rows_of_one_step() -> None:
-    for bits, expected in ((8, BlockQuantization(8, 0)), (4, BlockQuantization(4, rows=True))):
-        how = BlockQuantization(bits, rows=True)
-        assert how.of("model.layers.1.mlp.up_proj.weight") == expected
-        assert how.of("model.embed_tokens.weight") == BlockQuantization(bits)
-    with pytest.raises(ValueError, match="4 or 8 bits, and no zero points"):
-        BlockQuantization(6, rows=True)
-
-
 TABLE = TableRows("lm_head.weight", 64, "24832442")
 
 
@@ -145,12 +138,74 @@ def test_rows_of_a_table_with_the_same_bits_are_a_part_of_it_and_each_has_its_pl
             TableRows("lm_head.weight", 64, bits)
 
 
-def test_names_tell_grids_apart() -> None:
-    both = (True, False)
-    grids = [
-        BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), *[both] * 2, *[both[::-1]] * 2)
-    ]
-    assert len({grid.name for grid in grids}) == len(grids)
-    assert grids[0].name == "int4-32"
-    whole = BlockQuantization(4, whole_blocks=True)
-    assert (BlockQuantization(4).takes(80), whole.takes(80), whole.takes(96)) == (True, False, True)
+#: For columns, which make up for the errors of those before them.
+HOWS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64, positive=True)]
+HOWS.append(BlockQuantization(4, rows=True))
+
+
+def nearest(weight: torch.Tensor, how: BlockQuantization, power: torch.Tensor | None = None) -> torch.Tensor:
+    blocks = padded_blocks(weight, how)
+    importance = None if power is None else padded_blocks(power[None].float(), how)[0]
+    scales, points = best_scales(blocks, how, importance)
+    return on_grid(blocks, kept_scales(scales, how), points, how).flatten(1)[:, : weight.shape[1]]
+
+
+def loss(weight: torch.Tensor, rounded: torch.Tensor, moment: torch.Tensor) -> float:
+    change = (rounded - weight).double()
+    return float((change @ moment * change).sum())
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
+@pytest.mark.parametrize("channels", [40, 150])
+def test_it_beats_the_nearest_levels(how: BlockQuantization, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, moment = random_projection(channels, tokens=4 * channels, out=20)
+    rounded = round_columns(weight, moment.clone(), how)
+    assert torch.equal(dequantize(quantize(rounded, how), how, channels), rounded)
+    assert loss(weight, rounded, moment) < 0.85 * loss(weight, nearest(weight, how), moment)
+    monkeypatch.setattr(columns, "_ROWS", 7)  # how many rows are done at once
+    assert (round_columns(weight, moment.clone(), how) == rounded).float().mean() > 0.99
+    # inputs that vary less than their sums are exact
+    moment -= 0.1 * moment.diagonal().mean() * torch.eye(channels, dtype=torch.float64)
+    rounded = round_columns(weight, moment, how)
+    assert torch.equal(dequantize(quantize(rounded, how), how, channels), rounded)
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
+def test_inputs_that_do_not_depend_on_each_other_leave_the_nearest_levels(how: BlockQuantization) -> None:
+    weight, moment = random_projection(96, out=20)
+    power = torch.linspace(0.1, 9.0, 96, dtype=torch.float64)
+    expected = nearest(weight, how, power + 0.01 * power.mean())
+    assert torch.equal(round_columns(weight, torch.diag(power), how), expected)
+    assert not torch.equal(expected, nearest(weight, how))
+    assert torch.equal(round_columns(weight, torch.zeros_like(moment), how), nearest(weight, how, torch.ones(96)))
+    moment[10:20], moment[:, 10:20] = 0.0, 0.0  # channels that are always zero do no harm
+    assert torch.isfinite(round_columns(weight, moment, how)).all()
+
+
+def test_it_is_the_least_squares_solution_for_the_columns_that_are_left() -> None:
+    how = BlockQuantization(4)
+    weight, moment = random_projection(70, tokens=300, out=3)
+    damped = moment + 0.01 * moment.diagonal().mean() * torch.eye(70, dtype=torch.float64)
+    power = damped.diagonal()
+    blocks = sorted(torch.arange(70).split(32), key=lambda block: -float(power[block].mean()))
+    order = torch.cat([block[power[block].argsort(descending=True)] for block in blocks]).tolist()
+    rounded, left = torch.zeros(3, 70, dtype=torch.float64), weight.double()
+    steps = torch.zeros(3, dtype=torch.float64)
+    for number, column in enumerate(order):
+        done, rest = order[: number + 1], order[number + 1 :]
+        if (number == 0) or (column // 32 != order[number - 1] // 32):
+            block = [other for other in order[number:] if other // 32 == column // 32]
+            # what is left of the error of each column, if all after it make up for it
+            remains = [
+                1 / torch.linalg.inv(damped[order[at:]][:, order[at:]])[0, 0]
+                for at in range(number, number + len(block))
+            ]
+            importance = padded_blocks(torch.stack(remains)[None].float(), how)[0]
+            scales, _ = best_scales(padded_blocks(left[:, block].float(), how), how, importance)
+            steps = kept_scales(scales, how).double().flatten()
+        rounded[:, column] = (left[:, column] / steps).round().clamp(-8, 7) * steps
+        if rest:
+            changes = (rounded - weight)[:, done] @ damped[done][:, rest]
+            left[:, rest] = weight[:, rest] - changes @ torch.linalg.inv(damped[rest][:, rest])
+    levels = round_columns(weight, moment, how).double()
+    assert torch.allclose(levels, rounded, rtol=0.0, atol=1e-6)

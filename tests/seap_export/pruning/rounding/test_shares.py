@@ -1,4 +1,4 @@
-"""Bits go where they count most, within the average, and the same for what formats join."""
+"""Bits go where they count most, within the average, by what rounding is predicted to cost, which it does cost."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.calibration import TOKEN_IDS, compute_in_memory, file_contents, mixture_of
-from support.models import micro_source
-from support.product import dequantize, open_source, quantize
+from support.calibration import TOKEN_IDS
+from support.models import micro_source, transformers_model
+from support.product import Source, StoredForm, open_source
 
 from converters.onnx.precision import WAYS
+from seap_export.model.families import names
 from seap_export.pruning.rounding.grid import BITS, BlockQuantization, Way
-from seap_export.pruning.rounding.note import read_note
+from seap_export.pruning.rounding.information import Information, _frequencies, information
 from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, groups_of, guess_rounding, shared_out
-from seap_export.pruning.rounding.write import write_rounded_model
 
 CPU = torch.device("cpu")
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -53,9 +53,7 @@ def test_the_average_is_kept_and_what_is_joined_has_one_grid(variation: str, ave
     assert len({how.of(name) for name, *_ in how.others}) > 1
 
 
-def test_matrices_that_do_not_count_leave_their_bits_to_others_and_fewer_bits_are_guessed_to_cost_more(
-    tmp_path: Path,
-) -> None:
+def test_idle_matrices_leave_their_bits_to_others_and_fewer_bits_cost_more(tmp_path: Path) -> None:
     micro_source(tmp_path / "model", "llama-gqa")
     how = BlockQuantization(4, average=3.5, ways=WAYS)
 
@@ -132,33 +130,77 @@ def test_ways_whose_blocks_do_not_fit_are_none(tmp_path: Path) -> None:
     assert sizes[DOWN] == {32}
 
 
-def test_a_rounded_model_keeps_its_levels_and_is_the_same_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = micro_source(tmp_path / "model", "llama-gqa")
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TOKEN_IDS})
-    how = BlockQuantization(4, average=3.25, ways=WAYS)
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "one", compute=compute_in_memory())
-    with monkeypatch.context() as patch:
-        patch.setattr("seap_export.pruning.rounding.write._keep_tables", _die)
-        with pytest.raises(KeyboardInterrupt):
-            write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "two", compute=compute_in_memory())
-    with monkeypatch.context() as patch:  # the bits that were chosen are not chosen again
-        patch.setattr("seap_export.pruning.rounding.write.shared_out", _die)
-        write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "two", compute=compute_in_memory())
-    assert file_contents(tmp_path / "one") == file_contents(tmp_path / "two")
-    note = read_note(tmp_path / "one")
-    assert note is not None
-    assert note.grid.average == 3.25
-    size, weights = bytes_of(note.grid, source.reader.shapes())
-    assert 3.0 < 8 * size / weights <= 3.25
-    for name, tensor in load_file(tmp_path / "one" / "model.safetensors").items():
-        if tensor.dim() == 2:  # a format that rounds it finds just these levels
-            grid = note.grid.of(name)
-            assert torch.equal(dequantize(quantize(tensor, grid), grid, tensor.shape[1]), tensor), name
+VARIATIONS = ["phi3-all", "granite-all", "bamba", "lfm2", "qwen3_moe", "gemma4-all"]
 
 
-def _die(*arguments: object, **keywords: object) -> None:
-    raise KeyboardInterrupt
+def informed(folder: Path, variation: str) -> tuple[Source, dict[str, Information]]:
+    source = micro_source(folder / "model", variation)
+    (folder / "work").mkdir()
+    every: dict[str, Information] = {}
+    for layer in information(source, TOKEN_IDS, folder / "work", CPU):
+        every |= layer
+    assert not list((folder / "work").iterdir())
+    return source, every
+
+
+@torch.no_grad()
+def predictions(model: torch.nn.Module) -> torch.Tensor:
+    """The logarithms of the probabilities at each token of the texts."""
+    return torch.cat([model(torch.tensor([list(ids)])).logits[0].double().log_softmax(-1) for ids in TOKEN_IDS])
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "gemma2-all", "falcon_h1-all"])
+def test_small_random_errors_cost_what_is_predicted(variation: str, tmp_path: Path) -> None:
+    source, every = informed(tmp_path, variation)
+    model, form = transformers_model(tmp_path / "model").requires_grad_(False), StoredForm(source.spec)
+    wanted = predictions(model)
+    for name in ("model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.k_proj.weight"):
+        (stored,) = form.holders([name])
+        weight, what = model.get_parameter(stored), every[name]
+        exact = weight.clone()
+        measured = predicted = 0.0
+        for seed in range(4):
+            error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.01 * exact.std()
+            weight.copy_(exact + error)
+            measured += float((wanted.exp() * (wanted - predictions(model))).sum()) / len(wanted)
+            of_rows = torch.einsum("ij,jk,ik->i", error.double(), what.moment, error.double())
+            predicted += float(0.5 * what.rows @ of_rows)
+        weight.copy_(exact)
+        assert predicted == pytest.approx(measured, rel=0.5), name
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_every_matrix_of_a_family_has_some(variation: str, tmp_path: Path) -> None:
+    source, every = informed(tmp_path, variation)
+    for index, layer in enumerate(source.spec.layers):
+        for sublayer in layer.sublayers:
+            for projection in sublayer.rounded(source.spec.hidden_size, 32):
+                what = every[names.weight(projection, index)]
+                assert float(what.rows.sum()) > 0
+                assert torch.linalg.eigvalsh(what.moment).min() > -1e-6 * what.moment.diagonal().max()
+    tables = {name for name in every if ".layers." not in name}
+    assert len(tables) == (1 if source.spec.tie_word_embeddings else 2)
+
+
+def test_tokens_that_no_text_has_share_what_one_text_alone_has() -> None:
+    """Of 9 tokens, 3 are in one text only: a third of the next text is new, by the roots of the predictions."""
+    predicted = torch.tensor([5.0, 3.0, 1.0, 0.16, 0.04], dtype=torch.float64)
+    often = _frequencies([[0, 0, 1], [0, 0, 1], [2, 2, 2]], predicted)
+    assert often.tolist() == pytest.approx([2 / 3 * 4 / 9, 2 / 3 * 2 / 9, 2 / 3 * 3 / 9, 1 / 3 * 2 / 3, 1 / 3 * 1 / 3])
+    assert _frequencies([[0, 1], [2, 3, 4]], predicted).tolist() == pytest.approx([0.2] * 5)
+    alone = _frequencies([[0, 1]], predicted)[:2]  # one text, which is all there is
+    assert alone.tolist() == pytest.approx([0.25] * 2)
+
+
+def test_the_head_and_the_embedding_are_used_as_often_as_tokens_come_up(tmp_path: Path) -> None:
+    """Rows that the texts have count more, and no row counts nothing; a tied table has both uses."""
+    source = micro_source(tmp_path / "model", "llama-gqa", tie_word_embeddings=True)
+    (tmp_path / "work").mkdir()
+    texts = [[5, 6, 5, 7] * 4, [5, 6, 8] * 4]
+    name = names.tensor("embed_tokens")
+    uses = [layer[name] for layer in information(source, texts, tmp_path / "work", CPU) if name in layer]
+    assert len(uses) == 2
+    for use in uses:
+        assert use.rows.min() > 0
+        others = [token for token in range(len(use.rows)) if token not in (5, 6, 7, 8)]
+        assert use.rows[[5, 6]].min() > 3 * use.rows[others].max()

@@ -1,18 +1,23 @@
-"""A rounded model: on the grid, nearer to the model in floats than the nearest levels, and the same however made."""
+"""A rounded model: on the grid, nearer to the model in floats than the nearest levels, and the same however made.
+
+Its note tells another origin, proves weights, and makes the model again.
+"""
 
 from __future__ import annotations
 
 import copy
 import itertools
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.calibration import (
-    BATCH_TOKENS,
     TOKEN_IDS,
     Killed,
     compute_in_memory,
@@ -22,31 +27,29 @@ from support.calibration import (
     mixture_of,
 )
 from support.editing import edit_weights, set_json
-from support.models import micro_source, transformers_model
+from support.models import micro_source, put_on_grid, rounded_copy, transformers_model
 from support.plans import micro_plan
-from support.product import (
-    Compute,
-    SafetensorsReader,
-    SafetensorsWriter,
-    TaskMixture,
-    Vocabulary,
-    dequantize,
-    quantize,
-    write_shrunk_model,
-)
+from support.product import Compute, SafetensorsReader, SafetensorsWriter, TaskMixture, Vocabulary, write_shrunk_model
 from support.stand_ins.cuda import pretend_cuda
 
-from seap_export.errors import InputError
+from converters.onnx.precision import WAYS
+from converters.onnx.weights.quantize import dequantize, quantize
+from seap_export.errors import ArtifactError, InputError
+from seap_export.pruning.rounding import write as write_module
 from seap_export.pruning.rounding.grid import BlockQuantization
-from seap_export.pruning.rounding.note import read_note
+from seap_export.pruning.rounding.likeness import unlike_tensors
+from seap_export.pruning.rounding.note import RoundingNote, read_note
+from seap_export.pruning.rounding.restore import restore_rounded_model
 from seap_export.pruning.rounding.write import folder_source, write_rounded_model
 
 HOW = BlockQuantization(4)
+SHARED = BlockQuantization(4, average=3.25, ways=WAYS)
 Made = tuple[Path, TaskMixture]
+Make = Callable[[str], Made]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """The pruned model folder and the statistics of a variation."""
 
     @cache
@@ -92,29 +95,29 @@ def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[in
         ("gemma2-all", HOW),
         ("phi3-all", BlockQuantization(4, embeddings=False)),
         ("llama-gqa", BlockQuantization(4, 32, embeddings=False, whole_blocks=True)),
+        ("llama-gqa", SHARED),
     ],
 )
-def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
-    made: Callable[[str], Made], tmp_path: Path, variation: str, how: BlockQuantization
-) -> None:
+def test_it_is_on_the_grid_and_nearer(made: Make, tmp_path: Path, variation: str, how: BlockQuantization) -> None:
     made_here = made(variation)
     folder = rounded(made_here, tmp_path / "rounded", how)
-    on_levels, exact = tensors(folder), tensors(made_here[0])
+    on_levels, exact, note = tensors(folder), tensors(made_here[0]), read_note(folder)
+    assert note is not None
     plain, untaken = dict(exact), 0
     for name, tensor in exact.items():
         if tensor.dim() == 2 and (how.embeddings or not ("embed" in name or "lm_head" in name)):
             if how.takes(tensor.shape[1]):
+                grid = note.grid.of(name)
                 plain[name], again = (
-                    dequantize(quantize(one, how), how, tensor.shape[1]) for one in (tensor, on_levels[name])
+                    dequantize(quantize(one, grid), grid, tensor.shape[1]) for one in (tensor, on_levels[name])
                 )
                 assert torch.equal(again, on_levels[name]), name
             else:
                 untaken += 1
                 assert torch.equal(on_levels[name], tensor), name
     assert bool(untaken) is how.whole_blocks
-    note = read_note(folder)
-    assert note is not None
-    assert note.grid == how
+    assert replace(note.grid, others=(), ways=how.ways) == how
+    assert bool(note.grid.others) is bool(how.ways)
     assert read_note(made_here[0]) is None
     assert {path.name for path in folder.iterdir()} == {
         *(path.name for path in made_here[0].iterdir()),
@@ -125,37 +128,76 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
     assert divergence(made_here, on_levels, texts) < 0.8 * divergence(made_here, plain, texts)
 
 
-def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], Made], tmp_path: Path) -> None:
+def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Make, tmp_path: Path) -> None:
     made_here = made("gemma2-all")
     expected = file_contents(rounded(made_here, tmp_path / "here"))
     on_disk = rounded(made_here, tmp_path / "disk", compute=compute_on_disk(folder_source(made_here[0])))
     assert file_contents(on_disk) == expected
     with pretend_cuda() as device:
-        there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
+        there = Compute(device, device_memory=2**62, batch_tokens=compute_in_memory().batch_tokens)
         assert file_contents(rounded(made_here, tmp_path / "there", compute=there)) == expected
 
 
+@pytest.mark.parametrize(("how", "step"), [(HOW, 7), (SHARED, 23)])
 def test_it_goes_on_where_it_was_interrupted(
-    made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: BlockQuantization, step: int
 ) -> None:
     made_here = made("llama-biases")
-    expected = file_contents(rounded(made_here, tmp_path / "whole"))
-    for call in itertools.count(step=7):
+    expected = file_contents(rounded(made_here, tmp_path / "whole", how))
+    for call in itertools.count(step=step):
         folder, layers = tmp_path / str(call), list[int]()
         with monkeypatch.context() as patch:
             die_at(patch, SafetensorsWriter, "write", call)
             try:
-                rounded(made_here, folder)
+                rounded(made_here, folder, how)
                 break
             except Killed:
                 pass
-        write_rounded_model(made_here[0], made_here[1], HOW, folder, layers.append, compute=compute_in_memory())
+        with monkeypatch.context() as patch:  # the bits that were chosen are not chosen again
+            die_at(patch, write_module, "shared_out", 0)
+            write_rounded_model(*made_here, how, folder, layers.append, compute=compute_in_memory())
         assert layers == [0, 1, 2]
         assert file_contents(folder) == expected
     assert call > 20
 
 
-def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[str], Made], tmp_path: Path) -> None:
+O_PROJ, UP_PROJ, NORM = (
+    f"model.layers.1.{part}.weight" for part in ("self_attn.o_proj", "mlp.up_proj", "input_layernorm")
+)
+HEAD = "lm_head.weight"
+Damage = Callable[[dict[str, torch.Tensor]], object]
+
+
+def _other_row(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP_PROJ][3] = tensors[UP_PROJ][4]
+
+
+DAMAGES: dict[str, tuple[str, Damage]] = {
+    "negated": (O_PROJ, lambda tensors: tensors[O_PROJ].neg_()),
+    "columns permuted": (O_PROJ, lambda tensors: tensors[O_PROJ].copy_(tensors[O_PROJ].roll(1, 1))),
+    "doubled": (UP_PROJ, lambda tensors: tensors[UP_PROJ].mul_(2)),
+    "another row": (UP_PROJ, _other_row),
+    "NaN": (UP_PROJ, lambda tensors: tensors[UP_PROJ][5, 6].fill_(torch.nan)),
+    "rows of a table shifted": (HEAD, lambda tensors: tensors[HEAD].copy_(tensors[HEAD].roll(1, 0))),
+    "a gain": (NORM, lambda tensors: tensors[NORM][3].neg_()),
+}
+
+
+@pytest.mark.parametrize("how", [BlockQuantization(2), HOW, BlockQuantization(4, rows=True)], ids=lambda how: how.name)
+def test_what_rounding_cannot_make_is_named(made: Make, tmp_path: Path, how: BlockQuantization) -> None:
+    made_here = made("llama-biases")
+    folder = rounded(made_here, tmp_path, how)
+    assert list(unlike_tensors(made_here[0], folder, how)) == []
+    good = (folder / "model.safetensors").read_bytes()
+    missed = {"doubled", "another row"} if how.bits == 2 else set()
+    for what, (name, damage) in DAMAGES.items():
+        edit_weights(folder, damage)
+        named = [line.name for line in unlike_tensors(made_here[0], folder, how)]
+        assert (name in named) is (what not in missed), what
+        (folder / "model.safetensors").write_bytes(good)
+
+
+def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Make, tmp_path: Path) -> None:
     """The MLP of a first layer reads the embeddings, whatever attention adds to them."""
     folder, statistics = made("cohere-all")
     other = tmp_path / "other"
@@ -170,16 +212,7 @@ def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[st
         assert torch.equal(one[name], two[name])
 
 
-def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
-    folder, _ = made("llama-gqa")
-    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=97)
-    statistics = mixture_of(larger, tmp_path / "statistics", {"boolq": [*TOKEN_IDS, [5, 96]]})
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="token id 96, the model a vocabulary of 96; give the calibration"):
-        write_rounded_model(folder, statistics, HOW, tmp_path / "out")
-
-
-def test_a_cut_vocabulary_is_rounded_with_its_own_ids(made: Callable[[str], Made], tmp_path: Path) -> None:
+def test_a_cut_vocabulary_is_rounded_with_its_own_ids_and_another_is_refused(made: Make, tmp_path: Path) -> None:
     (whole, statistics), renumbered = made("llama-gqa"), tmp_path / "renumbered"
     shutil.copytree(whole, renumbered)
     kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have
@@ -194,3 +227,89 @@ def test_a_cut_vocabulary_is_rounded_with_its_own_ids(made: Callable[[str], Made
         out.mkdir()
         write_rounded_model(renumbered, given, HOW, out, compute=compute_in_memory(), vocabulary=vocabulary)
     assert file_contents(outs[0]) == file_contents(outs[1])
+    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=97)
+    of_larger = mixture_of(larger, tmp_path / "statistics", {"boolq": [*TOKEN_IDS, [5, 96]]})
+    with pytest.raises(InputError, match="token id 96, the model a vocabulary of 96; give the calibration"):
+        write_rounded_model(whole, of_larger, HOW, tmp_path)
+
+
+UNTABLED = BlockQuantization(4, embeddings=False)
+BIAS = "model.layers.1.self_attn.v_proj.bias"
+WEIGHT = "model.layers.1.self_attn.v_proj.weight"
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> tuple[Path, Path]:
+    """A model folder, and one of the same model on the grid, with a bias that is fitted to it, and the note."""
+    micro_source(tmp_path / "hf", "llama-biases")
+    shutil.copytree(tmp_path / "hf", tmp_path / "rounded")
+    put_on_grid(tmp_path / "rounded", UNTABLED)
+    edit_weights(tmp_path / "rounded", lambda tensors: tensors.update({BIAS: tensors[BIAS] * 1.1}))
+    RoundingNote.of(tmp_path / "hf", tmp_path / "rounded", UNTABLED).write(tmp_path / "rounded")
+    return tmp_path / "hf", tmp_path / "rounded"
+
+
+def test_it_is_read_as_it_was_written_and_a_damaged_one_is_refused(noted: tuple[Path, Path]) -> None:
+    note = read_note(noted[1])
+    assert note == RoundingNote.of(*noted, UNTABLED)
+    assert note.grid == UNTABLED
+    assert note.dtype == torch.float32
+    assert BIAS in note.rounded
+    assert not any("norm" in name or "embed" in name for name in note.rounded)
+    assert read_note(noted[0]) is None
+    file = noted[1] / "rounding.json"
+    written = json.loads(file.read_text("utf-8"))
+    changes = ({"schema": "seap-export/rounding/1"}, {"grid": {"bits": 7}}, {"dtype": "int8"})
+    for text in (*(json.dumps(written | change) for change in changes), "{}", "[]", "not JSON"):
+        file.write_text(text, "utf-8")
+        with pytest.raises(ArtifactError, match=r"rounding\.json"):
+            read_note(noted[1])
+
+
+@pytest.mark.parametrize("variation", ["llama-biases", "phi3-all", "gemma2-all"])
+def test_a_rounded_model_is_made_again_from_stored_weights(tmp_path: Path, variation: str) -> None:
+    hf, rounded, again = (tmp_path / name for name in ("hf", "rounded", "again"))
+    micro_source(hf, variation, "bfloat16")
+    note = rounded_copy(hf, rounded, BlockQuantization(4))
+    again.mkdir()
+    assert restore_rounded_model(hf, SafetensorsReader(rounded).read, note, again) == []
+    wanted, remade = (load_file(folder / "model.safetensors") for folder in (rounded, again))
+    assert wanted.keys() == remade.keys()
+    assert all(remade[name].equal(tensor) for name, tensor in wanted.items())
+    for name in ("config.json", "rounding.json"):
+        assert (rounded / name).read_bytes() == (again / name).read_bytes()
+    edit_weights(hf, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(InputError, match=r"model\.norm\.weight"):
+        restore_rounded_model(hf, lambda names: {}, note, tmp_path)
+
+
+def test_what_is_not_the_model_that_was_rounded_is_named(noted: tuple[Path, Path]) -> None:
+    hf, note = noted[0], read_note(noted[1])
+    assert note is not None
+    assert not list(note.origin_differences(hf))
+    changed = load_file(hf / "model.safetensors")
+    changed[WEIGHT][3, 5] *= -1
+    changed["more"] = torch.zeros(3)
+    save_file(changed, hf / "model.safetensors", {"format": "pt"})
+    set_json(hf / "config.json", rms_norm_eps=1e-3, dtype="bfloat16")
+    lines = list(note.origin_differences(hf))
+    assert [line.partition(" ")[0] for line in lines[:2]] == [f"'{WEIGHT}'", "'more'"]
+    assert len(lines) == 3
+    assert "rms_norm_eps" in lines[2]
+
+
+def test_weights_are_proven_exactly_and_vectors_in_16_bits_too(noted: tuple[Path, Path]) -> None:
+    note, tensors = read_note(noted[1]), load_file(noted[1] / "model.safetensors")
+    assert note is not None
+    weight, bias = tensors[WEIGHT], tensors[BIAS]
+    assert note.proves(WEIGHT, weight)
+    assert note.proves(WEIGHT, torch.where(weight == 0, -0.0, weight))
+    off = weight.clone()
+    off[2, 3] += 1e-6
+    assert not note.proves(WEIGHT, off)
+    assert note.proves(BIAS, bias)
+    assert note.proves(BIAS, bias.half().float())
+    assert note.proves(BIAS, bias.bfloat16().float())
+    other = bias.half().float()
+    other[1] += 2.0**-8
+    assert not note.proves(BIAS, other)

@@ -16,16 +16,13 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import masked_logits, micro_source, transformers_model, write_micro_model
 from support.plans import layer_plan, plan_of
-from support.product import LayerPlan, length_buckets, open_source, router_weights
+from support.product import DecoderLayer, LayerPlan, Plan, Source, length_buckets, open_source, router_weights
 from support.variations import VARIATIONS
 from torch import nn
 
 from seap_export.model.families import Attention, Experts
 from seap_export.model.layers import working_memory
 from seap_export.model.layers.hidden_states import HiddenStates
-from seap_export.model.layers.layer import DecoderLayer
-from seap_export.model.sources.source import Source
-from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.settings import Compensation
 from seap_export.pruning.plan.sublayers import KeptExperts, KeptHeads
 from seap_export.pruning.shrink.expert_refit import ExpertFit
@@ -90,52 +87,39 @@ def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(va
     assert (expected - dense).abs().max() > 0.1
 
 
-def test_one_expert_in_float32_at_a_time_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = []
+@pytest.mark.parametrize("variation", ["mixtral-all", "gpt_oss"])
+def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routers and vectors in float32 among matrices in bfloat16, and however many experts are in float32 at once."""
+    folder = write_micro_model(tmp_path / "dense", dtype="bfloat16", **VARIATIONS[variation])
+    dense = load_file(folder / "model.safetensors")
+    for name, tensor in dense.items():
+        if tensor.dim() == 1 or name.endswith(("gate.weight", "router.weight")):
+            dense[name] = 1.001 * tensor.float()
+    save_file(dense, folder / "model.safetensors", {"format": "pt"})
+    source, written = open_source(str(folder)), list[bytes]()
     for most in (1 << 30, 0):
         monkeypatch.setattr(working_memory, "_AT_ONCE", most)
-        source = micro_source(tmp_path / str(most) / "dense", "mixtral", "bfloat16")
         layer = DecoderLayer(source.spec, 0, source.read_layer(0))
-        dtype = layer.tensors["model.layers.0.mlp.experts.up_proj.weight"].dtype
-        assert dtype == (torch.float32 if most else torch.bfloat16)
-        shrunk(source, tmp_path / str(most), "sequential")
-        files = sorted((tmp_path / str(most)).rglob("*.safetensors"))
-        written.append([file.read_bytes() for file in files])
+        experts = layer.tensors["model.layers.0.mlp.experts.up_proj.weight"]
+        assert experts.dtype == (torch.float32 if most else torch.bfloat16)
+        (tmp_path / str(most)).mkdir()
+        shrunk_plan, out = shrunk(source, tmp_path / str(most), "sequential"), tmp_path / str(most) / "hf"
+        written.append((out / "model.safetensors").read_bytes())
     assert written[0] == written[1]
-
-
-@pytest.mark.parametrize("variation", ["mixtral-all", "gpt_oss"])
-def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path) -> None:
-    """Routers and vectors in float32 among matrices in bfloat16, with numbers that bfloat16 does not have."""
-    folder = write_micro_model(tmp_path / "dense", dtype="bfloat16", **VARIATIONS[variation])
-    dense = {
-        name: 1.001 * tensor.float()
-        if tensor.dim() == 1 or name.endswith(("gate.weight", "router.weight"))
-        else tensor
-        for name, tensor in load_file(folder / "model.safetensors").items()
-    }
-    save_file(dense, folder / "model.safetensors", {"format": "pt"})
-    source = open_source(str(folder))
-    shrunk_plan = shrunk(source, tmp_path, "sequential")
-    stored = load_file(tmp_path / "hf" / "model.safetensors")
+    stored = load_file(out / "model.safetensors")
     compensated = {name for name in stored if name.endswith("o_proj.bias")}
-    assert {name: stored[name].dtype for name in stored.keys() - compensated} == {
-        name: dense[name].dtype for name in stored.keys() - compensated
-    }
-    assert json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))["dtype"] == "bfloat16"
-    routers = source.spec.family.names["router"] + ".weight"
+    assert all(stored[name].dtype == dense[name].dtype for name in stored.keys() - compensated)
+    assert json.loads((out / "config.json").read_text("utf-8"))["dtype"] == "bfloat16"
     for index in range(3):
-        name = source.spec.family.names["layer"].format(layer=index) + routers
-        kept = list(shrunk_plan.layers[index][KeptExperts].experts)
-        assert torch.equal(stored[name], dense[name][kept])
+        layer_name = source.spec.family.names["layer"].format(layer=index)
+        name = layer_name + source.spec.family.names["router"] + ".weight"
+        assert torch.equal(stored[name], dense[name][list(shrunk_plan.layers[index][KeptExperts].experts)])
     assert all(torch.equal(stored[name], dense[name]) for name in stored if name.endswith("norm.weight"))
 
 
 @pytest.mark.parametrize("summed", [4, 1, 0])
 @torch.no_grad()
-def test_moments_are_those_of_each_expert_s_channels(
-    summed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moments_are_of_each_expert_s_channels(summed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(working_memory, "_SUMMED", summed * 64**2)
     source, texts = micro_source(tmp_path / "m", "mixtral"), random_token_ids(9)
     mixture = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
@@ -184,11 +168,7 @@ def test_the_fit_of_each_expert_is_least_squares_with_a_ridge_by_its_own_tokens(
     fitted = fit.fitted(layer.weight(output), 2.0, lambda one, _: one).double()
     before, wanted = layer.weight(output).double(), exact.weight(output).double()
     for expert in range(4):
-        columns, c, p = (
-            experts.of_expert(expert),
-            torch.cat(channels[expert]).double(),
-            torch.cat(counts[expert]).double(),
-        )
+        columns, (c, p) = experts.of_expert(expert), (torch.cat(each[expert]).double() for each in (channels, counts))
         p /= p.sum()
         moment = (p[:, None] * c).T @ c
         ridge = 2.0 * moment.trace() * p.square().sum() * torch.eye(len(moment), dtype=torch.float64)

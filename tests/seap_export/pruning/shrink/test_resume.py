@@ -1,31 +1,39 @@
-"""Shrinking that was interrupted anywhere goes on, makes at most one layer again, and ends in the same bytes."""
+"""Shrinking gives the same bytes after any interruption, from which it makes at most one layer again, and on a GPU."""
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.calibration import (
+    BATCH_TOKENS,
     TOKEN_IDS,
     Killed,
+    calibration_in,
     compute_in_memory,
     compute_on_disk,
     die_at,
     file_contents,
     mixture_of,
+    single_mixture,
 )
 from support.models import micro_source
 from support.plans import micro_plan
 from support.product import COMPENSATIONS, Compensation, Compute, SafetensorsWriter, Source, TaskMixture
+from support.stand_ins.cuda import pretend_cuda
 
 from seap_export.model.layers import streams
+from seap_export.pruning.activations.calibrate import collect_statistics
 from seap_export.pruning.shrink import refit_streams
 from seap_export.pruning.shrink.write import write_shrunk_model
+
+#: A function or method, and which of its calls.
+Place = tuple[object, str, int]
 
 
 @dataclass
@@ -52,6 +60,14 @@ def run(case: Case, folder: Path, compensation: Compensation, compute: Compute, 
     write_shrunk_model(case.source, plan, case.statistics, folder, compute=compute, **options)
 
 
+def die(case: Case, folder: Path, place: Place, compensation: Compensation, compute: Compute) -> None:
+    """Runs until the process dies at a call of a function."""
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, *place)
+        with pytest.raises(Killed):
+            run(case, folder, compensation, compute)
+
+
 @pytest.fixture
 def layers_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     layers: list[int] = []
@@ -60,75 +76,68 @@ def layers_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return layers
 
 
-@pytest.mark.parametrize("compensation", ["bias", "sequential"])
-def test_killed_before_any_tensor_is_written(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers_read: list[int], compensation: Compensation
-) -> None:
-    for call in itertools.count(step=3):
-        layers_read.clear()
-        folder = tmp_path / str(call)
-        with monkeypatch.context() as patch:
-            die_at(patch, SafetensorsWriter, "write", call)
-            try:
-                run(case, folder, compensation, compute_in_memory())
-                break
-            except Killed:
-                pass
-        reported: list[int] = []
-        run(case, folder, compensation, compute_in_memory(), on_layer=reported.append)
-        assert reported == [0, 1, 2]
-        assert file_contents(folder) == case.expected[compensation]
-        assert len(layers_read) <= 4
-    assert call > 20
-
-
 @pytest.mark.parametrize(
-    ("what", "name", "calls", "where"),
+    ("compensation", "place", "calls", "on_disk"),
     [
-        (streams._KeptInMemory, "save", range(6), "memory"),
-        (streams._KeptInFile, "save", range(0, 6, 2), "disk"),
-        (streams._Saved, "forget", range(0, 6, 2), "memory"),
-        (streams._Layout, "write", range(0, 40, 9), "disk"),
-        (refit_streams, "refit", range(3), "disk"),
-        (SafetensorsWriter, "flush", range(3), "memory"),
-        (SafetensorsWriter, "__exit__", [0], "memory"),
+        ("bias", (SafetensorsWriter, "write"), range(0, 24, 3), False),
+        ("sequential", (SafetensorsWriter, "write"), range(0, 24, 3), False),
+        ("sequential", (streams._KeptInMemory, "save"), range(6), False),
+        ("sequential", (streams._KeptInFile, "save"), range(0, 6, 2), True),
+        ("sequential", (streams._Saved, "forget"), range(0, 6, 2), False),
+        ("sequential", (streams._Layout, "write"), range(0, 40, 9), True),
+        ("sequential", (refit_streams, "refit"), range(3), True),
+        ("sequential", (SafetensorsWriter, "flush"), range(3), False),
+        ("sequential", (SafetensorsWriter, "__exit__"), [0], False),
     ],
 )
-def test_killed_while_the_streams_are_saved(
-    case: Case,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    layers_read: list[int],
-    what: object,
-    name: str,
-    calls: Sequence[int],
-    where: str,
+def test_killed_anywhere_it_goes_on(
+    case: Case, tmp_path: Path, layers_read: list[int], compensation: Any, place: Any, calls: Any, on_disk: bool
 ) -> None:
-    compute = compute_in_memory() if where == "memory" else compute_on_disk(case.source)
+    compute = compute_on_disk(case.source) if on_disk else compute_in_memory()
     for call in calls:
         layers_read.clear()
-        folder = tmp_path / str(call)
-        with monkeypatch.context() as patch:
-            die_at(patch, what, name, call)
-            with pytest.raises(Killed):
-                run(case, folder, "sequential", compute)
-        run(case, folder, "sequential", compute)
-        assert file_contents(folder) == case.expected["sequential"]
+        folder, reported = tmp_path / str(call), list[int]()
+        die(case, folder, (*place, call), compensation, compute)
+        run(case, folder, compensation, compute, on_layer=reported.append)
+        assert reported == [0, 1, 2]
+        assert file_contents(folder) == case.expected[compensation]
         assert len(layers_read) <= 4
 
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "unfinished/dense-00002"])
-def test_what_was_lost_since_is_made_again(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
+def test_what_was_lost_since_is_made_again(case: Case, tmp_path: Path, lost: str) -> None:
     """The end of the second layer, behind which alone streams are saved; or these."""
-    with monkeypatch.context() as patch:
-        die_at(patch, streams._KeptInMemory, "save", 4)
-        with pytest.raises(Killed):
-            run(case, tmp_path, "sequential", compute_in_memory())
+    die(case, tmp_path, (streams._KeptInMemory, "save", 4), "sequential", compute_in_memory())
     if lost == "model.safetensors":
         os.truncate(tmp_path / lost, (tmp_path / lost).stat().st_size - 1)
     else:
         (tmp_path / lost).unlink()
     run(case, tmp_path, "sequential", compute_in_memory())
     assert file_contents(tmp_path) == case.expected["sequential"]
+
+
+#: Between them windows, soft caps, norms after sublayers, long rotations, scaled queries and biases.
+@pytest.mark.parametrize("variation", ["llama-biases", "gemma2-all", "phi3-all", "ministral3-all"])
+def test_on_a_gpu_calibration_and_shrinking_give_the_same_bytes(tmp_path: Path, variation: str) -> None:
+    """Beside the comparison with transformers; nothing is mixed with the CPU."""
+    source = micro_source(tmp_path / "model", variation)
+
+    def made(work: Callable[[Path], object]) -> Path:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        work(folder)
+        return folder
+
+    here = made(lambda folder: collect_statistics(source, TOKEN_IDS, folder, compute_in_memory(), check=False))
+    with pretend_cuda() as device:
+        for room in (2**62, 1):  # hidden states on the GPU, and in the host's memory
+            there = Compute(device, device_memory=room, batch_tokens=BATCH_TOKENS)
+            found = made(partial(collect_statistics, source, TOKEN_IDS, compute=there, check=room > 1))
+            assert file_contents(found) == file_contents(here)
+    statistics = single_mixture(calibration_in(here, source, "boolq", TOKEN_IDS))
+    for compensation in COMPENSATIONS if variation == "llama-biases" else ("sequential",):
+        write = partial(write_shrunk_model, source, micro_plan(source, compensation), statistics)
+        here = made(partial(write, compute=compute_in_memory()))
+        with pretend_cuda() as device:
+            there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
+            assert file_contents(made(partial(write, compute=there))) == file_contents(here)

@@ -12,47 +12,35 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.calibration import mixture_of, single_mixture
-from support.chosen import FEATURED
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
-from support.plans import micro_plan, plan_of, uniform_plan, whole_layer, with_settings
-from support.product import (
-    OUTPUTS,
-    Calibration,
-    Compensation,
-    Compute,
-    Plan,
-    Source,
-    TaskMixture,
-)
+from support.plans import micro_plan, uniform_plan
+from support.product import OUTPUTS, Calibration, Compute, Plan, Source, TaskMixture, write_shrunk_model
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.model.families import names
 from seap_export.pruning.shrink.layer import kept_channels, shrink_layer
-from seap_export.pruning.shrink.refit import mean_fit, refit_from_dense
+from seap_export.pruning.shrink.refit import refit_from_dense
 from seap_export.pruning.shrink.refit_streams import RefitStreams
 from seap_export.pruning.shrink.sequential import SequentialLayers
 from seap_export.pruning.shrink.single import single_layers
-from seap_export.pruning.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(8, longest=40)
+COMPUTE = Compute(batch_tokens=64)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.
 FITTED = ("llama-mha", "mistral-window", "qwen3-biases")
 
 
-def fitted_layers(
-    source: Source, plan: Plan, statistics: TaskMixture, max_batch_tokens: int = 4096
-) -> list[dict[str, torch.Tensor]]:
+def fitted_layers(source: Source, plan: Plan, statistics: TaskMixture) -> list[dict[str, torch.Tensor]]:
     with tempfile.TemporaryDirectory() as folder:
-        compute = Compute(batch_tokens=max_batch_tokens)
-        return list(SequentialLayers(source, plan, statistics, Path(folder), compute).layers(0))
+        return list(SequentialLayers(source, plan, statistics, Path(folder), COMPUTE).layers(0))
 
 
 def written(folder: Path, source: Source, plan: Plan, statistics: TaskMixture) -> PreTrainedModel:
     folder.mkdir()
-    write_shrunk_model(source, plan, statistics, folder)
+    write_shrunk_model(source, plan, statistics, folder, compute=COMPUTE)
     return transformers_model(folder)
 
 
@@ -95,7 +83,7 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, layout: str, variation: s
     plan = (micro_plan if layout == "per-layer" else uniform_plan)(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     without = WITHOUT_BIAS[source.spec.family.model_type]
-    for index, layer in enumerate(fitted_layers(source, plan, statistics, 64)):
+    for index, layer in enumerate(fitted_layers(source, plan, statistics)):
         for output in OUTPUTS:
             linear = expected.model.layers[index].get_submodule(projection_paths(expected)[output])
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
@@ -124,24 +112,7 @@ def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Pat
     assert (logits(even) - logits(expected)).abs().max() > 0.01 * logits(expected).abs().max()
 
 
-@pytest.mark.parametrize("variation", FEATURED)
-def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
-    """Fitted one after another, and each alone."""
-    source = micro_source(tmp_path / "model", variation)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
-    plan = plan_of(source, [whole_layer(layer) for layer in source.spec.layers], "sequential")
-    alone = single_layers(source, with_settings(plan, compensation="one-shot"), statistics)
-    fitted = fitted_layers(source, plan, statistics)
-    for index, layers in enumerate(zip(alone, fitted, strict=True)):
-        dense = source.read_layer(index)
-        for layer in layers:
-            assert layer.keys() == dense.keys()
-            assert all(torch.equal(layer[name], dense[name]) for name in dense)
-
-
-def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_rounding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_layers_correct_the_rounding_to_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = micro_source(tmp_path / "model", dtype="bfloat16")
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan, streams, plain = micro_plan(source, "sequential"), list[Any](), RefitStreams.layer
@@ -162,57 +133,33 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
     assert_close(stream, last_stream(shrunk, in_batches), 1e-5)
 
 
-#: What `micro_plan` and `uniform_plan` cut.
-CUT = {"per-layer": (set(), {"o_proj", "down_proj"}, {"o_proj"}), "uniform": ({"o_proj", "down_proj"},) * 3}
-
-
 @pytest.mark.parametrize(
-    ("layout", "variation", "compensation"),
-    [
-        ("per-layer", "llama-biases", "one-shot"),
-        ("per-layer", "qwen3-biases", "bias"),
-        ("per-layer", "llama-gqa", "none"),
-        ("uniform", "mistral", "one-shot"),
-        ("uniform", "qwen2", "bias"),
-        ("uniform", "qwen3-biases", "one-shot"),
-    ],
+    ("plan_of_all", "variation"),
+    [(micro_plan, "llama-biases"), (micro_plan, "qwen2"), (uniform_plan, "mistral"), (uniform_plan, "qwen3-biases")],
 )
-def test_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
-    tmp_path: Path,
-    random_calibration: Callable[[Source], Calibration],
-    layout: str,
-    variation: str,
-    compensation: Compensation,
+def test_cut_projections_are_fitted_each_alone_and_all_else_is_the_dense_layer_s(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration], plan_of_all: Any, variation: str
 ) -> None:
     """In the uniform layout without an intercept where the family's class has no bias, and zeros behind a switch."""
     source = micro_source(tmp_path / "model", variation)
-    statistics = single_mixture(random_calibration(source))
-    plan = (micro_plan if layout == "per-layer" else uniform_plan)(source, compensation)
-    shrunk_spec = plan.shrunk_spec(source.spec)
-    for index, tensors in enumerate(single_layers(source, plan, statistics)):
+    statistics, plan = single_mixture(random_calibration(source)), plan_of_all(source, "one-shot")
+    is_uniform = plan.settings.layout == "uniform"
+    cut = (set(OUTPUTS),) * 3 if is_uniform else (set(), set(OUTPUTS), {"o_proj"})
+    layers = list(single_layers(source, plan, statistics))
+    for index, tensors in enumerate(layers):
         dense = source.read_layer(index)
         expected = shrink_layer(dense, source.spec, index, plan.layers[index])
-        for output in OUTPUTS if compensation != "none" else ():
-            if output not in CUT[layout][index]:
-                continue
-            weight, bias = dense[names.weight(output, index)], dense.get(names.bias(output, index))
-            mean, intercept = statistics.layer(index)[output].mean, True
-            if layout == "uniform":
-                intercept = output not in WITHOUT_BIAS[source.spec.family.model_type]
-            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)
-            covariance = statistics.covariance(index, output)
-            if compensation == "one-shot":
-                fit = refit_from_dense(
-                    weight, bias, mean, covariance, kept, ridge=plan.settings.ridge, tokens=40, intercept=intercept
-                )
-            else:
-                fit = mean_fit(weight, bias, mean, kept)
-            expected[names.weight(output, index)] = fit.weight
-            if intercept and fit.bias is not None:
-                expected[names.bias(output, index)] = fit.bias
-        shapes = shrunk_spec.layer_tensors(index)
-        expected = {name: expected.get(name, torch.zeros(shape)).float() for name, shape in shapes.items()}
-        assert tensors.keys() == expected.keys()
-        for name, tensor in expected.items():
-            assert torch.equal(tensors[name].float(), tensor), name
-    assert index == 2
+        for output in cut[index]:
+            weight, bias = names.weight(output, index), names.bias(output, index)
+            intercept = not is_uniform or output not in WITHOUT_BIAS[source.spec.family.model_type]
+            fit = refit_from_dense(
+                dense[weight], dense.get(bias), statistics.layer(index)[output].mean,
+                statistics.covariance(index, output), kept_channels(plan.layers[index], source.spec.layers[0], output),
+                ridge=plan.settings.ridge, tokens=40, intercept=intercept,
+            )  # fmt: skip
+            expected |= {weight: fit.weight} | ({} if fit.bias is None else {bias: fit.bias})
+        shapes = plan.shrunk_spec(source.spec).layer_tensors(index)
+        assert tensors.keys() == shapes.keys() >= expected.keys()
+        for name, shape in shapes.items():
+            assert torch.equal(tensors[name].float(), expected.get(name, torch.zeros(shape)).float()), name
+    assert len(layers) == 3

@@ -1,9 +1,10 @@
-"""The ratio achieved is the ratio asked for, counted over all layers."""
+"""The ratio achieved is the ratio asked for, counted over all layers; the ranking is that of a plain loop."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,32 @@ from support.plans import (
     random_scores,
     random_sensitivity,
     scored_options,
+    scores_of,
+    small_spec,
     smollm2_spec,
 )
-from support.product import BUDGETS, CostModel, LayerPlan, Sparsity
+from support.product import BUDGETS, EVEN, CostModel, LayerPlan, Sparsity
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.model.families import Mamba, ModelSpec, model_spec
+from seap_export.pruning.plan.choice.layer import LayerChoices, Planned
+from seap_export.pruning.plan.choice.ranking import rank, standardised
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio, largest_ratio, solve_layers
+from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.sparsity import SPARSITY_KINDS
-from seap_export.pruning.plan.sublayers import layer_cost
+from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons, layer_cost
+from seap_export.pruning.scores import LayerScores
 
+Solved = tuple[tuple[LayerPlan, ...], float]
 RATIOS = (0.05, 0.2, 0.35, 0.6)
 
 
-def solve(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int = 16) -> tuple[tuple[LayerPlan, ...], float]:
+def solve(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int = 16, balance: Any = "loss") -> Solved:
     """From random scores."""
     scores = random_scores(spec)
     options, sensitivity = scored_options(spec, scores), random_sensitivity(spec)
-    return solve_layers(spec, options, ratio, sparsity, align, scores=scores, sensitivity=sensitivity)
+    return solve_layers(spec, options, ratio, sparsity, align, balance, scores=scores, sensitivity=sensitivity)
 
 
 def removed(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Sparsity) -> float:
@@ -77,9 +85,7 @@ def test_the_ratio_is_achieved_on_a_curve_as_steep_as_a_step_and_nothing_is_remo
         (0, 1, "lower the ratio"),
     ],
 )
-def test_a_ratio_out_of_reach_is_refused_with_the_most_that_can_be_removed_and_what_helps(
-    protected: int, align: int, remedy: str
-) -> None:
+def test_a_ratio_out_of_reach_is_refused_with_the_most_and_what_helps(protected: int, align: int, remedy: str) -> None:
     """All but one head, its key/value head and one step of neurons, in every unprotected layer."""
     spec, sparsity = smollm2_spec(), Sparsity(protect_first=protected, protect_last=protected)
     whole, least = 2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536, 4 * 64 + 3 * align
@@ -101,9 +107,7 @@ def test_a_ratio_out_of_reach_is_refused_with_the_most_that_can_be_removed_and_w
         (0.2, "global", 16, "alike", "global sparsity weighs heads against neurons itself"),
     ],
 )
-def test_what_has_no_meaning_or_lacks_something_is_refused(
-    ratio: float, kind: Any, align: int, balance: Any, message: str
-) -> None:
+def test_what_has_no_meaning_is_refused(ratio: float, kind: Any, align: int, balance: Any, message: str) -> None:
     spec = smollm2_spec(num_hidden_layers=2)
     with pytest.raises(UsageError, match=message):
         solve_layers(spec, scored_options(spec, random_scores(spec)), ratio, Sparsity(kind), align, balance)
@@ -135,12 +139,28 @@ def test_every_family_comes_as_near_to_the_ratio_as_half_a_step(variation: str, 
     """
     spec, sparsity = model_spec(micro_config(**VARIATIONS[variation])), Sparsity(kind)
     total = sum(spec.prunable_weights(layer) for layer in range(3))
-    groups = [one.weights(spec.hidden_size) / one.mamba_n_groups for one in spec.all(Mamba) if kind == "uniform"]
+    is_curve = kind in ("uniform", "logistic")
+    groups = [one.weights(spec.hidden_size) / one.mamba_n_groups for one in spec.all(Mamba) if is_curve]
     step = max([3 * spec.hidden_size, *groups])
-    for ratio in (min(ratio, largest_ratio(spec, sparsity, 1)) for ratio in RATIOS):
-        layers, achieved = solve(spec, ratio, sparsity, align=1)
-        assert achieved == pytest.approx(removed(spec, layers, sparsity), abs=1e-12)
-        assert abs(achieved - ratio) <= max(RATIO_TOLERANCE, 0.5 * step / total)
+    for balance in ("loss", "alike") if is_curve else ("loss",):
+        for ratio in (min(ratio, largest_ratio(spec, sparsity, 1)) for ratio in RATIOS):
+            layers, achieved = solve(spec, ratio, sparsity, align=1, balance=balance)
+            assert achieved == pytest.approx(removed(spec, layers, sparsity), abs=1e-12)
+            assert abs(achieved - ratio) <= max(RATIO_TOLERANCE, 0.5 * step / total)
+            assert all(plan.fits(layer) for plan, layer in zip(layers, spec.layers, strict=True))
+
+
+@pytest.mark.parametrize("balance", ["loss", "alike"])
+@pytest.mark.parametrize("variation", ["bamba", "falcon_h1", "lfm2", "nemotron_h", "olmo2"])
+def test_all_sublayers_of_a_kind_have_one_shape_in_the_uniform_layout(variation: str, balance: Any) -> None:
+    """Whatever layers are made of; what cannot be cut stays whole and counts."""
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    options, sensitivity = scored_options(spec, random_scores(spec)), random_sensitivity(spec)
+    layers, achieved = solve_uniform(spec, options, 0.2, 1, balance, sensitivity)
+    sizes = {(sublayer.kind, tuple(sublayer.sizes.items())) for layer in layers for sublayer in layer.sublayers}
+    assert len(sizes) == len({type(one) for one in spec.sublayers})
+    assert achieved == pytest.approx(removed(spec, layers, EVEN), abs=1e-12)
+    assert achieved == pytest.approx(0.2, abs=RATIO_TOLERANCE)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -163,3 +183,88 @@ def test_the_most_that_can_be_removed_depends_on_the_budget() -> None:
     with pytest.raises(UsageError, match=rf"at most {most:.3f} of the bytes can be removed"):
         check_ratio(spec, most + 0.01, sparsity, 16)
     check_ratio(spec, most + 0.01, Sparsity("adaptive"), 16)
+
+
+def ranked(spec: ModelSpec, scores: list[LayerScores], fraction: float) -> list[Planned]:
+    choices = [LayerChoices(option, 1) for option in scored_options(spec, scores)]
+    budget = fraction * sum(choice.total_weights for choice in choices)
+    return rank(choices, scores, [True] * len(choices), budget)
+
+
+#: Heads and neurons of a layer.
+Units = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def standardised_by_hand(scores: LayerScores) -> tuple[list[float], list[float]]:
+    """FLAP standardises the channels of the heads, then takes each head's mean."""
+    channels = [float(value) for value in scores["o_proj"].flatten()]
+    mean, spread = statistics.fmean(channels), statistics.pstdev(channels)
+    heads = [
+        statistics.fmean((float(value) - mean) / spread for value in scores["o_proj"][head])
+        for head in range(len(scores["o_proj"]))
+    ]
+    neurons = [float(value) for value in scores["down_proj"]]
+    mean, spread = statistics.fmean(neurons), statistics.pstdev(neurons)
+    return heads, [(value - mean) / spread for value in neurons]
+
+
+def test_scores_that_are_all_alike_become_0() -> None:
+    for value in (0.0, 0.1, 1e9):
+        heads, neurons = standardised(scores_of([value] * 6, [value] * 1001))
+        assert heads.tolist() == [0.0] * 6
+        assert not neurons.any()
+
+
+def by_hand(spec: ModelSpec, scores: list[LayerScores], budget: float) -> list[Units]:
+    """Heads and neurons that are left when the lowest go one by one, at the number nearest to the budget.
+
+    Of layers with one head a group, in steps of 1 neuron; a layer keeps its last head and its last neuron.
+    """
+    units = []
+    for layer, score in enumerate(scores):
+        heads, neurons = standardised_by_hand(score)
+        units += [(value, layer, "head", index) for index, value in enumerate(heads)]
+        units += [(value, layer, "neuron", index) for index, value in enumerate(neurons)]
+    left = {unit[1:] for unit in units}
+    weights = {"head": 4 * spec.hidden_size * spec.head_dim, "neuron": 3 * spec.hidden_size}
+    best, best_gap = set(left), float("inf")
+    for unit in [None, *sorted(units)]:
+        if unit is not None and sum(other[:2] == unit[1:3] for other in left) > 1:
+            left.remove(unit[1:])
+        gap = abs(sum(weights[kind] for _, kind, _ in left) - budget)
+        if gap < best_gap:
+            best, best_gap = set(left), gap
+    return [
+        tuple(
+            tuple(sorted(index for score, what, index in best if (score, what) == (layer, kind))) for kind in weights
+        )
+        for layer in range(len(scores))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("fraction", [0.15, 0.3, 0.5, 0.8, 0.97])
+def test_with_one_head_a_group_it_is_the_plain_loop(fraction: float, seed: int) -> None:
+    spec = small_spec(4, 4, 30, layers=3)
+    scores = random_scores(spec, 5.0, seed)
+    budget = fraction * 3 * spec.prunable_weights(0)
+    kept = [(plan[KeptHeads].heads, plan[KeptNeurons].neurons) for plan, _ in ranked(spec, scores, fraction)]
+    assert kept == by_hand(spec, scores, budget)
+
+
+def test_an_uneven_rest_takes_the_nearest_even_shape_that_loses_least() -> None:
+    """Head 0 alone ranks lowest, but without it one group would have one head, the others two.
+
+    Each head is one part (q, o) and each group another (k, v): to 8 parts, all 9 are nearer than 6, two by two.
+    """
+    spec = small_spec(6, 3, 40)
+    scores = scores_of([1, 50, 50, 50, 50, 50], torch.linspace(40.0, 60.0, 40))
+    plan, _ = ranked(spec, [scores], 1.0 - 4 * 72 / spec.prunable_weights(0))[0]
+    assert plan[KeptHeads].heads == tuple(range(6))
+    assert plan[KeptNeurons].neurons == tuple(range(4, 40))
+    # heads 0, 2 and 4 and their three groups weigh as much as two groups of two heads, which hold more
+    spec = small_spec(6, 3, 12)
+    scores = scores_of([10, 8, 10, 8, 10, 0], [0.0] + [1.0] * 11)
+    plan, weights = ranked(spec, [scores], (6 * 2 * 24 * 4 + 10 * 72) / spec.prunable_weights(0))[0]
+    assert (plan[KeptHeads].heads, len(plan[KeptNeurons].neurons)) == ((0, 1, 2, 3), 10)
+    assert weights == 6 * 2 * 24 * 4 + 10 * 72
