@@ -1,4 +1,4 @@
-"""The graphs for WebGPU; what the provider makes of them is in tests/validation/parity/test_parity_webgpu.py."""
+"""The graphs for WebGPU; what the provider makes of them is in tests/validation/parity/test_graphs.py."""
 
 from __future__ import annotations
 
