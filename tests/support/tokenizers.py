@@ -24,7 +24,8 @@ def write_micro_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"unk_token": "<unk>", "eos_token": "</s>", "bos_token": "<s>", "pad_token": "<pad>"}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    inputs = ["input_ids", "attention_mask"]  # else transformers 4.57 adds one that `generate` refuses
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
 
 

@@ -44,7 +44,9 @@ def load_tokenizer(source: Source) -> Any:
 
     with tokenizer_folder(source) as folder:
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer([""])  # with some settings it loads, and then does not work
+            return tokenizer
         except (ImportError, MemoryError):
             raise
         except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`

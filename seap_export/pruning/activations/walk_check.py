@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from seap_export.common.json_file import write_json
-from seap_export.errors import InputError
+from seap_export.errors import InputError, in_one_line
 from seap_export.model.families import Attention, Experts, LayerSpec, ModelSpec, Sublayer, names
 from seap_export.model.layers.batches import Batch, length_buckets
 from seap_export.model.layers.embedding import Embedding
@@ -150,7 +150,10 @@ def _stock_config(config: Mapping[str, Any]) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / "config.json", dict(config))
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        try:
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # 4.57 lets values through to where they are used
+            raise InputError(f"config.json: transformers cannot read it ({in_one_line(error)})") from error
 
 
 def short_context(config: Mapping[str, Any], spec: ModelSpec, length: int) -> tuple[dict[str, Any], ModelSpec]:

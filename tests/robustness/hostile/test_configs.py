@@ -37,7 +37,6 @@ VALUES = {
     "pad_token_id": ["0.5"],
     "dtype": ['"float3"'],
     "tie_word_embeddings": ['"yes"'],
-    "layer_types": ['["x"]'],
     "model_type": ["5", '["llama"]', '"../llama"'],
     "hidden_act": ['["silu"]', '"eval"'],
     "quantization_config": ['"x"', '{"a": 1}'],

@@ -152,7 +152,7 @@ def test_the_digest_is_that_of_the_contents_not_of_the_place(tmp_path: Path) -> 
 def test_names_may_lack_the_first_part_and_tensors_that_hold_no_weights_may_be_stored_besides(tmp_path: Path) -> None:
     """As in GPT-2's own checkpoint, and where another layer lends its keys."""
     source = open_source(str(write_micro_model(tmp_path / "m", **VARIATIONS["gpt2-tied"])))
-    whole = source.read_layer(1)
+    whole = {name: tensor.clone() for name, tensor in source.read_layer(1).items()}
     path = tmp_path / "m" / "model.safetensors"
     bare = {name.removeprefix("transformer."): tensor for name, tensor in load(path.read_bytes()).items()}
     save_file({**bare, "h.0.attn.bias": torch.ones(1, 1, 8, 8)}, path)
