@@ -1,4 +1,4 @@
-"""Files of a written folder that were lost, cut off, zeroed, replaced or added."""
+"""Files of a written folder that were cut off, changed or added."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from planted.formats.planting import DAMAGE, PARITY, FormatFault, Plant, Subject
 from support.formats.written import WrittenModel
 
-_Edit = Callable[[bytes], bytes]
 
-
-def file_plant(name: str, edit: _Edit) -> Plant:
+def _file_plant(name: str, edit: Callable[[bytes], bytes]) -> Plant:
     """Rewrites a file of the folder."""
 
     def plant(made: WrittenModel) -> None:
@@ -20,9 +18,14 @@ def file_plant(name: str, edit: _Edit) -> Plant:
     return plant
 
 
-def missing(name: str) -> Plant:
-    """Removes a file of the folder."""
-    return lambda made: (made.folder / name).unlink()
+def replaced(name: str, before: str, after: str) -> Plant:
+    """Replaces the first such bytes of a file."""
+
+    def edit(content: bytes) -> bytes:
+        assert before.encode() in content
+        return content.replace(before.encode(), after.encode(), 1)
+
+    return _file_plant(name, edit)
 
 
 def added(name: str, content: bytes) -> Plant:
@@ -34,15 +37,9 @@ def added(name: str, content: bytes) -> Plant:
     return plant
 
 
-_EDITS: tuple[tuple[str, _Edit], ...] = (("ends 100 bytes early", lambda content: content[:-100]),)
-
-
 def file_faults(subject: Subject) -> Iterator[FormatFault]:
-    """Each kind in the file with the weights, and a file that does not belong there."""
-    bases = list(subject.bases)
-    for index, (id, edit) in enumerate(_EDITS):
-        base = bases[index % len(bases)]
-        yield FormatFault(
-            "file", f"{base}: {subject.file} {id}", base, file_plant(subject.file, edit), (DAMAGE, PARITY)
-        )
-    yield FormatFault("file", f"{bases[-1]}: .env is added", bases[-1], added(".env", b"foreign"), (DAMAGE,))
+    """An end that is cut off the file with the weights, and a file that does not belong there."""
+    first, *_, last = subject.bases
+    cut = _file_plant(subject.file, lambda content: content[:-100])
+    yield FormatFault("file", f"{first}: {subject.file} ends 100 bytes early", first, cut, (DAMAGE, PARITY))
+    yield FormatFault("file", f"{last}: .env is added", last, added(".env", b"foreign"), (DAMAGE,))
