@@ -15,6 +15,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from support.execution import empty_state
 from support.formats import every_exponent
 from support.oracles.block_reference import Reference, random_tensors
 from support.product import PROJECTIONS
@@ -211,9 +212,8 @@ class Graph:
     def run(self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray] | None = None) -> list[np.ndarray]:
         """Logits and caches."""
         inputs = self.session.get_inputs()[2:]
-        dtype = np.float16 if "float16" in inputs[0].type else np.float32
-        empty = [np.zeros((len(ids), item.shape[1], 0, item.shape[3]), dtype) for item in inputs]
-        feeds = dict(zip([item.name for item in inputs], past or empty, strict=True))
+        states = past or [empty_state(item, rows=len(ids)) for item in inputs]
+        feeds = {item.name: state for item, state in zip(inputs, states, strict=True)}
         return self.session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds})
 
 

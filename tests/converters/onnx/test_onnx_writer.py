@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file, save_file
 from support.editing import edit_json, set_json
 from support.variations import VARIATIONS, micro_config
@@ -20,6 +21,7 @@ from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.dialects import MASK_GUARD
 from converters.onnx.onnx_writer import refuse_unsupported
+from converters.onnx.precision import choose_precision
 from seap_export.errors import InputError
 from seap_export.model.families import model_spec
 
@@ -49,10 +51,10 @@ def tokens(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> None:
+    """In the standard dialect ONNX's own evaluator does, too, and padding may stand on the left."""
     family, extra = CASES[case]
     made = written(family, dialect=dialect, **extra)
     onnx.checker.check_model(made.folder / "model.onnx", full_check=True)
-
     ids = tokens(1, 17)
     with torch.no_grad():
         output = made.model(torch.from_numpy(ids), use_cache=True)
@@ -64,12 +66,64 @@ def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> N
         keys, values = layer.keys.numpy(), layer.values.numpy()  # a sliding layer keeps only its window
         assert np.abs(presents[2 * index][:, :, -keys.shape[2] :] - keys).max() <= TOLERANCE
         assert np.abs(presents[2 * index + 1][:, :, -values.shape[2] :] - values).max() <= TOLERANCE
+    longer, mask = np.concatenate([ids, tokens(1, 1)], axis=1), np.ones((1, 18), np.int64)
+    logits, _ = made.run(longer[:, -1:], mask, presents)
+    assert np.abs(logits[:, -1] - made.truth(longer)[:, -1]).max() <= TOLERANCE
+    if dialect == "standard":
+        assert_padding_may_stand_on_the_left(made)
+        model = onnx.load(made.folder / "model.onnx")
+        assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 23)]
+        evaluator = ReferenceEvaluator(model)
+        logits, past = made.run(ids, np.ones_like(ids), session=evaluator)
+        assert np.abs(logits - expected).max() <= TOLERANCE
+        logits, _ = made.run(longer[:, -1:], mask, past, session=evaluator)
+        assert np.abs(logits[:, -1] - made.truth(longer)[:, -1]).max() <= TOLERANCE
 
-    past = presents
-    for step in range(4):
-        ids = np.concatenate([ids, tokens(step + 1, 1)[-1:]], axis=1)
-        logits, past = made.run(ids[:, -1:], np.ones_like(ids), past)
-        assert np.abs(logits[:, -1] - made.truth(ids)[:, -1]).max() <= TOLERANCE
+
+def assert_padding_may_stand_on_the_left(made: Any) -> None:
+    ids, lengths = tokens(3, 13), (13, 4, 9)
+    mask = (np.arange(13)[None] >= 13 - np.array(lengths)[:, None]).astype(np.int64)
+    rows = [ids[row : row + 1, 13 - length :] for row, length in enumerate(lengths)]
+    logits, past = made.run(ids, mask)
+    for step in range(3):
+        for row, history in enumerate(rows):
+            assert np.abs(logits[row, -1] - made.truth(history)[0, -1]).max() <= TOLERANCE
+        new = ids[:, step : step + 1]
+        rows = [np.concatenate([row, token[None]], axis=1) for row, token in zip(rows, new, strict=True)]
+        mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
+        logits, past = made.run(new, mask, past)
+
+
+@pytest.mark.parametrize(
+    ("name", "dialect", "side"),
+    [
+        ("fp32", "fused", "right"),
+        ("int4", "fused", "right"),
+        ("fp32", "standard", "right"),
+        ("fp32", "standard", "left"),
+    ],
+)
+def test_logits_of_the_last_token_alone(name: Any, dialect: str, side: str, written: Callable[..., Any]) -> None:
+    precision, ids, lengths = choose_precision(name), tokens(2, 17), np.array([17, 9])
+    whole, made = (
+        written("llama", precision=precision, dialect=dialect, logits=logits, folder=logits)
+        for logits in ("all", "last")
+    )
+    is_real = np.arange(17) < lengths[:, None] if side == "right" else np.arange(17) >= 17 - lengths[:, None]
+    expected, past = whole.run(ids, mask := is_real.astype(np.int64))
+    logits, _ = made.run(ids, mask)
+    assert logits.shape == (2, 1, 128)
+    assert np.abs(logits[:, 0] - expected[[0, 1], lengths - 1 if side == "right" else 16]).max() < 1e-5
+    for step in range(3):
+        mask = np.concatenate([mask, np.ones((2, 1), np.int64)], axis=1)
+        logits, _ = made.run(ids[:, step : step + 1], mask, past)
+        expected, past = whole.run(ids[:, step : step + 1], mask, past)
+        assert np.abs(logits - expected).max() < 1e-5
+    row, mask = ids[:1], np.ones((1, 17), np.int64)  # attention takes one row where several tokens follow a cache
+    _, past = whole.run(row[:, :7], mask[:, :7])
+    expected, _ = whole.run(row[:, 7:], mask, past)
+    logits, _ = made.run(row[:, 7:], mask, past)
+    assert np.abs(logits[:, 0] - expected[:, -1]).max() < 1e-5
 
 
 def test_every_mask_of_a_prompt_is_computed_rightly_or_fails_by_name(written: Callable[..., Any]) -> None:

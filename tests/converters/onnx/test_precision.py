@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from support.execution import empty_state
 from support.product import OnnxForm, OnnxFormat, TableRows, read_spec
 from support.uneven import GRAPH_MODELS
 
@@ -50,12 +51,9 @@ MIXED = BlockQuantization(
 )
 
 
-def run(session: onnxruntime.InferenceSession, lengths: list[int] | None = None) -> np.ndarray:
-    mask = np.arange(IDS.shape[1])[None] < np.array(lengths or [IDS.shape[1]] * len(IDS))[:, None]
-    feeds = {"input_ids": IDS, "attention_mask": mask.astype(np.int64)}
-    for item in session.get_inputs()[2:]:
-        dtype = np.float16 if item.type == "tensor(float16)" else np.float32
-        feeds[item.name] = np.zeros((len(IDS), item.shape[1], 0, item.shape[3]), dtype)
+def run(session: onnxruntime.InferenceSession) -> np.ndarray:
+    feeds = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
+    feeds |= {item.name: empty_state(item, rows=len(IDS)) for item in session.get_inputs()[2:]}
     return session.run(["logits"], feeds)[0]
 
 
@@ -148,36 +146,6 @@ def test_a_tied_embedding_is_stored_once(name: Any, written: Callable[..., Any])
     assert 0 <= (made.folder / "model.onnx.data").stat().st_size - values * bits / 8 <= others
 
 
-@pytest.mark.parametrize(("name", "lengths"), [("fp32", [4, 17]), ("int4", [17, 9])])
-def test_logits_of_the_last_token_alone(name: Any, lengths: list[int], written: Callable[..., Any]) -> None:
-    precision = choose_precision(name)
-    whole = run(written("llama", precision=precision).session, lengths)
-    made = written("llama", precision=precision, logits="last", folder="last")
-    last = run(made.session, lengths)
-    assert made.session.get_outputs()[0].shape == ["batch_size", 1, 128]
-    assert last.shape == (2, 1, 128)
-    for row, length in enumerate(lengths):
-        assert np.abs(last[row, 0] - whole[row, length - 1]).max() < 1e-5
-
-
-def test_logits_of_the_last_token_behind_a_cache(written: Callable[..., Any]) -> None:
-    whole, made = written("llama"), written("llama", logits="last", folder="last")
-    mask = (np.arange(17)[None] < np.array([[17], [9]])).astype(np.int64)
-    _, past = whole.run(IDS, mask)
-    for step in range(3):
-        mask = np.concatenate([mask, np.ones((2, 1), np.int64)], axis=1)
-        ids = IDS[:, step : step + 1]
-        logits, _ = made.run(ids, mask, past)
-        expected, past = whole.run(ids, mask, past)
-        assert np.abs(logits - expected).max() < 1e-5
-
-    row = IDS[:1]  # attention takes one row where it continues a cache by several tokens
-    _, past = whole.run(row[:, :7], np.ones((1, 7), np.int64))
-    expected, _ = whole.run(row[:, 7:], np.ones((1, 17), np.int64), past)
-    logits, _ = made.run(row[:, 7:], np.ones((1, 17), np.int64), past)
-    assert np.abs(logits[:, 0] - expected[:, -1]).max() < 1e-5
-
-
 def test_the_table_of_the_cpu_is_what_a_session_accepts(written: Callable[..., Any]) -> None:
     for name in PRECISIONS:
         try:
@@ -222,9 +190,13 @@ def test_quantised_weights_take_the_first_dtype_of_the_provider_or_the_one_asked
             choose_precision("int4", provider, activations=activations)  # type: ignore[arg-type]
 
 
-def test_blocks_that_do_not_fill_the_embedding_are_refused(written: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match=r"rows of 64.*; use block size 32 or 64"):
-        written("llama", precision=Precision("fp32", BlockQuantization(4, 128)))
+@pytest.mark.parametrize(
+    ("dialect", "size", "words"),
+    [("fused", 128, r"rows of 64.*; use block size 32 or 64"), ("standard", 32, r"standard dialect.*; use the fused")],
+)
+def test_blocks_that_cannot_be_are_refused(dialect: str, size: int, words: str, written: Callable[..., Any]) -> None:
+    with pytest.raises(UsageError, match=words):
+        written("llama", precision=Precision("fp32", BlockQuantization(4, size)), dialect=dialect)
 
 
 @pytest.mark.parametrize(("bits", "tied"), [(8, False), (4, True)])
