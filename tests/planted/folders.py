@@ -12,15 +12,12 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from planted.artifacts import SCALED
 from planted.editing import Artifact, flip_byte
-from planted.fault import Change, Fault, damage, quiet, recorded
-from planted.kinds import Kind
+from planted.fault import Change, Fault, Kind, damage, quiet, recorded
 from support.editing import edit_json, edit_weights
 from support.formats.graph_faults import STRUCTURE
 from support.product import convert_folder
 
-from converters.onnx.weights.scaling import SCALING_NOTE
 from seap_export.common.checksums import write_checksums
 
 _GRAPH, _DATA = "onnx/model.onnx", "onnx/model.onnx.data"
@@ -150,8 +147,6 @@ def _flipped(path: str, fraction: float) -> Change:
 
 
 _ROUTER = {"codes": (4, 7), "options": ("--check", "integrity", "--check", "router")}
-_NAN = _tensors(lambda tensors: tensors["model.embed_tokens.weight"][93, 0].fill_(float("nan")))
-_INT8 = {"dtype": "fp32", "quantization": {"bits": 8, "block_size": 32, "symmetric": True, "embeddings": True}}
 _FLOAT = {"dtype": "fp32", "quantization": None}
 _SWAPPED_VARIANTS = {"a": "b-0.2", "b": "a-0.2"}
 _TOO_FAR = ("--dense", "{dense}", "--max-kl", "0.01")
@@ -200,7 +195,7 @@ _RECORDED: tuple[tuple[Kind, str, str, Change], ...] = (
     ("tokenizer", "chat template of onnx changed", "mixed", _json("onnx/tokenizer_config.json", _other_template)),
 )
 #: Of the faults in the graph itself, which needs not run to tell, one for each kind and precision; the others are
-#: planted without an export, in tests/converters/onnx/test_structure.py.
+#: planted without an export, in tests/converters/onnx/test_folder.py.
 _STRUCTURE: tuple[tuple[Kind, str, str], ...] = (
     *(("wiring", "one token is never chosen", base) for base in ("steps", "mixed")),
     ("wiring", "one token in a prompt changes all", "rows"),
@@ -218,14 +213,11 @@ FAULTS: tuple[Fault, ...] = (
     *(
         quiet(kind, id, base, change, codes=(3, 7))
         for kind, id, base, change in (
-            ("weight", "NaN in a rare token of the model", "routed", _NAN),
             ("config", "config: tied", "mixed", _config(tie_word_embeddings=True)),
             ("file", "graph and data of another variant", "tied", _copied("a-0.4/onnx/{}", _GRAPH, _DATA)),
-            ("bits", "form: claims int8 for int4", "int4", _note("seap_export.form", {"precision": _INT8})),
             ("bits", "form: claims fp32 for fp16", "half", _note("seap_export.form", {"precision": _FLOAT})),
             ("metadata", "cache: claims to be appended", "rows", _note("seap_export.cache", "appended")),
             ("metadata", "graph declares another vocabulary", "steps", _proto(_wider_logits)),
-            ("metadata", "scaling: claims another stream", SCALED, _note(SCALING_NOTE, {"stream": 1})),
         )
     ),
     quiet(

@@ -313,22 +313,6 @@ def test_scaling_changes_no_bit(
     assert all(np.array_equal(*pair) for pair in zip(*computed, strict=True))
 
 
-@pytest.mark.parametrize(("name", "dialect"), [*IN_TURN[-2:], *CROSSWISE[-2:]])
-def test_scaled_in_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = write(tmp_path, SPECS[name], dialect, Precision("fp16"), scaling=every_exponent(SPECS[name]))
-    assert_near(graph, 0.02)
-
-
-def assert_near(graph: Graph, limit: float) -> None:
-    """The prompt's logits and those of a step, at most so many times their own RMS from the reference's."""
-    ids, reference = tokens(1, 15), Reference(graph.spec, graph.tensors)
-    logits, *past = graph.run(ids[:, :14], np.ones((1, 14), np.int64))
-    last, *_ = graph.run(ids[:, 14:], np.ones((1, 15), np.int64), past)
-    expected = torch.cat([reference.call(part.tolist()) for part in (ids[0, :14], ids[0, 14:])]).numpy()
-    difference = np.concatenate([logits[0], last[0]]) - expected
-    assert np.sqrt(np.square(difference).mean()) <= limit * np.sqrt(np.square(expected).mean())
-
-
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", ["plain", "norm after rotation", "longrope"])
 def test_a_call_beyond_the_positions_fails(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:

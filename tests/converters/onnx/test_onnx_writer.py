@@ -209,12 +209,26 @@ def test_refuses_what_the_graph_cannot_say(
     assert message in refused(made, tmp_path / "refused")
 
 
+_ONLY = "on GPUs in the fused dialect only, in fp32, fp16 or bf16; use these, or the"
+_CUDA = {"provider": "cuda"}
+
+
 @pytest.mark.parametrize(
-    ("variation", "words"), [("gemma2-attention-softcap", "soft cap"), ("gemma4-experts", "experts")]
+    ("variation", "precision", "form", "words"),
+    [
+        ("gemma2-attention-softcap", "fp32", {"provider": "webgpu"}, "soft cap.* use the provider cpu"),
+        ("gemma4-experts", "fp32", {"provider": "webgpu"}, "experts.* use the provider cpu"),
+        ("mixtral", "int8", _CUDA, _ONLY),
+        ("mixtral", "int4", _CUDA, _ONLY),
+        ("mixtral", "fp16", {"dialect": "standard", **_CUDA}, _ONLY),
+        ("gemma4-experts", "fp16", _CUDA, "the activation gelu_tanh are not supported on GPUs"),
+    ],
 )
-def test_what_webgpu_computes_wrongly_is_refused(variation: str, words: str) -> None:
-    """By name, before anything is written; other providers compute it rightly."""
+def test_what_gpus_compute_wrongly_or_never_ran_is_refused(
+    variation: str, precision: Any, form: Any, words: str
+) -> None:
+    """By name, before anything is written; the CPU computes it."""
     spec = model_spec(micro_config(**VARIATIONS[variation]))
-    refuse_unsupported(spec, OnnxForm())
-    with pytest.raises(InputError, match=f"{words}.* use the provider cpu"):
-        refuse_unsupported(spec, OnnxForm(provider="webgpu"))
+    refuse_unsupported(spec, OnnxForm(choose_precision(precision), form.get("dialect", "fused")))
+    with pytest.raises(InputError, match=words):
+        refuse_unsupported(spec, OnnxForm(choose_precision(precision, form["provider"]), **form))

@@ -31,6 +31,8 @@ FORMS = {
     "bf16": OnnxForm(Precision("bf16"), provider="cuda"),
     "int8": OnnxForm(choose_precision("int8", symmetric=False)),
     "int4": OnnxForm(choose_precision("int4")),
+    "w8a8": OnnxForm(choose_precision("w8a8")),
+    "w4a8": OnnxForm(choose_precision("w4a8")),
     "float-embeddings": OnnxForm(choose_precision("int4", embeddings=False)),
 }
 
@@ -64,9 +66,10 @@ def test_every_form(tmp_path: Path, form: OnnxForm) -> None:
     ("values", "form"),
     [
         ({"model_type": "llama"}, "fp32"),
-        ({"model_type": "llama"}, "int8"),
         ({"model_type": "llama", "tie_word_embeddings": True}, "fp16"),
         ({"model_type": "llama", "tie_word_embeddings": True}, "int4"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "w8a8"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "w4a8"),
         ({"model_type": "qwen3_moe", "moe_intermediate_size": 20}, "int8"),  # no whole blocks
         ({"model_type": "qwen3_moe", "moe_intermediate_size": 20}, "float-embeddings"),
     ],

@@ -9,9 +9,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from planted.formats.files import added, replaced
-from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
-from planted.kinds import Kind
+from planted.fault import Kind
+from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject, added, replaced
 from support.formats.written import WrittenModel
 from support.product import EXECUTORCH_PROGRAM as PROGRAM
 from support.product import read_spec

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
-from planted.formats.files import replaced
 from planted.formats.others import with_value, written_from
-from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Subject
+from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Subject, replaced
 from support.formats.written import WrittenModel
 from support.product import read_header
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from planted.formats.files import replaced
-from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Subject
+from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Subject, replaced
 from support.formats.written import WrittenModel
 from support.product import LITERT_BUNDLE as BUNDLE
 

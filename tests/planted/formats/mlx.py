@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from planted.formats.files import added, replaced
-from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
-from planted.kinds import Kind
+from planted.fault import Kind
+from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject, added, replaced
 from support.editing import edit_json, set_json
 from support.formats.written import WrittenModel
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from planted.formats.files import replaced
-from planted.formats.planting import DAMAGE, PARITY, Base, FormatFault, Parts, Subject
-from planted.kinds import Kind
+from planted.fault import Kind
+from planted.formats.planting import DAMAGE, PARITY, Base, FormatFault, Parts, Subject, replaced
 from support.formats.written import WrittenModel
 from support.product import OPENVINO_MODEL as MODEL_FILE
 

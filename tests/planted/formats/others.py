@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from planted.fault import Kind
 from planted.formats.planting import DAMAGE, PARITY, FormatFault, Plant, Subject
-from planted.kinds import Kind
 from support.editing import edit_json, edit_weights
 from support.formats.written import WrittenModel
 from support.variations import micro_config
