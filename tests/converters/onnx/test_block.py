@@ -127,7 +127,6 @@ def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
 SPECS: dict[str, ModelSpec] = {
     "plain": PLAIN,
     "norms before and after": norms(BEFORE | AFTER),
-    "norms after, biases": layers({"biases": ALL_BIASES}, spec=norms(AFTER)),
     "no norms around the MLP": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[:2]))),
     "no norms around attention": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[2:]))),
     "layer norm": replace(PLAIN, norm=NormSpec(1e-5, is_centred=True)),
@@ -136,7 +135,6 @@ SPECS: dict[str, ModelSpec] = {
     ),
     "beside": beside(),
     "beside, one norm": beside(norm_before=NORMS[0]),
-    "beside, with biases": beside(layers({"biases": ALL_BIASES})),
     "beside, norms after and a factor": beside(
         norms(BEFORE | AFTER, layers({"multiplier": 0.5}))
     ),
@@ -155,7 +153,6 @@ SPECS: dict[str, ModelSpec] = {
     "embedding multiplier": block(embedding_multiplier=5.5),
     "residual multiplier, biases": layers({"multiplier": 0.22, "biases": ALL_BIASES}),
     "factors": layers({"factors": {"q_proj": 1.5, "k_proj": 0.4, "gate_proj": 0.7}, "biases": ALL_BIASES}),
-    "factors, all alike": layers({"factors": dict.fromkeys(("q_proj", "k_proj", "v_proj"), 0.6)}),
     "logits multiplier": block(logits_multiplier=0.125),
     "norm before rotation": layers({"qk_norm": "before_rotation"}),
     "norm after rotation": layers({"qk_norm": "after_rotation"}),
@@ -166,7 +163,6 @@ SPECS: dict[str, ModelSpec] = {
     "partial, too narrow for GroupQueryAttention": layers({"rope": rope(24)}),
     "interleaved": layers({"rope": rope(interleaved=True)}),
     "partial and interleaved": layers({"rope": rope(16, interleaved=True)}),
-    "narrow and interleaved": layers({"rope": rope(8, interleaved=True)}),
     "local rotation": layers({"rope": rope(theta=10.0), "sliding_window": 5}, {}),
     "longrope": layers({"rope": longrope()}),
     "longrope, partial, window": layers({"rope": longrope(16), "sliding_window": 5}),

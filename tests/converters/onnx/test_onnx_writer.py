@@ -13,8 +13,7 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from safetensors.torch import load_file, save_file
-from support.editing import edit_json, set_json
+from support.editing import edit_weights, set_json
 from support.variations import VARIATIONS, micro_config
 
 from converters.onnx import write_onnx
@@ -166,47 +165,42 @@ def test_everything_is_stored_once(tied: bool, written: Callable[..., Any]) -> N
     assert not any(node.op_type == "Transpose" for node in graph.node)
 
 
-def refused(made: Any, folder: Path) -> str:
-    """The message of the refusal, of one line, which leaves nothing behind."""
-    folder.mkdir()
-    with pytest.raises(InputError) as caught:
-        write_onnx(made.source, folder)
-    assert list(folder.iterdir()) == []
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def _spoiled(tensor: str, value: float) -> Callable[[Path], object]:
+    return lambda folder: edit_weights(folder, lambda tensors: tensors[tensor].view(-1)[-1].fill_(value))
 
 
-@pytest.mark.parametrize(("value", "tensor"), [(math.nan, "layers.1.mlp.up_proj.bias"), (math.inf, "norm.weight")])
-def test_refuses_vectors_that_are_not_finite(
-    value: float, tensor: str, written: Callable[..., Any], tmp_path: Path
-) -> None:
-    made = written("llama", **PRUNED, **MIXED_BIASES)  # layer 1 has one neuron: its bias is stored in the graph
-    weights = load_file(made.source / "model.safetensors")
-    weights[f"model.{tensor}"].view(-1)[-1] = value
-    save_file(weights, made.source / "model.safetensors", metadata={"format": "pt"})
-    assert f"'model.{tensor}' holds NaN or infinite values" in refused(made, tmp_path / "refused")
-
-
-def test_refuses_shapes_that_disagree(written: Callable[..., Any], tmp_path: Path) -> None:
-    made = written("llama", **PRUNED)
-    edit_json(made.source / "config.json", lambda config: config["per_layer_config"]["0"].update(intermediate_size=42))
-    assert "config and weights disagree" in refused(made, tmp_path / "refused")
+def _config(**values: Any) -> Callable[[Path], object]:
+    return lambda folder: set_json(folder / "config.json", **values)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head_dim": 20}, "multiple of 8"),
-        ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}, "rope_parameters": None}, "is not supported"),
-        ({"model_type": "xglm"}, "is not supported"),
+        # layer 1 has one neuron: its bias is stored in the graph
+        (
+            _spoiled("model.layers.1.mlp.up_proj.bias", math.nan),
+            "up_proj.bias' holds NaN or infinite values",
+        ),
+        (_spoiled("model.norm.weight", math.inf), "'model.norm.weight' holds NaN or infinite values"),
+        (_config(vocab_size=100), "config and weights disagree"),
+        (_config(head_dim=20), "multiple of 8"),
+        (_config(rope_scaling={"rope_type": "mrope", "factor": 2.0}, rope_parameters=None), "is not supported"),
+        (_config(model_type="xglm"), "is not supported"),
     ],
+    ids=["NaN", "infinite", "shapes", "heads", "rope", "family"],
 )
-def test_refuses_what_the_graph_cannot_say(
-    change: dict[str, Any], message: str, written: Callable[..., Any], tmp_path: Path
+def test_what_is_damaged_or_unknown_is_refused(
+    change: Callable[[Path], object], message: str, written: Callable[..., Any], tmp_path: Path
 ) -> None:
-    made = written()
-    set_json(made.source / "config.json", **change)
-    assert message in refused(made, tmp_path / "refused")
+    """In one line, and nothing is left behind."""
+    made, folder = written("llama", **PRUNED, **MIXED_BIASES), tmp_path / "refused"
+    folder.mkdir()
+    change(made.source)
+    with pytest.raises(InputError) as caught:
+        write_onnx(made.source, folder)
+    assert list(folder.iterdir()) == []
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 _ONLY = "on GPUs in the fused dialect only, in fp32, fp16 or bf16; use these, or the"

@@ -147,12 +147,3 @@ def test_the_same_text(variation: str, tmp_path: Path) -> None:
 def test_the_same_text_in_continuous_batching(variation: str, values: dict[str, int], tmp_path: Path) -> None:
     folder = _write(tmp_path, variation, **values)
     assert _answers(folder, TEXTS, ATTENTION_BACKEND="PA") == [_greedy(folder, text) for text in TEXTS]
-
-
-@pytest.mark.parametrize("variation", ["phi3-all", "lfm2"])
-def test_paged_attention_refuses_the_graph(variation: str, tmp_path: Path) -> None:
-    """It has no sliding windows and no convolutions, and does not know the length of an input."""
-    import openvino_genai
-
-    with pytest.raises(RuntimeError, match="attention_mask"):
-        openvino_genai.LLMPipeline(_write(tmp_path, variation), "CPU", ATTENTION_BACKEND="PA", **EXACT)
