@@ -30,6 +30,7 @@ FORMS = {
     "fp16": OnnxForm(Precision("fp16")),
     "bf16": OnnxForm(Precision("bf16"), provider="cuda"),
     "int8": OnnxForm(choose_precision("int8", symmetric=False)),
+    "symmetric": OnnxForm(choose_precision("int8")),
     "int4": OnnxForm(choose_precision("int4")),
     "w8a8": OnnxForm(choose_precision("w8a8")),
     "w4a8": OnnxForm(choose_precision("w4a8")),
@@ -66,11 +67,12 @@ def test_every_form(tmp_path: Path, form: OnnxForm) -> None:
     ("values", "form"),
     [
         ({"model_type": "llama"}, "fp32"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "symmetric"),
         ({"model_type": "llama", "tie_word_embeddings": True}, "fp16"),
         ({"model_type": "llama", "tie_word_embeddings": True}, "int4"),
         ({"model_type": "llama", "tie_word_embeddings": True}, "w8a8"),
         ({"model_type": "llama", "tie_word_embeddings": True}, "w4a8"),
-        ({"model_type": "qwen3_moe", "moe_intermediate_size": 20}, "int8"),  # no whole blocks
+        ({"model_type": "qwen3_moe", "moe_intermediate_size": 20}, "symmetric"),  # no whole blocks
         ({"model_type": "qwen3_moe", "moe_intermediate_size": 20}, "float-embeddings"),
     ],
 )
