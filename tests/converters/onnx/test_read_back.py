@@ -81,7 +81,8 @@ def test_weights_take_as_many_bytes_as_their_shapes_tell(tmp_path: Path, values:
     read_back(model, folder, FORMS[form])
     stored = sum(len(item.raw_data) for item in onnx.load(folder / "model.onnx").graph.initializer)
     told = weight_bytes(read_spec(model), FORMS[form].precision)
-    assert told == pytest.approx(stored, rel=0.08)  # rows of zero points end in whole bytes
+    # rows of zero points end in whole bytes
+    assert told == pytest.approx(stored, rel=0.09 if form == "w4a8" else 0.08)
 
 
 @pytest.mark.parametrize(("rows", "tied", "tables"), [(1100, True, 1), (1100, False, 2), (1000, False, 0)])
