@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from click.testing import CliRunner
 from planted.editing import Artifact
 from support.corpora import write_task_corpora
-from support.editing import edit_weights, set_json
+from support.editing import set_json
 from support.models import write_micro_model
 from support.variations import VARIATIONS
 
@@ -35,18 +34,15 @@ class Base:
     """A good artifact: a model's config, and the options of its export.
 
     Attributes:
-        config: What differs from a micro model's.
         ratios: Of the variants, of which the first is tampered with; 0 leaves all layers alike.
         options: Of the export, which otherwise is in fp32 with all logits.
         tasks: One, or two and with them a router.
-        factors: What some weights of the model are multiplied by, by a part of their name.
     """
 
     config: dict[str, Any] = field(hash=False)
     ratios: tuple[str, ...] = ("0.2",)
     options: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("a",)
-    factors: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def variant(self) -> str:
@@ -58,8 +54,6 @@ class Base:
         return "mixed" if "--format" in asked else asked.get("--precision", "fp32")
 
 
-#: The base whose stream and channels overflow in fp16; but for its epsilons it computes what smaller weights would.
-SCALED = "scaled"
 BASES: dict[str, Base] = {
     # Layers that are all alike, so that what belongs to one fits another.
     "whole": Base({"model_type": "llama", "rope_scaling": _LLAMA3}, ratios=("0",)),
@@ -82,17 +76,6 @@ BASES: dict[str, Base] = {
     "gemma3": Base(VARIATIONS["gemma3-all"]),
     "gemma2 standard": Base(VARIATIONS["gemma2-all"], options=_STANDARD),
     "phi3": Base(VARIATIONS["phi3-all"], options=("--logits", "last")),
-    SCALED: Base(
-        {"model_type": "llama", "tie_word_embeddings": True},
-        options=("--precision", "fp16"),
-        factors={
-            "embed_tokens": 2.0**13,
-            "model.norm": 2.0**-13,
-            "o_proj": 2.0**13,
-            "up_proj": 2.0**12,
-            "down_proj": 2.0,
-        },
-    ),
     "experts": Base(VARIATIONS["gpt_oss"], options=("--precision", "fp16")),
 }
 
@@ -101,7 +84,6 @@ def make(name: str, folder: Path) -> Artifact:
     """Exports a base into `folder`/out; its dense model stands at `folder`/m."""
     base = BASES[name]
     model = write_micro_model(folder / "m", **base.config)
-    edit_weights(model, lambda tensors: _multiply(tensors, base.factors))
     set_json(model / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)
     write_task_corpora(folder)
     tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
@@ -112,10 +94,3 @@ def make(name: str, folder: Path) -> Artifact:
     result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
     assert result.exit_code == 0, result.stderr
     return Artifact(folder / "out", base.variant)
-
-
-def _multiply(tensors: dict[str, torch.Tensor], factors: dict[str, float]) -> None:
-    for name, tensor in tensors.items():
-        for part, factor in factors.items():
-            if part in name:
-                tensor.mul_(factor)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, get_args
 
 from planted.editing import Artifact, re_record
 from planted.graphs.graph import Edit, edited
-from planted.kinds import Kind
 
+#: Numbers and how they are rounded; nodes, what they read and their settings; what says how to compute; other files.
+Kind = Literal[
+    "weight", "scale", "zero point", "bits", "wiring", "attribute", "constant", "metadata", "tokenizer", "config",
+    "code", "file",
+]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Change = Callable[[Artifact], Any]
 
 
@@ -26,16 +31,11 @@ PARITY, ARTIFACT = 3, 7
 
 @dataclass(frozen=True)
 class Fault:
-    """A change to a good artifact.
+    """A change to one of `planted.artifacts`, and the exit codes that are right.
 
     Attributes:
-        kind: What is at fault.
-        id: A name of its own.
-        base: The artifact; see `planted.artifacts`.
-        plant: Makes the change.
         is_numeric: Whether the ONNX file and the model compute different things, which results and weights must show;
             otherwise files, or what describes them, are damaged or contradict each other.
-        codes: The exit codes that are right.
         recorded: Whether the manifest has the sizes and hashes of the files as they are now.
         layer: The layer that a bisection must name, None for the embedding, the last norm and the LM head.
         options: Further arguments of the command; {dense} stands for the dense model.

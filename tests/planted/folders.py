@@ -12,15 +12,12 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from planted.artifacts import SCALED
 from planted.editing import Artifact, flip_byte
-from planted.fault import Change, Fault, damage, quiet, recorded
-from planted.kinds import Kind
+from planted.fault import Change, Fault, Kind, damage, quiet, recorded
 from support.editing import edit_json, edit_weights
 from support.formats.graph_faults import STRUCTURE
 from support.product import convert_folder
 
-from converters.onnx.weights.scaling import SCALING_NOTE
 from seap_export.common.checksums import write_checksums
 
 _GRAPH, _DATA = "onnx/model.onnx", "onnx/model.onnx.data"
@@ -103,18 +100,6 @@ def _proto(change: Callable[[onnx.ModelProto], object], path: str = _GRAPH) -> C
     return edit
 
 
-def _outside(artifact: Artifact) -> None:
-    """Data beside the folder."""
-
-    def change(proto: onnx.ModelProto) -> None:
-        for entry in (entry for tensor in proto.graph.initializer for entry in tensor.external_data):
-            if entry.key == "location":
-                entry.value = "../model.onnx.data"
-
-    shutil.move(artifact.variant / _DATA, artifact.variant / "model.onnx.data")
-    _proto(change)(artifact)
-
-
 def _note(key: str, value: Any) -> Change:
     """The graph says something else of itself; a dict changes values of what it says."""
 
@@ -162,8 +147,6 @@ def _flipped(path: str, fraction: float) -> Change:
 
 
 _ROUTER = {"codes": (4, 7), "options": ("--check", "integrity", "--check", "router")}
-_NAN = _tensors(lambda tensors: tensors["model.embed_tokens.weight"][93, 0].fill_(float("nan")))
-_INT8 = {"dtype": "fp32", "quantization": {"bits": 8, "block_size": 32, "symmetric": True, "embeddings": True}}
 _FLOAT = {"dtype": "fp32", "quantization": None}
 _SWAPPED_VARIANTS = {"a": "b-0.2", "b": "a-0.2"}
 _TOO_FAR = ("--dense", "{dense}", "--max-kl", "0.01")
@@ -172,11 +155,9 @@ _TOO_FAR = ("--dense", "{dense}", "--max-kl", "0.01")
 _DAMAGES: tuple[tuple[Kind, str, str, Change], ...] = (
     ("file", "safetensors with another byte", "mixed", _flipped("a-0.2/hf/model.safetensors", 0.6)),
     ("file", "calibration changed", "half", _flipped("calibration/a/layer-00000.safetensors", 0.9)),
-    ("file", "model of a variant missing", "tied", lambda artifact: shutil.rmtree(artifact.hf)),
     ("file", "a file of secrets beside the model", "rows", _text("hf/.env", lambda _: "TOKEN=1")),
     ("file", "stale file beside the graph", "steps", _copied("a-0.2/" + _DATA, "onnx/model_old.onnx.data")),
     ("code", "list of files without the code", "mixed", _text("hf/SHA256SUMS", _without_code)),
-    ("metadata", "manifest lacks a step", "whole", _json("../manifest.json", lambda m: m["steps"].pop("a-0/hf"))),
 )
 #: With a manifest that agrees with the change, all to be stopped as damage.
 _RECORDED: tuple[tuple[Kind, str, str, Change], ...] = (
@@ -187,10 +168,8 @@ _RECORDED: tuple[tuple[Kind, str, str, Change], ...] = (
     ("code", "code of one's own", "whole", _text("hf/more.py", lambda _: "print('hello')")),
     ("code", "pickled weights", "window", _text("hf/pytorch_model.bin", lambda _: "pickled")),
     ("code", "code on the hub", "steps", _config(auto_map={"AutoConfig": "else/where--modeling_seap.SeapX"})),
-    ("bits", "rounding: claims another average", "mixed", _grid(average=4.5)),
     ("bits", "rounding: claims 4 bits", "rows", _grid(bits=4)),
     ("bits", "rounding: claims 8 bits", "steps", _grid(bits=8)),
-    ("metadata", "data outside the folder", "whole", _outside),
     (
         "metadata",
         "plan of another layout",
@@ -213,24 +192,17 @@ _RECORDED: tuple[tuple[Kind, str, str, Change], ...] = (
         "steps",
         _json(_TOKENIZER, lambda values: values.update(normalizer={"type": "Lowercase"}), "onnx"),
     ),
-    (
-        "tokenizer",
-        "an id beyond the model",
-        "whole",
-        _json(_TOKENIZER, lambda values: values["model"]["vocab"].update(the=96), "onnx", "hf"),
-    ),
     ("tokenizer", "chat template of onnx changed", "mixed", _json("onnx/tokenizer_config.json", _other_template)),
 )
 #: Of the faults in the graph itself, which needs not run to tell, one for each kind and precision; the others are
-#: planted without an export, in tests/converters/onnx/test_structure.py.
+#: planted without an export, in tests/converters/onnx/test_folder.py.
 _STRUCTURE: tuple[tuple[Kind, str, str], ...] = (
-    *(("wiring", "one token is never chosen", base) for base in ("whole", "window", "half", "steps", "mixed")),
+    *(("wiring", "one token is never chosen", base) for base in ("steps", "mixed")),
     ("wiring", "one token in a prompt changes all", "rows"),
     ("attribute", "a window that no prompt reaches", "steps"),
     *(("attribute", "an epsilon that is a little off", base) for base in ("rows", "mixed")),
     *(("constant", "a constant with another value", base) for base in ("int4", "steps", "half")),
     ("metadata", "an older opset", "mixed"),
-    ("wiring", "a further output", "points"),
 )
 _EDITS = {name: edit for name, edit, _ in STRUCTURE}
 FAULTS: tuple[Fault, ...] = (
@@ -241,14 +213,11 @@ FAULTS: tuple[Fault, ...] = (
     *(
         quiet(kind, id, base, change, codes=(3, 7))
         for kind, id, base, change in (
-            ("weight", "NaN in a rare token of the model", "routed", _NAN),
             ("config", "config: tied", "mixed", _config(tie_word_embeddings=True)),
             ("file", "graph and data of another variant", "tied", _copied("a-0.4/onnx/{}", _GRAPH, _DATA)),
-            ("bits", "form: claims int8 for int4", "int4", _note("seap_export.form", {"precision": _INT8})),
             ("bits", "form: claims fp32 for fp16", "half", _note("seap_export.form", {"precision": _FLOAT})),
             ("metadata", "cache: claims to be appended", "rows", _note("seap_export.cache", "appended")),
             ("metadata", "graph declares another vocabulary", "steps", _proto(_wider_logits)),
-            ("metadata", "scaling: claims another stream", SCALED, _note(SCALING_NOTE, {"stream": 1})),
         )
     ),
     quiet(

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planted.formats.files import file_faults
 from planted.formats.others import other_faults
-from planted.formats.planting import DAMAGE, PARITY, FormatFault, Subject
+from planted.formats.planting import DAMAGE, PARITY, FormatFault, Subject, file_faults
 from planted.formats.weights import weight_faults
 from support.exports import tree
 from support.formats.written import WrittenModel

@@ -6,8 +6,8 @@ from itertools import chain
 
 import pytest
 from planted.artifacts import BASES
-from planted.catalogue import FAULTS, MISSED, NUMERIC
-from planted.kinds import KINDS
+from planted.fault import KINDS
+from planted.test_faults import FAULTS, MISSED, NUMERIC
 from planted.test_format_faults import FAULTS as FORMAT_FAULTS
 from planted.test_format_faults import SUBJECTS
 

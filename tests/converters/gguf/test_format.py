@@ -27,11 +27,6 @@ Write = Callable[..., GgufModel]
 _PLAIN = {"attention_bias": False, "tie_word_embeddings": False}
 
 
-def _weights(made: GgufModel) -> dict[str, torch.Tensor]:
-    names = load_file(made.source / "model.safetensors")
-    return made.format.weights(made.folder, made.spec).read(names)
-
-
 def test_the_last_norm_takes_back_from_a_tied_head_what_the_embedding_is_multiplied_by() -> None:
     spec = model_spec(micro_config(**uneven_values("granite-all")))
     folding = Folding.of(choose_architecture(spec), spec)
@@ -46,7 +41,7 @@ def test_weights_are_read_back(write: Write, variation: str) -> None:
     made = write(**VARIATIONS[variation])
     assert made.complaints() == []
     stored = load_file(made.source / "model.safetensors")
-    read = _weights(made)
+    read = made.format.weights(made.folder, made.spec).read(stored)
     assert read.keys() == stored.keys()
     for name, tensor in stored.items():
         torch.testing.assert_close(read[name], tensor, rtol=2e-7, atol=2e-7)
@@ -114,22 +109,19 @@ def test_a_mixture_that_is_routed_otherwise_is_refused(
     assert refusal(spec) is None if reason is None else reason in str(refusal(spec))
 
 
-def test_a_refused_model_raises_the_reason(model: Callable[..., Path], tmp_path: Path) -> None:
-    folder = model(**uneven_values("gemma"))
-    reason = GgufFormat("f32").refusal(read_spec(folder), folder)
+def test_a_refused_model_raises_the_reason(write: Write, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
-        GgufFormat("f32").write(folder, tmp_path, lambda layer: None)
-    assert str(error.value) == reason
+        write(**uneven_values("gemma"))
+    assert str(error.value) == GgufFormat("f32").refusal(read_spec(tmp_path / "hf"), tmp_path / "hf")
 
 
 def test_value_heads_follow_each_other_as_llama_cpp_repeats_key_heads() -> None:
     """The first of each of three key heads, then the second: llama.cpp repeats queries and keys as a whole."""
     spec = model_spec(micro_config(**VARIATIONS["qwen3_5"]))
     orders = Orders(choose_architecture(spec), spec, 0)
-    decays, rows, columns = orders.rows("delta_a_log"), orders.rows("delta_qkv_proj"), orders.columns("delta_out_proj")
-    assert decays is not None
-    assert rows is not None
+    decays, rows = (orders.rows(name).tolist() for name in ("delta_a_log", "delta_qkv_proj"))  # type: ignore[union-attr]
+    columns = orders.columns("delta_out_proj")
     assert columns is not None
-    assert decays.tolist() == [0, 2, 4, 1, 3, 5]
-    assert rows.tolist() == [*range(96), *(96 + columns).tolist()]  # queries and keys as they are
+    assert decays == [0, 2, 4, 1, 3, 5]
+    assert rows == [*range(96), *(96 + columns).tolist()]  # queries and keys as they are
     assert columns[::16].tolist() == [0, 32, 64, 16, 48, 80]

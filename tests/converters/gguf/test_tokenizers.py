@@ -47,12 +47,8 @@ def test_ids_are_the_same_when_read_back(folder: Path, write: Callable[[Path], N
 def test_special_tokens_and_the_template(folder: Path) -> None:
     metadata = tokenizer_metadata(folder, SPEC)
     written = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
-    assert (
-        written["eos_token_id"],
-        written["eot_token_id"],
-        written["bos_token_id"],
-        written["padding_token_id"],
-    ) == (2, 5, 1, 0)
+    special = [written[f"{name}_token_id"] for name in ("eos", "eot", "bos", "padding")]
+    assert special == [2, 5, 1, 0]
     assert (written["add_bos_token"], written["add_eos_token"]) == (False, False)
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     assert metadata["tokenizer.chat_template"] == config["chat_template"]
@@ -96,23 +92,22 @@ def test_every_rule_is_recognised(folder: Path, name: str) -> None:
     assert pre == name or split_rules()[pre] == given  # two rules may differ in what a file says by itself
 
 
-REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "rule": (lambda values: values["pre_tokenizer"].update(add_prefix_space=True), "no name for the rule"),
-    "normalizer": (lambda values: values.update(normalizer={"type": "Lowercase"}), "no name for the rule"),
-    "frame": (
-        lambda values: values.update(post_processor={"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]}),
-        "framed by BertProcessing",
-    ),
-    "more tokens than embeddings": (
-        lambda values: values["model"]["vocab"].update(more=512),
-        "token 512 has no embedding",
-    ),
-}
+FRAME = {"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]}
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_llama_cpp_does_not_know_is_refused(folder: Path, case: str) -> None:
-    change, reason = REFUSED[case]
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda values: values["pre_tokenizer"].update(add_prefix_space=True), "no name for the rule"),
+        (lambda values: values.update(normalizer={"type": "Lowercase"}), "no name for the rule"),
+        (lambda values: values.update(post_processor=FRAME), "framed by BertProcessing"),
+        (lambda values: values["model"]["vocab"].update(more=512), "token 512 has no embedding"),
+    ],
+    ids=["rule", "normalizer", "frame", "more tokens than embeddings"],
+)
+def test_what_llama_cpp_does_not_know_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
     edit_json(folder / "tokenizer.json", change)
     with pytest.raises(InputError, match=reason):
         tokenizer_metadata(folder, SPEC)

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 import transformers
+from support.execution import empty_state
 from transformers import PreTrainedModel
 
 from converters.onnx import write_onnx
@@ -81,19 +82,14 @@ class Written:
         with torch.no_grad():
             return self.model(torch.from_numpy(ids)).logits.numpy()
 
-    def kv_dims(self) -> list[tuple[int, int]]:
-        """KV heads and head_dim of each layer, as the inputs declare them."""
-        keys = [i for i in self.session.get_inputs() if i.name.endswith(".key")]
-        return [(i.shape[1], i.shape[3]) for i in keys]
-
     def run(
-        self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray] | None = None
+        self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray] | None = None, session: Any = None
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits, and keys and values of each layer in turn."""
-        feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask}
-        empty = [np.zeros((len(ids), kv, 0, dim), np.float32) for kv, dim in self.kv_dims() for _ in range(2)]
-        names = [i.name for i in self.session.get_inputs()][2:]
-        logits, *presents = self.session.run(None, feeds | dict(zip(names, past or empty, strict=True)))
+        """Logits, and keys and values of each layer in turn; of our session, or of another one of the file."""
+        feeds, states = {"input_ids": ids, "attention_mask": mask}, self.session.get_inputs()[2:]
+        given = past or [empty_state(item, rows=len(ids)) for item in states]
+        feeds |= {item.name: state for item, state in zip(states, given, strict=True)}
+        logits, *presents = (session or self.session).run(None, feeds)
         return logits, presents
 
 

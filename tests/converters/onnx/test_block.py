@@ -15,6 +15,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from support.execution import empty_state
 from support.formats import every_exponent
 from support.oracles.block_reference import Reference, random_tensors
 from support.product import PROJECTIONS
@@ -126,7 +127,6 @@ def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
 SPECS: dict[str, ModelSpec] = {
     "plain": PLAIN,
     "norms before and after": norms(BEFORE | AFTER),
-    "norms after, biases": layers({"biases": ALL_BIASES}, spec=norms(AFTER)),
     "no norms around the MLP": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[:2]))),
     "no norms around attention": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[2:]))),
     "layer norm": replace(PLAIN, norm=NormSpec(1e-5, is_centred=True)),
@@ -135,7 +135,6 @@ SPECS: dict[str, ModelSpec] = {
     ),
     "beside": beside(),
     "beside, one norm": beside(norm_before=NORMS[0]),
-    "beside, with biases": beside(layers({"biases": ALL_BIASES})),
     "beside, norms after and a factor": beside(
         norms(BEFORE | AFTER, layers({"multiplier": 0.5}))
     ),
@@ -154,7 +153,6 @@ SPECS: dict[str, ModelSpec] = {
     "embedding multiplier": block(embedding_multiplier=5.5),
     "residual multiplier, biases": layers({"multiplier": 0.22, "biases": ALL_BIASES}),
     "factors": layers({"factors": {"q_proj": 1.5, "k_proj": 0.4, "gate_proj": 0.7}, "biases": ALL_BIASES}),
-    "factors, all alike": layers({"factors": dict.fromkeys(("q_proj", "k_proj", "v_proj"), 0.6)}),
     "logits multiplier": block(logits_multiplier=0.125),
     "norm before rotation": layers({"qk_norm": "before_rotation"}),
     "norm after rotation": layers({"qk_norm": "after_rotation"}),
@@ -165,7 +163,6 @@ SPECS: dict[str, ModelSpec] = {
     "partial, too narrow for GroupQueryAttention": layers({"rope": rope(24)}),
     "interleaved": layers({"rope": rope(interleaved=True)}),
     "partial and interleaved": layers({"rope": rope(16, interleaved=True)}),
-    "narrow and interleaved": layers({"rope": rope(8, interleaved=True)}),
     "local rotation": layers({"rope": rope(theta=10.0), "sliding_window": 5}, {}),
     "longrope": layers({"rope": longrope()}),
     "longrope, partial, window": layers({"rope": longrope(16), "sliding_window": 5}),
@@ -211,9 +208,8 @@ class Graph:
     def run(self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray] | None = None) -> list[np.ndarray]:
         """Logits and caches."""
         inputs = self.session.get_inputs()[2:]
-        dtype = np.float16 if "float16" in inputs[0].type else np.float32
-        empty = [np.zeros((len(ids), item.shape[1], 0, item.shape[3]), dtype) for item in inputs]
-        feeds = dict(zip([item.name for item in inputs], past or empty, strict=True))
+        states = past or [empty_state(item, rows=len(ids)) for item in inputs]
+        feeds = {item.name: state for item, state in zip(inputs, states, strict=True)}
         return self.session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds})
 
 
@@ -311,22 +307,6 @@ def test_scaling_changes_no_bit(
         logits, *past = graph.run(ids[:, :14], np.ones((2, 14), np.int64))
         computed.append([logits, *past, *graph.run(ids[:, 14:], np.ones((2, 15), np.int64), past)])
     assert all(np.array_equal(*pair) for pair in zip(*computed, strict=True))
-
-
-@pytest.mark.parametrize(("name", "dialect"), [*IN_TURN[-2:], *CROSSWISE[-2:]])
-def test_scaled_in_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = write(tmp_path, SPECS[name], dialect, Precision("fp16"), scaling=every_exponent(SPECS[name]))
-    assert_near(graph, 0.02)
-
-
-def assert_near(graph: Graph, limit: float) -> None:
-    """The prompt's logits and those of a step, at most so many times their own RMS from the reference's."""
-    ids, reference = tokens(1, 15), Reference(graph.spec, graph.tensors)
-    logits, *past = graph.run(ids[:, :14], np.ones((1, 14), np.int64))
-    last, *_ = graph.run(ids[:, 14:], np.ones((1, 15), np.int64), past)
-    expected = torch.cat([reference.call(part.tolist()) for part in (ids[0, :14], ids[0, 14:])]).numpy()
-    difference = np.concatenate([logits[0], last[0]]) - expected
-    assert np.sqrt(np.square(difference).mean()) <= limit * np.sqrt(np.square(expected).mean())
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -13,9 +13,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from support.execution import empty_state
 from support.product import OnnxForm, OnnxFormat, TableRows, read_spec
 from support.uneven import GRAPH_MODELS
 
+from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.precision import PRECISIONS, BlockQuantization, Precision, choose_precision
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.weights.quantize import dequantize, quantize
@@ -50,27 +52,18 @@ MIXED = BlockQuantization(
 )
 
 
-def run(session: onnxruntime.InferenceSession, lengths: list[int] | None = None) -> np.ndarray:
-    mask = np.arange(IDS.shape[1])[None] < np.array(lengths or [IDS.shape[1]] * len(IDS))[:, None]
-    feeds = {"input_ids": IDS, "attention_mask": mask.astype(np.int64)}
-    for item in session.get_inputs()[2:]:
-        dtype = np.float16 if item.type == "tensor(float16)" else np.float32
-        feeds[item.name] = np.zeros((len(IDS), item.shape[1], 0, item.shape[3]), dtype)
+def run(session: onnxruntime.InferenceSession) -> np.ndarray:
+    feeds = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
+    feeds |= {item.name: empty_state(item, rows=len(IDS)) for item in session.get_inputs()[2:]}
     return session.run(["logits"], feeds)[0]
 
 
-def in_float_activations(folder: Path) -> onnxruntime.InferenceSession:
-    """The graph, with MatMulNBits told not to round activations to int8: all that is left is the weights' rounding."""
-    path = folder / "model.onnx"
-    model = onnx.load(path, load_external_data=False)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "accuracy_level":
-                attribute.i = 0
-    onnx.save(model, folder / "exact.onnx")
+def run_exactly(folder: Path) -> np.ndarray:
+    """The logits without rounding of activations to int8: all that is left is the weights' rounding."""
+    (folder / "exact.onnx").write_bytes(in_float_activations(folder / "model.onnx"))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(folder / "exact.onnx", options, providers=["CPUExecutionProvider"])
+    return run(onnxruntime.InferenceSession(folder / "exact.onnx", options, providers=["CPUExecutionProvider"]))
 
 
 def round_weights(model: torch.nn.Module, how: BlockQuantization) -> None:
@@ -105,7 +98,7 @@ def test_every_matrix_may_have_bits_of_its_own(
     onnx.checker.check_model(made.folder / "model.onnx")
     round_weights(made.model, how)
     expected = made.truth(IDS)
-    assert np.abs(run(in_float_activations(made.folder)) - expected).max() < 2e-4
+    assert np.abs(run_exactly(made.folder) - expected).max() < 2e-4
     stored = GraphWeights(made.folder / "model.onnx", read_spec(made.source))
     for name in of_tables if tables else ():
         assert torch.equal(stored.read([name])[name], made.model.state_dict()[name]), name
@@ -128,54 +121,9 @@ def test_quantised_weights_are_the_rounded_ones(
     round_weights(made.model, how)
     expected = made.truth(IDS)
     assert np.abs(before - expected).max() > 1e-3
-    assert np.abs(run(in_float_activations(made.folder)) - expected).max() < 2e-4
+    assert np.abs(run_exactly(made.folder) - expected).max() < 2e-4
     noise = run(made.session) - expected
     assert 0 < np.sqrt((noise**2).mean()) < 0.12 * np.sqrt((expected**2).mean())
-
-
-@pytest.mark.parametrize("name", ["int4", "w8a8", "w4a8"])
-def test_a_tied_embedding_is_stored_once(name: Any, written: Callable[..., Any]) -> None:
-    values = 128 * 64 + 3 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96)
-    rows = 128 * 64 / 32 + 3 * (64 + 2 * 32 + 64 + 2 * 96 + 64)
-    steps = (values - 128 * 64) / 32  # of a byte each
-    bits = {
-        "int4": 4 + 16 / 32,
-        "w8a8": 8 + 16 * rows / values,
-        "w4a8": 4 + (16 * rows + 8 * steps) / values,
-    }[name]
-    made = written("llama", precision=choose_precision(name), tie_word_embeddings=True)
-    others = (96 * 16 + 7 * 64) * 4  # rotary caches and norms
-    assert 0 <= (made.folder / "model.onnx.data").stat().st_size - values * bits / 8 <= others
-
-
-@pytest.mark.parametrize(("name", "lengths"), [("fp32", [4, 17]), ("int4", [17, 9])])
-def test_logits_of_the_last_token_alone(name: Any, lengths: list[int], written: Callable[..., Any]) -> None:
-    precision = choose_precision(name)
-    whole = run(written("llama", precision=precision).session, lengths)
-    made = written("llama", precision=precision, logits="last", folder="last")
-    last = run(made.session, lengths)
-    assert made.session.get_outputs()[0].shape == ["batch_size", 1, 128]
-    assert last.shape == (2, 1, 128)
-    for row, length in enumerate(lengths):
-        assert np.abs(last[row, 0] - whole[row, length - 1]).max() < 1e-5
-
-
-def test_logits_of_the_last_token_behind_a_cache(written: Callable[..., Any]) -> None:
-    whole, made = written("llama"), written("llama", logits="last", folder="last")
-    mask = (np.arange(17)[None] < np.array([[17], [9]])).astype(np.int64)
-    _, past = whole.run(IDS, mask)
-    for step in range(3):
-        mask = np.concatenate([mask, np.ones((2, 1), np.int64)], axis=1)
-        ids = IDS[:, step : step + 1]
-        logits, _ = made.run(ids, mask, past)
-        expected, past = whole.run(ids, mask, past)
-        assert np.abs(logits - expected).max() < 1e-5
-
-    row = IDS[:1]  # attention takes one row where it continues a cache by several tokens
-    _, past = whole.run(row[:, :7], np.ones((1, 7), np.int64))
-    expected, _ = whole.run(row[:, 7:], np.ones((1, 17), np.int64), past)
-    logits, _ = made.run(row[:, 7:], np.ones((1, 17), np.int64), past)
-    assert np.abs(logits[:, 0] - expected[:, -1]).max() < 1e-5
 
 
 def test_the_table_of_the_cpu_is_what_a_session_accepts(written: Callable[..., Any]) -> None:
@@ -222,9 +170,13 @@ def test_quantised_weights_take_the_first_dtype_of_the_provider_or_the_one_asked
             choose_precision("int4", provider, activations=activations)  # type: ignore[arg-type]
 
 
-def test_blocks_that_do_not_fill_the_embedding_are_refused(written: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match=r"rows of 64.*; use block size 32 or 64"):
-        written("llama", precision=Precision("fp32", BlockQuantization(4, 128)))
+@pytest.mark.parametrize(
+    ("dialect", "size", "words"),
+    [("fused", 128, r"rows of 64.*; use block size 32 or 64"), ("standard", 32, r"standard dialect.*; use the fused")],
+)
+def test_blocks_that_cannot_be_are_refused(dialect: str, size: int, words: str, written: Callable[..., Any]) -> None:
+    with pytest.raises(UsageError, match=words):
+        written("llama", precision=Precision("fp32", BlockQuantization(4, size)), dialect=dialect)
 
 
 @pytest.mark.parametrize(("bits", "tied"), [(8, False), (4, True)])
@@ -232,7 +184,7 @@ def test_an_embedding_that_no_blocks_fit_stays_as_it_is(bits: int, tied: bool, w
     how = BlockQuantization(bits)
     made = written("llama", precision=Precision("fp32", how), hidden_size=72, head_dim=16, tie_word_embeddings=tied)
     round_weights(made.model, BlockQuantization(bits, embeddings=False))
-    assert np.abs(run(in_float_activations(made.folder)) - made.truth(IDS)).max() < 2e-4
+    assert np.abs(run_exactly(made.folder) - made.truth(IDS)).max() < 2e-4
     remark = OnnxFormat.of(OnnxForm(Precision("fp32", how))).remark(read_spec(made.source))
     assert f"int{bits}: the embedding and the LM head stay in fp32, because their rows of 72" in str(remark)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -11,13 +13,16 @@ from safetensors.torch import load_file
 from support.models import write_micro_model
 from support.product import BlockQuantization, TableRows, read_spec, round_weights
 from support.uneven import PRUNED_LAYERS
+from support.variations import micro_config
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
-from converters.onnx.precision import Precision, choose_precision
+from converters.onnx.precision import Precision, choose_precision, mixed_precision
 from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.sizes import weight_bytes
 from seap_export.errors import ArtifactError
+from seap_export.model.families import model_spec
 
 FORMS = {
     "fp32": OnnxForm(),
@@ -25,7 +30,10 @@ FORMS = {
     "fp16": OnnxForm(Precision("fp16")),
     "bf16": OnnxForm(Precision("bf16"), provider="cuda"),
     "int8": OnnxForm(choose_precision("int8", symmetric=False)),
+    "symmetric": OnnxForm(choose_precision("int8")),
     "int4": OnnxForm(choose_precision("int4")),
+    "w8a8": OnnxForm(choose_precision("w8a8")),
+    "w4a8": OnnxForm(choose_precision("w4a8")),
     "float-embeddings": OnnxForm(choose_precision("int4", embeddings=False)),
 }
 
@@ -53,6 +61,37 @@ def test_every_form(tmp_path: Path, form: OnnxForm) -> None:
     for name, tensor in wanted(model, form).items():
         allowed = 0.0 if form.precision.dtype == "fp32" else 2e-2 * float(tensor.abs().max())
         assert float((tensors[name] - tensor).abs().max()) <= allowed, name
+
+
+@pytest.mark.parametrize(
+    ("values", "form"),
+    [
+        ({"model_type": "llama"}, "fp32"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "symmetric"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "fp16"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "int4"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "w8a8"),
+        ({"model_type": "llama", "tie_word_embeddings": True}, "w4a8"),
+        ({"model_type": "qwen3_moe", "moe_intermediate_size": 20}, "symmetric"),  # no whole blocks
+        ({"model_type": "qwen3_moe", "moe_intermediate_size": 20}, "float-embeddings"),
+    ],
+)
+def test_weights_take_as_many_bytes_as_their_shapes_tell(tmp_path: Path, values: dict[str, Any], form: str) -> None:
+    model, folder = write_micro_model(tmp_path / "m", **values), tmp_path / "onnx"
+    read_back(model, folder, FORMS[form])
+    stored = sum(len(item.raw_data) for item in onnx.load(folder / "model.onnx").graph.initializer)
+    told = weight_bytes(read_spec(model), FORMS[form].precision)
+    # rows of zero points end in whole bytes
+    assert told == pytest.approx(stored, rel=0.09 if form == "w4a8" else 0.08)
+
+
+@pytest.mark.parametrize(("rows", "tied", "tables"), [(1100, True, 1), (1100, False, 2), (1000, False, 0)])
+def test_places_of_rows_count(rows: int, tied: bool, tables: int) -> None:
+    spec = model_spec(micro_config(model_type="llama", tie_word_embeddings=tied, vocab_size=rows))
+    precision = mixed_precision(4.5)
+    assert precision.quantization is not None
+    alike = replace(precision, quantization=replace(precision.quantization, splits_tables=False))
+    assert weight_bytes(spec, precision) - weight_bytes(spec, alike) == tables * 4 * rows
 
 
 def test_powers_of_two_are_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Programs of ExecuTorch: kernels, XNNPACK's graphs, constants and what runners ask for, and the tokenizer."""
+"""Programs of ExecuTorch: kernels and what runners ask for, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from planted.formats.files import added, file_plant
-from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
-from planted.kinds import Kind
+from planted.fault import Kind
+from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject, added, replaced
 from support.formats.written import WrittenModel
 from support.product import EXECUTORCH_PROGRAM as PROGRAM
 from support.product import read_spec
 
 from converters.executorch.decoder import decoder_program, decoder_weights
-from converters.executorch.graph import Graph
 from converters.executorch.program import Program
 from converters.executorch.writer import write_program
 from converters.read_back import open_plain
@@ -64,66 +62,27 @@ def program(change: Callable[[Program], object]) -> Plant:
     return plant
 
 
-def _told(name: str, *numbers: int) -> Plant:
-    return program(lambda changed: changed.tell(name, *numbers))
-
-
-def _graph(index: int, change: Callable[[Graph], object]) -> Plant:
-    """Changes a graph of XNNPACK."""
-    return program(lambda changed: change(changed._graphs[index]))
-
-
 def _kernels(changed: Program, name: str) -> Iterator[Any]:
     index = next(number for number, (kernel, _) in enumerate(changed._operators) if kernel == name)
     return (one for one in changed._instructions if getattr(one, "op_index", None) == index)
-
-
-def _arguments(name: str, change: Callable[[list[int]], object]) -> Plant:
-    """Changes the arguments of the first call of a kernel."""
-    return program(lambda changed: change(next(_kernels(changed, name)).args))
-
-
-def _swapped(one: int, other: int) -> Callable[[list[int]], None]:
-    def change(arguments: list[int]) -> None:
-        arguments[one], arguments[other] = arguments[other], arguments[one]
-
-    return change
 
 
 def _not_causal(changed: Program) -> None:
     next(_kernels(changed, "llama::custom_sdpa")).args[6] = changed.scalar("Bool", False)
 
 
-def _epsilon(graph: Graph) -> None:
-    old, new = (np.float32(number).tobytes() for number in (1e-5, 1e-3))
-    assert old in graph._constants
-    graph._constants = bytearray(bytes(graph._constants).replace(old, new, 1))
-
-
-def _replaced(file: str, before: bytes, after: bytes) -> Plant:
-    return file_plant(file, lambda data: data.replace(before, after, 1))
+def _keys_and_values(changed: Program) -> None:
+    arguments = next(_kernels(changed, "llama::custom_sdpa")).args
+    arguments[1], arguments[2] = arguments[2], arguments[1]
 
 
 _OWN: tuple[tuple[Kind, str, str, Plant], ...] = (
-    ("constant", "int8", "another epsilon", _graph(0, _epsilon)),
     ("attribute", "int4", "attention sees what comes", program(_not_causal)),
-    ("wiring", "int8", "keys and values swapped", _arguments("llama::custom_sdpa", _swapped(1, 2))),
-    ("bits", "int4", "blocks of another size", _graph(0, lambda graph: setattr(_grouped(graph), "group_size", 64))),
-    ("metadata", "int8", "another end token", _told("get_eos_ids", 40)),
-    ("metadata", "int4", "other bits by name", _told("get_weight_bits", 8)),
-    ("wiring", "int8", "a kernel of another name", _replaced(PROGRAM, b"aten::select_copy", b"aten::select_cope")),
+    ("wiring", "int8", "keys and values swapped", program(_keys_and_values)),
+    ("metadata", "int4", "other bits by name", program(lambda changed: changed.tell("get_weight_bits", 8))),
+    ("wiring", "int8", "another kernel", replaced(PROGRAM, "aten::select_copy", "aten::select_cope")),
     ("tokenizer", "int8", "a config of the tokenizer", added("tokenizer_config.json", b'{"bos_token": "x"}')),
 )
-
-
-def _grouped(graph: Graph) -> Any:
-    return next(
-        value.xvalue_union.quant_params
-        for value in graph._values
-        if type(getattr(value.xvalue_union, "quant_params", None)).__name__ == "PerChannelGroupQuant"
-    )
-
-
 SUBJECT = Subject(
     "executorch",
     {

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from planted.formats.files import added, file_plant
-from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
-from planted.kinds import Kind
+from planted.fault import Kind
+from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject, added, replaced
 from support.editing import edit_json, set_json
 from support.formats.written import WrittenModel
 
@@ -49,44 +48,12 @@ def _decoder(change: Callable[[dict[str, Any]], object]) -> Plant:
     return lambda made: edit_json(made.folder / "config.json", lambda config: change(config["decoder"]))
 
 
-def _layer(index: int, **values: Any) -> Plant:
-    return _decoder(lambda decoder: decoder["layers"][index].update(values))
-
-
-def _mixer(index: int, kind: str, **values: Any) -> Plant:
-    return _decoder(lambda decoder: decoder["layers"][index][kind].update(values))
-
-
-def _attention(index: int, **values: Any) -> Plant:
-    return _mixer(index, "attention", **values)
-
-
-def _experts(**values: Any) -> Plant:
-    return _decoder(lambda decoder: decoder["layers"][0]["experts"].update(values))
-
-
-def _said(file: str, **values: Any) -> Plant:
-    return lambda made: set_json(made.folder / file, **values)
-
-
-def _replaced(file: str, before: str, after: str) -> Plant:
-    def edit(content: bytes) -> bytes:
-        assert before.encode() in content
-        return content.replace(before.encode(), after.encode(), 1)
-
-    return file_plant(file, edit)
-
-
-_IMPORT = "import mlx.core as mx\n"
+_IMPORT, _OTHER_BITS = "import mlx.core as mx\n", {"group_size": 64, "bits": 4}
 _OWN: tuple[tuple[Kind, str, str, Plant], ...] = (
-    ("attribute", "fp32", "another scale of attention", _attention(1, scale=0.3)),
-    ("constant", "fp32", "periods backwards", _decoder(lambda decoder: decoder["ropes"][0]["periods"].reverse())),
-    ("wiring", "fp32", "a bias is not added", _layer(1, biases=["q_proj"])),
-    ("attribute", "8bit", "another activation", _decoder(lambda decoder: decoder.update(activation="gelu_tanh"))),
-    ("attribute", "4bit", "fewer experts for a token", _experts(per_token=1)),
-    ("bits", "8bit", "other bits", _said("config.json", quantization={"group_size": 64, "bits": 4})),
-    ("tokenizer", "4bit", "add_bos_token in the config", _said("tokenizer_config.json", add_bos_token=True)),
-    ("code", "fp16", "a command in the code", _replaced(MODEL_FILE, _IMPORT, f"{_IMPORT}import os; os.getcwd()\n")),
+    ("attribute", "fp32", "another scale", _decoder(lambda said: said["layers"][1]["attention"].update(scale=0.3))),
+    ("constant", "fp32", "periods backwards", _decoder(lambda said: said["ropes"][0]["periods"].reverse())),
+    ("bits", "8bit", "other bits", lambda made: set_json(made.folder / "config.json", quantization=_OTHER_BITS)),
+    ("code", "fp16", "a command in the code", replaced(MODEL_FILE, _IMPORT, f"{_IMPORT}import os; os.getcwd()\n")),
     ("code", "4bit", "further code", added("tokenization_foreign.py", b"pass")),
 )
 SUBJECT = Subject(

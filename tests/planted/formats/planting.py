@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
-from planted.kinds import Kind
+from planted.fault import Kind
 from support.formats.written import WrittenModel
 from support.models import write_micro_model
 from support.tokenizers import write_byte_level
@@ -33,14 +33,7 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class Base:
-    """A good artifact: a micro model, and the precision that it is written in.
-
-    Attributes:
-        variation: One of `VARIATIONS`.
-        precision: That of the format.
-        is_pruned: Whether each layer has another shape.
-        more: Further config values.
-    """
+    """A good artifact: one of `VARIATIONS`, perhaps with layers of other shapes, and its precision."""
 
     variation: str
     precision: str
@@ -66,15 +59,7 @@ class Base:
 
 @dataclass(frozen=True)
 class FormatFault:
-    """A change to a written folder.
-
-    Attributes:
-        kind: What is at fault.
-        id: A name of its own within the format.
-        base: The artifact that it is planted in.
-        plant: Makes the change.
-        codes: The exit codes that are right: 7 if files are damaged or not of the model, 3 if it computes otherwise.
-    """
+    """A change to what is written of a base; code 7: files are not of the model, 3: it computes otherwise."""
 
     kind: Kind
     id: str
@@ -88,13 +73,10 @@ class Subject:
     """A format that faults are planted in.
 
     Attributes:
-        name: The format's.
-        bases: The artifacts.
-        open: Gives a tensor's arrays.
         holds: Of a tensor of the plain form: "float", or "levels", and "points" if their zero points are stored.
         file: The file with the weights.
-        own: Faults that other formats have no place for, or another one.
-        lacks: Kinds of faults for which it has no place, by name.
+        own: Faults that other formats have no place for.
+        lacks: Names of faults for which it has none.
     """
 
     name: str
@@ -104,3 +86,40 @@ class Subject:
     file: str
     own: tuple[FormatFault, ...]
     lacks: frozenset[str] = frozenset()
+
+
+def _file_plant(name: str, edit: Callable[[bytes], bytes]) -> Plant:
+    """Rewrites a file of the folder."""
+
+    def plant(made: WrittenModel) -> None:
+        path = made.folder / name
+        path.write_bytes(edit(path.read_bytes()))
+
+    return plant
+
+
+def replaced(name: str, before: str, after: str) -> Plant:
+    """Replaces the first such bytes of a file."""
+
+    def edit(content: bytes) -> bytes:
+        assert before.encode() in content
+        return content.replace(before.encode(), after.encode(), 1)
+
+    return _file_plant(name, edit)
+
+
+def added(name: str, content: bytes) -> Plant:
+    """Adds a file to the folder."""
+
+    def plant(made: WrittenModel) -> None:
+        (made.folder / name).write_bytes(content)
+
+    return plant
+
+
+def file_faults(subject: Subject) -> Iterator[FormatFault]:
+    """An end that is cut off the file with the weights, and a file that does not belong there."""
+    first, *_, last = subject.bases
+    cut = _file_plant(subject.file, lambda content: content[:-100])
+    yield FormatFault("file", f"{first}: {subject.file} ends 100 bytes early", first, cut, (DAMAGE, PARITY))
+    yield FormatFault("file", f"{last}: .env is added", last, added(".env", b"foreign"), (DAMAGE,))

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from planted.fault import Kind
 from planted.formats.planting import DAMAGE, PARITY, Base, FormatFault, Opener, Parts, Plant, Subject
-from planted.kinds import Kind
 
 from seap_export.model.families import names
-
-Edit = Callable[[Parts], None]
-Change = Callable[[NDArray[Any]], None]
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of fault.
-
-    Attributes:
-        kind: What is at fault.
-        id: Its name.
-        tensors: What it changes, of each the first name that the model has.
-        edit: Changes the arrays of one tensor, or of two.
-        on: Whether numbers are to be floats, levels, or either.
-    """
+    """An edit of one tensor or two, each the first of some names that the model has; of floats, levels or either."""
 
     kind: Kind
     id: str
@@ -36,58 +23,33 @@ class _Kind:
     on: str = "either"
 
 
-def _all(change: Change) -> Edit:
-    """Changes numbers, scales and zero points alike."""
-
-    def edit(parts: Parts) -> None:
-        for array in parts.values():
-            change(array)
-
-    return edit
+def _rows_swapped(parts: Parts) -> None:
+    for array in parts.values():
+        array[[0, 1]] = array[[1, 0]]
 
 
-def _part(name: str, change: Change) -> Edit:
-    return lambda parts: change(parts[name])
-
-
-def _swapped(*rows: int) -> Change:
-    def change(array: NDArray[Any]) -> None:
-        array[list(rows)] = array[list(rows[::-1])]
-
-    return change
-
-
-def _shifted(by: int) -> Change:
-    def change(array: NDArray[Any]) -> None:
-        array[:] = np.roll(array, by, 0)
-
-    return change
-
-
-def _one_up(where: Any = slice(None)) -> Change:
-    """By a level, or by a little if zero points are no levels."""
-
-    def change(array: NDArray[Any]) -> None:
-        array[where] += array.dtype.type(1 if np.issubdtype(array.dtype, np.integer) else 0.02)
-
-    return change
-
-
-def _one_off(array: NDArray[Any]) -> None:
+def _one_off(parts: Parts) -> None:
     """The smallest number of the largest row becomes a tenth of the largest: small, and far from what it was."""
+    array = parts["numbers"]
     row = int(np.abs(array.astype(np.float64)).sum(1).argmax())
     column = int(np.abs(array[row]).argmin())
     array[row, column] += array.dtype.type(np.abs(array[row].astype(np.float64)).max() / 10)
 
 
-def _flipped(bit: int, where: Any) -> Change:
-    """Flips a bit of bytes, each of which holds a level or two."""
+def _level_off(parts: Parts) -> None:
+    """A bit of bytes, each of which holds a level or two."""
+    octets = parts["numbers"].view(np.uint8)
+    octets[3, ..., 5] ^= np.uint8(1)
 
-    def change(array: NDArray[Any]) -> None:
-        octets = array.view(np.uint8)
-        octets[where] ^= np.uint8(1 << bit)
 
-    return change
+def _scales_shifted(parts: Parts) -> None:
+    parts["scales"][:] = np.roll(parts["scales"], 1, 0)
+
+
+def _point_up(parts: Parts) -> None:
+    """By a level, or by a little if zero points are no levels."""
+    points = parts["points"]
+    points[3] += points.dtype.type(1 if np.issubdtype(points.dtype, np.integer) else 0.02)
 
 
 def _exchanged(one: Parts, other: Parts) -> None:
@@ -107,13 +69,13 @@ _FIRST, _SECOND = (
 )
 
 _KINDS: tuple[_Kind, ...] = (
-    _Kind("weight", "two rows of q swapped", (_Q,), _all(_swapped(0, 1))),
+    _Kind("weight", "two rows of q swapped", (_Q,), _rows_swapped),
     _Kind("weight", "k and v exchanged", (_K, _V), _exchanged),
     _Kind("weight", "norms of a layer exchanged", (_FIRST, _SECOND), _exchanged),
-    _Kind("weight", "one number off", (_UP,), _part("numbers", _one_off), "float"),
-    _Kind("weight", "a level off by one", (_UP,), _part("numbers", _flipped(0, (3, ..., 5))), "levels"),
-    _Kind("scale", "scales of other rows", (_UP,), _part("scales", _shifted(1)), "levels"),
-    _Kind("zero point", "a zero point off", (_UP,), _part("points", _one_up(3)), "points"),
+    _Kind("weight", "one number off", (_UP,), _one_off, "float"),
+    _Kind("weight", "a level off by one", (_UP,), _level_off, "levels"),
+    _Kind("scale", "scales of other rows", (_UP,), _scales_shifted, "levels"),
+    _Kind("zero point", "a zero point off", (_UP,), _point_up, "points"),
 )
 
 

@@ -1,4 +1,4 @@
-"""An artifact's ONNX file, open for surgery: weights as arrays, nodes by name, operators put between them."""
+"""An artifact's ONNX file, open for surgery: weights as arrays, nodes by name, and edits that fit many of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from planted.editing import Artifact
+from support.product import Projection
 
 from converters.onnx.weights.weights import INLINE_BYTES
+from seap_export.model.families.names import QKV
 
 _DATA = "model.onnx.data"
 #: Smaller tensors stand in the graph itself, as the converter has it; onnx counts the bytes of the Python object.
@@ -113,3 +115,81 @@ def edited(edit: Edit) -> Callable[[Artifact], None]:
         graph.save()
 
     return change
+
+
+Array = NDArray[Any]
+#: What becomes of an array.
+Change = Callable[[Array], Array]
+#: The name of a layer's attention.
+ATTENTION = "layers.{}.self_attn.attention"
+
+
+def constant(node: str, index: int, value: Any) -> Edit:
+    """A node's input is a constant of its own, of the dtype of the one that it was."""
+
+    def edit(graph: Graph) -> None:
+        target = graph.node(node)
+        target.input[index] = graph.constant(value, graph[target.input[index]].dtype)
+
+    return edit
+
+
+def attributes(*nodes: str, **values: Any) -> Edit:
+    """Nodes have other attributes."""
+    return lambda graph: [graph.set(graph.node(node), **values) for node in nodes]
+
+
+def zeroed_input(node: str, index: int) -> Edit:
+    """A node's input is zero."""
+
+    def edit(graph: Graph) -> None:
+        target = graph.node(node)
+        target.input[index] = graph.before(target, "Sub", [target.input[index]] * 2)
+
+    return edit
+
+
+def at(where: Any, change: Change) -> Change:
+    """A change of a part of an array."""
+
+    def changed(values: Array) -> Array:
+        values[where] = change(values[where])
+        return values
+
+    return changed
+
+
+def weight(name: str, change: Change) -> Edit:
+    """A weight has other numbers."""
+    return lambda graph: graph.__setitem__(name, change(graph[name]))
+
+
+def scaled(name: str, factor: float = 1.01) -> Edit:
+    """A weight is multiplied."""
+    return weight(name, lambda values: (values * np.float32(factor)).astype(values.dtype))
+
+
+def projection(layer: int, name: Projection, part: str, change: Change, *, last: bool = False) -> Edit:
+    """What the graph stores of a projection, of which `change` is given a part with its outputs first; in the file
+    they may be the last axis."""
+
+    def edit(graph: Graph) -> None:
+        stem, own = _outputs(graph, layer, name)
+        values = graph[f"{stem}.{part}"]
+        outputs = values.T if last else values
+        before = outputs[own].copy()
+        outputs[own] = change(before.copy())
+        assert not np.array_equal(outputs[own], before), "nothing is changed"
+        graph[f"{stem}.{part}"] = values
+
+    return edit
+
+
+def _outputs(graph: Graph, layer: int, name: Projection) -> tuple[str, slice]:
+    """The stem of a projection's name in the graph, and which of its outputs are the projection's own."""
+    stem = f"model.layers.{layer}.{'mlp' if name in ('gate_proj', 'up_proj', 'down_proj') else 'self_attn'}"
+    if name not in QKV or not graph.names(f"{stem}.qkv_proj.weight"):
+        return f"{stem}.{name}", slice(None)
+    sizes = [graph.spec.projection_shape(each, layer)[0] for each in QKV]
+    start = sum(sizes[: QKV.index(name)])
+    return f"{stem}.qkv_proj", slice(start, start + sizes[QKV.index(name)])

@@ -8,9 +8,8 @@ import shutil
 import numpy as np
 from planted.editing import Artifact
 from planted.fault import PARITY, Change, Fault, numeric, quiet, structural
-from planted.graphs.edits import Array, at, projection, scaled, weight
-from planted.graphs.edits import Change as ArrayChange
-from planted.graphs.graph import Edit, edited
+from planted.graphs.graph import Array, Edit, at, edited, projection, scaled, weight
+from planted.graphs.graph import Change as ArrayChange
 from support.editing import edit_json
 
 from converters.formats import read_format
@@ -67,13 +66,6 @@ FAULTS: tuple[Fault, ...] = (
     numeric(
         "scale", "int4: a scale negated", "int4", projection(0, "gate_proj", _SCALES, at((2, -1), np.negative)), 0
     ),
-    numeric(
-        "weight",
-        "int4: nibbles swapped",
-        "int4",
-        projection(1, "v_proj", _LEVELS, lambda packed: packed << 4 | packed >> 4),
-        1,
-    ),
     quiet("scale", "int4: o_proj negated, and noted so", "int4", _NEGATED_O, codes=(PARITY,), layer=1),
     numeric(
         "zero point",
@@ -92,6 +84,5 @@ FAULTS: tuple[Fault, ...] = (
     numeric("scale", "mixed: a scale doubled", "mixed", projection(1, "q_proj", _SCALES, at((5, 0), _doubled)), 1),
     numeric("bits", "mixed: planes swapped", "mixed", _PLANES, 0),
     numeric("weight", "mixed: places in the LM head swapped", "mixed", _PLACES, None),
-    structural("constant", "mixed: rows of another kernel", "mixed", _constant_doubled("embed_tokens.end")),
     structural("constant", "mixed: bits of a plane left out", "mixed", _constant_doubled("mask_")),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,31 +81,40 @@ def test_rows_of_several_lengths_are_those_alone(
                 np.testing.assert_allclose(cached[state], values, rtol=0, atol=3e-4)
 
 
+def call(session: Any, ids: Any, mask: Any, past: list[Any] | None = None) -> list[Any]:
+    """Logits and states."""
+    inputs = session.get_inputs()[2:]
+    states = past or [empty_state(item, rows=len(ids)) for item in inputs]
+    feeds = {item.name: state for item, state in zip(inputs, states, strict=True)}
+    return list(session.run(None, {"input_ids": np.array(ids), "attention_mask": np.array(mask), **feeds}))
+
+
 @pytest.mark.parametrize("name", RECURRENT)
-def test_padding_on_the_left_changes_nothing_in_the_standard_dialect(
+def test_padding_changes_nothing_in_the_standard_dialect(
     models: Callable[[str], Made], tmp_path: Path, name: str
 ) -> None:
-    """Biases make the values of padding other than 0, which a kernel must not see."""
+    """Biases make the values of padding other than 0, which a kernel must not see; a row without a token keeps its
+    state."""
     folder, wanted, _ = models(name)
     session = ort.InferenceSession(written(folder, FORMS["standard"], tmp_path), providers=["CPUExecutionProvider"])
-    for part, logits in enumerate(_left_padded(session)):
-        for row, prompt in enumerate(PROMPTS):
-            np.testing.assert_allclose(logits[row, -1], wanted[row][len(prompt) - 1 + part], rtol=0, atol=3e-4)
-
-
-def _left_padded(session: Any) -> Iterator[NDArray[np.float32]]:
-    """The logits of the prompts and of each step."""
     ids, mask = np.full((4, 17), 3, np.int64), np.zeros((4, 17), np.int64)
     for row, prompt in enumerate(PROMPTS):
         ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
-    inputs = session.get_inputs()[2:]
-    states = [empty_state(item, rows=4) for item in inputs]
-    for step in [None, *STEPS]:
+    states: list[Any] = []
+    for part, step in enumerate([None, *STEPS]):
         if step is not None:
             ids, mask = np.array(step)[:, None], np.concatenate([mask, np.ones((4, 1), np.int64)], axis=1)
-        feeds = {item.name: state for item, state in zip(inputs, states, strict=True)}
-        logits, *states = session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds})
-        yield logits
+        logits, *states = call(session, ids, mask, states)
+        for row, prompt in enumerate(PROMPTS):
+            np.testing.assert_allclose(logits[row, -1], wanted[row][len(prompt) - 1 + part], rtol=0, atol=3e-4)
+    mask = np.concatenate([mask, np.array([[1], [0], [1], [1]])], axis=1)
+    _, *after = call(session, ids, mask, states)
+    names = [item.name for item in session.get_outputs()[1:]]
+    assert any(name.endswith(FIXED) for name in names)
+    for name, first, second in zip(names, states, after, strict=True):
+        if name.endswith(FIXED):
+            assert not np.array_equal(first[0], second[0])
+            np.testing.assert_array_equal(first[1], second[1])
 
 
 def test_a_gap_between_tokens_fails_by_name_in_the_standard_dialect(
@@ -113,42 +123,10 @@ def test_a_gap_between_tokens_fails_by_name_in_the_standard_dialect(
     """A kernel would see zeros in it."""
     path = written(models("lfm2-all")[0], FORMS["standard"], tmp_path)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    empty = {item.name: empty_state(item) for item in session.get_inputs()[2:]}
-    names = [item.name.replace("present", "past", 1) for item in session.get_outputs()]
-    ids, whole = np.arange(3, 8)[None], np.ones((1, 2), np.int64)
-    states = session.run(None, {"input_ids": ids[:, :2], "attention_mask": whole, **empty})
-    after = {
-        name if name.endswith(FIXED) else name.replace("past", "past_key_values"): state
-        for name, state in zip(names[1:], states[1:], strict=True)
-    }
-    for mask in itertools.product("01", repeat=3):
-        text = "".join(mask)
-        for past, has_gap in ((empty, "0" in text.strip("0")), (after, "01" in text)):
-            given = np.array([[1] * (2 if past is after else 0) + [*map(int, mask)]])
-            feeds = {"input_ids": ids[:, 2:], "attention_mask": given, **past}
-            if has_gap:
-                with pytest.raises(Exception, match=HOLES_GUARD):
-                    session.run(None, feeds)
-            else:
-                session.run(None, feeds)
-
-
-@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all", "granitemoehybrid-mamba"])
-def test_a_row_without_a_token_keeps_its_state(models: Callable[[str], Made], tmp_path: Path, name: str) -> None:
-    folder, *_ = models(name)
-    session = ort.InferenceSession(written(folder, FORMS["standard"], tmp_path), providers=["CPUExecutionProvider"])
-    inputs, outputs = session.get_inputs()[2:], [item.name for item in session.get_outputs()]
-    feeds = {item.name: empty_state(item, rows=2) for item in inputs}
-    ids, mask = np.array([[5, 6], [7, 8]]), np.ones((2, 2), np.int64)
-    first = dict(zip(outputs, session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds}), strict=True))
-    feeds = {name.replace("present", "past", 1): value for name, value in first.items() if name != "logits"}
-    feeds = {
-        (name if name.endswith(FIXED) else name.replace("past", "past_key_values")): feeds[name] for name in feeds
-    }
-    mask = np.array([[1, 1, 1], [1, 1, 0]])
-    second = dict(
-        zip(outputs, session.run(None, {"input_ids": ids[:, :1], "attention_mask": mask, **feeds}), strict=True)
-    )
-    for name in (name for name in outputs if name.endswith(FIXED)):
-        assert not np.array_equal(first[name][0], second[name][0])
-        np.testing.assert_array_equal(first[name][1], second[name][1])
+    ids = np.arange(3, 8)[None]
+    _, *after = call(session, ids[:, :2], [[1, 1]])
+    for mask in itertools.product((0, 1), repeat=3):
+        text = "".join(map(str, mask))
+        for past, before, has_gap in (([], [], "0" in text.strip("0")), (after, [1, 1], "01" in text)):
+            with pytest.raises(Exception, match=HOLES_GUARD) if has_gap else nullcontext():
+                call(session, ids[:, 2:], [[*before, *mask]], past)

@@ -12,12 +12,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from support.product import OnnxForm, Precision, choose_precision, weight_differences, write_onnx
+from support.product import OnnxForm, Precision, TableRows, choose_precision, weight_differences, write_onnx
 
 from converters import comparison
 from converters.onnx.weights import weights
+from converters.onnx.weights.parts import PartsReader
 from converters.onnx.weights.weights import LazyTensor, LazyWeights
-from seap_export.errors import InputError
+from seap_export.errors import ArtifactError, InputError
 
 SHAPES = {"a": (24, 10), "b": (8, 10), "c": (6,), "d": (8,)}
 
@@ -82,6 +83,19 @@ def test_a_bad_number_in_the_last_piece_is_refused(at_once: int, reader: Reader,
             bytes_of(weight)
     with pytest.raises(InputError, match="'a' holds NaN or infinite"):
         bytes_of(LazyWeights(reader, choose_precision("int4")).quantized(["a"], "q").packed)
+
+
+def test_parts_of_tables_and_other_weights_are_read(reader: Reader) -> None:
+    parts, whole = PartsReader(reader, [TableRows("a", 64, "28" * 12)]), reader.tensors["a"]
+    read = parts.read(names := ["a.8", "c", "a", "a.2"])
+    assert list(read) == names
+    for given, wanted in zip(read.values(), (whole[1::2], reader.tensors["c"], whole, whole[::2]), strict=True):
+        assert torch.equal(given, wanted)
+    assert parts.shapes()["a.2"] == (12, 10)
+    assert parts.dtypes()["a.8"] == torch.bfloat16
+    for name in ("a", "other"):
+        with pytest.raises(ArtifactError, match=f"bits of 3 rows are known, and '{name}' has others"):
+            PartsReader(reader, [TableRows(name, 64, "4" * 3)])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int4"])

@@ -1,6 +1,6 @@
-"""The graphs for CUDA compute what those for the CPU do: ONNX Runtime's CPU provider runs both, here in float32.
+"""The graphs for GPUs compute what those for the CPU do: ONNX Runtime's CPU provider runs both, here in float32.
 
-What CUDA itself makes of them is in tests/fake_cuda.
+What providers make of them is in tests/fake_cuda and tests/validation/parity/test_parity_webgpu.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,13 +19,10 @@ from numpy.typing import NDArray
 from support.chosen import MIXTURES_ON_GPUS, ON_GPUS
 from support.execution import empty_state
 from support.models import write_micro_model
-from support.product import DialectName, Logits, OnnxForm, Precision, PrecisionName, choose_precision
-from support.variations import VARIATIONS, micro_config
+from support.product import Logits, OnnxForm, Precision, PrecisionName, choose_precision
+from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
-from converters.onnx.onnx_writer import refuse_unsupported
-from seap_export.errors import InputError
-from seap_export.model.families import model_spec
 
 #: Where products of gate and up are one node; other widths take two.
 WIDTH = 96
@@ -58,17 +56,15 @@ class Runner:
         yield self.run(IDS[1:2, :3], np.ones((1, 12), np.int64), caches)[0]
 
 
-def written(folder: Path, name: str, provider: str, logits: Logits = "all", **values: int) -> Path:
+def written(
+    folder: Path, name: str, provider: Any, logits: Logits = "all", precision: Precision | None = None, **values: int
+) -> Path:
     if not folder.joinpath("m").exists():
         write_micro_model(folder / "m", **{**VARIATIONS[name], "intermediate_size": WIDTH, **values})
     out = folder / f"{provider}-{logits}"
     out.mkdir()
-    write_onnx(folder / "m", out, OnnxForm(Precision(), "fused", logits, provider))
+    write_onnx(folder / "m", out, OnnxForm(precision or Precision(), "fused", logits, provider))
     return out / "model.onnx"
-
-
-def operators(path: Path) -> Counter[str]:
-    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
 
 
 @pytest.mark.parametrize(
@@ -100,46 +96,48 @@ def test_tokens_beyond_the_positions_have_no_finite_logit(tmp_path: Path) -> Non
     assert not np.isfinite(runner.run(ids, np.ones_like(ids))[0]).any()
 
 
-@pytest.mark.parametrize(("width", "kernels"), [(32, {"GatedRMSNorm"}), (1536, {"GatedRMSNorm"}), (41, {"QuickGelu"})])
-def test_gate_and_up_are_one_node_where_threads_have_enough_to_do(
-    width: int, kernels: set[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "precision", "form", "width", "expected"),
+    [
+        ("llama-gqa", "fp32", {"provider": "cuda"}, 32, {"GatedRMSNorm": 3, "QuickGelu": 0}),
+        ("llama-gqa", "fp32", {"provider": "cuda"}, 1536, {"GatedRMSNorm": 3, "QuickGelu": 0}),
+        ("llama-gqa", "fp32", {"provider": "cuda"}, 41, {"GatedRMSNorm": 0, "QuickGelu": 3}),
+        ("llama-gqa", "fp32", {}, WIDTH, {"GatedRMSNorm": 3}),
+        ("llama-gqa", "int8", {}, WIDTH, {"GatedRMSNorm": 3}),
+        ("llama-gqa", "int4", {}, WIDTH, {"QuickGelu": 3}),
+        ("llama-gqa", "int4", {"symmetric": False}, WIDTH, {"GatedRMSNorm": 3}),
+        ("afmoe", "fp32", {}, WIDTH, {"Sigmoid": 5}),  # three gates of attention, and two routers
+    ],
+)
+def test_which_gates_are_one_node(
+    name: str, precision: PrecisionName, form: Any, width: int, expected: dict[str, int], tmp_path: Path
 ) -> None:
-    path = written(tmp_path, "llama-gqa", "cuda", intermediate_size=width)
-    assert operators(path).keys() & {"GatedRMSNorm", "QuickGelu"} == kernels
+    """Where threads have enough to do, and on WebGPU where weights are not symmetric levels of 4 bits."""
+    asked = {"provider": "webgpu", **form}
+    chosen = Precision() if asked["provider"] == "cuda" else choose_precision(precision, **asked)
+    path = written(tmp_path, name, asked["provider"], precision=chosen, intermediate_size=width)
+    counts = Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+    assert {kind: counts[kind] for kind in expected} == expected
+
+
+def test_lent_keys_are_rotated_for_webgpu(tmp_path: Path) -> None:
+    """Layers that attend to keys of another one get those of the call once more; the CPU's read its cache."""
+    computed = []
+    for provider in ("webgpu", "cpu"):
+        runner = Runner(written(tmp_path, "gemma4-shared", provider))
+        prompt, *caches = runner.run(IDS[:1], MASK[:1])
+        computed.append([prompt, runner.run(IDS[1:2, :1], np.ones((1, 10), np.int64), caches)[0]])
+    for ours, wanted in zip(*computed, strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(("dtype", "exponent"), [("fp16", 15), ("bf16", 30)])
 def test_the_epsilon_of_the_product_hides_the_mean(dtype: str, exponent: int, tmp_path: Path) -> None:
     """The scale is exact in the dtype, and undoes the epsilon's root."""
-    write_micro_model(tmp_path / "m", **{**VARIATIONS["llama-gqa"], "intermediate_size": WIDTH})
-    out = tmp_path / "onnx"
-    out.mkdir()
-    write_onnx(tmp_path / "m", out, OnnxForm(Precision(dtype), "fused", "last", "cuda"))  # type: ignore[arg-type]
-    graph = onnx.load(out / "model.onnx").graph
+    graph = onnx.load(written(tmp_path, "llama-gqa", "cuda", "last", Precision(dtype))).graph  # type: ignore[arg-type]
     epsilon = next(
         a.f for node in graph.node if node.op_type == "GatedRMSNorm" for a in node.attribute if a.name == "epsilon"
     )
     scale = next(onnx.numpy_helper.to_array(i) for i in graph.initializer if i.name.startswith("gate_scale"))
     assert epsilon == 4.0**exponent
     assert set(scale.astype(np.float64)) == {2.0**exponent}
-
-
-_ONLY = "on GPUs in the fused dialect only, in fp32, fp16 or bf16; use these, or the"
-
-
-@pytest.mark.parametrize(
-    ("name", "precision", "dialect", "message"),
-    [
-        ("mixtral", "int8", "fused", _ONLY),
-        ("mixtral", "int4", "fused", _ONLY),
-        ("mixtral", "fp16", "standard", _ONLY),
-        ("gemma4-experts", "fp16", "fused", "the activation gelu_tanh are not supported on GPUs"),
-    ],
-)
-def test_experts_that_never_ran_there_are_refused(
-    name: str, precision: PrecisionName, dialect: DialectName, message: str
-) -> None:
-    spec = model_spec(micro_config(**VARIATIONS[name]))
-    with pytest.raises(InputError, match=message):
-        refuse_unsupported(spec, OnnxForm(choose_precision(precision, "cuda"), dialect, provider="cuda"))
-    refuse_unsupported(spec, OnnxForm(choose_precision(precision), dialect))

@@ -1,9 +1,0 @@
-"""A pruned micro model, and what is written from it."""
-
-from __future__ import annotations
-
-from support.formats.written import fixtures_of
-
-from converters.executorch.format import ExecutorchFormat
-
-qwen3, made, copied = fixtures_of(ExecutorchFormat)
