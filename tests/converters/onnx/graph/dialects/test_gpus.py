@@ -1,6 +1,6 @@
 """The graphs for GPUs compute what those for the CPU do: ONNX Runtime's CPU provider runs both, here in float32.
 
-What providers make of them is in tests/fake_cuda and tests/validation/parity/test_parity_webgpu.py.
+What providers make of them is in tests/fake_cuda and tests/validation/parity/test_graphs.py.
 """
 
 from __future__ import annotations
