@@ -3,8 +3,7 @@
     seap-export calibrate MODEL --task gsm8k=gsm8k.toml --calibration-tokens 65536 --held-out 128 --out DIR
     python tests/benchmarks frontier_table DENSE --calibration DIR/calibration/gsm8k --source MODEL.gguf \
         --ours mixed-3.5=OUT/gsm8k-0.3/onnx-mixed-3.5 --python llama.cpp=LLAMA/bin/python \
-        --python nncf=NNCF/bin/python --python genai=GENAI/bin/python \
-        --python auto-round=AUTOROUND/bin/python --work PEERS
+        --python nncf=NNCF/bin/python --python genai=GENAI/bin/python
 
 DENSE is the dense model as a folder of transformers, in float32. Rows:
 
@@ -12,13 +11,11 @@ DENSE is the dense model as a folder of transformers, in float32. Rows:
 - source: the GGUF file that the dense model was read from;
 - llama.cpp: `llama_model_quantize` on the dense model in F32, with an importance matrix of the calibration texts;
 - NNCF: `compress_weights`, INT4_ASYM with AWQ and scale estimation on the calibration texts, on OpenVINO's file;
-- GenAI builder: `-p int4`, which reads no texts, by default and with two of its better algorithms;
-- AutoRound: 50 iterations of rounding on the calibration texts in groups of 32. Its levels run in torch, unpacked, so
-  that they have no times; its bytes are those of its own file.
+- GenAI builder: `-p int4`, which reads no texts, by default and with two of its better algorithms.
 
 Divergence is that from the dense model in float32, in torch, over all tokens of the texts; each runtime computes as
 exactly as it can. Speed is that with the runtime's own defaults, in turn. Something that is missing is named below the
-table, with the command that installs it. With --work, files of others are kept, and made only once.
+table, with the command that installs it.
 """
 
 from __future__ import annotations
@@ -28,11 +25,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 from benchmarks.frontier.makers import INSTALL, Kitchen, Peer
 from benchmarks.shrinker import held_out_texts
-from benchmarks.written import work_folder
 
 from converters.formats import FORMATS, WRITTEN, format_class
 from seap_export.errors import InputError, SeapError, UsageError
@@ -52,8 +49,7 @@ from validation.speed.measure import SpeedCell, Timing, measure_speed
 _WEIGHTS = (
     "*.onnx", "*.onnx*data", "*.onnx_data*", "*.gguf", "openvino_model.*", "*.safetensors", "*.pte", "*.litertlm",
 )  # fmt: skip
-#: A folder of what a tool ships, beside the same weights in a form that torch reads; then only its bytes count.
-STORED = "stored"
+MAX_TOKENS = 256
 #: Tokens of the prompt that is timed alone, and of that of a request, which an answer follows.
 PROMPT, REQUEST, ANSWER = 512, 1000, 100
 
@@ -65,11 +61,8 @@ PROMPT, REQUEST, ANSWER = 512, 1000, 100
 @click.option("--source", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The model's GGUF file.")
 @click.option("--python", "pythons", multiple=True, metavar="TOOL=PYTHON", help=f"Has one of: {', '.join(INSTALL)}.")
 @click.option("--number", type=click.IntRange(2), default=128, show_default=True, help="Texts that are evaluated.")
-@click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
 @click.option("--no-speed", is_flag=True, help="Leave the times out.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Timed runs of each file.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep what others' tools write here.")
 def frontier_table(
     dense: Path,
     folder: Path,
@@ -77,30 +70,25 @@ def frontier_table(
     source: Path | None,
     pythons: tuple[str, ...],
     number: int,
-    max_length: int,
     no_speed: bool,
     runs: int,
-    threads: int,
-    work: Path | None,
 ) -> None:
     """Print the table, the smallest file first; DENSE is a folder of transformers."""
     environments = {name: path.absolute() for name, path in _named(pythons, "--python").items()}
     if strange := environments.keys() - INSTALL.keys():
         raise UsageError(f"--python: unknown tool '{min(strange)}'; use {', '.join(INSTALL)}")
-    own = [Peer(name, runtime_of(path), made=path) for name, path in _named(ours, "--ours").items()]
-    vocab_size, execution = read_spec(dense).vocab_size, Execution(threads=threads)
+    own = [Peer(name, runtime_of(path), path) for name, path in _named(ours, "--ours").items()]
+    vocab_size, execution = read_spec(dense).vocab_size, Execution(threads=2)
     skipped: dict[str, str] = {}
     rows: dict[str, tuple[int, tuple[str, ...]]] = {}
-    with work_folder(work) as scratch, DenseAnswers(dense, execution) as answers:
-        kitchen = Kitchen(dense.absolute(), read_tokens(folder / TOKENS), scratch, environments)
+    with TemporaryDirectory() as scratch, DenseAnswers(dense, execution) as answers:
+        kitchen = Kitchen(dense.absolute(), read_tokens(folder / TOKENS), Path(scratch), environments)
         peers = [*own, *([kitchen.source(source)] if source else []), *kitchen.peers()]
         for peer in peers:
             with _skipping(skipped, peer.name):
-                if (lack := peer.lack(kitchen.pythons)) is not None:
-                    raise RuntimeError(lack)
-                peer.make(kitchen.model)
+                peer.make(environments)
         held_out = held_out_texts(Calibration(folder), number)
-        texts = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=vocab_size)
+        texts = tokenize_prompts(dense, held_out, max_tokens=MAX_TOKENS, vocab_size=vocab_size)
         answers.run(texts)
         reference = answers.reference(texts)
         for peer in (peer for peer in peers if peer.name not in skipped):
@@ -146,8 +134,7 @@ def runtime_of(folder: Path) -> str:
 
 def weight_bytes(folder: Path) -> int:
     """The bytes of the files that hold weights or the graph around them."""
-    shipped = folder / STORED if (folder / STORED).is_dir() else folder
-    return sum(path.stat().st_size for path in {path for kind in _WEIGHTS for path in shipped.rglob(kind)})
+    return sum(path.stat().st_size for path in {path for kind in _WEIGHTS for path in folder.rglob(kind)})
 
 
 def measure_times(

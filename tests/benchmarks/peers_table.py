@@ -69,7 +69,7 @@ def peers_table(model: Path, genai_python: Path, json_file: Path | None, rounds:
             rows.append(
                 (artifact.name, f"{cost.wall_s:.2f} s", f"{cost.peak_bytes / 1e6:.0f} MB", f"{size / 1e6:.1f} MB")
             )
-            figures[artifact.name] = {**asdict(cost), "onnx_bytes": size}
+            figures[artifact.name] = {**cost._asdict(), "onnx_bytes": size}
         _show("Writing", ("artifact", "wall", "peak memory", "ONNX on disk"), rows)
         reference = PlainGraph(artifacts["fp32"][0].folder / "model.onnx", THREADS)
         prompt = np.random.default_rng(0).integers(0, read_spec(model).vocab_size, PROMPT).tolist()

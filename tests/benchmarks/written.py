@@ -6,11 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 #: Runs a command, and prints its wall time and peak memory; a process inherits the peak of its parent, so a small one
 #: measures.
@@ -24,58 +22,32 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
-@dataclass(frozen=True)
-class Written:
-    """The model that it was made from, wall time, and peak resident memory."""
+class Cost(NamedTuple):
+    """Wall time, and peak resident memory."""
 
-    model: str
     wall_s: float
     peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """The files in `folder`, which has a folder of its own around it, and the command that writes them."""
+    """The files in `folder`, and the command that writes them."""
 
     name: str
     folder: Path
     command: tuple[str, ...]
 
-    @property
-    def record(self) -> Path:
-        return self.folder.parent / "written.json"
-
-    def write(self, model: Path) -> Written:
-        """Writes it, if it is not there yet; what the command prints goes to stderr.
+    def write(self) -> Cost:
+        """What the command prints goes to stderr.
 
         Raises:
-            RuntimeError: It was made from another model, or the command failed.
+            RuntimeError: The command failed.
         """
-        if self.record.is_file():
-            written = Written(**json.loads(self.record.read_text("utf-8")))
-            if written.model != str(model.resolve()):
-                raise RuntimeError(
-                    f"{self.record.parent} was made from {written.model}; give another folder as --work"
-                )
-            return written
-        shutil.rmtree(self.folder.parent, ignore_errors=True)  # left behind by a run that was stopped
-        self.folder.parent.mkdir(parents=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
         print(f"writing {self.name}", file=sys.stderr)
         words = [sys.executable, "-I", "-S", "-c", _MEASURE, *self.command]
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise RuntimeError(f"{' '.join(self.command)}: ended with exit code {done.returncode}; see above")
-        written = Written(str(model.resolve()), *json.loads(done.stdout))
-        self.record.write_text(json.dumps(asdict(written), indent=1) + "\n", "utf-8", newline="\n")
-        return written
-
-
-@contextmanager
-def work_folder(work: Path | None) -> Iterator[Path]:
-    """The absolute path of the working folder; a temporary folder if none is given."""
-    if work:
-        work.mkdir(parents=True, exist_ok=True)
-        yield work.absolute()
-    else:
-        with TemporaryDirectory() as scratch:
-            yield Path(scratch)
+        return Cost(*json.loads(done.stdout))

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def _main(kind: str, folder: Path, asked: dict[str, Any]) -> None:
             times.append(time.perf_counter())
             tokens.append(token)
         if run >= asked["warm_up"]:
-            taken = [end - begin for begin, end in zip(times, times[1:], strict=False)]
+            taken = [end - begin for begin, end in pairwise(times)]
             prefills.append(taken[0])
             steps.extend(taken[1:])
     print(json.dumps({"prefills": prefills, "steps": steps, "tokens": tokens}))
