@@ -34,6 +34,7 @@ from validation.runtimes.runner import Opening
 
 #: The most tokens that are guessed in one round.
 _MOST = 8
+_PROMPTS = 16
 Guessed = NDArray[np.bool_]
 
 
@@ -52,15 +53,14 @@ class _Text:
 @click.option("--target", "targets", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--draft", "drafts", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path), help="With held-out prompts.")
-@click.option("--prompts", type=int, default=16, show_default=True)
 @click.option("--tokens", type=int, default=64, show_default=True, help="Tokens of an answer.")
 @click.option("--runs", type=int, default=15, show_default=True, help="Timed calls of each length, in turn.")
 @click.option("--threads", type=int, default=2, show_default=True)
 def draft_table(
-    targets: tuple[str, ...], drafts: tuple[str, ...], folder: Path, prompts: int, tokens: int, runs: int, threads: int
+    targets: tuple[str, ...], drafts: tuple[str, ...], folder: Path, tokens: int, runs: int, threads: int
 ) -> None:
     """Print the table: acceptance is the mean share of guesses that are right, wherever they are made."""
-    held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:prompts]]
+    held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:_PROMPTS]]
     rows: list[tuple[str, ...]] = []
     for target, path in _named(targets):
         runner = _open(path, threads)

@@ -29,16 +29,14 @@ from tempfile import TemporaryDirectory
 
 import click
 from benchmarks.frontier.makers import INSTALL, Kitchen, Peer
-from benchmarks.shrinker import held_out_texts
+from benchmarks.shrinker import dense_reference, held_out_texts
 
 from converters.formats import FORMATS, WRITTEN, format_class
 from seap_export.errors import InputError, SeapError, UsageError
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.activations.statistics import TOKENS, Calibration, read_tokens
-from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import measure_divergence
 from validation.execution import Execution
-from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import NOTHING, figure, percent, with_error
 from validation.runtimes.table import REFERENCE
@@ -49,7 +47,6 @@ from validation.speed.measure import SpeedCell, Timing, measure_speed
 _WEIGHTS = (
     "*.onnx", "*.onnx*data", "*.onnx_data*", "*.gguf", "openvino_model.*", "*.safetensors", "*.pte", "*.litertlm",
 )  # fmt: skip
-MAX_TOKENS = 256
 #: Tokens of the prompt that is timed alone, and of that of a request, which an answer follows.
 PROMPT, REQUEST, ANSWER = 512, 1000, 100
 
@@ -81,23 +78,19 @@ def frontier_table(
     vocab_size, execution = read_spec(dense).vocab_size, Execution(threads=2)
     skipped: dict[str, str] = {}
     rows: dict[str, tuple[int, tuple[str, ...]]] = {}
-    with TemporaryDirectory() as scratch, DenseAnswers(dense, execution) as answers:
+    with TemporaryDirectory() as scratch:
         kitchen = Kitchen(dense.absolute(), read_tokens(folder / TOKENS), Path(scratch), environments)
         peers = [*own, *([kitchen.source(source)] if source else []), *kitchen.peers()]
         for peer in peers:
             with _skipping(skipped, peer.name):
                 peer.make(environments)
-        held_out = held_out_texts(Calibration(folder), number)
-        texts = tokenize_prompts(dense, held_out, max_tokens=MAX_TOKENS, vocab_size=vocab_size)
-        answers.run(texts)
-        reference = answers.reference(texts)
-        for peer in (peer for peer in peers if peer.name not in skipped):
-            with _skipping(skipped, peer.name):
-                found = measure_divergence(reference, peer.folder, peer.runtime, execution=execution)
-                size = weight_bytes(peer.folder)
-                cells = f"{size / 1e6:.1f}", with_error(found.kl.mean, found.kl.stderr), percent(found.top1_agreement)
-                rows[peer.name] = size, (peer.name, *cells)
-                click.echo(" | ".join(rows[peer.name][1]), err=True)
+        with dense_reference(dense, held_out_texts(Calibration(folder), number), execution) as reference:
+            for peer in (peer for peer in peers if peer.name not in skipped):
+                with _skipping(skipped, peer.name):
+                    found = measure_divergence(reference, peer.folder, peer.runtime, execution=execution)
+                    size, kl = weight_bytes(peer.folder), with_error(found.kl.mean, found.kl.stderr)
+                    rows[peer.name] = size, (peer.name, f"{size / 1e6:.1f}", kl, percent(found.top1_agreement))
+                    click.echo(" | ".join(rows[peer.name][1]), err=True)
         head = ["file", "MB", "KL", "top-1"]
         if not no_speed:
             files = {peer.name: peer for peer in peers if peer.name in rows and peer.runtime != REFERENCE}
