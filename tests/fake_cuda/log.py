@@ -26,33 +26,19 @@ class Copy(NamedTuple):
 
 @dataclass
 class Counts:
-    """What a section holds.
+    """What a section holds; captures that ended without a graph are lost."""
 
-    Attributes:
-        launches: Kernels that were launched, without those of graphs.
-        calls: Calls of libraries that work on the GPU, by name.
-        copies: In their order.
-        sets: Fills of memory.
-        waits: Waits of the host for the GPU, by what for: "stream", "event", "device" or "copy".
-        captures: Graphs that were captured.
-        lost: Captures that ended without a graph.
-        replays: For each launch of a graph, its kernels, calls, copies and fills.
-        allocated: Bytes that each GPU was asked for and gave.
-        errors: What failed: the function and CUDA's error code.
-        work: Launches, calls and replays on each GPU.
-    """
-
-    launches: int = 0
-    calls: Counter[str] = field(default_factory=Counter)
+    launches: int = 0  # of kernels, without those of graphs
+    calls: Counter[str] = field(default_factory=Counter)  # of libraries that work on the GPU
     copies: list[Copy] = field(default_factory=list)
     sets: int = 0
-    waits: Counter[str] = field(default_factory=Counter)
+    waits: Counter[str] = field(default_factory=Counter)  # of the host, for "stream", "event", "device" or "copy"
     captures: int = 0
     lost: int = 0
-    replays: list[tuple[int, ...]] = field(default_factory=list)
-    allocated: Counter[int] = field(default_factory=Counter)
-    errors: list[tuple[str, int]] = field(default_factory=list)
-    work: Counter[int] = field(default_factory=Counter)
+    replays: list[tuple[int, ...]] = field(default_factory=list)  # of each graph its kernels, calls, copies and sets
+    allocated: Counter[int] = field(default_factory=Counter)  # bytes of each GPU
+    errors: list[tuple[str, int]] = field(default_factory=list)  # functions, and CUDA's error codes
+    work: Counter[int] = field(default_factory=Counter)  # launches, calls and replays on each GPU
 
     @property
     def to_host(self) -> list[int]:

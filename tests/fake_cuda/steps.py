@@ -29,27 +29,19 @@ ELEMENTS = {"tensor(float)": (1, np.float32), "tensor(float16)": (10, np.float16
 
 @dataclass(frozen=True)
 class Job:
-    """A graph and how it is run.
+    """A graph and how it is run: a prompt, then `steps` calls with one token for each row of the batch.
 
-    Attributes:
-        name: What its sections begin with.
-        model: The .onnx file.
-        batch: Rows.
-        steps: Calls with one token a row, after the prompt.
-        in_place: Whether caches are updated in buffers of a fixed length, as the fused dialect does.
-        is_captured: Whether steps are captured as a CUDA graph: all that they read and write stays where it is.
-        options: Of the CUDA provider.
-        capacity: Positions of caches that are updated in place.
-        cache: Heads of keys and values, and numbers in each, where the graph's inputs do not say.
+    The fused dialect updates caches in place, in buffers of `capacity` positions; other caches grow. Captured steps
+    read and write what stays where it is. `cache` has the heads and the numbers in each, if the graph says them not.
     """
 
-    name: str
+    name: str  # what its sections begin with
     model: str
     batch: int = 1
     steps: int = 2
     in_place: bool = True
     is_captured: bool = False
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)  # of the CUDA provider
     capacity: int = 32
     cache: tuple[int, int] = (0, 0)
 

@@ -98,12 +98,7 @@ def check_call(counts: Counts, where: str) -> None:
 
 
 def check_fused(machine: Machine, asked: Sequence[tuple[Graph, int]]) -> None:
-    """Each node launches what its operator must, and nothing more: no cast, no copy, no fallback of attention.
-
-    Args:
-        machine: Where graphs run.
-        asked: Graphs, and the number of rows of each.
-    """
+    """Each node launches what its operator must, and nothing more: no cast, no copy, no fallback of attention."""
     jobs = [(graph, graph.job(batch)) for graph, batch in asked]
     ran, nodes_of = run(machine, [job for _, job in jobs])
     for graph, job in jobs:

@@ -37,15 +37,7 @@ _PROGRAMS = Path(__file__).parent / "programs"
 
 @dataclass(frozen=True)
 class Peer:
-    """A file, and how another tool makes it.
-
-    Attributes:
-        name: Its name in the table.
-        runtime: The runtime that runs it, of `validation.runtimes.table`.
-        folder: Its folder.
-        environment: The environment that makes it, of `INSTALL`; None: there is nothing to make.
-        steps: What is written, one after the other; several peers may share one.
-    """
+    """The folder of a file, and the steps by which an environment of `INSTALL` makes it; peers may share a step."""
 
     name: str
     runtime: str

@@ -95,16 +95,9 @@ def write_micro_gguf(
     fuse_qkv: bool = False,
     **values: Any,
 ) -> Path:
-    """`model.gguf` next to the model of `write_micro_model` that it is made from.
+    """`model.gguf` next to the model of `write_micro_model` that it is made from, in these encodings.
 
-    Args:
-        folder: Where to write both.
-        kind: Encoding of matrices.
-        norms: Encoding of vectors.
-        metadata: More metadata; without a known prefix they are the architecture's. None drops one.
-        tensors: More tensors.
-        fuse_qkv: Whether q, k and v are stored as one tensor, as the converter does on demand.
-        values: Of `write_micro_model`.
+    Metadata without a known prefix are the architecture's; None drops one. The converter fuses q, k and v on demand.
     """
     from safetensors.numpy import load_file
 

@@ -23,14 +23,7 @@ from support.plans import write_pruned_micro_model
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """A model folder, and what a format has made of it.
-
-    Attributes:
-        format: The format.
-        source: The model folder.
-        folder: What was written.
-        layers: The layers that were reported.
-    """
+    """A model folder, the folder that a format has made of it, and the layers that were reported."""
 
     format: Any
     source: Path
