@@ -1,7 +1,7 @@
 """What CUDA is asked for by the graphs that `--provider cuda` writes: where nodes run, kernels, copies and waits.
 
 One model is run in CI. `make test-all` runs every family in each precision, for one row and for four, mixtures, older
-GPUs, the standard dialect, cuDNN's attention, and the table of launches.
+GPUs, cuDNN's attention, and the table of launches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnx
 import pytest
 from support.chosen import MIXTURES_ON_GPUS, ON_GPUS
 from support.models import write_micro_model
-from support.product import BlockQuantization, DialectName, OnnxForm, Precision, genai_config
+from support.product import BlockQuantization, OnnxForm, Precision, genai_config
 from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
@@ -41,7 +41,6 @@ RICH = ("llama-biases", "gemma3-all", "phi3-all")
 LAYERS = 3
 #: Nodes that run on the CPU: the number of positions, which the shape of the mask gives.
 ON_CPU = {"Cast", "Squeeze"}
-ON_CPU_STANDARD = {"Concat", "Squeeze", "Sub"}
 #: Nodes that launch no kernel of ONNX Runtime's own: shapes, and products, which cuBLAS computes.
 WITHOUT_KERNEL = {"FusedMatMul", "MatMul", "Reshape", "Shape", "Squeeze", "Unsqueeze"}
 CUDNN = "libcudnn.so.9"
@@ -51,12 +50,11 @@ CUDNN = "libcudnn.so.9"
 class Graph:
     """A graph that was written."""
 
-    dialect: DialectName
     model: Path
 
     def job(self, batch: int, is_captured: bool = False) -> Job:
         name = f"{self.model.parent.name}-{batch}{'-captured' if is_captured else ''}"
-        return Job(name, str(self.model), batch, 4 if is_captured else 2, self.dialect == "fused", is_captured)
+        return Job(name, str(self.model), batch, 4 if is_captured else 2, is_captured)
 
     def nodes(self) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(self.model, load_external_data=False).graph.node)
@@ -77,15 +75,15 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Write:
     """Writes each graph once for all tests of this file."""
     folder = tmp_path_factory.mktemp("graphs")
 
-    def write(family: str, precision: str, dialect: DialectName = "fused", layers: int = LAYERS) -> Graph:
-        model, out = folder / f"{family}-{layers}", folder / f"{family}-{layers}-{precision}-{dialect}"
+    def write(family: str, precision: str, layers: int = LAYERS) -> Graph:
+        model, out = folder / f"{family}-{layers}", folder / f"{family}-{layers}-{precision}"
         if not model.exists():
             values = {**VARIATIONS[family], "intermediate_size": 96, "num_hidden_layers": layers}
             write_micro_model(model, **values)
         if not out.exists():
             out.mkdir()
-            write_onnx(model, out, OnnxForm(PRECISIONS[precision], dialect, "last", "cuda"))
-        return Graph(dialect, out / "model.onnx")
+            write_onnx(model, out, OnnxForm(PRECISIONS[precision], "fused", "last", "cuda"))
+        return Graph(out / "model.onnx")
 
     return write
 
@@ -187,22 +185,6 @@ def test_kinds_of_gpus(
         check_call(counts, section)
         if family == "llama-biases":
             assert {name: calls for name, calls in counts.calls.items() if name.startswith("cudnn")} == attention
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("family", RICH)
-def test_the_standard_dialect_attends_on_cuda(family: str, write: Write, fake_cuda: type[Machine]) -> None:
-    """Its guards are read by the host, and cuDNN computes its maximum; but all work is on CUDA."""
-    jobs = [write(family, precision, "standard").job(batch) for precision, batch in (("fp16", 1), ("bf16", 4))]
-    ran, nodes_of = run(fake_cuda(number=1), jobs)
-    for job in jobs:
-        assert set(nodes_of[job.name]["CPUExecutionProvider"]) <= ON_CPU_STANDARD, job.name
-        assert nodes_of[job.name]["CUDAExecutionProvider"].count("Attention") == LAYERS, job.name
-        for section in ("prompt", "step 1", "step 2"):
-            counts = ran[f"{job.name} {section}"]
-            assert (counts.errors, counts.to_device) == ([], []), job.name
-            assert len(counts.to_host) <= 2, job.name
-            assert counts.waits.total() <= 3, job.name
 
 
 @pytest.mark.full

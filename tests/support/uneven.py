@@ -37,12 +37,9 @@ GRAPH_MODELS: list[tuple[str, dict[str, Any]]] = [
 
 
 def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[str, Any]:
-    """Config values of one of the `VARIATIONS`, for `write_micro_model`: each layer has other sizes.
+    """Config values of one of the `VARIATIONS` in which each layer has other sizes.
 
-    Args:
-        variation: Its name.
-        biases: Whether o_proj has a bias in the layers that were cut, and down_proj in one of them.
-        more: Further config values.
+    With biases, o_proj has one in the layers that were cut, and down_proj in one of them.
     """
     values = {**deepcopy(VARIATIONS[variation]), **more}
     family = family_of_model_type(values["model_type"])

@@ -69,30 +69,14 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     if (error)
         return error;
     *properties = (struct cudaDeviceProp){
-        .major = it->sm / 10,
-        .minor = it->sm % 10,
-        .totalGlobalMem = fake_memory(),
-        .sharedMemPerBlock = 48 << 10,
-        .sharedMemPerBlockOptin = it->shared_of_block,
-        .sharedMemPerMultiprocessor = it->shared,
-        .reservedSharedMemPerBlock = it->sm < 80 ? 0 : 1 << 10,
-        .regsPerBlock = 65536,
-        .regsPerMultiprocessor = 65536,
-        .warpSize = 32,
-        .maxThreadsPerBlock = 1024,
-        .maxThreadsPerMultiProcessor = it->threads,
-        .maxBlocksPerMultiProcessor = it->blocks,
-        .maxThreadsDim = {1024, 1024, 64},
-        .maxGridSize = {2147483647, 65535, 65535},
-        .multiProcessorCount = it->multiprocessors,
-        .l2CacheSize = it->l2_mib << 20,
-        .totalConstMem = 65536,
-        .textureAlignment = 512,
-        .concurrentKernels = 1,
-        .unifiedAddressing = 1,
-        .memoryPoolsSupported = 1,
-        .cooperativeLaunch = 1,
-        .pciBusID = device + 1,
+        .major = it->sm / 10, .minor = it->sm % 10, .totalGlobalMem = fake_memory(), .sharedMemPerBlock = 48 << 10,
+        .sharedMemPerBlockOptin = it->shared_of_block, .sharedMemPerMultiprocessor = it->shared,
+        .reservedSharedMemPerBlock = it->sm < 80 ? 0 : 1 << 10, .regsPerBlock = 65536, .regsPerMultiprocessor = 65536,
+        .warpSize = 32, .maxThreadsPerBlock = 1024, .maxThreadsPerMultiProcessor = it->threads,
+        .maxBlocksPerMultiProcessor = it->blocks, .maxThreadsDim = {1024, 1024, 64},
+        .maxGridSize = {2147483647, 65535, 65535}, .multiProcessorCount = it->multiprocessors,
+        .l2CacheSize = it->l2_mib << 20, .totalConstMem = 65536, .textureAlignment = 512, .concurrentKernels = 1,
+        .unifiedAddressing = 1, .memoryPoolsSupported = 1, .cooperativeLaunch = 1, .pciBusID = device + 1,
     };
     snprintf(properties->name, sizeof properties->name, "%s", name ? name : "a stand-in for a GPU");
     return cudaSuccess;
@@ -105,22 +89,17 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
         return error;
 #define ATTRIBUTE(name, field) case cudaDevAttr##name: *value = it.field; break
     switch (attribute) {
-        ATTRIBUTE(ComputeCapabilityMajor, major);
-        ATTRIBUTE(ComputeCapabilityMinor, minor);
-        ATTRIBUTE(MultiProcessorCount, multiProcessorCount);
-        ATTRIBUTE(MaxSharedMemoryPerBlock, sharedMemPerBlock);
+        ATTRIBUTE(ComputeCapabilityMajor, major); ATTRIBUTE(ComputeCapabilityMinor, minor);
+        ATTRIBUTE(MultiProcessorCount, multiProcessorCount); ATTRIBUTE(MaxSharedMemoryPerBlock, sharedMemPerBlock);
         ATTRIBUTE(MaxSharedMemoryPerBlockOptin, sharedMemPerBlockOptin);
         ATTRIBUTE(MaxSharedMemoryPerMultiprocessor, sharedMemPerMultiprocessor);
         ATTRIBUTE(ReservedSharedMemoryPerBlock, reservedSharedMemPerBlock);
         ATTRIBUTE(MaxRegistersPerBlock, regsPerBlock);
-        ATTRIBUTE(MaxRegistersPerMultiprocessor, regsPerMultiprocessor);
-        ATTRIBUTE(WarpSize, warpSize);
+        ATTRIBUTE(MaxRegistersPerMultiprocessor, regsPerMultiprocessor); ATTRIBUTE(WarpSize, warpSize);
         ATTRIBUTE(MaxThreadsPerBlock, maxThreadsPerBlock);
         ATTRIBUTE(MaxThreadsPerMultiProcessor, maxThreadsPerMultiProcessor);
-        ATTRIBUTE(MaxBlocksPerMultiprocessor, maxBlocksPerMultiProcessor);
-        ATTRIBUTE(MaxGridDimX, maxGridSize[0]);
-        ATTRIBUTE(L2CacheSize, l2CacheSize);
-        ATTRIBUTE(MemoryPoolsSupported, memoryPoolsSupported);
+        ATTRIBUTE(MaxBlocksPerMultiprocessor, maxBlocksPerMultiProcessor); ATTRIBUTE(MaxGridDimX, maxGridSize[0]);
+        ATTRIBUTE(L2CacheSize, l2CacheSize); ATTRIBUTE(MemoryPoolsSupported, memoryPoolsSupported);
         ATTRIBUTE(CooperativeLaunch, cooperativeLaunch);
     /* Nothing is made up: whoever asks for another one is told that it is unknown. */
     default: return fake_fail(__func__, cudaErrorInvalidValue);

@@ -87,25 +87,15 @@ static cudaError_t allocate_at_once(const char *function, void **address, size_t
     return error ? error : allocate(function, address, bytes, device);
 }
 
-static cudaError_t release_at_once(const char *function, void *address) {
-    cudaError_t error = fake_forbidden(function, EVERY_STREAM);
-    return error ? error : release(function, address);
+cudaError_t cudaFree(void *address) {
+    cudaError_t error = fake_forbidden(__func__, EVERY_STREAM);
+    return error ? error : release(__func__, address);
 }
 
-cudaError_t cudaMalloc(void **address, size_t bytes) {
-    return allocate_at_once(__func__, address, bytes, fake_device());
-}
-
-cudaError_t cudaMallocHost(void **address, size_t bytes) {
-    return allocate_at_once(__func__, address, bytes, PAGE_LOCKED);
-}
-
-cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
-    return cudaMallocHost(address, bytes);
-}
-
-cudaError_t cudaFree(void *address) { return release_at_once(__func__, address); }
-cudaError_t cudaFreeHost(void *address) { return release_at_once(__func__, address); }
+cudaError_t cudaFreeHost(void *address) { return cudaFree(address); }
+cudaError_t cudaMalloc(void **it, size_t bytes) { return allocate_at_once(__func__, it, bytes, fake_device()); }
+cudaError_t cudaMallocHost(void **it, size_t bytes) { return allocate_at_once(__func__, it, bytes, PAGE_LOCKED); }
+cudaError_t cudaHostAlloc(void **it, size_t bytes, unsigned flags) { return cudaMallocHost(it, bytes); }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     *total = fake_memory();
