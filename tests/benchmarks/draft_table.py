@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +63,13 @@ def draft_table(
     held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:_PROMPTS]]
     rows: list[tuple[str, ...]] = []
     for target, path in _named(targets):
-        runner = _open(path, threads)
+        opening = Opening(Execution(threads=threads), "scored")  # with the logits of all tokens, which a check needs
+        runner = open_onnx_runtime(path, opening)
         tokenizer = load_tokenizer(path)
         texts = [_answered(runner, tokenizer.encode(prompt).ids[-256:], tokens) for prompt in held_out]
         for draft, other in _named(drafts):
-            guesser, numbers = _open(other, threads), shared_numbers(tokenizer, load_tokenizer(other))
+            guesser = open_onnx_runtime(other, opening)
+            numbers = shared_numbers(tokenizer, load_tokenizer(other))
             known = [text.renumbered(numbers) for text in texts]
             guessed = [_guessed(guesser, text) for text in known]
             steps, guess = _times([(runner, texts[0]), (guesser, known[0])], runs)
@@ -97,11 +99,6 @@ def rounds(right: Guessed, k: int) -> int:
 def _named(values: Sequence[str]) -> list[tuple[str, Path]]:
     pairs = [value.partition("=") for value in values]
     return [(name, Path(path)) for name, _, path in pairs]
-
-
-def _open(folder: Path, threads: int) -> OnnxRunner:
-    """With the logits of all tokens, which a check needs."""
-    return open_onnx_runtime(folder, Opening(Execution(threads=threads), "scored"))
 
 
 def _answered(runner: OnnxRunner, prompt: list[int], tokens: int) -> _Text:
@@ -135,11 +132,7 @@ def _times(runners: Sequence[tuple[OnnxRunner, _Text]], runs: int) -> list[dict[
             runner.prefill(np.maximum([text.prompt], 0), [len(text.prompt)], sum(lengths))
             for length in lengths:
                 ids = np.maximum([(text.answer * length)[:length]], 0)
-                seconds[length].append(_seconds(lambda ids=ids, runner=runner: runner.append(ids)))  # type: ignore[misc]
+                begin = time.perf_counter()
+                runner.append(ids)
+                seconds[length].append(time.perf_counter() - begin)
     return [{length: statistics.median(each) for length, each in seconds.items()} for seconds in times]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin

@@ -95,10 +95,8 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
     config = micro_config(**values)
     spec, made = model_spec(config), {}
     if family_of_model_type(values["model_type"]).global_layers is not None:  # whose heads have another size
-        cut, of_dense = (
-            {str(index): sizes for index, sizes in layers.items()},
-            language_config(config)["per_layer_config"],
-        )
+        cut = {str(index): sizes for index, sizes in layers.items()}
+        of_dense = language_config(config)["per_layer_config"]
         layers = {index: {**of_dense.get(index, {}), **cut.get(index, {})} for index in {**of_dense, **cut}}
     for index, sizes in layers.items():
         made[index] = dict(sizes)
