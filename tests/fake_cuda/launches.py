@@ -20,12 +20,7 @@ from typing import Any, get_args
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from support.product import (  # noqa: E402
-    OnnxForm,
-    PrecisionName,
-    choose_precision,
-    genai_config,
-)
+from support.product import OnnxForm, PrecisionName, choose_precision, genai_config  # noqa: E402
 
 from converters.onnx import write_onnx  # noqa: E402
 from fake_cuda.log import Counts  # noqa: E402

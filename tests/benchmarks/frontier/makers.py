@@ -84,7 +84,7 @@ class Kitchen:
         architecture = "" if refusal(spec) else choose_architecture(spec).name  # if refused, the first step says so
         whole = self._converted("gguf:f32")
         importance = self._step(
-            "importance", "", "importance.py", self.model, texts, "OUT/importance.gguf", "--architecture", architecture
+            "importance", "", "importance.py", self.model, texts, "OUT/importance.gguf", architecture
         )
         matrices = (whole.folder / MODEL_FILE, importance.folder / "importance.gguf")
         for kind in LLAMA_TYPES:
