@@ -20,7 +20,6 @@ table, with the command that installs it.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
+import numpy as np
 from benchmarks.frontier.makers import INSTALL, Kitchen, Peer
 from benchmarks.shrinker import dense_reference, held_out_texts
 
@@ -50,6 +50,8 @@ _WEIGHTS = (
 #: Tokens of the prompt that is timed alone, and of that of a request, which an answer follows.
 PROMPT, REQUEST, ANSWER = 512, 1000, 100
 
+Words = tuple[str, ...]
+
 
 @click.command()
 @click.argument("dense", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -61,14 +63,7 @@ PROMPT, REQUEST, ANSWER = 512, 1000, 100
 @click.option("--no-speed", is_flag=True, help="Leave the times out.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Timed runs of each file.")
 def frontier_table(
-    dense: Path,
-    folder: Path,
-    ours: tuple[str, ...],
-    source: Path | None,
-    pythons: tuple[str, ...],
-    number: int,
-    no_speed: bool,
-    runs: int,
+    dense: Path, folder: Path, ours: Words, source: Path | None, pythons: Words, number: int, no_speed: bool, runs: int
 ) -> None:
     """Print the table, the smallest file first; DENSE is a folder of transformers."""
     environments = {name: path.absolute() for name, path in _named(pythons, "--python").items()}
@@ -137,18 +132,10 @@ def measure_times(
 
     They are medians over all runs; files that take no text so long have none.
     """
-    alone, asked = SpeedCell(1, PROMPT), SpeedCell(1, REQUEST)
-    timings = measure_speed(
-        {
-            name: partial(open_engine, file.runtime, file.folder, REQUEST + ANSWER, execution)
-            for name, file in files.items()
-        },
-        (alone, asked),
-        vocab_size=vocab_size,
-        runs=runs,
-        steps=ANSWER,
-        on_progress=lambda line: click.echo(line, err=True),
-    )
+    alone, asked, most = SpeedCell(1, PROMPT), SpeedCell(1, REQUEST), REQUEST + ANSWER
+    opened = {name: partial(open_engine, file.runtime, file.folder, most, execution) for name, file in files.items()}
+    say = partial(click.echo, err=True)
+    timings = measure_speed(opened, (alone, asked), vocab_size=vocab_size, runs=runs, steps=ANSWER, on_progress=say)
     return {
         name: (figure(1 / of[alone].step_s), f"{of[alone].prefill_s:.2f}", f"{_request_s(of[asked]):.2f}")
         for name, of in timings.items()
@@ -158,7 +145,4 @@ def measure_times(
 
 def _request_s(timing: Timing) -> float:
     """The median over the runs of the seconds of a prompt and all steps after it."""
-    steps = len(timing.steps) // len(timing.prefills)
-    return statistics.median(
-        first + sum(timing.steps[run * steps : (run + 1) * steps]) for run, first in enumerate(timing.prefills)
-    )
+    return float(np.median(timing.prefills + np.reshape(timing.steps, (len(timing.prefills), -1)).sum(1)))

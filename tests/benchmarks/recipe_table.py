@@ -26,6 +26,8 @@ from validation.divergence.measure import DivergenceFigures, measure_divergence
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
 
+Words = tuple[str, ...]
+
 
 @click.command()
 @click.argument("model")
@@ -35,12 +37,7 @@ from validation.reports.numbers import with_error
 @click.option("--text", "texts", multiple=True, metavar="TASK=CORPUS", help="Evaluate a task on other texts.")
 @click.option("--number", type=int, default=32, show_default=True, help="Texts of a task that are evaluated.")
 def recipe_table(
-    model: str,
-    folders: tuple[Path, ...],
-    ratios: tuple[float, ...],
-    recipes: tuple[str, ...],
-    texts: tuple[str, ...],
-    number: int,
+    model: str, folders: tuple[Path, ...], ratios: tuple[float, ...], recipes: Words, texts: Words, number: int
 ) -> None:
     """Print the table; the first recipe is what the others are compared with."""
     shrinker = Shrinker(open_source(model))

@@ -21,17 +21,13 @@ def _tensor(name: str, edit: Callable[[NDArray[Any]], Any]) -> Edit:
     return lambda model: edit_tensor(model.graph, name, edit)
 
 
-def _proto(edit: Callable[[onnx.ModelProto], object]) -> Edit:
+def _graph(edit: Callable[[onnx.GraphProto], object]) -> Edit:
     def plant(model: Any) -> None:
         proto = onnx.load(model.graph, load_external_data=False)
-        edit(proto)
+        edit(proto.graph)
         model.graph.write_bytes(proto.SerializeToString())
 
     return plant
-
-
-def _graph(edit: Callable[[onnx.GraphProto], object]) -> Edit:
-    return _proto(lambda proto: edit(proto.graph))
 
 
 def _json(file: str, edit: Callable[[dict[str, Any]], Any]) -> Edit:
@@ -49,10 +45,6 @@ def _bytes(data: bool, edit: Callable[[bytes], bytes]) -> Edit:
 def _swap_keys_and_values(values: NDArray[Any]) -> None:
     """[96, (3 + 3 + 3) * 16]: queries, keys, values."""
     values[:, 48:96], values[:, 96:] = values[:, 96:].copy(), values[:, 48:96].copy()
-
-
-def _reverse_rows(values: NDArray[Any]) -> None:
-    values[:] = values[::-1].copy()
 
 
 def _other_location(graph: onnx.GraphProto) -> None:
@@ -95,7 +87,7 @@ _NAMED, _O = f"{_QKV}.weight.transposed", f"{_LAYER}.self_attn.o_proj"
 _DOWN = f"{_LAYER}.mlp.down_proj.weight.transposed"
 _WRITTEN_OTHERWISE: list[tuple[str, Edit, str]] = [
     ("keys and values swapped", _tensor(_NAMED, _swap_keys_and_values), "qkv_proj"),
-    ("rows in another order", _tensor(_DOWN, _reverse_rows), "down"),
+    ("rows in another order", _tensor(_DOWN, lambda v: v.__setitem__(..., v[::-1].copy())), "down"),
     ("bias of qkv is zero", _tensor(f"{_QKV}.bias", lambda v: v.fill(0)), "qkv_proj.bias"),
     ("bias of the refit is zero", _tensor(f"{_O}.bias", lambda v: v.fill(0)), "o_proj"),
     ("one number", _tensor("model.embed_tokens.weight", lambda v: v.__setitem__((7, 7), 9)), "embed"),
