@@ -60,16 +60,12 @@ def peers_table(model: Path, genai_python: Path, json_file: Path | None, rounds:
     figures: dict[str, Any] = {}
     with TemporaryDirectory() as folder:
         artifacts = {precision: _artifacts(model, Path(folder), pythons, precision) for precision in PRECISIONS}
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for artifact in (artifact for group in artifacts.values() for artifact in group):
-            cost, size = (
-                artifact.write(model),
-                sum(path.stat().st_size for path in artifact.folder.glob("model.onnx*")),
-            )
-            rows.append(
-                (artifact.name, f"{cost.wall_s:.2f} s", f"{cost.peak_bytes / 1e6:.0f} MB", f"{size / 1e6:.1f} MB")
-            )
-            figures[artifact.name] = {**cost._asdict(), "onnx_bytes": size}
+            cost, name = artifact.write(), artifact.name
+            size = sum(path.stat().st_size for path in artifact.folder.glob("model.onnx*"))
+            rows.append((name, f"{cost.wall_s:.2f} s", f"{cost.peak_bytes / 1e6:.0f} MB", f"{size / 1e6:.1f} MB"))
+            figures[name] = {**cost._asdict(), "onnx_bytes": size}
         _show("Writing", ("artifact", "wall", "peak memory", "ONNX on disk"), rows)
         reference = PlainGraph(artifacts["fp32"][0].folder / "model.onnx", THREADS)
         prompt = np.random.default_rng(0).integers(0, read_spec(model).vocab_size, PROMPT).tolist()
@@ -93,8 +89,8 @@ def peers_table(model: Path, genai_python: Path, json_file: Path | None, rounds:
             write_json(request, {**asked, "warm_up": _WARM_UP, "runs": _RUNS})
             timings, same = _timed_loops(loops, request, tokens, rounds, precision == "fp32")
             rows = [(name, f"{same[name]:.0%}", *_times(timing)) for name, timing in timings.items()]
-            head = ("artifact, loop", "same tokens", "first token", "p95", "each later token")
-            _show(f"Generation loops, {precision}", head, rows)
+            loop_head = ("artifact, loop", "same tokens", "first token", "p95", "each later token")
+            _show(f"Generation loops, {precision}", loop_head, rows)
             _show_ratios(timings, [next(iter(timings))])
             figures |= {name: asdict(timing) for name, timing in timings.items()}
     if json_file:

@@ -87,7 +87,7 @@ SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
         lambda: next(filter(None, map(shutil.which, BROWSERS)), None),
         "install Chromium or Chrome, such as with 'apt-get install chromium'",
     ),
-    "fake-cuda": (lambda: build.built() and str(build.built()), build.REMEDY),
+    "fake-cuda": (lambda: str(build.built() or "") or None, build.REMEDY),
     "gpu": (gpu_name, "'seap-export doctor --require cuda' says what a GPU needs"),
     "llama.cpp": (partial(_packages, "xllamacpp"), install_remedy("gguf")),
     "openvino": (partial(_packages, "openvino", "openvino_genai", "openvino_tokenizers"), install_remedy("openvino")),

@@ -235,7 +235,9 @@ def _fused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _rope_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
     rope = config.get("rope_scaling") or {}
     if "short_factor" in rope:
-        return {f"rope_factors_{kind}.weight": np.float32(rope[f"{kind}_factor"]) for kind in ("long", "short")}
+        return {
+            f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"], np.float32) for kind in ("long", "short")
+        }
     return {"rope_freqs.weight": _llama3_factors(config)} if rope.get("rope_type") == "llama3" else {}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, SharedExpert, names
+from seap_export.model.families.names import Projection
 from seap_export.model.layers.sublayers.rotary import rotary_tables
 
 
@@ -67,9 +68,8 @@ class Reference:
 
     def _experts(self, index: int, experts: Experts, x: torch.Tensor) -> torch.Tensor:
         """Token by token, expert by expert."""
-        gates, ups, downs = (
-            self._tensors[names.weight(f"experts_{name}_proj", index)] for name in ("gate", "up", "down")
-        )
+        kinds: tuple[Projection, ...] = ("experts_gate_proj", "experts_up_proj", "experts_down_proj")
+        gates, ups, downs = (self._tensors[names.weight(name, index)] for name in kinds)
         width, written = experts.moe_intermediate_size, []
         for token, probabilities in zip(x, self._linear("router", index, x).softmax(-1), strict=True):
             total = torch.zeros_like(token)
