@@ -1,4 +1,4 @@
-"""Writes families.md and research/families.md: what was checked for each family, on micro models with random weights.
+"""Writes the tables of families.md and research/families.md: what was checked for each family, on random micro models.
 
     python tests/families_table.py docs
 
@@ -10,11 +10,12 @@ What this machine cannot run is written, and marked so.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -165,14 +166,22 @@ def write_pages(docs: Path) -> None:
     for family, cells in zip(known, results, strict=True):
         cells |= {"GGUF": _gguf(family)}
     rows = list(zip(known, results, strict=True))
-    served = ("stock class", "stock class, 4.57", "GenAI", "GGUF")
     refused = ["| part | families |", "| --- | --- |"]
     for part, model_types in refused_models().items():
         refused.append(f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |")
-    page = [_INTRODUCTION, *_groups(rows, served), "", _inside_of(known), _REFUSED]
-    (docs / "families.md").write_text("\n".join(page) + "\n", "utf-8")
-    page = [_FIGURES, *_table(rows, (*FORMS, "uniform")), _BY_NAME, *refused]
-    (docs / "research" / "families.md").write_text("\n".join(page) + "\n", "utf-8")
+    _write_tables(docs / "families.md", _groups(rows, ("stock class", "stock class, 4.57", "GenAI", "GGUF")))
+    _write_tables(docs / "research" / "families.md", _table(rows, (*FORMS, "uniform")), refused)
+
+
+def _write_tables(page: Path, *tables: Iterable[str]) -> None:
+    """Replaces the tables of a page, and its sentence on multimodal models."""
+    left, text = iter(tables), page.read_text("utf-8")
+    text = re.sub(r"(?:^\|.*\n)+", lambda old: "\n".join(next(left)) + "\n", text, flags=re.MULTILINE)
+    assert next(left, None) is None, "the page has fewer tables"
+    known = sorted(families(), key=lambda family: family.model_type)
+    wrappers = (f"`{family.model_type}` of `{one.model_type}`" for family in known for one in family.wrappers)
+    sentence = f"Of multimodal models, the language model is taken: {', '.join(wrappers)}."
+    page.write_text(re.sub(r"^Of multimodal models.*", sentence, text, flags=re.MULTILINE), "utf-8")
 
 
 def _gguf(family: Family) -> str:
@@ -198,55 +207,6 @@ def _groups(rows: Sequence[tuple[Family, Mapping[str, str]]], columns: Sequence[
     for alike, names in sorted(groups.items(), key=lambda group: (-len(group[1]), group)):
         yield f"| {' | '.join(alike)} | {', '.join(names)} |"
 
-
-def _inside_of(known: Sequence[Family]) -> str:
-    wrappers = ", ".join(
-        f"`{family.model_type}` of `{wrapper.model_type}`" for family in known for wrapper in family.wrappers
-    )
-    return f"Of multimodal models, the language model is taken: {wrappers}."
-
-
-_INTRODUCTION = """# Families
-
-A model's family is the `model_type` in its config.json. Micro models of each were exported in both layouts and every
-precision, and compared with transformers ([figures](research/families.md)). [How to add
-one](contributing/adding-a-family.md).
-
-- `stock class`: a uniform variant loads in transformers' own class, in release 5 and in 4.57 (`no`: it has none).
-- `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout uniform` only.
-- `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
-
-Gemma 4 has no uniform layout where its layers differ in KV heads or neurons.
-"""
-_FIGURES = """# Families: figures
-
-A command writes this page and [families.md](../families.md):
-
-    python tests/families_table.py docs
-
-Every family has micro models, with each of its features alone and all at once. They go through `export` at ratio 0.3
-in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
-Runtime on the CPU, or LiteRT, and transformers in torch: for fp32 (`fused`, `standard`, `uniform`, `LiteRT fp32`) the
-largest difference of a logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of
-experts are written in bf16 for CUDA, too, not run. `-`: not run, or refused. Where a router is nearly tied, rounding
-may send a token to another expert, which shows in the figures of `ernie4_5_moe`, `exaone_moe`, `minimax_m2`,
-`qwen3_5_moe_text` and `solar_open`; in `phimoe`, an expert near the bound may count for it or not.
-
-`olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
-whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width follows from the hidden size; in `nemotron_h` it
-loses groups of heads, which are normalised together. As in transformers, `nemotron_h` has a least time step in
-prompts, but not for the single tokens after them.
-"""
-_REFUSED = """
-## What is refused
-
-Each run compares the model with transformers' own class, and each key that transformers reads must be accounted for,
-so what is not described is refused. Some families are refused [by name](research/families.md#what-is-refused)."""
-_BY_NAME = """
-## What is refused
-
-These families are refused by name, for the part that is not supported:
-"""
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:

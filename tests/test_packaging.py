@@ -26,13 +26,15 @@ from seap_export import __version__
 from seap_export.cli import main
 
 ROOT = Path(__file__).parents[1]
+OURS = {"seap_export", "converters", "validation"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The sdist, and the wheel that is built from it, by their suffixes."""
     source = tmp_path_factory.mktemp("source")  # a copy: setuptools leaves its build folder where it builds
-    for name in ("seap_export", "converters", "validation"):
+    for name in OURS:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -40,27 +42,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {suffix: next((source / "dist").glob(f"*{suffix}")) for suffix in (".whl", ".tar.gz")}
 
 
-@pytest.fixture(scope="module")
-def wheel(built: dict[str, Path]) -> Path:
-    return built[".whl"]
-
-
-def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    ours = {"seap_export", "converters", "validation"}
-    others = [name for name in names if name.split("/")[0] not in ours and ".dist-info/" not in name]
+def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(built: dict[str, Path]) -> None:
+    names = zipfile.ZipFile(built[".whl"]).namelist()
+    others = [name for name in names if name.split("/")[0] not in OURS and ".dist-info/" not in name]
     assert others == ["optimum/commands/register/register_seap.py"]
-    assert {name.split("/")[0] for name in names} > ours
-    assert not any(name.startswith("seap_export/optimum_plugin/optimum/") for name in names)
-    files = [path.relative_to(ROOT) for name in ours for path in (ROOT / name).rglob("*") if path.is_file()]
+    assert {name.split("/")[0] for name in names} > OURS
+    files = [path.relative_to(ROOT) for name in OURS for path in (ROOT / name).rglob("*") if path.is_file()]
     kept = {path.as_posix() for path in files if not {"__pycache__", "optimum"} & set(path.parts)}
     assert len([name for name in kept if not name.endswith(".py")]) > 90
-    assert kept <= set(names)
+    assert kept == {name for name in names if name.split("/")[0] in OURS}
 
 
 #: Modules whose package has another name.
 PACKAGES = {"sklearn": "scikit-learn", "litert_lm_builder": "litert-lm"}
-OURS = {"seap_export", "converters", "validation"}
 
 
 def third_party_imports() -> dict[str, Path]:
@@ -80,47 +74,48 @@ def third_party_imports() -> dict[str, Path]:
 
 def test_every_package_that_is_imported_is_declared() -> None:
     """Not one that another package brings along today."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name != "dev"}
-    declared = [Requirement(text) for texts in (project["dependencies"], *extras.values()) for text in texts]
+    extras = [texts for name, texts in PROJECT["optional-dependencies"].items() if name != "dev"]
+    declared = [Requirement(text) for texts in (PROJECT["dependencies"], *extras) for text in texts]
     names = {requirement.name.replace("_", "-").lower() for requirement in declared}
     imported = third_party_imports()
     assert {"torch", "huggingface-hub", "flatbuffers", "litert-lm", "mlx-lm"} <= imported.keys()
     assert {name: file for name, file in imported.items() if name.lower() not in names} == {}
 
 
-def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_works_in_a_fresh_environment(
+    built: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The dependencies come from this environment through a path file; the three packages from the wheel alone."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    environment = tmp_path / "environment"
+    environment, empty = tmp_path / "environment", tmp_path / "empty"
     venv.create(environment)
-    python = environment / "bin" / "python"
-    empty = tmp_path / "empty"
     empty.mkdir()
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
-    subprocess.run(install, cwd=empty, check=True)
+
+    def run(*words: object) -> str:
+        return subprocess.run(list(map(str, words)), cwd=empty, check=True, capture_output=True, text=True).stdout
+
+    python = environment / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", built[".whl"])
     packages = next((environment / "lib").glob("python*/site-packages"))
     dependencies = next(path for path in sys.path if path.endswith("site-packages"))
-    (packages / "dependencies.pth").write_text(f"import sys; sys.path.append({str(dependencies)!r})\n", "utf-8")
+    (packages / "dependencies.pth").write_text(f"import sys; sys.path.append({dependencies!r})\n", "utf-8")
     code = (
         "import json, converters, seap_export, validation;"
         "from seap_export.model.families.files import families;"
         "names = [family.model_type for family in families()];"
         "print(json.dumps([m.__file__ for m in (converters, seap_export, validation)] + [names]))"
     )
-    done = subprocess.run([python, "-c", code], cwd=empty, check=True, capture_output=True, text=True)
-    *files, names = json.loads(done.stdout)
+    *files, names = json.loads(run(python, "-c", code))
     assert all(Path(file).is_relative_to(environment) for file in files)
     assert names == [family.model_type for family in families()]
-    command = [python, "-m", "optimum.commands.optimum_cli", "export", "seap", "--help"]
-    done = subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("Usage: seap-export export [OPTIONS] MODEL\n")
+    told = run(python, "-m", "optimum.commands.optimum_cli", "export", "seap", "--help")
+    assert told.startswith("Usage: seap-export export [OPTIONS] MODEL\n")
     assert list(empty.iterdir()) == []
 
 
 def _pythons() -> list[str]:
     """The oldest and the newest Python of this machine that pyproject.toml allows; one if there is no other."""
-    allowed = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["requires-python"])
+    allowed = SpecifierSet(PROJECT["requires-python"])
     names = [f"3.{minor}" for minor in range(8, 30) if allowed.contains(f"3.{minor}")]
     works = [name for name in names if (path := shutil.which(f"python{name}")) and _runs(path, name)]
     return works[:1] + works[-1:] if len(works) > 1 else works

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from validation.runtimes.runner import Opening
 
 #: The most tokens that are guessed in one round.
 _MOST = 8
+_PROMPTS = 16
 Guessed = NDArray[np.bool_]
 
 
@@ -52,22 +53,23 @@ class _Text:
 @click.option("--target", "targets", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--draft", "drafts", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path), help="With held-out prompts.")
-@click.option("--prompts", type=int, default=16, show_default=True)
 @click.option("--tokens", type=int, default=64, show_default=True, help="Tokens of an answer.")
 @click.option("--runs", type=int, default=15, show_default=True, help="Timed calls of each length, in turn.")
 @click.option("--threads", type=int, default=2, show_default=True)
 def draft_table(
-    targets: tuple[str, ...], drafts: tuple[str, ...], folder: Path, prompts: int, tokens: int, runs: int, threads: int
+    targets: tuple[str, ...], drafts: tuple[str, ...], folder: Path, tokens: int, runs: int, threads: int
 ) -> None:
     """Print the table: acceptance is the mean share of guesses that are right, wherever they are made."""
-    held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:prompts]]
+    held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:_PROMPTS]]
     rows: list[tuple[str, ...]] = []
     for target, path in _named(targets):
-        runner = _open(path, threads)
+        opening = Opening(Execution(threads=threads), "scored")  # with the logits of all tokens, which a check needs
+        runner = open_onnx_runtime(path, opening)
         tokenizer = load_tokenizer(path)
         texts = [_answered(runner, tokenizer.encode(prompt).ids[-256:], tokens) for prompt in held_out]
         for draft, other in _named(drafts):
-            guesser, numbers = _open(other, threads), shared_numbers(tokenizer, load_tokenizer(other))
+            guesser = open_onnx_runtime(other, opening)
+            numbers = shared_numbers(tokenizer, load_tokenizer(other))
             known = [text.renumbered(numbers) for text in texts]
             guessed = [_guessed(guesser, text) for text in known]
             steps, guess = _times([(runner, texts[0]), (guesser, known[0])], runs)
@@ -97,11 +99,6 @@ def rounds(right: Guessed, k: int) -> int:
 def _named(values: Sequence[str]) -> list[tuple[str, Path]]:
     pairs = [value.partition("=") for value in values]
     return [(name, Path(path)) for name, _, path in pairs]
-
-
-def _open(folder: Path, threads: int) -> OnnxRunner:
-    """With the logits of all tokens, which a check needs."""
-    return open_onnx_runtime(folder, Opening(Execution(threads=threads), "scored"))
 
 
 def _answered(runner: OnnxRunner, prompt: list[int], tokens: int) -> _Text:
@@ -135,11 +132,7 @@ def _times(runners: Sequence[tuple[OnnxRunner, _Text]], runs: int) -> list[dict[
             runner.prefill(np.maximum([text.prompt], 0), [len(text.prompt)], sum(lengths))
             for length in lengths:
                 ids = np.maximum([(text.answer * length)[:length]], 0)
-                seconds[length].append(_seconds(lambda ids=ids, runner=runner: runner.append(ids)))  # type: ignore[misc]
+                begin = time.perf_counter()
+                runner.append(ids)
+                seconds[length].append(time.perf_counter() - begin)
     return [{length: statistics.median(each) for length, each in seconds.items()} for seconds in times]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin

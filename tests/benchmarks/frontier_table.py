@@ -3,8 +3,7 @@
     seap-export calibrate MODEL --task gsm8k=gsm8k.toml --calibration-tokens 65536 --held-out 128 --out DIR
     python tests/benchmarks frontier_table DENSE --calibration DIR/calibration/gsm8k --source MODEL.gguf \
         --ours mixed-3.5=OUT/gsm8k-0.3/onnx-mixed-3.5 --python llama.cpp=LLAMA/bin/python \
-        --python nncf=NNCF/bin/python --python genai=GENAI/bin/python \
-        --python auto-round=AUTOROUND/bin/python --work PEERS
+        --python nncf=NNCF/bin/python --python genai=GENAI/bin/python
 
 DENSE is the dense model as a folder of transformers, in float32. Rows:
 
@@ -12,36 +11,32 @@ DENSE is the dense model as a folder of transformers, in float32. Rows:
 - source: the GGUF file that the dense model was read from;
 - llama.cpp: `llama_model_quantize` on the dense model in F32, with an importance matrix of the calibration texts;
 - NNCF: `compress_weights`, INT4_ASYM with AWQ and scale estimation on the calibration texts, on OpenVINO's file;
-- GenAI builder: `-p int4`, which reads no texts, by default and with two of its better algorithms;
-- AutoRound: 50 iterations of rounding on the calibration texts in groups of 32. Its levels run in torch, unpacked, so
-  that they have no times; its bytes are those of its own file.
+- GenAI builder: `-p int4`, which reads no texts, by default and with two of its better algorithms.
 
 Divergence is that from the dense model in float32, in torch, over all tokens of the texts; each runtime computes as
 exactly as it can. Speed is that with the runtime's own defaults, in turn. Something that is missing is named below the
-table, with the command that installs it. With --work, files of others are kept, and made only once.
+table, with the command that installs it.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
+import numpy as np
 from benchmarks.frontier.makers import INSTALL, Kitchen, Peer
-from benchmarks.shrinker import held_out_texts
-from benchmarks.written import work_folder
+from benchmarks.shrinker import dense_reference, held_out_texts
 
 from converters.formats import FORMATS, WRITTEN, format_class
 from seap_export.errors import InputError, SeapError, UsageError
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.activations.statistics import TOKENS, Calibration, read_tokens
-from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import measure_divergence
 from validation.execution import Execution
-from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import NOTHING, figure, percent, with_error
 from validation.runtimes.table import REFERENCE
@@ -52,10 +47,10 @@ from validation.speed.measure import SpeedCell, Timing, measure_speed
 _WEIGHTS = (
     "*.onnx", "*.onnx*data", "*.onnx_data*", "*.gguf", "openvino_model.*", "*.safetensors", "*.pte", "*.litertlm",
 )  # fmt: skip
-#: A folder of what a tool ships, beside the same weights in a form that torch reads; then only its bytes count.
-STORED = "stored"
 #: Tokens of the prompt that is timed alone, and of that of a request, which an answer follows.
 PROMPT, REQUEST, ANSWER = 512, 1000, 100
+
+Words = tuple[str, ...]
 
 
 @click.command()
@@ -65,51 +60,32 @@ PROMPT, REQUEST, ANSWER = 512, 1000, 100
 @click.option("--source", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The model's GGUF file.")
 @click.option("--python", "pythons", multiple=True, metavar="TOOL=PYTHON", help=f"Has one of: {', '.join(INSTALL)}.")
 @click.option("--number", type=click.IntRange(2), default=128, show_default=True, help="Texts that are evaluated.")
-@click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
 @click.option("--no-speed", is_flag=True, help="Leave the times out.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="Timed runs of each file.")
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep what others' tools write here.")
 def frontier_table(
-    dense: Path,
-    folder: Path,
-    ours: tuple[str, ...],
-    source: Path | None,
-    pythons: tuple[str, ...],
-    number: int,
-    max_length: int,
-    no_speed: bool,
-    runs: int,
-    threads: int,
-    work: Path | None,
+    dense: Path, folder: Path, ours: Words, source: Path | None, pythons: Words, number: int, no_speed: bool, runs: int
 ) -> None:
     """Print the table, the smallest file first; DENSE is a folder of transformers."""
     environments = {name: path.absolute() for name, path in _named(pythons, "--python").items()}
     if strange := environments.keys() - INSTALL.keys():
         raise UsageError(f"--python: unknown tool '{min(strange)}'; use {', '.join(INSTALL)}")
-    own = [Peer(name, runtime_of(path), made=path) for name, path in _named(ours, "--ours").items()]
-    vocab_size, execution = read_spec(dense).vocab_size, Execution(threads=threads)
+    own = [Peer(name, runtime_of(path), path) for name, path in _named(ours, "--ours").items()]
+    vocab_size, execution = read_spec(dense).vocab_size, Execution(threads=2)
     skipped: dict[str, str] = {}
     rows: dict[str, tuple[int, tuple[str, ...]]] = {}
-    with work_folder(work) as scratch, DenseAnswers(dense, execution) as answers:
-        kitchen = Kitchen(dense.absolute(), read_tokens(folder / TOKENS), scratch, environments)
+    with TemporaryDirectory() as scratch:
+        kitchen = Kitchen(dense.absolute(), read_tokens(folder / TOKENS), Path(scratch), environments)
         peers = [*own, *([kitchen.source(source)] if source else []), *kitchen.peers()]
         for peer in peers:
             with _skipping(skipped, peer.name):
-                if (lack := peer.lack(kitchen.pythons)) is not None:
-                    raise RuntimeError(lack)
-                peer.make(kitchen.model)
-        held_out = held_out_texts(Calibration(folder), number)
-        texts = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=vocab_size)
-        answers.run(texts)
-        reference = answers.reference(texts)
-        for peer in (peer for peer in peers if peer.name not in skipped):
-            with _skipping(skipped, peer.name):
-                found = measure_divergence(reference, peer.folder, peer.runtime, execution=execution)
-                size = weight_bytes(peer.folder)
-                cells = f"{size / 1e6:.1f}", with_error(found.kl.mean, found.kl.stderr), percent(found.top1_agreement)
-                rows[peer.name] = size, (peer.name, *cells)
-                click.echo(" | ".join(rows[peer.name][1]), err=True)
+                peer.make(environments)
+        with dense_reference(dense, held_out_texts(Calibration(folder), number), execution) as reference:
+            for peer in (peer for peer in peers if peer.name not in skipped):
+                with _skipping(skipped, peer.name):
+                    found = measure_divergence(reference, peer.folder, peer.runtime, execution=execution)
+                    size, kl = weight_bytes(peer.folder), with_error(found.kl.mean, found.kl.stderr)
+                    rows[peer.name] = size, (peer.name, f"{size / 1e6:.1f}", kl, percent(found.top1_agreement))
+                    click.echo(" | ".join(rows[peer.name][1]), err=True)
         head = ["file", "MB", "KL", "top-1"]
         if not no_speed:
             files = {peer.name: peer for peer in peers if peer.name in rows and peer.runtime != REFERENCE}
@@ -146,8 +122,7 @@ def runtime_of(folder: Path) -> str:
 
 def weight_bytes(folder: Path) -> int:
     """The bytes of the files that hold weights or the graph around them."""
-    shipped = folder / STORED if (folder / STORED).is_dir() else folder
-    return sum(path.stat().st_size for path in {path for kind in _WEIGHTS for path in shipped.rglob(kind)})
+    return sum(path.stat().st_size for path in {path for kind in _WEIGHTS for path in folder.rglob(kind)})
 
 
 def measure_times(
@@ -157,18 +132,10 @@ def measure_times(
 
     They are medians over all runs; files that take no text so long have none.
     """
-    alone, asked = SpeedCell(1, PROMPT), SpeedCell(1, REQUEST)
-    timings = measure_speed(
-        {
-            name: partial(open_engine, file.runtime, file.folder, REQUEST + ANSWER, execution)
-            for name, file in files.items()
-        },
-        (alone, asked),
-        vocab_size=vocab_size,
-        runs=runs,
-        steps=ANSWER,
-        on_progress=lambda line: click.echo(line, err=True),
-    )
+    alone, asked, most = SpeedCell(1, PROMPT), SpeedCell(1, REQUEST), REQUEST + ANSWER
+    opened = {name: partial(open_engine, file.runtime, file.folder, most, execution) for name, file in files.items()}
+    say = partial(click.echo, err=True)
+    timings = measure_speed(opened, (alone, asked), vocab_size=vocab_size, runs=runs, steps=ANSWER, on_progress=say)
     return {
         name: (figure(1 / of[alone].step_s), f"{of[alone].prefill_s:.2f}", f"{_request_s(of[asked]):.2f}")
         for name, of in timings.items()
@@ -178,7 +145,4 @@ def measure_times(
 
 def _request_s(timing: Timing) -> float:
     """The median over the runs of the seconds of a prompt and all steps after it."""
-    steps = len(timing.steps) // len(timing.prefills)
-    return statistics.median(
-        first + sum(timing.steps[run * steps : (run + 1) * steps]) for run, first in enumerate(timing.prefills)
-    )
+    return float(np.median(timing.prefills + np.reshape(timing.steps, (len(timing.prefills), -1)).sum(1)))

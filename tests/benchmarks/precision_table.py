@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.shrinker import Shrinker, held_out_texts, mixture_of
+from benchmarks.shrinker import Shrinker, dense_reference, held_out_texts, mixture_of
 
 from converters.onnx import write_onnx
 from converters.onnx.format import OnnxFormat
@@ -28,11 +28,13 @@ from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, open_recipe
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.write import write_rounded_model
-from validation.divergence.dense import DenseAnswers, DenseReference
+from validation.divergence.dense import DenseReference
 from validation.divergence.measure import measure_divergence
-from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
+
+#: Held-out texts that are evaluated.
+_TEXTS = 32
 
 
 @click.command()
@@ -40,30 +42,14 @@ from validation.reports.numbers import with_error
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)
 @click.option("--precision", "precisions", multiple=True, required=True, type=click.Choice(PRECISIONS))
-@click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, metavar="NAME|FILE")
-@click.option("--number", type=int, default=32, show_default=True, help="Texts that are evaluated.")
-@click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
-def precision_table(
-    model: str,
-    folder: Path,
-    ratios: tuple[float, ...],
-    precisions: tuple[Any, ...],
-    recipe: str,
-    number: int,
-    max_length: int,
-) -> None:
+def precision_table(model: str, folder: Path, ratios: tuple[float, ...], precisions: tuple[Any, ...]) -> None:
     """Print the table, the largest file first."""
-    source, calibration = open_source(model), Calibration(folder)
-    shrinker, rows = Shrinker(source), []
+    shrinker, calibration, rows = Shrinker(open_source(model)), Calibration(folder), []
     with tempfile.TemporaryDirectory() as scratch:
         for ratio in (0.0, *ratios):
             name = f"{calibration.record.task}-{ratio:g}" if ratio else "dense"
-            shrinker.write(calibration, open_recipe(recipe), ratio, Path(scratch) / name)
-        dense, held_out = Path(scratch) / "dense", held_out_texts(calibration, number)
-        token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
-        with DenseAnswers(dense) as answers:
-            answers.run(token_ids)
-            reference = answers.reference(token_ids)
+            shrinker.write(calibration, open_recipe(DEFAULT_RECIPE), ratio, Path(scratch) / name)
+        with dense_reference(Path(scratch) / "dense", held_out_texts(calibration, _TEXTS)) as reference:
             for path in sorted(Path(scratch).iterdir()):
                 for format in map(OnnxFormat, precisions):
                     how = format.grid(read_spec(path))

@@ -15,17 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from benchmarks.shrinker import Shrinker, held_out_texts
+from benchmarks.shrinker import Shrinker, dense_reference, held_out_texts
 
 from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.model.sources.open import open_source
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.plan.recipes import open_recipe
-from validation.divergence.dense import DenseAnswers, DenseReference
+from validation.divergence.dense import DenseReference
 from validation.divergence.measure import DivergenceFigures, measure_divergence
-from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
+
+Words = tuple[str, ...]
 
 
 @click.command()
@@ -35,19 +36,11 @@ from validation.reports.numbers import with_error
 @click.option("--recipe", "recipes", multiple=True, required=True, metavar="NAME|FILE")
 @click.option("--text", "texts", multiple=True, metavar="TASK=CORPUS", help="Evaluate a task on other texts.")
 @click.option("--number", type=int, default=32, show_default=True, help="Texts of a task that are evaluated.")
-@click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
 def recipe_table(
-    model: str,
-    folders: tuple[Path, ...],
-    ratios: tuple[float, ...],
-    recipes: tuple[str, ...],
-    texts: tuple[str, ...],
-    number: int,
-    max_length: int,
+    model: str, folders: tuple[Path, ...], ratios: tuple[float, ...], recipes: Words, texts: Words, number: int
 ) -> None:
     """Print the table; the first recipe is what the others are compared with."""
-    source = open_source(model)
-    shrinker = Shrinker(source)
+    shrinker = Shrinker(open_source(model))
     others = {task.name: task for task in parse_tasks(texts)}
     found: dict[str, dict[str, DivergenceFigures]] = {text: {} for text in recipes}
     with tempfile.TemporaryDirectory() as scratch:
@@ -55,10 +48,7 @@ def recipe_table(
         shrinker.write(calibrations[0], open_recipe(recipes[0]), 0.0, dense)
         for calibration in calibrations:
             held_out = _texts(calibration, others.get(calibration.record.task), number)
-            token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
-            with DenseAnswers(dense) as answers:
-                answers.run(token_ids)
-                reference = answers.reference(token_ids)
+            with dense_reference(dense, held_out) as reference:
                 for text in recipes:
                     found[text] |= _measured(shrinker, calibration, text, ratios, reference)
     click.echo(_table(found))

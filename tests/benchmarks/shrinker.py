@@ -1,12 +1,15 @@
-"""Shrunk models for the benchmarks, and the texts that they are evaluated on."""
+"""Shrunk models for the benchmarks, and what the dense model says of the texts that they are evaluated on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from seap_export.model.layers.compute import Compute
+from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.source import Source
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.activations.task_mixture import TaskMixture
@@ -15,11 +18,25 @@ from seap_export.pruning.distillation.write import write_variant
 from seap_export.pruning.plan.make import rank_layers
 from seap_export.pruning.plan.ranked import Ranking
 from seap_export.pruning.plan.settings import PlanSettings
+from validation.divergence.dense import DenseAnswers, DenseReference
+from validation.execution import Execution
 from validation.generation.fresh import with_fresh_texts
+from validation.prompts import tokenize_prompts
+
+#: Tokens of an evaluated text.
+MAX_TOKENS = 256
 
 
 def held_out_texts(calibration: Calibration, number: int) -> list[str]:
     return [sample["prompt"] + sample["completion"] for sample in calibration.record.held_out[:number]]
+
+
+@contextmanager
+def dense_reference(dense: Path, texts: Sequence[str], *execution: Execution) -> Iterator[DenseReference]:
+    ids = tokenize_prompts(dense, texts, max_tokens=MAX_TOKENS, vocab_size=read_spec(dense).vocab_size)
+    with DenseAnswers(dense, *execution) as answers:
+        answers.run(ids)
+        yield answers.reference(ids)
 
 
 def mixture_of(calibration: Calibration) -> TaskMixture:

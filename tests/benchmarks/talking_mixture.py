@@ -50,13 +50,9 @@ _RIDGE = 5.0
 
 
 def balanced_groups(features: torch.Tensor, groups: int) -> torch.Tensor:
-    """Divides vectors into groups of one size, by k-means under cosine similarity; int64 [groups, vectors / groups].
+    """Divides vectors, [vectors, width], into groups of one size, by k-means under cosine similarity: their numbers.
 
     In each round, vectors choose in the order of how much they prefer one group, as long as there is room in it.
-
-    Args:
-        features: float32 [vectors, width].
-        groups: How many; it divides the number of vectors.
     """
     size = len(features) // groups
     unit = torch.nn.functional.normalize(features, dim=1)
@@ -145,12 +141,9 @@ def _grouped(
 def fitted_router(x: torch.Tensor, energies: torch.Tensor) -> torch.Tensor:
     """The router whose weights are nearest, by KL divergence, to a power of the energies, [experts, hidden_size].
 
-    A token counts by its energy. A few, mostly the first of a text, have hidden states a hundred times as large as
-    others, which one expert writes and another takes away again: a router that misses those fails in the whole text.
-
-    Args:
-        x: What experts read, float32 [tokens, hidden_size].
-        energies: Squared norms of what they write, relative to the hidden states after it, float32 [tokens, experts].
+    Energies are the squared norms of what experts write of `x`, relative to the hidden states after it, [tokens,
+    experts]. A token counts by its energy. A few, mostly the first of a text, have hidden states a hundred times as
+    large as others, which one expert writes and another takes away again: a router that misses those fails in a text.
     """
     wanted = (_SHARPNESS * energies.clamp_min(1e-30).log()).softmax(1) * energies.sum(1, keepdim=True) / energies.sum()
     scale = x.square().mean().sqrt()

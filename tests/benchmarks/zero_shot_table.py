@@ -30,6 +30,7 @@ from validation.zero_shot.questions import Question, read_questions
 from validation.zero_shot.tasks import HarnessTask, local_task
 
 _BATCH = 16
+Names = tuple[str, ...]
 Figures = dict[str, dict[str, Any]]
 
 
@@ -42,13 +43,7 @@ Figures = dict[str, dict[str, Any]]
 @click.option("--limit", type=int, default=500, show_default=True, help="Questions per task.")
 @click.option("--json", "json_file", required=True, type=click.Path(path_type=Path), help="File for the figures.")
 def zero_shot_table(
-    model: Path,
-    folder: Path,
-    questions: tuple[str, ...],
-    ratios: tuple[float, ...],
-    recipes: tuple[str, ...],
-    limit: int,
-    json_file: Path,
+    model: Path, folder: Path, questions: Names, ratios: tuple[float, ...], recipes: Names, limit: int, json_file: Path
 ) -> None:
     """Print the table."""
     tasks = {task.name: local_task(task.name, _questions(task, folder, limit)) for task in parse_tasks(questions)}
@@ -57,7 +52,7 @@ def zero_shot_table(
     shrinker = Shrinker(open_source(str(model)))
     for ratio in sorted(ratios, reverse=True):
         for text in recipes:
-            for group in _groups(text, tasks):
+            for group in [tasks] if "@" in text else [{name: task} for name, task in tasks.items()]:
                 row = f"{text} {ratio:g}"
                 if all(name in figures.get(row, {}) for name in group):
                     continue
@@ -67,10 +62,6 @@ def zero_shot_table(
                     achieved = shrinker.write(calibration, open_recipe(settings), ratio, Path(shrunk))
                     _measure(figures, json_file, row, group, Path(shrunk), achieved)
     click.echo(_table(figures, list(tasks), [f"{text} {ratio:g}" for ratio in ratios for text in recipes]))
-
-
-def _groups(text: str, tasks: dict[str, HarnessTask]) -> list[dict[str, HarnessTask]]:
-    return [tasks] if "@" in text else [{name: task} for name, task in tasks.items()]
 
 
 def _questions(task: Task, calibrations: Path, limit: int) -> list[Question]:

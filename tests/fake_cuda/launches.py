@@ -20,12 +20,7 @@ from typing import Any, get_args
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from support.product import (  # noqa: E402
-    OnnxForm,
-    PrecisionName,
-    choose_precision,
-    genai_config,
-)
+from support.product import OnnxForm, PrecisionName, choose_precision, genai_config  # noqa: E402
 
 from converters.onnx import write_onnx  # noqa: E402
 from fake_cuda.log import Counts  # noqa: E402
@@ -35,6 +30,7 @@ from seap_export.model.families import model_spec  # noqa: E402
 
 CUDNN = "libcudnn.so.9"
 STEP = "step 2"
+CACHE = ("num_key_value_heads", "head_size")
 HEADER = (
     "| a decode step, one row, {positions} positions, SM {sm} | kernel launches | library calls "
     "| copies to the host, beside the logits | copies within the GPU | waits | MB |\n|---|---|---|---|---|---|---|"
@@ -72,11 +68,9 @@ def ready(graphs: Sequence[tuple[str, Path]], positions: int) -> Iterator[Job]:
     """Graphs that are run as they are."""
     for name, folder in graphs:
         config = json.loads((folder / "genai_config.json").read_text())
-        decoder = config["model"]["decoder"]
-        cache = decoder["num_key_value_heads"], decoder["head_size"]
-        capacity = min(positions, config["model"]["context_length"])
-        options = provider_options(config)
-        yield Job(name, str(folder / "model.onnx"), options=options, capacity=capacity, cache=cache)
+        model, options = config["model"], provider_options(config)
+        cache, capacity = [model["decoder"][key] for key in CACHE], min(positions, model["context_length"])
+        yield Job(name, str(folder / "model.onnx"), options=options, capacity=capacity, cache=tuple(cache))
 
 
 def row(job: Job, counts: Counts) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,44 +26,19 @@ class Copy(NamedTuple):
 
 @dataclass
 class Counts:
-    """What a section holds.
+    """What a section holds; captures that ended without a graph are lost."""
 
-    Attributes:
-        kernels: Launches by the kernel's mangled name; `readable` makes sense of it.
-        calls: Calls of libraries that work on the GPU, by name.
-        copies: In their order.
-        sets: Fills of memory.
-        waits: Waits of the host for the GPU, by what for: "stream", "event", "device" or "copy".
-        captured: What was not done but recorded into a graph, like `kernels` and `calls`.
-        captures: Graphs that were captured.
-        lost: Captures that ended without a graph.
-        replays: For each launch of a graph, its kernels, calls, copies and fills.
-        allocated: Bytes that each GPU was asked for and gave.
-        freed: Bytes that each GPU got back.
-        refused: Bytes of each allocation that a GPU had no room for.
-        errors: What failed: the function and CUDA's error code.
-        work: Launches, calls and replays on each GPU.
-    """
-
-    kernels: Counter[str] = field(default_factory=Counter)
-    calls: Counter[str] = field(default_factory=Counter)
+    launches: int = 0  # of kernels, without those of graphs
+    calls: Counter[str] = field(default_factory=Counter)  # of libraries that work on the GPU
     copies: list[Copy] = field(default_factory=list)
     sets: int = 0
-    waits: Counter[str] = field(default_factory=Counter)
-    captured: Counter[str] = field(default_factory=Counter)
+    waits: Counter[str] = field(default_factory=Counter)  # of the host, for "stream", "event", "device" or "copy"
     captures: int = 0
     lost: int = 0
-    replays: list[tuple[int, int, int, int]] = field(default_factory=list)
-    allocated: Counter[int] = field(default_factory=Counter)
-    freed: Counter[int] = field(default_factory=Counter)
-    refused: list[int] = field(default_factory=list)
-    errors: list[tuple[str, int]] = field(default_factory=list)
-    work: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def launches(self) -> int:
-        """Kernels that were launched, without those of graphs."""
-        return self.kernels.total()
+    replays: list[tuple[int, ...]] = field(default_factory=list)  # of each graph its kernels, calls, copies and sets
+    allocated: Counter[int] = field(default_factory=Counter)  # bytes of each GPU
+    errors: list[tuple[str, int]] = field(default_factory=list)  # functions, and CUDA's error codes
+    work: Counter[int] = field(default_factory=Counter)  # launches, calls and replays on each GPU
 
     @property
     def to_host(self) -> list[int]:
@@ -73,52 +47,41 @@ class Counts:
 
     @property
     def to_device(self) -> list[int]:
-        """Bytes of each copy from the host to a GPU."""
         return [copy.bytes for copy in self.copies if copy.source == HOST and copy.target != HOST]
 
     @property
     def between_devices(self) -> list[int]:
-        """Bytes of each copy from one GPU to another."""
         return [copy.bytes for copy in self.copies if HOST != copy.source != copy.target != HOST]
 
     @property
     def within_devices(self) -> list[int]:
-        """Bytes of each copy from one place of a GPU to another."""
         return [copy.bytes for copy in self.copies if HOST != copy.source == copy.target]
 
     def add(self, kind: str, values: list[str]) -> None:
         """Counts a line of the log."""
+        if kind in ("LAUNCH", "CALL", "REPLAY"):
+            self.work[int(values[0])] += 1
         match kind:
             case "LAUNCH":
-                self.kernels[values[1]] += 1
-                self.work[int(values[0])] += 1
+                self.launches += 1
             case "CALL":
                 self.calls[values[1]] += 1
-                self.work[int(values[0])] += 1
             case "COPY":
                 self.copies.append(Copy(*map(int, values[1:])))
             case "SET":
                 self.sets += 1
             case "WAIT":
                 self.waits[values[0]] += 1
-            case "CAPTURED":
-                self.captured[values[2] if values[0] in ("LAUNCH", "CALL") else values[0]] += 1
             case "CAPTURE":
                 self.captures += values[0] == "end"
                 self.lost += values[0] == "lost"
             case "REPLAY":
-                launches, calls, copies, sets = map(int, values[1:])
-                self.replays.append((launches, calls, copies, sets))
-                self.work[int(values[0])] += 1
+                self.replays.append(tuple(map(int, values[1:])))
             case "ALLOCATION":
                 self.allocated[int(values[0])] += int(values[1])
-            case "FREE":
-                self.freed[int(values[0])] += int(values[1])
-            case "REFUSED":
-                self.refused.append(int(values[1]))
             case "ERROR":
                 self.errors.append((values[0], int(values[1])))
-            case "DRIVER":
+            case "CAPTURED":  # not done, but recorded into a graph
                 pass
             case _:
                 raise ValueError(f"a log of the stand-ins has a line that begins with {kind}")
@@ -135,12 +98,3 @@ def read(path: Path) -> dict[str, Counts]:
         else:
             current.add(kind, rest.split(" "))
     return sections
-
-
-def readable(kernels: Counter[str]) -> Counter[str]:
-    """Kernels by their names in C++, which c++filt gives."""
-    result = subprocess.run(["c++filt"], input="\n".join(kernels), capture_output=True, text=True, check=True)
-    names: Counter[str] = Counter()
-    for name, (_, count) in zip(result.stdout.splitlines(), kernels.items(), strict=True):
-        names[name] += count
-    return names

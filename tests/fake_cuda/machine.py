@@ -31,16 +31,9 @@ class Ran:
 
 @dataclass(frozen=True)
 class Machine:
-    """Says what there is.
+    """What there is: GPUs of a compute capability times 10, each with so many bytes, and no libraries of `without`.
 
-    Attributes:
-        sm: Compute capability times 10, such as 90.
-        gpus: How many GPUs.
-        memory: Bytes of each GPU.
-        name: What the GPUs are called.
-        number: What the host reads where it copies a single 64-bit number, such as one that a guard computes: kernels
-            compute nothing, so that it would be 0.
-        without: Libraries that are not installed, such as "libcudnn.so.9".
+    Kernels compute nothing: where the host copies a single 64-bit number, it reads `number`.
     """
 
     sm: int = 90

@@ -29,27 +29,18 @@ ELEMENTS = {"tensor(float)": (1, np.float32), "tensor(float16)": (10, np.float16
 
 @dataclass(frozen=True)
 class Job:
-    """A graph and how it is run.
+    """A graph and how it is run: a prompt, then `steps` calls with one token for each row of the batch.
 
-    Attributes:
-        name: What its sections begin with.
-        model: The .onnx file.
-        batch: Rows.
-        steps: Calls with one token a row, after the prompt.
-        in_place: Whether caches are updated in buffers of a fixed length, as the fused dialect does.
-        is_captured: Whether steps are captured as a CUDA graph: all that they read and write stays where it is.
-        options: Of the CUDA provider.
-        capacity: Positions of caches that are updated in place.
-        cache: Heads of keys and values, and numbers in each, where the graph's inputs do not say.
+    Caches are updated in place, in buffers of `capacity` positions, as the fused dialect does. Captured steps read and
+    write what stays where it is. `cache` has the heads and the numbers in each, if the graph does not say them.
     """
 
-    name: str
+    name: str  # what its sections begin with
     model: str
     batch: int = 1
     steps: int = 2
-    in_place: bool = True
     is_captured: bool = False
-    options: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)  # of the CUDA provider
     capacity: int = 32
     cache: tuple[int, int] = (0, 0)
 
@@ -74,7 +65,7 @@ class _Run:
         self.session = ort.InferenceSession(job.model, options, providers=providers, enable_fallback=False)
         self.device = int(job.options.get("device_id", "0"))
         self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past")]
-        self.buffers = {past.name: self._zeros(past, job.capacity if job.in_place else 0) for past in self.pasts}
+        self.buffers = {past.name: self._zeros(past, job.capacity) for past in self.pasts}
         self.step: ort.IOBinding | None = None
         self.inputs: dict[str, ort.OrtValue] = {}
 
@@ -99,7 +90,7 @@ class _Run:
     def call(self, section: str, tokens: int, length: int) -> None:
         """Runs a call of so many tokens a row, after which the cache holds `length`."""
         is_step = tokens == 1
-        mask = np.zeros((self.job.batch, self.job.capacity if self.job.in_place and is_step else length), np.int64)
+        mask = np.zeros((self.job.batch, self.job.capacity if is_step else length), np.int64)
         mask[:, :length] = 1
         feeds = {"input_ids": np.ones((self.job.batch, tokens), np.int64), "attention_mask": mask}
         for item in (item for item in self.session.get_inputs() if item.name == "position_ids"):
@@ -114,10 +105,6 @@ class _Run:
         mark(f"{self.job.name} {section}")
         self.session.run_with_iobinding(binding, options)
         mark(BETWEEN)
-        if not self.job.in_place:
-            # In the order in which they were bound: the logits last.
-            caches = binding.get_outputs()[: len(self.pasts)]
-            self.buffers = {past.name: cache for past, cache in zip(self.pasts, caches, strict=True)}
 
     def _bound(self, feeds: dict[str, NDArray[np.int64]]) -> ort.IOBinding:
         binding = self._with_caches()
@@ -149,15 +136,9 @@ class _Run:
             buffer = self.buffers[past.name]
             shape = buffer.shape()
             binding.bind_input(past.name, "cuda", self.device, element, shape, buffer.data_ptr())
-            if self.job.in_place:
-                binding.bind_output(_present(past), "cuda", self.device, element, shape, buffer.data_ptr())
-            else:
-                binding.bind_output(_present(past), "cuda", self.device)
+            present = re.sub("^past(_key_values)?", "present", past.name)
+            binding.bind_output(present, "cuda", self.device, element, shape, buffer.data_ptr())
         return binding
-
-
-def _present(past: Any) -> str:
-    return re.sub("^past(_key_values)?", "present", past.name)
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from fake_cuda.log import Copy
-from fake_cuda.machine import Machine, Ran
+from fake_cuda.machine import Machine
 
 pytestmark = [pytest.mark.needs("fake-cuda"), pytest.mark.full]
 
@@ -20,90 +21,52 @@ size = ctypes.c_size_t
 def made(function, *arguments):
     it = ctypes.c_void_p()
     return getattr(cuda, function)(ctypes.byref(it), *arguments), it
-"""
-OUT_OF_MEMORY, NO_DEVICE, INVALID_DEVICE, INVALID_HANDLE = 2, 100, 101, 400
-CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 900, 901
+_, memory = made("cudaMalloc", size(600))
+_, stream = made("cudaStreamCreate")
+graph, host = ctypes.c_void_p(), ctypes.create_string_buffer(8)
+def fill():
+    return cuda.cudaMemsetAsync(memory, 0, size(64), stream)
+mark("program")
+print(json.dumps(["""
+OUT_OF_MEMORY, INVALID_DEVICE, INVALID_HANDLE, CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED = 2, 101, 400, 900, 901
+#: What is called, the error codes, and what the log says of it.
+PROGRAMS: dict[str, tuple[str, list[int], dict[str, Any]]] = {
+    "memory is limited by what lives": (
+        "made('cudaMalloc', size(600))[0], cuda.cudaFree(memory), made('cudaMalloc', size(600))[0]",
+        [OUT_OF_MEMORY, 0, 0],
+        {"allocated": {0: 600}},
+    ),
+    "each GPU has its memory": (
+        "cuda.cudaSetDevice(1), (other := made('cudaMalloc', size(600)))[0],"
+        "cuda.cudaMemcpy(other[1], memory, size(8), 3),"
+        "cuda.cudaMemcpy(host, other[1], size(8), 2), cuda.cudaSetDevice(2)",
+        [0, 0, 0, 0, INVALID_DEVICE],
+        {"allocated": {1: 600}, "copies": [Copy(0, 1, 8), Copy(1, -1, 8)], "waits": {"copy": 2}},
+    ),
+    "a captured graph replays what it recorded": (
+        "cuda.cudaStreamBeginCapture(stream, 0), fill(), fill(),"
+        "cuda.cudaStreamEndCapture(stream, ctypes.byref(graph)),"
+        "(it := made('cudaGraphInstantiate', graph, ctypes.c_ulonglong(0)))[0], cuda.cudaGraphLaunch(it[1], stream)",
+        [0] * 6,
+        {"captures": 1, "sets": 0, "replays": [(0, 0, 0, 2)]},
+    ),
+    **{
+        f"{forbidden} loses the graph": (
+            f"cuda.cudaStreamBeginCapture(stream, 0), cuda.{forbidden},"
+            f"cuda.cudaStreamEndCapture(stream, ctypes.byref(graph)), cuda.{forbidden}",
+            [0, CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, 0],
+            {"captures": 0, "lost": 1},
+        )
+        for forbidden in ("cudaStreamSynchronize(stream)", "cudaDeviceSynchronize()", "cudaFree(memory)")
+    },
+    "a stream belongs to its GPU": ("fill(), cuda.cudaSetDevice(1), fill()", [0, 0, INVALID_HANDLE], {"sets": 1}),
+}  # fmt: skip
 
 
-def run(machine: Machine, program: str) -> tuple[Ran, list[int]]:
-    """Runs what prints a list as JSON."""
-    ran = machine.run(["-c", BEGIN + program])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_they_behave_as_cuda(program: str, fake_cuda: type[Machine]) -> None:
+    calls, errors, said = PROGRAMS[program]
+    ran = fake_cuda(gpus=2, memory=1000).run(["-c", f"{BEGIN}{calls}]))"])
     assert ran.returncode == 0, ran.stderr
-    return ran, json.loads(ran.stdout)
-
-
-def test_memory_is_limited_by_what_lives(fake_cuda: type[Machine]) -> None:
-    program = """
-errors = []
-for _ in range(3):
-    error, it = made("cudaMalloc", size(600))
-    errors += [error, made("cudaMalloc", size(600))[0], cuda.cudaFree(it)]
-print(json.dumps(errors))
-"""
-    ran, errors = run(fake_cuda(memory=1000), program)
-    assert errors == [0, OUT_OF_MEMORY, 0] * 3
-    assert ran[""].allocated == ran[""].freed == {0: 1800}
-    assert ran[""].refused == [600] * 3
-
-
-def test_each_gpu_has_its_memory(fake_cuda: type[Machine]) -> None:
-    program = """
-error, a = made("cudaMalloc", size(600))
-errors = [error, cuda.cudaSetDevice(1)]
-error, b = made("cudaMalloc", size(600))
-mark("copies")
-host = ctypes.create_string_buffer(8)
-errors += [error, cuda.cudaMemcpy(b, a, size(8), 3), cuda.cudaMemcpy(host, b, size(8), 2), cuda.cudaSetDevice(2)]
-print(json.dumps(errors))
-"""
-    ran, errors = run(fake_cuda(gpus=2, memory=1000), program)
-    assert errors == [0, 0, 0, 0, 0, INVALID_DEVICE]
-    assert ran[""].allocated == {0: 600, 1: 600}
-    assert ran["copies"].copies == [Copy(0, 1, 8), Copy(1, -1, 8)]
-    assert (ran["copies"].between_devices, ran["copies"].to_host) == ([8], [8])
-    assert ran["copies"].waits == {"copy": 2}
-
-
-def test_a_captured_graph_replays_what_it_recorded(fake_cuda: type[Machine]) -> None:
-    program = """
-_, memory = made("cudaMalloc", size(64))
-_, stream = made("cudaStreamCreate")
-errors = [cuda.cudaStreamBeginCapture(stream, 0)]
-errors += [cuda.cudaMemsetAsync(memory, 0, size(64), stream) for _ in range(3)]
-graph = ctypes.c_void_p()
-errors += [cuda.cudaStreamEndCapture(stream, ctypes.byref(graph))]
-error, executable = made("cudaGraphInstantiate", graph, ctypes.c_ulonglong(0))
-mark("replays")
-errors += [error, cuda.cudaGraphLaunch(executable, stream), cuda.cudaGraphLaunch(executable, stream)]
-print(json.dumps(errors))
-"""
-    ran, errors = run(fake_cuda(), program)
-    assert not any(errors)
-    assert (ran[""].captures, ran[""].captured, ran[""].sets) == (1, {"SET": 3}, 0)
-    assert ran["replays"].replays == [(0, 0, 0, 3)] * 2
-
-
-@pytest.mark.parametrize("forbidden", ["cudaStreamSynchronize(stream)", "cudaDeviceSynchronize()", "cudaFree(memory)"])
-def test_what_is_forbidden_while_capturing_loses_the_graph(fake_cuda: type[Machine], forbidden: str) -> None:
-    program = f"""
-_, memory = made("cudaMalloc", size(64))
-_, stream = made("cudaStreamCreate")
-graph = ctypes.c_void_p()
-errors = [cuda.cudaStreamBeginCapture(stream, 0), cuda.{forbidden}]
-errors += [cuda.cudaStreamEndCapture(stream, ctypes.byref(graph)), cuda.{forbidden}]
-print(json.dumps(errors))
-"""
-    ran, errors = run(fake_cuda(), program)
-    assert errors == [0, CAPTURE_UNSUPPORTED, CAPTURE_INVALIDATED, 0]
-    assert (ran[""].captures, ran[""].lost) == (0, 1)
-
-
-def test_a_stream_belongs_to_its_gpu(fake_cuda: type[Machine]) -> None:
-    program = """
-_, memory = made("cudaMalloc", size(64))
-_, stream = made("cudaStreamCreate")
-errors = [cuda.cudaMemsetAsync(memory, 0, size(64), stream), cuda.cudaSetDevice(1)]
-errors += [cuda.cudaMemsetAsync(memory, 0, size(64), stream)]
-print(json.dumps(errors))
-"""
-    assert run(fake_cuda(gpus=2), program)[1] == [0, 0, INVALID_HANDLE]
+    assert json.loads(ran.stdout) == errors
+    assert {name: getattr(ran["program"], name) for name in said} == said

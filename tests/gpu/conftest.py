@@ -77,25 +77,21 @@ def machine(run: Run) -> Mapping[str, Any]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Writes the report."""
-    phases = [phase for name in ("passed", "failed", "error", "skipped") for phase in _phases(terminalreporter, name)]
-    if phases:
+    stats = terminalreporter.stats
+    phases = [phase for name in ("passed", "failed", "error", "skipped") for phase in stats.get(name, [])]
+    tests = [_outcome(phase) for phase in phases if phase.nodeid.startswith("tests/gpu/")]
+    if tests:
         REPORT.mkdir(exist_ok=True)
-        values = {"tests": [_outcome(phase) for phase in phases]}
-        (REPORT / "report.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-        (REPORT / "report.md").write_text("\n\n".join(_page(values["tests"])) + "\n", "utf-8")
+        (REPORT / "report.json").write_text(json.dumps({"tests": tests}, indent=1) + "\n", "utf-8")
+        (REPORT / "report.md").write_text("\n\n".join(_page(tests)) + "\n", "utf-8")
         terminalreporter.write_line(f"the report is {REPORT / 'report.md'}")
 
 
-def _phases(reporter: pytest.TerminalReporter, name: str) -> Sequence[pytest.TestReport]:
-    return [phase for phase in reporter.stats.get(name, []) if phase.nodeid.startswith("tests/gpu/")]
-
-
 def _outcome(phase: pytest.TestReport) -> dict[str, Any]:
-    name, reason = phase.nodeid.partition("::")[2], phase.longreprtext if phase.failed else ""
-    if phase.skipped and isinstance(phase.longrepr, tuple):
-        reason = phase.longrepr[2]
-    figures = dict(phase.user_properties)
-    return {"test": name, "outcome": phase.outcome, "seconds": phase.duration, "reason": reason, "figures": figures}
+    skipped = phase.skipped and isinstance(phase.longrepr, tuple)
+    reason = phase.longrepr[2] if skipped else phase.longreprtext if phase.failed else ""  # type: ignore[index]
+    told = {"outcome": phase.outcome, "seconds": phase.duration, "figures": dict(phase.user_properties)}
+    return {"test": phase.nodeid.partition("::")[2], "reason": reason, **told}
 
 
 def _page(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -109,11 +105,8 @@ def _page(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     cells = [(test["test"], test["outcome"], f"{test['seconds']:.0f} s") for test in tests]
     yield markdown_table(("test", "outcome", "time"), cells)
     for kind in ("parity", "speed", "generation"):
-        rows = [row for test in tests for row in test["figures"].get(kind, ())]
-        if rows:
-            yield f"## {kind.capitalize()}"
-            yield markdown_table(list(rows[0]), [list(map(str, row.values())) for row in rows])
-    for test in tests:
-        if test["reason"]:
-            yield f"## {test['test']}"
-            yield f"```\n{test['reason']}\n```"
+        if rows := [row for test in tests for row in test["figures"].get(kind, ())]:
+            cells = [list(map(str, row.values())) for row in rows]
+            yield f"## {kind.capitalize()}\n\n{markdown_table(list(rows[0]), cells)}"
+    for test in (test for test in tests if test["reason"]):
+        yield f"## {test['test']}\n\n```\n{test['reason']}\n```"

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -58,6 +58,17 @@ print(json.dumps([str(model.device_type), list(map(int, generator.get_sequence(0
 """
 
 
+class Gpu(NamedTuple):
+    provider: str
+    rehearses: bool
+    run: Run
+
+
+@pytest.fixture(scope="session")
+def gpu(provider: str, rehearses: bool, run: Run) -> Gpu:
+    return Gpu(provider, rehearses, run)
+
+
 @pytest.fixture(scope="session")
 def model(rehearses: bool, request: pytest.FixtureRequest, tmp_path_factory: Session) -> Path:
     """SmolLM2-135M, or in a rehearsal a small model with random weights."""
@@ -69,22 +80,22 @@ def model(rehearses: bool, request: pytest.FixtureRequest, tmp_path_factory: Ses
 
 
 @pytest.fixture(scope="session")
-def folder(provider: str, rehearses: bool, model: Path, run: Run, tmp_path_factory: Session) -> Path:
+def folder(gpu: Gpu, model: Path, tmp_path_factory: Session) -> Path:
     """The variants of a small model that is pruned for the provider, whether or not they pass its checks."""
     out = tmp_path_factory.mktemp("gpu") / "out"
     try:
-        _export(run, model, provider, out, is_short=rehearses)
+        _export(gpu, model, out)
     except AssertionError:
         if not all((out / f"arithmetic-{ratio}" / "hf" / "config.json").is_file() for ratio in RATIOS):
             raise
     return out
 
 
-def _export(run: Run, model: Path, provider: str, out: Path, *, is_short: bool) -> Any:
+def _export(gpu: Gpu, model: Path, out: Path) -> None:
     """In floats, so that what is generated can be compared with torch."""
-    words = ("--task", f"arithmetic={TEXTS}", "--calibration-tokens", 5500, *WITH_RATIOS, "--provider", provider)
-    words = (*words, *(FEW_TEXTS if is_short else ()))
-    return run("export", model, *words, "--precision", PROVIDERS[provider].computes["fused"][0], "--out", out)
+    words = ("--task", f"arithmetic={TEXTS}", "--calibration-tokens", 5500, *WITH_RATIOS, "--provider", gpu.provider)
+    precision, few = PROVIDERS[gpu.provider].computes["fused"][0], FEW_TEXTS if gpu.rehearses else ()
+    gpu.run("export", model, *words, *few, "--precision", precision, "--out", out)
 
 
 def test_the_machine(provider: str, machine: Mapping[str, Any], record_property: Record) -> None:
@@ -93,23 +104,17 @@ def test_the_machine(provider: str, machine: Mapping[str, Any], record_property:
     assert machine["providers"][provider]["works"], machine["providers"][provider]["failure"]
 
 
-def test_an_export_with_all_its_checks(provider: str, rehearses: bool, model: Path, folder: Path, run: Run) -> None:
+def test_an_export_with_all_its_checks(gpu: Gpu, model: Path, folder: Path) -> None:
     """A second run makes only what failed in the fixture."""
-    _export(run, model, provider, folder, is_short=rehearses)
+    _export(gpu, model, folder)
 
 
 @pytest.mark.parametrize(("precision", "dialect"), FORMS, ids=map("-".join, FORMS))
 def test_parity(
-    precision: str,
-    dialect: DialectName,
-    provider: str,
-    rehearses: bool,
-    folder: Path,
-    run: Run,
-    tmp_path: Path,
-    record_property: Record,
+    precision: str, dialect: DialectName, gpu: Gpu, folder: Path, tmp_path: Path, record_property: Record
 ) -> None:
     """The graph computes what torch computes."""
+    provider, rehearses, run = gpu
     _skip_unless_computed(provider, precision, dialect)
     hf = folder / f"arithmetic-{RATIOS[-1]}" / "hf"
     form = ("--precision", precision, "--dialect", dialect, "--provider", provider)
@@ -172,29 +177,19 @@ def _judge(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
-def test_speed(
-    precision: str,
-    provider: str,
-    rehearses: bool,
-    model: Path,
-    folder: Path,
-    run: Run,
-    record_property: Record,
-) -> None:
+def test_speed(precision: str, gpu: Gpu, model: Path, folder: Path, record_property: Record) -> None:
     """Beside the dense model."""
-    _skip_unless_computed(provider, precision)
+    _skip_unless_computed(gpu.provider, precision)
     variants = [folder / f"arithmetic-{ratio}" for ratio in RATIOS]
-    record_property("speed", _timed(run, provider, precision, model, variants, is_short=rehearses))
+    record_property("speed", _timed(gpu, precision, model, variants))
 
 
-def _timed(
-    run: Run, provider: str, precision: str, dense: Path, variants: Sequence[Path], *, is_short: bool
-) -> list[dict[str, Any]]:
+def _timed(gpu: Gpu, precision: str, dense: Path, variants: Sequence[Path]) -> list[dict[str, Any]]:
     few = ("--depth", 16, "--runs", 1, "--steps", 2)
     depths = [word for depth in (128, 512, 2048) for word in ("--depth", depth)]
-    size = few if is_short else (*depths, "--runs", 9, "--steps", 64)
-    how = ("--provider", provider, "--precision", precision, "--runtime", "onnxruntime", "--batch", 1, *size)
-    subjects = run("bench", *variants, "--dense", dense, *how)["subjects"]
+    size = few if gpu.rehearses else (*depths, "--runs", 9, "--steps", 64)
+    how = ("--provider", gpu.provider, "--precision", precision, "--runtime", "onnxruntime", "--batch", 1, *size)
+    subjects = gpu.run("bench", *variants, "--dense", dense, *how)["subjects"]
     return [_row(dense.stem, precision, subject, cell) for subject in subjects for cell in subject["cells"]]
 
 
@@ -219,11 +214,12 @@ def _times(cell: Mapping[str, Any], what: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def large(provider: str, rehearses: bool, machine: Mapping[str, Any], run: Run, tmp_path_factory: Session) -> Path:
+def large(gpu: Gpu, machine: Mapping[str, Any], tmp_path_factory: Session) -> Path:
     """A model in the shape of Llama-2-7B with random weights, pruned by the paper's recipe.
 
     It is calibrated on a few tokens: speed depends on shapes, and hardly on weights.
     """
+    provider, rehearses, run = gpu
     out, shape = tmp_path_factory.mktemp("large"), SMALL if rehearses else LLAMA_2_7B
     needed = 3 * shape.weight_bytes() + shape.statistics_bytes
     if (free := shutil.disk_usage(out).free) < needed:
@@ -246,10 +242,6 @@ def large(provider: str, rehearses: bool, machine: Mapping[str, Any], run: Run, 
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_speed_of_a_large_model(
-    ratio: float, provider: str, rehearses: bool, large: Path, run: Run, record_property: Record
-) -> None:
-    precision = PROVIDERS[provider].computes["fused"][0]
-    variants = [large / f"random-{ratio}"]
-    rows = _timed(run, provider, precision, large / "dense", variants, is_short=rehearses)
-    record_property("speed", rows)
+def test_speed_of_a_large_model(ratio: float, gpu: Gpu, large: Path, record_property: Record) -> None:
+    precision = PROVIDERS[gpu.provider].computes["fused"][0]
+    record_property("speed", _timed(gpu, precision, large / "dense", [large / f"random-{ratio}"]))

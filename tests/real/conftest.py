@@ -48,14 +48,3 @@ def demo(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out
-
-
-@pytest.fixture(scope="session")
-def arithmetic(
-    tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path, run: Callable[..., subprocess.CompletedProcess[str]]
-) -> dict[float, Path]:
-    """The arithmetic task's variants at ratios 0, 0.2 and 0.5, in fp32."""
-    ratios = [argument for ratio in ("0", "0.2", "0.5") for argument in ("--ratio", ratio)]
-    options, out = ("--precision", "fp32", "--no-quality", "--no-speed"), tmp_path_factory.mktemp("arithmetic") / "out"
-    run("export", smollm2_gguf, "--task", "sample:arithmetic", *ratios, *options, "--out", out)
-    return {ratio: out / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}

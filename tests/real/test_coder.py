@@ -46,10 +46,3 @@ def test_the_variant_is_as_small_as_asked_and_onnx_writes_what_transformers_does
     model = AutoModelForCausalLM.from_pretrained(variant / "hf", dtype=torch.float32).eval()
     written = model.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
     assert generator.generate_ids(ids, 12) == written.tolist()
-
-
-@pytest.mark.parametrize("form", [("--precision", "int4"), ("--precision", "fp16"), ("--dialect", "standard")])
-def test_other_forms_pass(form: tuple[str, ...], variant: Path, run: Run, tmp_path: Path) -> None:
-    run("convert", variant / "hf", *form, "--out", tmp_path / "out")
-    generator = Generator(tmp_path / "out")
-    assert generator.generate_ids(generator.token_ids(PROMPT), 4)

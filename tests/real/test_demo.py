@@ -24,11 +24,8 @@ def test_demo_makes_a_proven_variant_of_each_task(demo: Path, tasks: list[str]) 
     for name in (f"{task}-0.4" for task in tasks):
         variant, cases = manifest["variants"][name], validated[name]["parity"]["onnx"]
         parity = variant["parity"]["onnx"]
-        assert (variant["method"], variant["precision"]["onnx"], parity["verdict"]) == (
-            "reconstruct",
-            "int4",
-            "passed",
-        )
+        made = (variant["method"], variant["precision"]["onnx"], parity["verdict"])
+        assert made == ("reconstruct", "int4", "passed")
         assert abs(variant["achieved_ratio"] - 0.4) <= 0.005
         assert 0 < parity["max_abs"] <= 1e-3
         assert 0 < parity["mean_kl_nats"] <= 0.05
@@ -78,13 +75,3 @@ def test_answers_are_shown_and_the_readmes_is_right(demo: Path, tasks: list[str]
         assert sample["dense"].strip()
         assert sample["variant"].strip()
         assert "\n" not in sample["dense"] + sample["variant"], "both tasks end an answer there"
-
-
-def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Path, run: Run) -> None:
-    short = tmp_path / "short.gguf"
-    with smollm2_gguf.open("rb") as file:
-        short.write_bytes(file.read(40_000_000))
-    done = run("export", short, "--task", "sample:arithmetic", "--ratio", "0.2", "--out", tmp_path / "out", code=8)
-    assert done.stderr.count("\n") == 1
-    assert "truncated" in done.stderr
-    assert not (tmp_path / "out").exists()

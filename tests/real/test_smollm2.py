@@ -20,7 +20,6 @@ from seap_export.runtime import Generator
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-PARTS = ("key", "value")
 TEXTS = [
     "Question: What weighs more, a kilogram of iron or a kilogram of feathers?\nAnswer:",
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1) + fibonacci(n - 2)\n",
@@ -49,38 +48,29 @@ def _load(folder: Path) -> Any:
 
 
 @pytest.mark.full
-def test_the_refit_stays_nearer_to_the_dense_model_than_the_paper(
-    arithmetic: dict[float, Path], smollm2_gguf: Path, run: Run, tmp_path: Path
+def test_ratio_0_is_the_source_and_the_refit_stays_nearer_to_it_than_the_paper(
+    smollm2_gguf: Path, run: Run, tmp_path: Path
 ) -> None:
     """Mean KL divergence at ratio 0.5, on texts that nothing was calibrated on."""
-    statistics, plan = arithmetic[0.5].parent / "calibration" / "arithmetic", tmp_path / "plan.json"
-    given = ("--calibration", statistics)
-    run("plan", smollm2_gguf, *given, "--recipe", "seap", "--ratio", "0.5", "--out", plan)
-    run("prune", smollm2_gguf, "--plan", plan, *given, "--out", tmp_path / "hf")
-    tokenizer = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")
-    held_out = json.loads((statistics / "calibration.json").read_text("utf-8"))["held_out"]
-    texts = [
-        tokenizer(text["prompt"] + text["completion"], return_tensors="pt").input_ids[:, :128] for text in held_out
-    ]
-
-    def log_p(folder: Path) -> torch.Tensor:
-        model = _load(folder)
-        with torch.inference_mode():
-            return torch.cat([model(ids).logits[0] for ids in texts]).log_softmax(-1)
-
-    dense = log_p(arithmetic[0.0] / "hf")
-    divergence = [
-        float((dense.exp() * (dense - log_p(folder / "hf"))).sum(-1).mean()) for folder in (arithmetic[0.5], tmp_path)
-    ]
-    assert 0.0 < divergence[0] < 0.7 * divergence[1]
-
-
-@pytest.mark.full
-def test_ratio_0_is_the_source(arithmetic: dict[float, Path], smollm2_gguf: Path) -> None:
-    model = _load(arithmetic[0.0] / "hf")
-    source = open_source(str(smollm2_gguf))
-    for name, tensor in source.read_layer(17).items():
+    options = ("--ratio", "0", "--ratio", "0.5", "--precision", "fp32", "--no-quality", "--no-speed")
+    run("export", smollm2_gguf, "--task", "sample:arithmetic", *options, "--out", tmp_path / "out")
+    whole, refitted = (tmp_path / "out" / f"arithmetic-{ratio}" / "hf" for ratio in ("0", "0.5"))
+    given = ("--calibration", tmp_path / "out" / "calibration" / "arithmetic")
+    run("plan", smollm2_gguf, *given, "--recipe", "seap", "--ratio", "0.5", "--out", tmp_path / "plan.json")
+    run("prune", smollm2_gguf, "--plan", tmp_path / "plan.json", *given, "--out", tmp_path / "paper")
+    tokenizer, model = AutoTokenizer.from_pretrained(whole), _load(whole)
+    for name, tensor in open_source(str(smollm2_gguf)).read_layer(17).items():
         assert torch.equal(model.get_parameter(name), tensor)
+    held_out = json.loads((given[1] / "calibration.json").read_text("utf-8"))["held_out"]
+    texts = [text["prompt"] + text["completion"] for text in held_out]
+    rows = [tokenizer(text, return_tensors="pt").input_ids[:, :128] for text in texts]
+    with torch.inference_mode():
+        dense, *others = (
+            torch.cat([model(ids).logits[0] for ids in rows]).log_softmax(-1)
+            for model in (model, _load(refitted), _load(tmp_path / "paper"))
+        )
+    near, far = (float((dense.exp() * (dense - other)).sum(-1).mean()) for other in others)
+    assert 0.0 < near < 0.7 * far
 
 
 @pytest.mark.release
@@ -107,16 +97,11 @@ def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
     folded = [node for node in graph.node if set(node.input) <= stored]  # scales, widened when a session is opened
     assert {node.op_type for node in folded} <= {"Cast", "Reshape"}
     assert len(graph.node) - len(folded) <= 400
-    caches = {i.name: i.type.tensor_type.shape.dim for i in graph.input if i.name.startswith("past_key_values")}
-    assert len(caches) == 60
+    keys = [i.type.tensor_type.shape.dim for i in graph.input if i.name.endswith(".key")]
     layers = read_plan(demo / "order-0.4" / "plan.json").layers
-    heads = {
-        f"past_key_values.{i}.{part}": len(layer[KeptHeads].kv_groups)
-        for i, layer in enumerate(layers)
-        for part in PARTS
-    }
-    assert {name: dims[1].dim_value for name, dims in caches.items()} == heads
-    assert {dims[3].dim_value for dims in caches.values()} == {64}
+    assert [(dims[1].dim_value, dims[3].dim_value) for dims in keys] == [
+        (len(layer[KeptHeads].kv_groups), 64) for layer in layers
+    ]
 
 
 def _outside(python: Path, code: str, *arguments: str | Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -60,14 +61,12 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
 def _features(name: str) -> frozenset[tuple[str, str]]:
     """What a spec says: of each field its values, all numbers but 0 and 1 alike, and whether it has several."""
     spec = {key: value for key, value in vars(_spec(name)).items() if key != "family"}
-    values: dict[str, set[str]] = {}
+    values = defaultdict[str, set[str]](set)
     for where, value in _leaves(spec, "ModelSpec"):
-        values.setdefault(where, set()).add(value)
-    features = set()
-    for where, words in values.items():
-        features |= {(where, re.sub(r"^(?![01](\.0)?$)-?[\d.e-]+$", "a number", word)) for word in words}
-        features |= {(where, "several")} if len(words) > 1 else set()
-    return frozenset(features)
+        values[where].add(value)
+    number = re.compile(r"^(?![01](\.0)?$)-?[\d.e-]+$")
+    features = {(where, number.sub("a number", word)) for where, words in values.items() for word in words}
+    return frozenset(features | {(where, "several") for where, words in values.items() if len(words) > 1})
 
 
 def featured(variations: Iterable[str]) -> tuple[str, ...]:
@@ -102,12 +101,11 @@ def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
     """
     names = tuple(variations)
     quick = featured(names)
-    pairs = []
-    for index, name in enumerate(sorted(names, key=lambda name: name not in quick)):
-        for number, value in enumerate(values):
-            is_next = name in quick and number == index % len(values)
-            pairs.append(pytest.param(name, value, marks=() if is_next else pytest.mark.full))
-    return pairs
+    return [
+        pytest.param(name, value, marks=() if name in quick and at == index % len(values) else pytest.mark.full)
+        for index, name in enumerate(sorted(names, key=lambda name: name not in quick))
+        for at, value in enumerate(values)
+    ]
 
 
 def _kinds(name: str) -> tuple[frozenset[str], bool]:
@@ -126,11 +124,6 @@ def _family(name: str) -> Family:
     return family_of_model_type(VARIATIONS[name]["model_type"])
 
 
-def _attends_only(name: str) -> bool:
-    """Whether all layers are attention of the usual kind and an MLP, so that they keep nothing but keys and values."""
-    return lacks(_spec(name), Attention, Mlp) is None
-
-
 #: For what reads a family, or compares it with transformers: the richest of each; `make test-all` adds the others.
 OF_EACH_FAMILY = _marked(VARIATIONS, RICHEST)
 FEATURED = featured(VARIATIONS)
@@ -142,8 +135,8 @@ MIXTURES = tuple(name for name in VARIATIONS if _has_experts(name))
 #: Those that GPUs run in tests, without and with experts.
 ON_GPUS = featured(JOINT)
 MIXTURES_ON_GPUS = featured(name for name in MIXTURES if not any(map(is_looped, _spec(name).all(Experts))))
-#: Those whose layers are all attention and an MLP.
-ATTENDING = tuple(name for name in JOINT if _attends_only(name))
+#: Those whose layers are all attention of the usual kind and an MLP, so that they keep nothing but keys and values.
+ATTENDING = tuple(name for name in JOINT if lacks(_spec(name), Attention, Mlp) is None)
 #: What a layer has in models that MLX runs.
 _OF_MLX = (Attention, Convolution, DeltaNet, Experts, LayerInput, Mlp, SharedExpert)
 #: Those that MLX runs: these kinds, without attention sinks and norms of sums, in families with RMS norms and gates.

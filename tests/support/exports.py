@@ -81,16 +81,10 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     write_task_corpora(folder)
     source = open_source(str(write_micro_model(folder / "m", model_type="llama")))
     tasks = parse_tasks([f"{task}={folder / task}.jsonl" for task in TASK_WORDS])
-    request = ExportRequest(
-        tasks,
-        ratios,
-        mixtures=parse_mixtures(list(TASK_WORDS), general=True, weights=(), mixes=()),
-        formats=(OnnxFormat("fp32"),),
-        parity=ParitySettings(prompts=1, decode_steps=1),
-        threshold=0.6,
-        **UNMEASURED,
-    )
-    export(source, request, folder / "out")
+    mixtures = parse_mixtures(list(TASK_WORDS), general=True, weights=(), mixes=())
+    parity = ParitySettings(prompts=1, decode_steps=1)
+    how: dict[str, Any] = {"formats": (OnnxFormat("fp32"),), "parity": parity, "threshold": 0.6, **UNMEASURED}
+    export(source, ExportRequest(tasks, ratios, mixtures=mixtures, **how), folder / "out")
     return folder / "out"
 
 

@@ -129,10 +129,11 @@ def write_wrapped_model(folder: Path, text: Path, spelling: str, **values: Any) 
     torch.manual_seed(0)
     model = Gemma3ForConditionalGeneration(config)
     prefix, head, outer = SPELLINGS[spelling]
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if "vision_tower" in name or "multi_modal_projector" in name:
-            tensors[outer + name.removeprefix("model.")] = tensor
+    tensors = {
+        outer + name.removeprefix("model."): tensor
+        for name, tensor in model.state_dict().items()
+        if "vision_tower" in name or "multi_modal_projector" in name
+    }
     for name, tensor in load_file(text / "model.safetensors").items():
         tensors[head if name == "lm_head.weight" else prefix + name.removeprefix("model.")] = tensor
     folder.mkdir()
@@ -157,18 +158,15 @@ def matrix_on_grid(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor
 
 
 def put_on_grid(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
-    """Changes the weights of a model folder, which are float32 then.
-
-    Returns:
-        The matrices that are on the grid now.
-    """
+    """Changes the weights of a model folder, which are float32 then; returns the matrices that are on the grid now."""
     path = folder / "model.safetensors"
     tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
-    rounded = {}
-    for name, tensor in tensors.items():
-        is_table = "embed" in name or "lm_head" in name
-        if tensor.dim() == 2 and how.takes(tensor.shape[1]) and (how.embeddings or not is_table):
-            rounded[name] = matrix_on_grid(tensor, how.of(name))
+    rounded = {
+        name: matrix_on_grid(tensor, how.of(name))
+        for name, tensor in tensors.items()
+        if tensor.dim() == 2 and how.takes(tensor.shape[1])
+        if how.embeddings or not ("embed" in name or "lm_head" in name)
+    }
     save_file(tensors | rounded, path, {"format": "pt"})
     return rounded
 
@@ -184,18 +182,18 @@ def rounded_copy(model_folder: Path, folder: Path, how: BlockQuantization) -> Ro
 
 def why_not_loaded(family: Family, layout: Layout) -> str | None:
     """What the installed release of transformers lacks to load models of a family; None: nothing."""
-    release = transformers.__version__
-    if not hasattr(transformers, family.architecture):
-        return f"transformers {release} has no {family.architecture}"
-    if family.experts is not None and release.startswith("4."):
-        return f"transformers {release} has a module for each expert"
-    if family.layer_types and release.startswith("4."):
-        return f"transformers {release} keeps other states than keys and values in another way"
-    if family.model_type == "codegen" and release.startswith("4."):
-        return f"in transformers {release} CodeGen's number of heads must be a multiple of four"
-    if layout == "per-layer" and family.uniform_keeps_heads == "always" and release.startswith("4."):
-        return f"in transformers {release} {family.architecture} takes hidden_size / heads for the size of a head"
-    return None
+    release, name = transformers.__version__, family.architecture
+    if not hasattr(transformers, name):
+        return f"transformers {release} has no {name}"
+    derives_heads = layout == "per-layer" and family.uniform_keeps_heads == "always"
+    in_release_4 = {
+        "has a module for each expert": family.experts is not None,
+        "keeps other states than keys and values in another way": bool(family.layer_types),
+        "wants a multiple of four for CodeGen's number of heads": family.model_type == "codegen",
+        f"takes hidden_size / heads of {name} for the size of a head": derives_heads,
+    }
+    lacks = [what for what, applies in in_release_4.items() if applies and release.startswith("4.")]
+    return f"transformers {release} {lacks[0]}" if lacks else None
 
 
 def skip_unless_loaded(family: Family, layout: Layout = "uniform") -> None:
@@ -223,11 +221,10 @@ def transformers_model(folder: Path, dtype: torch.dtype | str = torch.float32) -
 @torch.no_grad()
 def mean_divergence(dense: Path, variant: Path, texts: Texts) -> float:
     """The mean KL(dense || variant) over all tokens, in transformers' own class."""
-    models, divergences = (transformers_model(dense), transformers_model(variant)), []
-    for ids in texts:
-        log_p, log_q = (model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for model in models)
-        divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
-    return float(torch.cat(divergences).double().mean())
+    models = transformers_model(dense), transformers_model(variant)
+    logits = (torch.cat([model(torch.tensor([ids]), use_cache=False).logits[0] for ids in texts]) for model in models)
+    log_p, log_q = (each.log_softmax(-1) for each in logits)
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).double().mean())
 
 
 def projection_paths(model: PreTrainedModel) -> dict[Projection, str]:
@@ -301,13 +298,12 @@ def greedy_completions(folder: Path, prompts: Sequence[str], steps: int = COMPLE
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     written = []
     for prompt in prompts:
-        ids = list(tokenizer.encode(prompt).ids)
-        start, is_ended = len(ids), False
-        while len(ids) < start + steps and not is_ended:
+        asked, tokens = tokenizer.encode(prompt).ids, list[int]()
+        while len(tokens) < steps and tokens[-1:] != [2]:
             with torch.no_grad():
-                token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
-            is_ended = token == 2
-            ids += [] if is_ended else [token]
-        tokens = tuple(ids[start:])
-        written.append(Completion(tokens, tokenizer.decode(ids)[len(tokenizer.decode(ids[:start])) :], is_ended))
+                tokens.append(int(model(torch.tensor([asked + tokens])).logits[0, -1].argmax()))
+        is_ended = tokens[-1:] == [2]
+        tokens = tokens[:-1] if is_ended else tokens
+        text = tokenizer.decode(asked + tokens)[len(tokenizer.decode(asked)) :]
+        written.append(Completion(tuple(tokens), text, is_ended))
     return written

@@ -28,7 +28,7 @@ NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
 def _browser() -> str | None:
-    return next((path for path in map(shutil.which, BROWSERS) if path), None)
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def _mount() -> str | None:
@@ -80,16 +80,14 @@ def _webgpu() -> str | None:
     return device_name("webgpu")
 
 
-def _fake_cuda() -> str | None:
-    folder = build.built()
-    return str(folder) if folder else None
-
-
 INSTALL = "run 'npm install @huggingface/transformers@4.3 --ignore-scripts', or set SEAP_NODE_MODULES"
 #: How each thing is found, and what to do where it is not.
 SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
-    "browser": (_browser, "install Chromium or Chrome, such as with 'apt-get install chromium'"),
-    "fake-cuda": (_fake_cuda, build.REMEDY),
+    "browser": (
+        lambda: next(filter(None, map(shutil.which, BROWSERS)), None),
+        "install Chromium or Chrome, such as with 'apt-get install chromium'",
+    ),
+    "fake-cuda": (lambda: str(build.built() or "") or None, build.REMEDY),
     "gpu": (gpu_name, "'seap-export doctor --require cuda' says what a GPU needs"),
     "llama.cpp": (partial(_packages, "xllamacpp"), install_remedy("gguf")),
     "openvino": (partial(_packages, "openvino", "openvino_genai", "openvino_tokenizers"), install_remedy("openvino")),

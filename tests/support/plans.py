@@ -90,12 +90,8 @@ def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) ->
     dropped_group = None if dropped_group is None or one.fixed_groups else dropped_group % number
     dropped_head = None if one.keeps_groups else dropped_head
     groups = [g for g in range(number) if number == 1 or g != dropped_group]
-    heads = [
-        g * size + head
-        for g in groups
-        for head in range(size)
-        if size == 1 or dropped_head is None or head != (g + dropped_head) % size
-    ]
+    cut = None if size == 1 else dropped_head
+    heads = [g * size + h for g in groups for h in range(size) if cut is None or h != (g + cut) % size]
     kept_type = {Attention: KeptHeads, DeltaNet: KeptDeltaNet, Mamba: KeptMamba}[type(one)]
     return kept_type(size, tuple(groups), tuple(heads))
 
@@ -112,9 +108,8 @@ def whole_layer(layer: LayerSpec) -> LayerPlan:
 
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
     origin: dict[str, Any] = {"source_name": source.name, "source_sha256": source.digest, "method": "custom"}
-    of_task: dict[str, Any] = {"task": "boolq", "weights": {"boolq": 1.0}}
-    ratios: dict[str, Any] = {"requested_ratio": 0.3, "achieved_ratio": 0.3}
-    plan = Plan(**origin, **of_task, **ratios, settings=_SETTINGS, layers=tuple(layers))
+    asked: dict[str, Any] = {"task": "boolq", "weights": {"boolq": 1.0}, "requested_ratio": 0.3, "achieved_ratio": 0.3}
+    plan = Plan(**origin, **asked, settings=_SETTINGS, layers=tuple(layers))
     return with_settings(plan, compensation=compensation, **values)
 
 
@@ -206,19 +201,14 @@ def scores_of(heads: Any, neurons: Any, head_dim: int = 4) -> LayerScores:
 def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> list[LayerScores]:
     """Scores between 0 and 1 of every layer; those of heads times `head_worth`."""
     generator = torch.Generator().manual_seed(seed)
-    return [
-        {
-            sublayer.output: (head_worth if isinstance(sublayer, Attention) else 1.0)
-            * torch.rand(_scored(sublayer), generator=generator, dtype=torch.float64)
-            for sublayer in layer.sublayers
-        }
-        for layer in spec.layers
-    ]
 
+    def score(one: Sublayer) -> torch.Tensor:
+        heads = one.channels // one.unit
+        shape = (heads, one.unit) if one.unit > 1 else (heads,)
+        worth = head_worth if isinstance(one, Attention) else 1.0
+        return worth * torch.rand(shape, generator=generator, dtype=torch.float64)
 
-def _scored(sublayer: Sublayer) -> tuple[int, ...]:
-    heads = sublayer.channels // sublayer.unit
-    return (heads, sublayer.unit) if sublayer.unit > 1 else (heads,)
+    return [{one.output: score(one) for one in layer.sublayers} for layer in spec.layers]
 
 
 def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:
@@ -227,8 +217,7 @@ def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOpti
 
 def both(options: LayerOptions) -> tuple[HeadOptions, NeuronOptions]:
     heads, neurons = options
-    assert isinstance(heads, HeadOptions)
-    assert isinstance(neurons, NeuronOptions)
+    assert isinstance(heads, HeadOptions) and isinstance(neurons, NeuronOptions)  # noqa: PT018
     return heads, neurons
 
 

@@ -52,11 +52,8 @@ class Shrunk:
         A bias, where there is a place for it, is the mean contribution of what is removed; refitted weights are those
         stored.
         """
-        model, stored, compensation = (
-            transformers_model(self.dense),
-            plain_tensors(self.folder),
-            self.plan.settings.compensation,
-        )
+        model, stored = transformers_model(self.dense), plain_tensors(self.folder)
+        compensation = self.plan.settings.compensation
         for index, (layer, plan) in enumerate(zip(decoder_layers(model), self.plan.layers, strict=True)):
             for output in self.source.spec.layers[index].outputs:
                 linear: Any = layer.get_submodule(projection_paths(model)[output])

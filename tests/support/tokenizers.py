@@ -90,14 +90,8 @@ def write_sentencepiece(folder: Path, **config: Any) -> None:
     letters = sorted({letter for pair in pairs.values() for letter in pair if len(letter) == 1})
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     tokens = ["<unk>", *_SPECIAL[1:], *bytes_, *letters, *pairs]
-    model = BPE(
-        vocab={token: index for index, token in enumerate(tokens)},
-        merges=list(pairs.values()),
-        unk_token="<unk>",
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    tokenizer = Tokenizer(model)
+    ids, unknown = {token: index for index, token in enumerate(tokens)}, {"unk_token": "<unk>", "fuse_unk": True}
+    tokenizer = Tokenizer(BPE(vocab=ids, merges=list(pairs.values()), byte_fallback=True, **unknown))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(steps)
@@ -139,7 +133,7 @@ def random_bpe(seed: int, kind: str, merges: int = 60) -> dict[str, Any]:
             if pair not in pairs and {*pair} <= {*pieces} and chance.random() < 0.2:
                 pairs.insert(chance.randrange(len(pairs)), pair)
     bytes_ = [f"<0x{value:02X}>" for value in range(256)]
-    single = [*bytes_, "\u2581"] if kind == "fallback" else _other_bytes(letters)
+    single = [*bytes_, "\u2581"] if kind == "fallback" else sorted({*pre_tokenizers.ByteLevel.alphabet()} - {*letters})
     vocabulary = ["<s>", "<unk>", *single, *pieces]
     falls_back = {"byte_fallback": True, "unk_token": "<unk>", "fuse_unk": True} if kind == "fallback" else {}
     model = {
@@ -170,18 +164,9 @@ def _random_merges(chance: random.Random, number: int) -> list[tuple[str, str]]:
     return list(pairs)
 
 
-def _other_bytes(letters: list[str]) -> list[str]:
-    from tokenizers import pre_tokenizers
-
-    return sorted(set(pre_tokenizers.ByteLevel.alphabet()) - set(letters))
-
-
 _LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_BACK = [
-    {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
-    {"type": "ByteFallback"},
-    {"type": "Fuse"},
-]
+_TO_SPACE = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+_BACK = [_TO_SPACE, {"type": "ByteFallback"}, {"type": "Fuse"}]
 _PARTS: dict[str, dict[str, Any]] = {
     "bytes": {"normalizer": None, "pre_tokenizer": _LEVEL, "post_processor": None, "decoder": _LEVEL},
     "fallback": {
@@ -201,10 +186,8 @@ def random_bpe_texts(seed: int, number: int) -> list[str]:
         return "".join(chance.choices(LETTERS, k=chance.randint(1, 12)))
 
     others = ("\u00e9", "x", "\u4e2d", "\n", "0")
-    return [
-        " ".join(word() + (chance.choice(others) if chance.random() < 0.1 else "") for _ in range(6))
-        for _ in range(number)
-    ]
+    words = (word() + (chance.choice(others) if chance.random() < 0.1 else "") for _ in range(6 * number))
+    return [" ".join(text) for text in zip(*[words] * 6, strict=True)]
 
 
 def tokenizer_json(tokenizer: dict[str, Any]) -> str:

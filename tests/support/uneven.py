@@ -37,12 +37,9 @@ GRAPH_MODELS: list[tuple[str, dict[str, Any]]] = [
 
 
 def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[str, Any]:
-    """Config values of one of the `VARIATIONS`, for `write_micro_model`: each layer has other sizes.
+    """Config values of one of the `VARIATIONS` in which each layer has other sizes.
 
-    Args:
-        variation: Its name.
-        biases: Whether o_proj has a bias in the layers that were cut, and down_proj in one of them.
-        more: Further config values.
+    With biases, o_proj has one in the layers that were cut, and down_proj in one of them.
     """
     values = {**deepcopy(VARIATIONS[variation]), **more}
     family = family_of_model_type(values["model_type"])
@@ -98,10 +95,8 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
     config = micro_config(**values)
     spec, made = model_spec(config), {}
     if family_of_model_type(values["model_type"]).global_layers is not None:  # whose heads have another size
-        cut, of_dense = (
-            {str(index): sizes for index, sizes in layers.items()},
-            language_config(config)["per_layer_config"],
-        )
+        cut = {str(index): sizes for index, sizes in layers.items()}
+        of_dense = language_config(config)["per_layer_config"]
         layers = {index: {**of_dense.get(index, {}), **cut.get(index, {})} for index in {**of_dense, **cut}}
     for index, sizes in layers.items():
         made[index] = dict(sizes)

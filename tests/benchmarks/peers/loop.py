@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,28 +51,19 @@ def _genai(folder: Path, threads: int) -> _Loop:
     return tokens
 
 
-def _timed(generated: Iterator[int]) -> tuple[list[int], list[float]]:
-    """The tokens, and the seconds that each took since the previous one or the start."""
-    tokens, seconds = [], []
-    begin = time.perf_counter()
-    for token in generated:
-        end = time.perf_counter()
-        tokens.append(token)
-        seconds.append(end - begin)
-        begin = end
-    return tokens, seconds
-
-
 def _main(kind: str, folder: Path, asked: dict[str, Any]) -> None:
     loop = {"runner": _runner, "genai": _genai}[kind](folder, asked["threads"])
     prefills: list[float] = []
     steps: list[float] = []
-    tokens: list[int] = []
     for run in range(asked["warm_up"] + asked["runs"]):
-        tokens, seconds = _timed(loop(asked["prompt"], asked["new_tokens"]))
+        tokens, times = [], [time.perf_counter()]
+        for token in loop(asked["prompt"], asked["new_tokens"]):
+            times.append(time.perf_counter())
+            tokens.append(token)
         if run >= asked["warm_up"]:
-            prefills.append(seconds[0])
-            steps.extend(seconds[1:])
+            taken = [end - begin for begin, end in pairwise(times)]
+            prefills.append(taken[0])
+            steps.extend(taken[1:])
     print(json.dumps({"prefills": prefills, "steps": steps, "tokens": tokens}))
 
 

@@ -4,7 +4,6 @@
 #include <stdint.h>
 
 size_t cudnnGetVersion(void) { return 92700; } /* 9.27.0 */
-
 const char *cudnnGetErrorString(int status) { return status ? "failed" : "success"; }
 
 void cudnnGetLastErrorString(char *text, size_t bytes) {
@@ -12,106 +11,53 @@ void cudnnGetLastErrorString(char *text, size_t bytes) {
         *text = 0;
 }
 
-CREATE(cudnnCreate)
-DESTROY(cudnnDestroy)
+MADE(cudnn, )
 SET_STREAM(cudnnSetStream)
-
-int cudnnGetStream(struct handle *handle, cudaStream_t *stream) {
-    *stream = handle->stream;
-    return 0;
-}
+int cudnnGetStream(struct handle *handle, cudaStream_t *stream) { return *stream = handle->stream, 0; }
 
 /* A reduction takes no memory of its own. */
 int cudnnGetReductionIndicesSize(void *handle, void *reduction, void *from, void *to, size_t *bytes) {
-    (void)handle, (void)reduction, (void)from, (void)to;
-    *bytes = 0;
-    return 0;
+    return *bytes = 0;
 }
 
 int cudnnGetReductionWorkspaceSize(void *handle, void *reduction, void *from, void *to, size_t *bytes) {
-    return cudnnGetReductionIndicesSize(handle, reduction, from, to, bytes);
+    return *bytes = 0;
 }
 
-CREATE(cudnnCreateActivationDescriptor)
-CREATE(cudnnCreateConvolutionDescriptor)
-CREATE(cudnnCreateDropoutDescriptor)
-CREATE(cudnnCreateFilterDescriptor)
-CREATE(cudnnCreateLRNDescriptor)
-CREATE(cudnnCreatePoolingDescriptor)
-CREATE(cudnnCreateRNNDataDescriptor)
-CREATE(cudnnCreateRNNDescriptor)
-CREATE(cudnnCreateReduceTensorDescriptor)
-CREATE(cudnnCreateTensorDescriptor)
-DESTROY(cudnnDestroyActivationDescriptor)
-DESTROY(cudnnDestroyConvolutionDescriptor)
-DESTROY(cudnnDestroyDropoutDescriptor)
-DESTROY(cudnnDestroyFilterDescriptor)
-DESTROY(cudnnDestroyLRNDescriptor)
-DESTROY(cudnnDestroyPoolingDescriptor)
-DESTROY(cudnnDestroyRNNDataDescriptor)
-DESTROY(cudnnDestroyRNNDescriptor)
-DESTROY(cudnnDestroyReduceTensorDescriptor)
-DESTROY(cudnnDestroyTensorDescriptor)
-NOTHING(cudnnSetActivationDescriptor)
-NOTHING(cudnnSetConvolutionGroupCount)
-NOTHING(cudnnSetConvolutionMathType)
-NOTHING(cudnnSetConvolutionNdDescriptor)
-NOTHING(cudnnSetDropoutDescriptor)
-NOTHING(cudnnSetFilterNdDescriptor)
-NOTHING(cudnnSetLRNDescriptor)
-NOTHING(cudnnSetPoolingNdDescriptor)
-NOTHING(cudnnSetRNNDataDescriptor)
-NOTHING(cudnnSetRNNDescriptor_v8)
-NOTHING(cudnnSetReduceTensorDescriptor)
-NOTHING(cudnnSetTensorNdDescriptor)
+#define DESCRIPTOR(name) MADE(cudnn, name##Descriptor)
+DESCRIPTOR(Activation) DESCRIPTOR(Convolution) DESCRIPTOR(Dropout) DESCRIPTOR(Filter) DESCRIPTOR(LRN)
+DESCRIPTOR(Pooling) DESCRIPTOR(RNNData) DESCRIPTOR(RNN) DESCRIPTOR(ReduceTensor) DESCRIPTOR(Tensor)
 
-WORK(cudnnActivationForward)
-WORK(cudnnAddTensor)
-WORK(cudnnBatchNormalizationForwardInference)
-WORK(cudnnBatchNormalizationForwardTraining)
-WORK(cudnnConvolutionBiasActivationForward)
-WORK(cudnnConvolutionForward)
-WORK(cudnnLRNCrossChannelForward)
-WORK(cudnnPoolingForward)
-WORK(cudnnRNNForward)
-WORK(cudnnReduceTensor)
-WORK(cudnnSoftmaxForward)
+NOTHING(cudnnSetActivationDescriptor) NOTHING(cudnnSetConvolutionGroupCount) NOTHING(cudnnSetConvolutionMathType)
+NOTHING(cudnnSetConvolutionNdDescriptor) NOTHING(cudnnSetDropoutDescriptor) NOTHING(cudnnSetFilterNdDescriptor)
+NOTHING(cudnnSetLRNDescriptor) NOTHING(cudnnSetPoolingNdDescriptor) NOTHING(cudnnSetRNNDataDescriptor)
+NOTHING(cudnnSetRNNDescriptor_v8) NOTHING(cudnnSetReduceTensorDescriptor) NOTHING(cudnnSetTensorNdDescriptor)
+
+WORK(cudnnActivationForward) WORK(cudnnAddTensor) WORK(cudnnBatchNormalizationForwardInference)
+WORK(cudnnBatchNormalizationForwardTraining) WORK(cudnnConvolutionBiasActivationForward)
+WORK(cudnnConvolutionForward) WORK(cudnnLRNCrossChannelForward) WORK(cudnnPoolingForward) WORK(cudnnRNNForward)
+WORK(cudnnReduceTensor) WORK(cudnnSoftmaxForward)
+
+NOT_SUPPORTED(cudnnDeriveBNTensorDescriptor) NOT_SUPPORTED(cudnnDropoutGetStatesSize)
+NOT_SUPPORTED(cudnnFindConvolutionForwardAlgorithmEx) NOT_SUPPORTED(cudnnGetConvolutionForwardAlgorithm_v7)
+NOT_SUPPORTED(cudnnGetConvolutionForwardWorkspaceSize) NOT_SUPPORTED(cudnnGetRNNTempSpaceSizes)
+NOT_SUPPORTED(cudnnGetRNNWeightParams) NOT_SUPPORTED(cudnnGetTensorNdDescriptor)
 
 /* What is built of operations, such as attention: there is one engine, which supports all of them, has nothing to say of
  * itself, and needs no memory. */
-enum { INT64 = 3, DESCRIPTOR = 15, INT32 = 23 }; /* types of attributes */
-enum { KNOB_CHOICES = 302 };                      /* a name of one */
+enum { INT64 = 3, BACKEND_DESCRIPTOR = 15, INT32 = 23 }; /* types of attributes */
+enum { KNOB_CHOICES = 302 };                              /* a name of one */
 
+NOTHING(cudnnBackendSetAttribute) NOTHING(cudnnBackendFinalize) WORK(cudnnBackendExecute)
 DESTROY(cudnnBackendDestroyDescriptor)
-NOTHING(cudnnBackendSetAttribute)
-NOTHING(cudnnBackendFinalize)
-WORK(cudnnBackendExecute)
-
-int cudnnBackendCreateDescriptor(int type, void **made) {
-    (void)type;
-    return (*made = calloc(1, sizeof(struct handle))) ? 0 : 1;
-}
+int cudnnBackendCreateDescriptor(int type, void **made) { return cudnnCreate(made); }
 
 int cudnnBackendGetAttribute(void *descriptor, int name, int type, int64_t room, int64_t *count, void *values) {
-    (void)descriptor;
     if (values && room && type == INT64)
         *(int64_t *)values = 0;
     if (values && room && type == INT32)
         *(int32_t *)values = 0;
     if (count)
-        *count = type == INT64 || type == INT32 || (type == DESCRIPTOR && name != KNOB_CHOICES);
+        *count = type == INT64 || type == INT32 || (type == BACKEND_DESCRIPTOR && name != KNOB_CHOICES);
     return 0;
 }
-
-/* No decoder has convolutions or recurrent parts: whoever asks for them is told that they are not supported. */
-#define NOT_SUPPORTED(name) \
-    int name(void) { return 3000; }
-
-NOT_SUPPORTED(cudnnDeriveBNTensorDescriptor)
-NOT_SUPPORTED(cudnnDropoutGetStatesSize)
-NOT_SUPPORTED(cudnnFindConvolutionForwardAlgorithmEx)
-NOT_SUPPORTED(cudnnGetConvolutionForwardAlgorithm_v7)
-NOT_SUPPORTED(cudnnGetConvolutionForwardWorkspaceSize)
-NOT_SUPPORTED(cudnnGetRNNTempSpaceSizes)
-NOT_SUPPORTED(cudnnGetRNNWeightParams)
-NOT_SUPPORTED(cudnnGetTensorNdDescriptor)

@@ -12,11 +12,7 @@ static const struct kind {
 } kinds[] = {
     {75, 65536, 65536, 1024, 16, 40, 4},       /* T4 */
     {80, 166912, 167936, 2048, 32, 108, 40},   /* A100 */
-    {86, 101376, 102400, 1536, 16, 84, 6},     /* A40 */
-    {89, 101376, 102400, 1536, 24, 142, 96},   /* L40 */
     {90, 232448, 233472, 2048, 32, 132, 50},   /* H100 */
-    {100, 232448, 233472, 2048, 32, 148, 126}, /* B200 */
-    {120, 101376, 102400, 1536, 24, 170, 96},  /* GeForce RTX 5090 */
 };
 
 static __thread int current;
@@ -73,30 +69,14 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     if (error)
         return error;
     *properties = (struct cudaDeviceProp){
-        .major = it->sm / 10,
-        .minor = it->sm % 10,
-        .totalGlobalMem = fake_memory(),
-        .sharedMemPerBlock = 48 << 10,
-        .sharedMemPerBlockOptin = it->shared_of_block,
-        .sharedMemPerMultiprocessor = it->shared,
-        .reservedSharedMemPerBlock = it->sm < 80 ? 0 : 1 << 10,
-        .regsPerBlock = 65536,
-        .regsPerMultiprocessor = 65536,
-        .warpSize = 32,
-        .maxThreadsPerBlock = 1024,
-        .maxThreadsPerMultiProcessor = it->threads,
-        .maxBlocksPerMultiProcessor = it->blocks,
-        .maxThreadsDim = {1024, 1024, 64},
-        .maxGridSize = {2147483647, 65535, 65535},
-        .multiProcessorCount = it->multiprocessors,
-        .l2CacheSize = it->l2_mib << 20,
-        .totalConstMem = 65536,
-        .textureAlignment = 512,
-        .concurrentKernels = 1,
-        .unifiedAddressing = 1,
-        .memoryPoolsSupported = 1,
-        .cooperativeLaunch = 1,
-        .pciBusID = device + 1,
+        .major = it->sm / 10, .minor = it->sm % 10, .totalGlobalMem = fake_memory(), .sharedMemPerBlock = 48 << 10,
+        .sharedMemPerBlockOptin = it->shared_of_block, .sharedMemPerMultiprocessor = it->shared,
+        .reservedSharedMemPerBlock = it->sm < 80 ? 0 : 1 << 10, .regsPerBlock = 65536, .regsPerMultiprocessor = 65536,
+        .warpSize = 32, .maxThreadsPerBlock = 1024, .maxThreadsPerMultiProcessor = it->threads,
+        .maxBlocksPerMultiProcessor = it->blocks, .maxThreadsDim = {1024, 1024, 64},
+        .maxGridSize = {2147483647, 65535, 65535}, .multiProcessorCount = it->multiprocessors,
+        .l2CacheSize = it->l2_mib << 20, .totalConstMem = 65536, .textureAlignment = 512, .concurrentKernels = 1,
+        .unifiedAddressing = 1, .memoryPoolsSupported = 1, .cooperativeLaunch = 1, .pciBusID = device + 1,
     };
     snprintf(properties->name, sizeof properties->name, "%s", name ? name : "a stand-in for a GPU");
     return cudaSuccess;
@@ -107,24 +87,20 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     cudaError_t error = cudaGetDeviceProperties(&it, device);
     if (error)
         return error;
+#define ATTRIBUTE(name, field) case cudaDevAttr##name: *value = it.field; break
     switch (attribute) {
-    case cudaDevAttrComputeCapabilityMajor: *value = it.major; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = it.minor; break;
-    case cudaDevAttrMultiProcessorCount: *value = it.multiProcessorCount; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = it.sharedMemPerBlock; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = it.sharedMemPerBlockOptin; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = it.sharedMemPerMultiprocessor; break;
-    case cudaDevAttrReservedSharedMemoryPerBlock: *value = it.reservedSharedMemPerBlock; break;
-    case cudaDevAttrMaxRegistersPerBlock: *value = it.regsPerBlock; break;
-    case cudaDevAttrMaxRegistersPerMultiprocessor: *value = it.regsPerMultiprocessor; break;
-    case cudaDevAttrWarpSize: *value = it.warpSize; break;
-    case cudaDevAttrMaxThreadsPerBlock: *value = it.maxThreadsPerBlock; break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = it.maxThreadsPerMultiProcessor; break;
-    case cudaDevAttrMaxBlocksPerMultiprocessor: *value = it.maxBlocksPerMultiProcessor; break;
-    case cudaDevAttrMaxGridDimX: *value = it.maxGridSize[0]; break;
-    case cudaDevAttrL2CacheSize: *value = it.l2CacheSize; break;
-    case cudaDevAttrMemoryPoolsSupported: *value = it.memoryPoolsSupported; break;
-    case cudaDevAttrCooperativeLaunch: *value = it.cooperativeLaunch; break;
+        ATTRIBUTE(ComputeCapabilityMajor, major); ATTRIBUTE(ComputeCapabilityMinor, minor);
+        ATTRIBUTE(MultiProcessorCount, multiProcessorCount); ATTRIBUTE(MaxSharedMemoryPerBlock, sharedMemPerBlock);
+        ATTRIBUTE(MaxSharedMemoryPerBlockOptin, sharedMemPerBlockOptin);
+        ATTRIBUTE(MaxSharedMemoryPerMultiprocessor, sharedMemPerMultiprocessor);
+        ATTRIBUTE(ReservedSharedMemoryPerBlock, reservedSharedMemPerBlock);
+        ATTRIBUTE(MaxRegistersPerBlock, regsPerBlock);
+        ATTRIBUTE(MaxRegistersPerMultiprocessor, regsPerMultiprocessor); ATTRIBUTE(WarpSize, warpSize);
+        ATTRIBUTE(MaxThreadsPerBlock, maxThreadsPerBlock);
+        ATTRIBUTE(MaxThreadsPerMultiProcessor, maxThreadsPerMultiProcessor);
+        ATTRIBUTE(MaxBlocksPerMultiprocessor, maxBlocksPerMultiProcessor); ATTRIBUTE(MaxGridDimX, maxGridSize[0]);
+        ATTRIBUTE(L2CacheSize, l2CacheSize); ATTRIBUTE(MemoryPoolsSupported, memoryPoolsSupported);
+        ATTRIBUTE(CooperativeLaunch, cooperativeLaunch);
     /* Nothing is made up: whoever asks for another one is told that it is unknown. */
     default: return fake_fail(__func__, cudaErrorInvalidValue);
     }
@@ -135,8 +111,6 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
 cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
                                              unsigned long long flags,
                                              enum cudaDriverEntryPointQueryResult *result) {
-    (void)version, (void)flags;
-    fake_log("DRIVER %s", symbol);
     *function = NULL;
     if (result)
         *result = cudaDriverEntryPointSymbolNotFound;

@@ -15,11 +15,6 @@
 #include <cuda_runtime_api.h>
 #include <stddef.h>
 
-/* What a captured graph holds. */
-struct contents {
-    unsigned launches, calls, copies, sets;
-};
-
 enum work { LAUNCH, CALL, COPY, SET };
 
 /* Writes a line to the log, as printf does. */

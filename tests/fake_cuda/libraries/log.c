@@ -19,26 +19,21 @@ static void open_log(void) {
         file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 }
 
-static void write_line(const char *before, const char *format, va_list values) {
-    char line[8192]; /* kernels have long names */
+void fake_log(const char *format, ...) {
+    char line[1024];
+    va_list values;
     pthread_once(&once, open_log);
     if (file < 0)
         return;
-    int length = snprintf(line, sizeof line, "%s", before);
-    length += vsnprintf(line + length, sizeof line - length, format, values);
+    va_start(values, format);
+    int length = vsnprintf(line, sizeof line - 1, format, values);
+    va_end(values);
     if (length > (int)sizeof line - 2)
         length = sizeof line - 2;
     line[length++] = '\n';
     /* One write a line, so that lines of threads and of processes do not mix. */
     if (write(file, line, length) != length)
         abort();
-}
-
-void fake_log(const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    write_line("", format, values);
-    va_end(values);
 }
 
 void fake_mark(const char *text) { fake_log("MARK %s", text); }
@@ -62,32 +57,28 @@ cudaError_t cudaGetLastError(void) {
 cudaError_t cudaPeekAtLastError(void) { return last; }
 
 /* The errors that the stand-ins know, in CUDA's words. */
+#define KNOWN(error, text) {error, #error, text}
 static const struct {
     cudaError_t error;
     const char *name, *text;
 } errors[] = {
-    {cudaSuccess, "cudaSuccess", "no error"},
-    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
-    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
-    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
-    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
-    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
-    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
-     "operation not permitted when stream is capturing"},
-    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
-     "operation failed due to a previous error during capture"},
+    KNOWN(cudaErrorUnknown, "unknown error"), /* and all others */
+    KNOWN(cudaSuccess, "no error"),
+    KNOWN(cudaErrorInvalidValue, "invalid argument"),
+    KNOWN(cudaErrorMemoryAllocation, "out of memory"),
+    KNOWN(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    KNOWN(cudaErrorInvalidDevice, "invalid device ordinal"),
+    KNOWN(cudaErrorInvalidResourceHandle, "invalid resource handle"),
+    KNOWN(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
+    KNOWN(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
 };
 
-const char *cudaGetErrorName(cudaError_t error) {
-    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
-        if (errors[i].error == error)
-            return errors[i].name;
-    return "cudaErrorUnknown";
+static int place(cudaError_t error) {
+    int place = sizeof errors / sizeof *errors;
+    while (--place && errors[place].error != error)
+        ;
+    return place;
 }
 
-const char *cudaGetErrorString(cudaError_t error) {
-    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
-        if (errors[i].error == error)
-            return errors[i].text;
-    return "unknown error";
-}
+const char *cudaGetErrorName(cudaError_t error) { return errors[place(error)].name; }
+const char *cudaGetErrorString(cudaError_t error) { return errors[place(error)].text; }

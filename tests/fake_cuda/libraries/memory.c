@@ -60,8 +60,8 @@ static cudaError_t allocate(const char *function, void **address, size_t bytes, 
         *address = start;
     }
     pthread_mutex_unlock(&lock);
-    if (device >= 0)
-        fake_log("%s %d %zu", *address ? "ALLOCATION" : "REFUSED", device, bytes);
+    if (device >= 0 && *address)
+        fake_log("ALLOCATION %d %zu", device, bytes);
     return *address ? cudaSuccess : fake_fail(function, cudaErrorMemoryAllocation);
 }
 
@@ -78,11 +78,7 @@ static cudaError_t release(const char *function, void *address) {
         munmap(it.start, it.bytes);
     }
     pthread_mutex_unlock(&lock);
-    if (it.start != address)
-        return fake_fail(function, cudaErrorInvalidValue);
-    if (it.device >= 0)
-        fake_log("FREE %d %zu", it.device, it.bytes);
-    return cudaSuccess;
+    return it.start == address ? cudaSuccess : fake_fail(function, cudaErrorInvalidValue);
 }
 
 /* While a stream is captured, memory comes and goes in the order of a stream or not at all. */
@@ -91,26 +87,15 @@ static cudaError_t allocate_at_once(const char *function, void **address, size_t
     return error ? error : allocate(function, address, bytes, device);
 }
 
-static cudaError_t release_at_once(const char *function, void *address) {
-    cudaError_t error = fake_forbidden(function, EVERY_STREAM);
-    return error ? error : release(function, address);
+cudaError_t cudaFree(void *address) {
+    cudaError_t error = fake_forbidden(__func__, EVERY_STREAM);
+    return error ? error : release(__func__, address);
 }
 
-cudaError_t cudaMalloc(void **address, size_t bytes) {
-    return allocate_at_once(__func__, address, bytes, fake_device());
-}
-
-cudaError_t cudaMallocHost(void **address, size_t bytes) {
-    return allocate_at_once(__func__, address, bytes, PAGE_LOCKED);
-}
-
-cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags) {
-    (void)flags;
-    return cudaMallocHost(address, bytes);
-}
-
-cudaError_t cudaFree(void *address) { return release_at_once(__func__, address); }
-cudaError_t cudaFreeHost(void *address) { return release_at_once(__func__, address); }
+cudaError_t cudaFreeHost(void *address) { return cudaFree(address); }
+cudaError_t cudaMalloc(void **it, size_t bytes) { return allocate_at_once(__func__, it, bytes, fake_device()); }
+cudaError_t cudaMallocHost(void **it, size_t bytes) { return allocate_at_once(__func__, it, bytes, PAGE_LOCKED); }
+cudaError_t cudaHostAlloc(void **it, size_t bytes, unsigned flags) { return cudaMallocHost(it, bytes); }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     *total = fake_memory();
@@ -170,7 +155,6 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
 
 /* A variable of a kernel's module: there are none, so it holds zeros. */
 cudaError_t cudaMemcpyFromSymbol(void *to, const void *symbol, size_t bytes, size_t offset, enum cudaMemcpyKind kind) {
-    (void)symbol, (void)offset, (void)kind;
     memset(to, 0, bytes);
     fake_log("WAIT symbol");
     return cudaSuccess;
@@ -185,41 +169,22 @@ cudaError_t cudaMemsetAsync(void *address, int value, size_t bytes, cudaStream_t
 
 cudaError_t cudaMemset(void *address, int value, size_t bytes) { return cudaMemsetAsync(address, value, bytes, NULL); }
 
-/* Pools keep nothing back, so there is nothing to trim or to ask for. */
+/* Pools keep nothing back, so there is nothing to trim or to ask for; a pool is the number of its GPU. */
 cudaError_t cudaMemPoolCreate(cudaMemPool_t *pool, const struct cudaMemPoolProps *properties) {
-    int *device = malloc(sizeof *device);
-    *device = properties->location.id;
-    *pool = (cudaMemPool_t)device;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
-    free(pool);
+    *pool = (cudaMemPool_t)(intptr_t)properties->location.id;
     return cudaSuccess;
 }
 
 cudaError_t cudaMallocFromPoolAsync(void **address, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
-    (void)stream;
-    return allocate(__func__, address, bytes, *(int *)pool);
-}
-
-cudaError_t cudaFreeAsync(void *address, cudaStream_t stream) {
-    (void)stream;
-    return release(__func__, address);
+    return allocate(__func__, address, bytes, (int)(intptr_t)pool);
 }
 
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value) {
-    (void)pool, (void)attribute;
     *(uint64_t *)value = 0;
     return cudaSuccess;
 }
 
-cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr attribute, void *value) {
-    (void)pool, (void)attribute, (void)value;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) {
-    (void)pool, (void)bytes;
-    return cudaSuccess;
-}
+cudaError_t cudaFreeAsync(void *address, cudaStream_t stream) { return release(__func__, address); }
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, enum cudaMemPoolAttr name, void *value) { return cudaSuccess; }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) { return cudaSuccess; }
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) { return cudaSuccess; }

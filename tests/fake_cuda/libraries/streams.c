@@ -9,7 +9,7 @@
 /* A graph, or one that is being captured. Graphs are few and small: they stay until the process ends, so that a stream or
  * an event can always ask whether its capture goes on. */
 struct graph {
-    struct contents contents;
+    unsigned work[4]; /* of each kind */
     enum cudaStreamCaptureMode mode;
     pthread_t thread;
     int is_open, is_lost;
@@ -40,7 +40,7 @@ static struct graph *captured(cudaStream_t handle) {
 static const char *const names[] = {[LAUNCH] = "LAUNCH", [CALL] = "CALL", [COPY] = "COPY", [SET] = "SET"};
 
 cudaError_t fake_work(enum work kind, cudaStream_t handle, const char *format, ...) {
-    char text[8000];
+    char text[256];
     va_list values;
     struct stream *stream = of(handle);
     if (!fake_devices())
@@ -52,13 +52,8 @@ cudaError_t fake_work(enum work kind, cudaStream_t handle, const char *format, .
     va_end(values);
     pthread_mutex_lock(&lock);
     struct graph *graph = captured(handle);
-    if (graph) {
-        unsigned *count[] = {[LAUNCH] = &graph->contents.launches,
-                             [CALL] = &graph->contents.calls,
-                             [COPY] = &graph->contents.copies,
-                             [SET] = &graph->contents.sets};
-        ++*count[kind];
-    }
+    if (graph)
+        graph->work[kind]++;
     pthread_mutex_unlock(&lock);
     fake_log("%s%s %d %s", graph ? "CAPTURED " : "", names[kind], fake_device(), text);
     return cudaSuccess;
@@ -92,11 +87,7 @@ static cudaError_t make_stream(const char *function, cudaStream_t *stream) {
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *stream) { return make_stream(__func__, stream); }
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
-    (void)flags;
-    return make_stream(__func__, stream);
-}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) { return make_stream(__func__, stream); }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     free(of(stream));
@@ -114,7 +105,6 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait_for(__func_
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return fake_forbidden(__func__, stream); }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
-    (void)flags;
     *event = calloc(1, sizeof(struct event));
     return cudaSuccess;
 }
@@ -132,7 +122,6 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
-    (void)flags;
     return cudaEventRecord(event, stream);
 }
 
@@ -145,14 +134,10 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     return fake_fail(__func__, cudaErrorStreamCaptureUnsupported);
 }
 
-cudaError_t cudaEventQuery(cudaEvent_t event) {
-    (void)event;
-    return cudaSuccess;
-}
+cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaSuccess; }
 
 /* Nothing here takes time. */
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
-    (void)start, (void)end;
     *milliseconds = 0;
     return cudaSuccess;
 }
@@ -161,7 +146,6 @@ cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEve
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned flags) {
     struct graph *graph = ((struct event *)event)->graph;
     struct stream *stream = of(handle);
-    (void)flags;
     if (stream && graph && graph->is_open)
         stream->graph = graph;
     return cudaSuccess;
@@ -204,32 +188,23 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *made, cudaGraph_t graph, unsigned long long flags) {
-    (void)flags;
     *made = (cudaGraphExec_t)graph;
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-    struct contents it = ((struct graph *)executable)->contents;
+    unsigned *it = ((struct graph *)executable)->work;
     if (of(stream) && of(stream)->device != fake_device())
         return fake_fail(__func__, cudaErrorInvalidResourceHandle);
-    fake_log("REPLAY %d %u %u %u %u", fake_device(), it.launches, it.calls, it.copies, it.sets);
+    fake_log("REPLAY %d %u %u %u %u", fake_device(), it[LAUNCH], it[CALL], it[COPY], it[SET]);
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-    (void)graph;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-    (void)executable;
-    return cudaSuccess;
-}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return cudaSuccess; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) { return cudaSuccess; }
 
 /* There is nothing that the host's function would have to wait for. */
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *data) {
-    (void)stream;
     function(data);
     return cudaSuccess;
 }

@@ -136,12 +136,8 @@ class FakeRunner(Runner):
 
     @torch.no_grad()
     def _run(self, row: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = (
-            self._model(torch.from_numpy(ids[None]), **{self._cache_argument: self._caches[row]}, use_cache=True)
-            .logits[0]
-            .numpy()
-        )
-        return logits
+        told = {self._cache_argument: self._caches[row], "use_cache": True}
+        return np.asarray(self._model(torch.from_numpy(ids[None]), **told).logits[0], np.float32)
 
 
 class Quiet(FakeRunner):

@@ -15,26 +15,22 @@ from gguf import GGMLQuantizationType
 from support.corpora import WORDS
 from support.formats.written import WrittenModel
 from support.models import write_micro_model
+from support.tokenizers import pairs_of_words
 
 _LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
-}
+}  # fmt: skip
 _YARN = {
-    "rope_type": "yarn",
-    "factor": 4.0,
-    "original_max_position_embeddings": 32,
-    "beta_fast": 4.0,
-    "beta_slow": 1.0,
-}
-#: Six layers, of which the last has no window.
-_PATTERN = {"num_hidden_layers": 6, "sliding_window": 5}
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "beta_fast": 4.0, "beta_slow": 1.0,
+}  # fmt: skip
 #: A GGUF file gives no scale of Gemma's attention: llama.cpp takes that of its heads.
 _GEMMA = {"query_pre_attn_scalar": 16, "tie_word_embeddings": True}
-_NO_ROPE = {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]}
+#: Six layers, of which the last has no window.
+_GEMMA3 = {
+    **_GEMMA, "model_type": "gemma3_text", "num_hidden_layers": 6, "sliding_window": 5, "sliding_window_pattern": 6,
+}  # fmt: skip
+_SMOLLM3 = {"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layers": [1, 1, 1, 0]}
 GGUF_VARIATIONS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
     "llama-biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
@@ -47,74 +43,47 @@ GGUF_VARIATIONS: dict[str, dict[str, Any]] = {
     "ernie4_5": {"model_type": "ernie4_5", "head_dim": 24},
     "exaone4": {"model_type": "exaone4", "rope_scaling": _LLAMA3},
     "exaone4-window": {
-        "model_type": "exaone4",
-        "num_hidden_layers": 4,
-        "sliding_window": 5,
+        "model_type": "exaone4", "num_hidden_layers": 4, "sliding_window": 5,
         "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
     },
     "olmo2": {"model_type": "olmo2"},
     "gemma": {"model_type": "gemma", "tie_word_embeddings": True},
     "gemma2": {
-        **_GEMMA,
-        "model_type": "gemma2",
-        "sliding_window": 5,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-        "attn_logit_softcapping": 2.0,
-        "final_logit_softcapping": 8.0,
+        **_GEMMA, "model_type": "gemma2", "sliding_window": 5, "attn_logit_softcapping": 2.0,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "final_logit_softcapping": 8.0,
     },
-    "gemma3": {**_GEMMA, **_PATTERN, "model_type": "gemma3_text", "sliding_window_pattern": 6},
+    "gemma3": _GEMMA3,
     "gemma3-linear": {
-        **_GEMMA,
-        **_PATTERN,
-        "model_type": "gemma3_text",
-        "sliding_window_pattern": 6,
-        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
-        "final_logit_softcapping": 8.0,
+        **_GEMMA3, "rope_scaling": {"rope_type": "linear", "factor": 4.0}, "final_logit_softcapping": 8.0,
     },
     "glm4": {"model_type": "glm4", "attention_bias": True, "partial_rotary_factor": 0.5},
     "granite": {
-        "model_type": "granite",
-        "embedding_multiplier": 3.0,
-        "residual_multiplier": 0.4,
-        "logits_scaling": 2.0,
+        "model_type": "granite", "embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0,
     },
     "hunyuan": {"model_type": "hunyuan_v1_dense", "rope_theta": 11158840.0, "max_position_embeddings": 262144},
     "ministral3": {
         "model_type": "ministral3",
         "rope_parameters": {
-            **_YARN,
-            "rope_theta": 10000.0,
-            "original_max_position_embeddings": 8,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "llama_4_scaling_beta": 0.5,
+            **_YARN, "rope_theta": 10000.0, "original_max_position_embeddings": 8, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5,
         },
     },
     "phi3": {"model_type": "phi3"},
     "phi3-long": {
-        "model_type": "phi3",
+        "model_type": "phi3", "original_max_position_embeddings": 16, "partial_rotary_factor": 0.75,
         "rope_scaling": {
-            "type": "longrope",
-            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+            "type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
             "long_factor": [1.0, 2.0, 3.0, 4.0, 6.0, 8.0],
         },
-        "original_max_position_embeddings": 16,
-        "partial_rotary_factor": 0.75,
     },
     "seed_oss": {"model_type": "seed_oss", "attention_bias": True},
-    "smollm3": {**_NO_ROPE, "model_type": "smollm3"},
-    "smollm3-yarn": {**_NO_ROPE, "model_type": "smollm3", "rope_scaling": _YARN},
-}
+    "smollm3": _SMOLLM3,
+    "smollm3-yarn": {**_SMOLLM3, "rope_scaling": _YARN},
+}  # fmt: skip
 _ARCHITECTURES = {"gemma3_text": "gemma3", "hunyuan_v1_dense": "hunyuan-dense", "ministral3": "mistral3"}
 #: Their converters are made from that of Llama.
 _LIKE_LLAMA = ("llama", "arcee", "granite", "smollm3", "mistral3")
-_KINDS: dict[type, Callable[[gguf.GGUFWriter], Callable[[str, Any], None]]] = {
-    bool: lambda writer: writer.add_bool,
-    int: lambda writer: writer.add_uint32,
-    float: lambda writer: writer.add_float32,
-    str: lambda writer: writer.add_string,
-    list: lambda writer: writer.add_array,
-}
+_KINDS = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
 
 
 def write_micro_gguf(
@@ -126,16 +95,9 @@ def write_micro_gguf(
     fuse_qkv: bool = False,
     **values: Any,
 ) -> Path:
-    """`model.gguf` next to the model of `write_micro_model` that it is made from.
+    """`model.gguf` next to the model of `write_micro_model` that it is made from, in these encodings.
 
-    Args:
-        folder: Where to write both.
-        kind: Encoding of matrices.
-        norms: Encoding of vectors.
-        metadata: More metadata; without a known prefix they are the architecture's. None drops one.
-        tensors: More tensors.
-        fuse_qkv: Whether q, k and v are stored as one tensor, as the converter does on demand.
-        values: Of `write_micro_model`.
+    Metadata without a known prefix are the architecture's; None drops one. The converter fuses q, k and v on demand.
     """
     from safetensors.numpy import load_file
 
@@ -145,14 +107,12 @@ def write_micro_gguf(
     writer = gguf.GGUFWriter(folder / "model.gguf", architecture)
     written = {f"{architecture}.{key}": value for key, value in _metadata(architecture, config).items()}
     prefixes = ("general.", "split.", "tokenizer.")
-    more = {
-        key if key.startswith(prefixes) else f"{architecture}.{key}": written
-        for key, written in (metadata or {}).items()
-    }
+    given = (metadata or {}).items()
+    more = {key if key.startswith(prefixes) else f"{architecture}.{key}": value for key, value in given}
     for key, value in {**written, **_tokenizer(config["vocab_size"]), **more}.items():
         if value is not None:
-            _KINDS[type(value)](writer)(key, value)
-    converted = {**_converted(architecture, config, stored), **_rope_tensors(architecture, config)}
+            getattr(writer, f"add_{_KINDS[type(value)]}")(key, value)
+    converted = {**_converted(architecture, config, stored), **_rope_tensors(config)}
     if fuse_qkv:
         converted = _fused(converted)
     for name, data in converted.items():
@@ -195,61 +155,49 @@ def _metadata(architecture: str, config: dict[str, Any]) -> dict[str, Any]:
     return {**values, **(more_of(config, rope) if more_of else {})}
 
 
-def _gemma(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
-    softcaps = ("attn_logit_softcapping", "final_logit_softcapping")
-    return {
-        "attention.sliding_window": config["sliding_window"],
-        "rope.freq_base_swa": config.get("rope_local_base_freq"),
-        **{key: config.get(key) for key in softcaps},
-    }
-
-
-def _exaone4(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
-    pattern = [kind == "sliding_attention" for kind in config["layer_types"]]
-    if config["sliding_window"] is None:
-        return {"vocab_size": config["vocab_size"]}
-    return {"attention.sliding_window": config["sliding_window"], "attention.sliding_window_pattern": pattern}
-
-
-def _granite(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
-    names = {
-        "attention_multiplier": "attention.scale",
-        "embedding_multiplier": "embedding_scale",
-        "residual_multiplier": "residual_scale",
-        "logits_scaling": "logit_scale",
-    }
-    return {name: config.get(key) for key, name in names.items()}
-
-
 def _phi3(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
     positions = config["max_position_embeddings"]
     original = config.get("original_max_position_embeddings", positions)
-    factor = math.sqrt(1 + math.log(positions / original) / math.log(original)) if rope else None
     return {
         "rope.dimension_count": int(config["head_dim"] * config.get("partial_rotary_factor", 1.0)),
         "rope.scaling.original_context_length": original,
-        "rope.scaling.attn_factor": factor,
+        "rope.scaling.attn_factor": math.sqrt(1 + math.log(positions / original) / math.log(original))
+        if rope
+        else None,
         "attention.sliding_window": config.get("sliding_window") or 0,
     }
 
 
+def _gemma(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "attention.sliding_window": config["sliding_window"],
+        "rope.freq_base_swa": config.get("rope_local_base_freq"),
+        **{key: config.get(key) for key in ("attn_logit_softcapping", "final_logit_softcapping")},
+    }
+
+
+#: What is written of a config and its rotation besides.
 _OF_ARCHITECTURE: dict[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
-    "exaone4": _exaone4,
+    "exaone4": lambda config, rope: {"vocab_size": config["vocab_size"]} if config["sliding_window"] is None else {
+        "attention.sliding_window": config["sliding_window"],
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config["layer_types"]],
+    },
     "gemma2": _gemma,
     "gemma3": _gemma,
     "glm4": lambda config, rope: {"rope.dimension_count": int(config["head_dim"] * config["partial_rotary_factor"])},
-    "granite": _granite,
+    "granite": lambda config, rope: {
+        "attention.scale": config.get("attention_multiplier"), "embedding_scale": config.get("embedding_multiplier"),
+        "residual_scale": config.get("residual_multiplier"), "logit_scale": config.get("logits_scaling"),
+    },
     "hunyuan-dense": lambda config, rope: {
-        "rope.scaling.type": "none",
-        "rope.scaling.factor": 1.0,
-        "rope.scaling.original_context_length": 262144,
+        "rope.scaling.type": "none", "rope.scaling.factor": 1.0, "rope.scaling.original_context_length": 262144,
     },
     "mistral3": lambda config, rope: {
         "rope.scaling.yarn_log_multiplier": rope["mscale_all_dim"],
         "attention.temperature_scale": rope["llama_4_scaling_beta"],
     },
     "phi3": _phi3,
-}
+}  # fmt: skip
 
 
 def _converted(architecture: str, config: dict[str, Any], stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -284,14 +232,13 @@ def _fused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return fused
 
 
-def _rope_tensors(architecture: str, config: dict[str, Any]) -> dict[str, np.ndarray]:
+def _rope_tensors(config: dict[str, Any]) -> dict[str, np.ndarray]:
     rope = config.get("rope_scaling") or {}
     if "short_factor" in rope:
-        factors = {"long": rope["long_factor"], "short": rope["short_factor"]}
-        return {f"rope_factors_{kind}.weight": np.array(values, np.float32) for kind, values in factors.items()}
-    if rope.get("rope_type") != "llama3":
-        return {}
-    return {"rope_freqs.weight": _llama3_factors(config)}
+        return {
+            f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"], np.float32) for kind in ("long", "short")
+        }
+    return {"rope_freqs.weight": _llama3_factors(config)} if rope.get("rope_type") == "llama3" else {}
 
 
 def _llama3_factors(config: dict[str, Any]) -> np.ndarray:
@@ -302,33 +249,23 @@ def _llama3_factors(config: dict[str, Any]) -> np.ndarray:
 
     llama = LlamaConfig(**{**config, "model_type": "llama", "rope_scaling": dict(config["rope_scaling"])})
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](llama, torch.device("cpu"))
-    dim = config["head_dim"]
-    plain = 1.0 / config["rope_theta"] ** (torch.arange(0, dim, 2) / dim)
+    plain = 1.0 / config["rope_theta"] ** (torch.arange(0, config["head_dim"], 2) / config["head_dim"])
     return np.asarray((plain / scaled).to(torch.float32).numpy())
 
 
 def _tokenizer(size: int) -> dict[str, Any]:
     """A byte-level vocabulary with a token for each of `WORDS` after a space."""
-    letters = sorted({letter for word in WORDS for letter in word} | {"\u0120"})
-    pairs: dict[str, str] = {}
-    for word in WORDS:
-        known = "\u0120"
-        for letter in word:
-            pairs.setdefault(known + letter, f"{known} {letter}")
-            known += letter
+    letters, pairs = sorted({letter for word in WORDS for letter in word} | {"\u0120"}), pairs_of_words("\u0120")
     tokens = ["<pad>", "<s>", "</s>", *letters, *pairs]
-    kinds = [3] * 3 + [1] * (len(tokens) - 3) + [5] * (size - len(tokens))
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "qwen2",
-        "tokenizer.ggml.tokens": tokens + [f"[PAD{index}]" for index in range(len(tokens), size)],
-        "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.merges": list(pairs.values()),
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.padding_token_id": 0,
-        "tokenizer.ggml.add_bos_token": False,
+    values = {
+        "model": "gpt2",
+        "pre": "qwen2",
+        "tokens": tokens + [f"[PAD{index}]" for index in range(len(tokens), size)],
+        "token_type": [3] * 3 + [1] * (len(tokens) - 3) + [5] * (size - len(tokens)),
+        "merges": [" ".join(pair) for pair in pairs.values()],
+        **{"bos_token_id": 1, "eos_token_id": 2, "padding_token_id": 0, "add_bos_token": False},
     }
+    return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
 
 
 class GgufModel(WrittenModel):

@@ -21,17 +21,13 @@ def _tensor(name: str, edit: Callable[[NDArray[Any]], Any]) -> Edit:
     return lambda model: edit_tensor(model.graph, name, edit)
 
 
-def _proto(edit: Callable[[onnx.ModelProto], object]) -> Edit:
+def _graph(edit: Callable[[onnx.GraphProto], object]) -> Edit:
     def plant(model: Any) -> None:
         proto = onnx.load(model.graph, load_external_data=False)
-        edit(proto)
+        edit(proto.graph)
         model.graph.write_bytes(proto.SerializeToString())
 
     return plant
-
-
-def _graph(edit: Callable[[onnx.GraphProto], object]) -> Edit:
-    return _proto(lambda proto: edit(proto.graph))
 
 
 def _json(file: str, edit: Callable[[dict[str, Any]], Any]) -> Edit:
@@ -83,90 +79,59 @@ def _without_refit(graph: onnx.GraphProto) -> None:
     del node.input[-1]
 
 
+def _more_data_files(config: dict[str, Any]) -> None:
+    config["transformers.js_config"].update(use_external_data_format=2)
+
+
+_NAMED, _O = f"{_QKV}.weight.transposed", f"{_LAYER}.self_attn.o_proj"
+_DOWN = f"{_LAYER}.mlp.down_proj.weight.transposed"
+_WRITTEN_OTHERWISE: list[tuple[str, Edit, str]] = [
+    ("keys and values swapped", _tensor(_NAMED, _swap_keys_and_values), "qkv_proj"),
+    ("rows in another order", _tensor(_DOWN, lambda v: v.__setitem__(..., v[::-1].copy())), "down"),
+    ("bias of qkv is zero", _tensor(f"{_QKV}.bias", lambda v: v.fill(0)), "qkv_proj.bias"),
+    ("bias of the refit is zero", _tensor(f"{_O}.bias", lambda v: v.fill(0)), "o_proj"),
+    ("one number", _tensor("model.embed_tokens.weight", lambda v: v.__setitem__((7, 7), 9)), "embed"),
+    ("NaN", _tensor("model.norm.weight", lambda v: v.__setitem__(3, np.nan)), "NaN"),
+    ("rope of another base", _tensor("cos_cache", lambda v: np.square(v, out=v)), "cos_cache"),
+]
+_CONFIG, _GENERATION, _TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
+_DAMAGED: list[tuple[str, Edit, str]] = [
+    ("data end early", _bytes(True, lambda content: content[:-512]), "bytes and not"),
+    ("data are missing", lambda model: model.data.unlink(), "onnx_data is missing"),
+    ("graph ends early", _bytes(False, lambda content: content[:-900]), "onnx"),
+    ("graph is missing", lambda model: model.graph.unlink(), "no such file"),
+    ("data of another name", _graph(_other_location), "model.onnx.data"),
+    ("no input for kept logits", _graph(_without_kept), "num_logits_to_keep"),
+    ("cache of another shape", _graph(_other_heads), "past_key_values.0.key"),
+    ("too few layers", _json(_CONFIG, lambda v: v.update(num_hidden_layers=2)), "num_hidden_layers"),
+    ("unknown model type", _json(_CONFIG, lambda v: v.update(model_type="seap_llama")), "model_type"),
+    ("another precision", _json(_CONFIG, lambda v: v.pop("transformers.js_config")), "js_config"),
+    ("wrong EOS", _json(_GENERATION, lambda v: v.update(eos_token_id=5)), "eos_token_id"),
+    ("EOS is null", _json(_GENERATION, lambda v: v.update(eos_token_id=None)), "eos_token_id"),
+    ("other tokens", _json("tokenizer.json", lambda v: v["model"]["vocab"].update(cat=5, a=6)), "tokenizer.json"),
+    ("BOS is added", _json(_TOKENIZER, lambda v: v.update(add_bos_token=True)), "add_bos_token"),
+    ("no tokenizer", lambda model: (model.folder / "tokenizer.json").unlink(), "tokenizer.json"),
+    ("config is no JSON", lambda model: (model.folder / _CONFIG).write_text("{", "utf-8"), "config.json"),
+    ("code of a stranger", _json(_CONFIG, lambda v: v.update(auto_map={"AutoModel": "x.y"})), "auto_map"),
+    ("more data files", _json(_CONFIG, _more_data_files), "use_external_data_format"),
+    ("sampling", _json(_GENERATION, lambda v: v.update(do_sample=True)), "do_sample"),
+    ("another chat template", _json(_TOKENIZER, lambda v: v.update(chat_template="{{ 1 }}")), "chat_template"),
+    ("padding on the left", _json(_TOKENIZER, lambda v: v.update(padding_side="left")), "padding"),
+    # What the runtime computes is another result, too.
+    ("refit's bias is not added", _graph(_without_refit), "node '"),
+    ("gate for up", _other_input("layers.2.mlp.gated", 1, "layers.2.mlp.gate_proj.bias_add.output"), "node '"),
+    ("cache of another layer", _other_input("layers.2.self_attn.attention", 3, "past_key_values.0.key"), "node '"),
+    ("logits of the last", _other_input("num_logits_to_keep.tokens.node", 1, "num_logits_to_keep.flat"), "node '"),
+]
 #: Of a pruned fp32 model with biases: name, edit, which check finds it, and a word of what it says.
 FAULTS: list[tuple[str, Edit, str, str]] = [
-    (
-        "keys and values swapped",
-        _tensor(f"{_QKV}.weight.transposed", _swap_keys_and_values),
-        "differences",
-        "qkv_proj",
-    ),
-    ("bias of qkv is zero", _tensor(f"{_QKV}.bias", lambda v: v.fill(0)), "differences", "qkv_proj.bias"),
-    ("one number", _tensor("model.embed_tokens.weight", lambda v: v.__setitem__((7, 7), 9)), "differences", "embed"),
-    ("NaN", _tensor("model.norm.weight", lambda v: v.__setitem__(3, np.nan)), "differences", "NaN"),
-    ("rope of another base", _tensor("cos_cache", lambda v: np.square(v, out=v)), "differences", "cos_cache"),
-    ("data end early", _bytes(True, lambda content: content[:-512]), "damages", "bytes and not"),
-    ("data are missing", lambda model: model.data.unlink(), "damages", "onnx_data is missing"),
-    ("graph ends early", _bytes(False, lambda content: content[:-900]), "damages", "onnx"),
-    ("data of another name", _graph(_other_location), "damages", "model.onnx.data"),
-    ("no input for kept logits", _graph(_without_kept), "damages", "num_logits_to_keep"),
-    ("cache of another shape", _graph(_other_heads), "damages", "past_key_values.0.key"),
-    ("unknown model type", _json("config.json", lambda v: v.update(model_type="seap_llama")), "damages", "model_type"),
-    ("another precision", _json("config.json", lambda v: v.pop("transformers.js_config")), "damages", "js_config"),
-    ("EOS is null", _json("generation_config.json", lambda v: v.update(eos_token_id=None)), "damages", "eos_token_id"),
-    (
-        "tokenizer of another model",
-        _json("tokenizer.json", lambda v: v["model"]["vocab"].update(cat=5, a=6)),
-        "damages",
-        "tokenizer.json",
-    ),
-    (
-        "BOS is added",
-        _json("tokenizer_config.json", lambda v: v.update(add_bos_token=True)),
-        "damages",
-        "add_bos_token",
-    ),
-    (
-        "config is no JSON",
-        lambda model: (model.folder / "config.json").write_text("{", "utf-8"),
-        "damages",
-        "config.json",
-    ),
-    (
-        "code of a stranger",
-        _json("config.json", lambda v: v.update(auto_map={"AutoModel": "x.y"})),
-        "damages",
-        "auto_map",
-    ),
-    (
-        "another chat template",
-        _json("tokenizer_config.json", lambda v: v.update(chat_template="{{ 1 }}")),
-        "damages",
-        "chat_template",
-    ),
-    ("refit's bias is not added", _graph(_without_refit), "damages", "node '"),
-    (
-        "cache of another layer",
-        _other_input("layers.2.self_attn.attention", 3, "past_key_values.0.key"),
-        "damages",
-        "node '",
-    ),
-    (
-        "logits of the last token alone",
-        _other_input("num_logits_to_keep.tokens.node", 1, "num_logits_to_keep.flat"),
-        "damages",
-        "node '",
-    ),
+    *((name, edit, "differences", word) for name, edit, word in _WRITTEN_OTHERWISE),
+    *((name, edit, "damages", word) for name, edit, word in _DAMAGED),
 ]
-
-#: Of one with blocks.
+_SCALES, _PACKED = f"{_QKV}.weight.scales", f"{_QKV}.weight.packed"
 QUANTISED: list[tuple[str, Edit, str, str]] = [
-    (
-        "one scale",
-        _tensor(f"{_QKV}.weight.scales", lambda v: v.__setitem__((5, 1), v[5, 1] * 1.5)),
-        "differences",
-        "row 5",
-    ),
-    (
-        "one byte",
-        _tensor(f"{_QKV}.weight.packed", lambda v: v.__setitem__((9, 0, 0), v[9, 0, 0] ^ 0x88)),
-        "differences",
-        "row 9",
-    ),
-    (
-        "scale is infinite",
-        _tensor(f"{_QKV}.weight.scales", lambda v: v.__setitem__((0, 0), np.inf)),
-        "differences",
-        "infinite",
-    ),
+    ("one scale", _tensor(_SCALES, lambda v: v.__setitem__((5, 1), v[5, 1] * 1.5)), "differences", "row 5"),
+    ("all scales", _tensor(_SCALES, lambda v: np.negative(v, out=v)), "differences", "qkv_proj"),
+    ("one byte", _tensor(_PACKED, lambda v: v.__setitem__((9, 0, 0), v[9, 0, 0] ^ 0x88)), "differences", "row 9"),
+    ("scale is infinite", _tensor(_SCALES, lambda v: v.__setitem__((0, 0), np.inf)), "differences", "infinite"),
 ]

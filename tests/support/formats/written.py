@@ -18,14 +18,7 @@ from seap_export.model.sources.config import read_spec
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """A model folder, and what a format has made of it.
-
-    Attributes:
-        format: The format.
-        source: The model folder.
-        folder: What was written.
-        layers: The layers that were reported.
-    """
+    """A model folder, the folder that a format has made of it, and the layers that were reported."""
 
     format: Any
     source: Path

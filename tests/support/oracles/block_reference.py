@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, SharedExpert, names
+from seap_export.model.families.names import Projection
 from seap_export.model.layers.sublayers.rotary import rotary_tables
 
 
@@ -23,11 +24,7 @@ def random_tensors(spec: ModelSpec) -> dict[str, torch.Tensor]:
 
 
 class Reference:
-    """One generation: `call` continues it.
-
-    Attributes:
-        caches: Keys and values of each layer, [KV heads, tokens, head_dim].
-    """
+    """One generation, continued by `call`; `caches`: keys and values of each layer, [KV heads, tokens, head_dim]."""
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, torch.Tensor]) -> None:
         self._spec, self._tensors = spec, {name: tensor.double() for name, tensor in tensors.items()}
@@ -71,16 +68,12 @@ class Reference:
 
     def _experts(self, index: int, experts: Experts, x: torch.Tensor) -> torch.Tensor:
         """Token by token, expert by expert."""
-        gates, ups, downs = (
-            self._tensors[names.weight(name, index)]
-            for name in ("experts_gate_proj", "experts_up_proj", "experts_down_proj")
-        )
+        kinds: tuple[Projection, ...] = ("experts_gate_proj", "experts_up_proj", "experts_down_proj")
+        gates, ups, downs = (self._tensors[names.weight(name, index)] for name in kinds)
         width, written = experts.moe_intermediate_size, []
         for token, probabilities in zip(x, self._linear("router", index, x).softmax(-1), strict=True):
-            total, chosen = (
-                torch.zeros_like(token),
-                probabilities.argsort(descending=True)[: experts.experts_per_token],
-            )
+            total = torch.zeros_like(token)
+            chosen = probabilities.argsort(descending=True)[: experts.experts_per_token]
             for expert in chosen.tolist():
                 rows = slice(expert * width, (expert + 1) * width)
                 neurons = functional.silu(gates[rows] @ token) * (ups[rows] @ token)
@@ -117,10 +110,8 @@ class Reference:
         return functional.layer_norm(x, x.shape[-1:], gain, bias, self._spec.norm.epsilon)
 
     def _norm(self, name: str, index: int | None, x: torch.Tensor) -> torch.Tensor:
-        return self._gained(x, self._tensors[names.tensor(name, index)])
-
-    def _gained(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + self._spec.norm.epsilon).sqrt() * gain
+        root = (x.square().mean(-1, keepdim=True) + self._spec.norm.epsilon).sqrt()
+        return x / root * self._tensors[names.tensor(name, index)]
 
     def _linear(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
         stem = names.tensor(name, index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,18 @@ def reuse_references(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_references(runner: Any, cases: Any, store: Any, spec: Any, say: Callable[[str], None]) -> Any:
         cases = list(cases)
 
-        def compute(say: Callable[[str], None]) -> Any:
-            made = references(runner, cases, store, spec, say)
+        def passed(move: Callable[[Any], Any], known: Mapping[Any, Reference]) -> dict[Any, Reference]:
             return {
-                sequence: (
-                    store.get(reference.logits),
-                    [{s: store.get(a) for s, a in layer.items()} for layer in reference.cache],
+                sequence: Reference(
+                    move(of.logits), tuple({state: move(one) for state, one in layer.items()} for layer in of.cache)
                 )
-                for sequence, reference in made.items()
+                for sequence, of in known.items()
             }
 
-        arrays = _remembered(runner, ("references", repr(cases)), compute, say)
-        return {
-            sequence: Reference(
-                store.put(logits),
-                tuple({state: store.put(array) for state, array in layer.items()} for layer in cache),
-            )
-            for sequence, (logits, cache) in arrays.items()
-        }
+        def compute(say: Callable[[str], None]) -> Any:
+            return passed(store.get, references(runner, cases, store, spec, say))
+
+        return passed(store.put, _remembered(runner, ("references", repr(cases)), compute, say))
 
     def measure_exact_noise(runner: Any, known: Any, store: Any, say: Callable[[str], None]) -> Any:
         if any(True for _ in runner.spec.all(Experts)):  # ties are counted in all sequences together
@@ -68,17 +62,11 @@ def _remembered(runner: Any, what: Any, compute: Callable[[Any], Any], say: Call
         return compute(say)
     key = (_digest(checkpoint.folder), runner._stock.model.config._attn_implementation, what)
     if key not in _known:
-        lines: list[str] = []
-
-        def note(line: str) -> None:
-            lines.append(line)
-            say(line)
-
-        value = compute(note)
+        said: list[str] = []
+        value = compute(said.append)
         if len(_known) >= KEPT:
             del _known[next(iter(_known))]
-        _known[key] = value, lines
-        return value
+        _known[key] = value, said
     value, lines = _known[key]
     for line in lines:
         say(line)

@@ -21,6 +21,7 @@ from support.needs import NAMESPACE, find
 __all__ = ["MAIN", "Run", "Tool"]
 
 ROOT = Path(__file__).parents[3]
+Variables = Mapping[str, str]
 #: The command line.
 MAIN = "from seap_export.cli import main; main()"
 
@@ -54,25 +55,15 @@ class Tool:
         self._folder = folder
         self._runs = 0
         command = [sys.executable, "-P", str(Path(__file__).with_name("warm_server.py"))]
-        self._server = subprocess.Popen(
-            [*(NAMESPACE if find("mount") else ()), *command],
-            env=self._variables(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        command, pipe = [*(NAMESPACE if find("mount") else ()), *command], subprocess.PIPE
+        self._server = subprocess.Popen(command, env=self._variables(), stdin=pipe, stdout=pipe, text=True)
         assert self._answer() == "ready"
 
     def close(self) -> None:
         self._server.communicate()
 
     def start(
-        self,
-        cwd: Path,
-        *arguments: object,
-        program: str = MAIN,
-        environment: Mapping[str, str] | None = None,
-        **options: Any,
+        self, cwd: Path, *arguments: object, program: str = MAIN, environment: Variables | None = None, **options: Any
     ) -> Run:
         """Starts a run, with more variables; the options are those of `warm_server.start`."""
         self._runs += 1

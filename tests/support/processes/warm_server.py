@@ -46,21 +46,12 @@ def start(
     kill_at: int | None = None,
     kill_after: float = 0.0,
 ) -> int:
-    """Runs `python -c PROGRAM ARGUMENTS` in a fork; its process id.
+    """Runs `python -c PROGRAM ARGUMENTS` in a fork, with stdout and stderr in files; its process id.
 
-    Args:
-        program: Python code.
-        arguments: What it finds in `sys.argv`.
-        cwd: Its current folder.
-        out: File for stdout.
-        err: File for stderr.
-        environment: All its variables.
-        memory: Bytes of address space that it may use beyond what is there.
-        before: Python that runs first, and is not watched.
-        events: A pipe that gets a line for every change of the file system under `cwd`/out, before it is made.
-        records: The number of times that manifest.json is replaced before `kill_at` begins to count.
-        kill_at: The number of the change, from 1, before which it kills itself.
-        kill_after: Seconds that it lives on after that: the kernel ends it, wherever it then is.
+    It may use `memory` bytes of address space beyond what is there. The code `before` runs first, and is not watched.
+    The pipe `events` gets a line for every change of the file system under `cwd`/out, before it is made. Before the
+    change of the number `kill_at`, from 1, it kills itself, or lives on for `kill_after` seconds; the count begins
+    when manifest.json has been replaced `records` times.
     """
     process = os.fork()
     if process:

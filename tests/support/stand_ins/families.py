@@ -61,19 +61,10 @@ _LLAMA_3_2_1B = {
     "num_key_value_heads": 8, "rope_theta": 500000.0, "vocab_size": 128256,
     "rope_scaling": {"factor": 32.0, "original_max_position_embeddings": 8192, **_LLAMA3},
 }  # fmt: skip
-_SMOLLM2 = {
-    **_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 8192, "pad_token_id": 2,
-    "rope_scaling": None, "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "vocab_size": 49152,
-}  # fmt: skip
 _GEMMA = {
     "architectures": ["GemmaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 2,
     "eos_token_id": 1, "head_dim": 256, "initializer_range": 0.02, "max_position_embeddings": 8192, "pad_token_id": 0,
     "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 256000,
-}  # fmt: skip
-_GEMMA_2 = {
-    **_GEMMA, "architectures": ["Gemma2ForCausalLM"], "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid",
-    "final_logit_softcapping": 30.0, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
-    "model_type": "gemma2", "sliding_window": 4096,
 }  # fmt: skip
 _GEMMA_3 = {
     **_GEMMA, "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": None, "final_logit_softcapping": None,
@@ -102,49 +93,19 @@ _QWEN = {
 _PHI_3 = {
     "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
     "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "embd_pdrop": 0.0, "hidden_act": "silu",
-    "initializer_range": 0.02, "model_type": "phi3", "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
-    "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
+    "initializer_range": 0.02, "model_type": "phi3", "resid_pdrop": 0.0, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
 }  # fmt: skip
 _PHI_3_MINI = {
     **_PHI_3, "bos_token_id": 1, "eos_token_id": 32000, "hidden_size": 3072, "intermediate_size": 8192,
     "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
     "original_max_position_embeddings": 4096, "pad_token_id": 32000, "vocab_size": 32064,
 }  # fmt: skip
-_HUNYUAN = {
-    "add_classification_head": False, "architectures": ["HunYuanDenseV1ForCausalLM"], "attention_bias": False,
-    "attention_dropout": 0.1, "attention_head_dim": 128, "cla_share_factor": 2, "class_num": 0,
-    "dense_list": [4096, 0], "head_dim": 128, "hidden_act": "silu", "im_end_id": 5, "im_newline_id": 11,
-    "im_start_id": 4, "initializer_range": 0.02, "mask_init_id": 12, "max_position_embeddings": 262144,
-    "mlp_bias": False, "model_type": "hunyuan_v1_dense", "norm_type": "rms", "num_key_value_heads": 8,
-    "pool_type": "last", "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
-    "rope_scaling": {
-        "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
-        "type": "dynamic",
-    },
-    "text_end_id": 7, "text_start_id": 6, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
-    "use_cla": False,
-    "use_qk_norm": True, "use_rotary_pos_emb": True,
-}  # fmt: skip
-_EXAONE_4 = {
-    "architectures": ["Exaone4ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 361,
-    "hidden_act": "silu", "initializer_range": 0.02, "model_type": "exaone4", "num_key_value_heads": 8,
-    "pad_token_id": 0, "rms_norm_eps": 1e-05, "rope_theta": 1000000, "torch_dtype": "bfloat16",
-    "rope_scaling": {"factor": 16.0, "original_max_position_embeddings": 8192, **_LLAMA3},
-    "transformers_version": "4.54.0.dev0", "use_cache": True, "vocab_size": 102400,
-}  # fmt: skip
 _GRANITE = {
     "attention_bias": False, "attention_dropout": 0.0, "embedding_multiplier": 12, "hidden_act": "silu",
     "initializer_range": 0.1, "max_position_embeddings": 131072, "residual_multiplier": 0.22, "rms_norm_eps": 1e-05,
     "rope_scaling": None, "rope_theta": 10000000, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
     "use_cache": True,
-}  # fmt: skip
-_GRANITE_4 = {
-    **_GRANITE, "architectures": ["GraniteMoeHybridForCausalLM"], "bos_token_id": 100257, "eos_token_id": 100257,
-    "init_method": "mup", "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_d_conv": 4,
-    "mamba_d_state": 256, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_proj_bias": False,
-    "model_type": "granitemoehybrid", "normalization_function": "rmsnorm", "num_experts_per_tok": 0,
-    "num_local_experts": 0, "output_router_logits": False, "pad_token_id": 100256, "position_embedding_type": "rope",
-    "router_aux_loss_coef": 0.01, "vocab_size": 100352,
 }  # fmt: skip
 #: Copies of public files.
 COPIED: dict[str, dict[str, Any]] = {
@@ -153,14 +114,13 @@ COPIED: dict[str, dict[str, Any]] = {
         "num_attention_heads": 8, "num_hidden_layers": 18, "num_key_value_heads": 1, "rope_scaling": None,
     },
     "google/gemma-2-2b-it": {
-        **_GEMMA_2, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8, "num_hidden_layers": 26,
-        "num_key_value_heads": 4, "query_pre_attn_scalar": 256,
+        **_GEMMA, "architectures": ["Gemma2ForCausalLM"], "attn_logit_softcapping": 50.0,
+        "cache_implementation": "hybrid", "final_logit_softcapping": 30.0, "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh", "model_type": "gemma2", "sliding_window": 4096, "hidden_size": 2304,
+        "intermediate_size": 9216, "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256,
     },
     "google/gemma-3-270m": _GEMMA_3_270M,
-    "google/gemma-3-1b-it": {
-        **_GEMMA_3, "cache_implementation": "hybrid", "eos_token_id": [1, 106], "hidden_size": 1152,
-        "intermediate_size": 6912, "num_hidden_layers": 26, "sliding_window_pattern": 6,
-    },
     "google/translategemma-4b-it": {
         **_GEMMA_3_WRAPPER,
         "text_config": {
@@ -177,10 +137,6 @@ COPIED: dict[str, dict[str, Any]] = {
         },
     },
     "meta-llama/Llama-3.2-1B": _LLAMA_3_2_1B,
-    "HuggingFaceTB/SmolLM2-135M": {
-        **_SMOLLM2, "hidden_size": 576, "intermediate_size": 1536, "is_llama_config": True, "num_attention_heads": 9,
-        "num_hidden_layers": 30, "num_key_value_heads": 3, "rope_interleaved": False, "rope_theta": 100000,
-    },
     "HuggingFaceTB/SmolLM3-3B": {
         "architectures": ["SmolLM3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
         "bos_token_id": 128000, "eos_token_id": 128012, "hidden_act": "silu", "hidden_size": 2048,
@@ -203,10 +159,6 @@ COPIED: dict[str, dict[str, Any]] = {
         "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3",
         "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rope_scaling": None,
         "rope_theta": 1000000, "sliding_window": None,
-    },
-    "microsoft/Phi-3.5-mini-instruct": {
-        **_PHI_3_MINI, "_name_or_path": "Phi-3.5-mini-instruct", "max_position_embeddings": 131072,
-        "rope_scaling": _FACTORS, "sliding_window": 262144,
     },
     "microsoft/Phi-4-mini-instruct": {
         **_PHI_3, "bos_token_id": 199999, "eos_token_id": 199999, "full_attn_mod": 1, "hidden_size": 3072,
@@ -233,18 +185,30 @@ COPIED: dict[str, dict[str, Any]] = {
         },
     },
     "tencent/Hy-MT2-7B": {
-        **_HUNYUAN, "bos_token_id": 127958, "eos_token_id": 127960, "hidden_size": 4096, "intermediate_size": 14336,
-        "num_attention_heads": 32, "num_hidden_layers": 32, "org_vocab_size": 128167, "pad_id": 127961,
-        "pad_token_id": 127961, "sep_token_id": 127962, "vocab_size": 128167,
+        "add_classification_head": False, "architectures": ["HunYuanDenseV1ForCausalLM"], "attention_bias": False,
+        "attention_dropout": 0.1, "attention_head_dim": 128, "cla_share_factor": 2, "class_num": 0,
+        "dense_list": [4096, 0], "head_dim": 128, "hidden_act": "silu", "im_end_id": 5, "im_newline_id": 11,
+        "im_start_id": 4, "initializer_range": 0.02, "mask_init_id": 12, "max_position_embeddings": 262144,
+        "mlp_bias": False, "model_type": "hunyuan_v1_dense", "norm_type": "rms", "num_key_value_heads": 8,
+        "pool_type": "last", "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+        "rope_scaling": {
+            "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "type": "dynamic",
+        },
+        "text_end_id": 7, "text_start_id": 6, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "use_cache": True, "use_cla": False, "use_qk_norm": True, "use_rotary_pos_emb": True, "bos_token_id": 127958,
+        "eos_token_id": 127960, "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "org_vocab_size": 128167, "pad_id": 127961, "pad_token_id": 127961,
+        "sep_token_id": 127962, "vocab_size": 128167,
     },
     "baidu/ERNIE-4.5-0.3B-PT": {
         "architectures": ["Ernie4_5_ForCausalLM"],
-        "auto_map": {"AutoConfig": "configuration_ernie4_5.Ernie4_5_Config"}, "bos_token_id": 1,
-        "eos_token_id": 2, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
-        "intermediate_size": 3072, "max_position_embeddings": 131072, "model_type": "ernie4_5",
-        "num_attention_heads": 16, "num_hidden_layers": 18, "num_key_value_heads": 2, "pad_token_id": 0,
-        "rms_norm_eps": 1e-05, "rope_theta": 500000, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
-        "use_bias": False, "use_cache": False, "vocab_size": 103424,
+        "auto_map": {"AutoConfig": "configuration_ernie4_5.Ernie4_5_Config"}, "bos_token_id": 1, "eos_token_id": 2,
+        "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 3072,
+        "max_position_embeddings": 131072, "model_type": "ernie4_5", "num_attention_heads": 16,
+        "num_hidden_layers": 18, "num_key_value_heads": 2, "pad_token_id": 0, "rms_norm_eps": 1e-05,
+        "rope_theta": 500000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_bias": False,
+        "use_cache": False, "vocab_size": 103424,
     },
 }  # fmt: skip
 _GPT_2 = {
@@ -286,17 +250,17 @@ REMEMBERED: dict[str, dict[str, Any]] = {
     "bigcode/starcoderbase-1b": {
         **_GPT_2, "activation_function": "gelu_pytorch_tanh", "architectures": ["GPTBigCodeForCausalLM"],
         "attention_softmax_in_fp32": True, "inference_runner": 0, "max_batch_size": None, "max_sequence_length": None,
-        "model_type": "gpt_bigcode", "multi_query": True, "n_embd": 2048, "n_head": 16, "n_inner": 8192,
-        "n_layer": 24, "n_positions": 8192, "pad_key_length": True, "pre_allocate_kv_cache": False,
+        "model_type": "gpt_bigcode", "multi_query": True, "n_embd": 2048, "n_head": 16, "n_inner": 8192, "n_layer": 24,
+        "n_positions": 8192, "pad_key_length": True, "pre_allocate_kv_cache": False,
         "scale_attention_softmax_in_fp32": True, "scale_attn_weights": True, "use_cache": True,
         "validate_runner_input": True, "vocab_size": 49152,
     },
     "EleutherAI/pythia-160m": {
         "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "gelu",
         "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-05,
-        "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 12,
-        "num_hidden_layers": 12, "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
-        "torch_dtype": "float16", "use_cache": True, "use_parallel_residual": True, "vocab_size": 50304,
+        "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 12, "num_hidden_layers": 12,
+        "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False, "torch_dtype": "float16",
+        "use_cache": True, "use_parallel_residual": True, "vocab_size": 50304,
     },
     "tiiuae/falcon-7b": {
         **_FALCON, "hidden_size": 4544, "multi_query": True, "new_decoder_architecture": False,
@@ -317,12 +281,6 @@ REMEMBERED: dict[str, dict[str, Any]] = {
     "google/gemma-3-4b-it": {
         **_GEMMA_3_WRAPPER, "text_config": {**_GEMMA_3_4B, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
     },
-    "Qwen/Qwen2.5-0.5B": {
-        **_QWEN, "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864,
-        "max_position_embeddings": 32768, "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
-        "num_hidden_layers": 24, "num_key_value_heads": 2, "rope_theta": 1000000.0, "sliding_window": 32768,
-        "use_mrope": False,
-    },
     "mistralai/Mistral-7B-v0.1": {
         "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
         "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
@@ -340,13 +298,24 @@ REMEMBERED: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 40, "num_key_value_heads": 8, "pad_token_id": 0, "vocab_size": 49159,
     },
     "LGAI-EXAONE/EXAONE-4.0-32B": {
-        **_EXAONE_4, "head_dim": 128, "hidden_size": 5120, "intermediate_size": 27392,
-        "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 16,
-        "max_position_embeddings": 131072, "num_attention_heads": 40, "num_hidden_layers": 64, "sliding_window": 4096,
-        "sliding_window_pattern": "LLLG", "tie_word_embeddings": False,
+        "architectures": ["Exaone4ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 361,
+        "hidden_act": "silu", "initializer_range": 0.02, "model_type": "exaone4", "num_key_value_heads": 8,
+        "pad_token_id": 0, "rms_norm_eps": 1e-05, "rope_theta": 1000000, "torch_dtype": "bfloat16",
+        "rope_scaling": {"factor": 16.0, "original_max_position_embeddings": 8192, **_LLAMA3},
+        "transformers_version": "4.54.0.dev0", "use_cache": True, "vocab_size": 102400, "head_dim": 128,
+        "hidden_size": 5120, "intermediate_size": 27392,
+        "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 16, "max_position_embeddings": 131072,
+        "num_attention_heads": 40, "num_hidden_layers": 64, "sliding_window": 4096, "sliding_window_pattern": "LLLG",
+        "tie_word_embeddings": False,
     },
     "ibm-granite/granite-4.0-micro": {
-        **_GRANITE_4, "attention_multiplier": 0.015625, "hidden_size": 2560, "intermediate_size": 8192,
+        **_GRANITE, "architectures": ["GraniteMoeHybridForCausalLM"], "bos_token_id": 100257, "eos_token_id": 100257,
+        "init_method": "mup", "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_d_conv": 4,
+        "mamba_d_state": 256, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_proj_bias": False,
+        "model_type": "granitemoehybrid", "normalization_function": "rmsnorm", "num_experts_per_tok": 0,
+        "num_local_experts": 0, "output_router_logits": False, "pad_token_id": 100256,
+        "position_embedding_type": "rope", "router_aux_loss_coef": 0.01, "vocab_size": 100352,
+        "attention_multiplier": 0.015625, "hidden_size": 2560, "intermediate_size": 8192,
         "layer_types": ["attention"] * 40, "logits_scaling": 10, "num_attention_heads": 40, "num_hidden_layers": 40,
         "num_key_value_heads": 8, "shared_intermediate_size": 8192,
     },

@@ -29,18 +29,13 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The state of the hub.
+    """What was received; after `most` large files (None: all), the hub refuses further ones."""
 
-    Attributes:
-        repositories: By OWNER/NAME.
-        objects: Large files that were received, by SHA-256; also those of a commit that did not come.
-        received: The SHA-256 of each large file in the order of receipt.
-        most: Large files that are received before the hub refuses further ones; None: all.
-    """
-
-    repositories: dict[str, Repository] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)
-    received: list[str] = field(default_factory=list)
+    repositories: dict[str, Repository] = field(default_factory=dict)  # by OWNER/NAME
+    objects: dict[str, bytes] = field(
+        default_factory=dict
+    )  # large files by SHA-256, also of a commit that did not come
+    received: list[str] = field(default_factory=list)  # their SHA-256, in the order of receipt
     most: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 

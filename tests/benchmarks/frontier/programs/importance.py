@@ -1,6 +1,6 @@
 """Writes an importance matrix for llama.cpp: the squared inputs of every matrix, summed over texts, column by column.
 
-    python importance.py MODEL TEXTS.json OUT.gguf --architecture llama
+    python importance.py MODEL TEXTS.json OUT.gguf ARCHITECTURE
 
 It has the sums that llama.cpp's own `llama-imatrix` collects, those of the layers' matrices, in the file that it
 writes. MODEL is a folder of transformers, TEXTS.json has lists of token ids.
@@ -10,8 +10,8 @@ Source: https://github.com/ggml-org/llama.cpp, tools/imatrix/imatrix.cpp.
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,10 @@ def write(path: Path, sums: dict[str, tuple[torch.Tensor, int]], architecture: s
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
-    parser.add_argument("texts", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--architecture", required=True, help="llama.cpp's name of it.")
-    given = parser.parse_args()
-    texts = json.loads(given.texts.read_text("utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
-    write(given.out, collect(model, texts), given.architecture, model.config.num_hidden_layers, len(texts))
+    folder, texts_file, out, architecture = sys.argv[1:]
+    texts = json.loads(Path(texts_file).read_text("utf-8"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    write(Path(out), collect(model, texts), architecture, model.config.num_hidden_layers, len(texts))
 
 
 if __name__ == "__main__":
