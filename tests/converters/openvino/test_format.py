@@ -56,7 +56,7 @@ def test_every_family(variation: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
 def test_integers_are_those_of_onnx(precision: str, bits: int, tmp_path: Path) -> None:
-    from converters.onnx.weights.quantize import quantize
+    from support.product import quantize
 
     made = write_ir_model(tmp_path, "llama-gqa", precision)
     weight = load_file(made.source / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]

@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.calibration import TOKEN_IDS
 from support.models import micro_source, transformers_model
-from support.product import Source, StoredForm, open_source
+from support.product import WAYS, Source, StoredForm, open_source
 
-from converters.onnx.precision import WAYS
 from seap_export.model.families import names
 from seap_export.pruning.rounding.grid import BITS, BlockQuantization, Way
 from seap_export.pruning.rounding.information import Information, _frequencies, information

@@ -29,10 +29,17 @@ from support.calibration import (
 from support.editing import edit_weights, set_json
 from support.models import micro_source, put_on_grid, rounded_copy, transformers_model
 from support.plans import micro_plan
-from support.product import Compute, SafetensorsReader, SafetensorsWriter, TaskMixture, Vocabulary, write_shrunk_model
+from support.product import (
+    WAYS,
+    Compute,
+    SafetensorsReader,
+    SafetensorsWriter,
+    TaskMixture,
+    Vocabulary,
+    write_shrunk_model,
+)
 from support.stand_ins.cuda import pretend_cuda
 
-from converters.onnx.precision import WAYS
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.errors import ArtifactError, InputError
 from seap_export.pruning.rounding import write as write_module

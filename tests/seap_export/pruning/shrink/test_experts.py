@@ -16,14 +16,22 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import masked_logits, micro_source, transformers_model, write_micro_model
 from support.plans import layer_plan, plan_of
-from support.product import DecoderLayer, LayerPlan, Plan, Source, length_buckets, open_source, router_weights
+from support.product import (
+    Compensation,
+    DecoderLayer,
+    LayerPlan,
+    Plan,
+    Source,
+    length_buckets,
+    open_source,
+    router_weights,
+)
 from support.variations import VARIATIONS
 from torch import nn
 
 from seap_export.model.families import Attention, Experts
 from seap_export.model.layers import working_memory
 from seap_export.model.layers.hidden_states import HiddenStates
-from seap_export.pruning.plan.settings import Compensation
 from seap_export.pruning.plan.sublayers import KeptExperts, KeptHeads
 from seap_export.pruning.shrink.expert_refit import ExpertFit
 from seap_export.pruning.shrink.write import write_shrunk_model

@@ -22,7 +22,16 @@ from support.chosen import FEATURED, JOINT, RICHEST, featured, in_turn
 from support.editing import edit_weights, set_json
 from support.models import ATTENTION_MASK, INPUT_IDS, masked_logits, micro_source, transformers_model, why_not_loaded
 from support.plans import NEURONS, layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
-from support.product import Calibration, KeptNeurons, Plan, Source, StoredForm, TaskMixture
+from support.product import (
+    COMPENSATIONS,
+    Calibration,
+    Compensation,
+    KeptNeurons,
+    Plan,
+    Source,
+    StoredForm,
+    TaskMixture,
+)
 from support.shrunk import Shrunk, shrink_folder
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,7 +39,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
 from seap_export.model.families import Mlp, dense_config, family_of_model_type, model_spec
-from seap_export.pruning.plan.settings import COMPENSATIONS, Compensation, Layout
+from seap_export.pruning.plan.settings import Layout
 from seap_export.pruning.shrink.write import write_shrunk_model
 
 Shrink = Callable[..., Shrunk]
