@@ -48,11 +48,10 @@ PLACE = 200  # where models begin to compute differently, above the 128 tokens t
 CROSSING = f"filled cache of {PLACE}"
 LENGTHS: dict[str, Any] = {"max_position_embeddings": 320}
 ROPE: dict[str, Any] = {"rope_theta": 10000.0, "original_max_position_embeddings": PLACE}
-FACTORS: dict[str, Any] = {"rope_type": "longrope", "short_factor": [1.0, 1.1] * 4, "long_factor": [4.0, 4.5] * 4}
+FACTORS: dict[str, Any] = {"type": "longrope", "short_factor": [1.0, 1.1] * 4, "long_factor": [4.0, 4.5] * 4}
 WINDOW: dict[str, Any] = {"model_type": "mistral", "sliding_window": PLACE, **LENGTHS}
 LONGROPE: dict[str, Any] = {
-    **{"model_type": "phi3", "sliding_window": None, "rope_parameters": {**ROPE, **FACTORS}},
-    **{"original_max_position_embeddings": PLACE, **LENGTHS},
+    **{"model_type": "phi3", "sliding_window": None, "rope_scaling": FACTORS, **ROPE, **LENGTHS}
 }
 SCALED: dict[str, Any] = {
     **{"model_type": "ministral3", "rope_parameters": {**ROPE, "llama_4_scaling_beta": 0.5}, **LENGTHS}
