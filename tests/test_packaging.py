@@ -11,6 +11,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("suffix", [".whl", ".tar.gz"])
-@pytest.mark.parametrize("python", _pythons())
+@pytest.mark.parametrize("python, suffix", zip(cycle(_pythons()), (".whl", ".tar.gz"), strict=False))
 def test_it_installs_and_answers(
     python: str, suffix: str, built: dict[str, Path], written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

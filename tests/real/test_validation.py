@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.editing import edit_tensor, list_again
 
-pytestmark = pytest.mark.release
+pytestmark = pytest.mark.full
 
 
 def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(
