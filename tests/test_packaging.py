@@ -140,7 +140,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("python, suffix", zip(cycle(_pythons()), (".whl", ".tar.gz"), strict=False))
+@pytest.mark.parametrize(("python", "suffix"), [*zip(cycle(_pythons()), (".whl", ".tar.gz"), strict=False)])
 def test_it_installs_and_answers(
     python: str, suffix: str, built: dict[str, Path], written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
