@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console, quoted
 from seap_export.cli.groups import Decorator, number_option, option, titled
 from seap_export.cli.options import option_of, output_options, raw_option, stop_option
 from seap_export.common.providers import OWN_FORMAT, PROVIDERS
+from seap_export.pipeline.request.options import ComputeOptions
 
 if TYPE_CHECKING:
     from seap_export.runtime import Generator, Sampling

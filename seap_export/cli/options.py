@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from converters.form_options import FormOptions
-from seap_export.api.tasks import Tasks
 from seap_export.cli.console import Console
 from seap_export.cli.groups import Option, option
 from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, PrecisionChoice, Ratio
@@ -32,6 +31,7 @@ from seap_export.common.values import (
     is_given,
     members_of,
 )
+from seap_export.pipeline.request.tasks import SupportOrNone, Tasks, TokensKept
 
 Command = Callable[..., Any]
 #: The options of a graph that --help does not show.
@@ -46,8 +46,10 @@ _TYPES: tuple[tuple[type[Any], click.ParamType], ...] = (
     (NameOrPath, NameOrPathType()),
     (NameOrPathOrNone, NameOrPathType()),
     (PrecisionOrNone, PrecisionChoice()),
+    (SupportOrNone, NameOrPathType()),
     (ShareOrNone, click.FloatRange(0.0, 1.0)),
     (Tasks, NameOrPathType()),
+    (TokensKept, NumberOrWord()),
     (Weights, click.STRING),
 )
 _REPEATABLE = (FilePaths, Several, Tasks, Weights)
@@ -94,8 +96,6 @@ def _type(each: Declared) -> click.ParamType:
         if is_given(each.hint, kind):
             return click_type
     inner = _inner(each.hint)
-    if inner == (int, str):
-        return NumberOrWord()
     if get_origin(inner[0]) is Literal:
         choices = get_args(inner[0])
         return click.Choice(choices) if isinstance(choices[0], str) else IntChoice(map(str, choices))

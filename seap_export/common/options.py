@@ -105,7 +105,8 @@ def option(help: str, *, default: Any = MISSING, kw_only: bool = True, **about: 
 def options(cls: type[_T]) -> type[_T]:
     """Makes a class a frozen dataclass that checks its options when it is made, unless it has a `__post_init__`.
 
-    Making one raises `Mismatch` for a value of another type, and `UsageError` for one that there is not.
+    Then its `refuse_contradictions` is called, if it has one. Making one raises `Mismatch` for a value of another
+    type, and `UsageError` for one that there is not.
     """
     if "__post_init__" not in vars(cls):
         cls.__post_init__ = _settle  # type: ignore[attr-defined]
@@ -138,6 +139,8 @@ def _settle(self: Any) -> None:
         if each.about.least is not None:
             refuse_less(each.about.least, **{each.name: settled})
         object.__setattr__(self, each.name, settled)
+    if hasattr(cls, "refuse_contradictions"):
+        self.refuse_contradictions()
 
 
 def values_of(cls: type, whole: object) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _parse(whole: dict[str, Any]) -> Family:
     stored_names = _names(given, absent)
     given_biases = whole.get("biases", {})
     of_groups = {name: given_biases[of] for of in _GROUPS if of in given_biases for name in _GROUPS[of]}
-    biases = {name: switch for name, switch in of_groups.items() if name not in lacking}
+    biases: dict[str, Any] = {name: switch for name, switch in of_groups.items() if name not in lacking}
     biases |= {name: switch for name, switch in given_biases.items() if name not in _GROUPS}
     stored_names |= bias_names(stored_names, biases)
     return Family(**parsed | {"names": MappingProxyType(stored_names), "biases": MappingProxyType(biases)})
