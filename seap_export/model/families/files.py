@@ -43,8 +43,8 @@ _LISTS: Mapping[str, Any] = {"variants": parts.FamilyVariant, "wrappers": parts.
 
 @cache
 def transformers_keys() -> frozenset[str]:
-    """The keys of configs that transformers reads, of whatever model: `support.transformers_keys` of the tests lists
-    them."""
+    """The keys of configs that transformers reads, of any model that writes texts: `support.transformers_keys` of the
+    tests lists them."""
     return frozenset(resources.files(__package__).joinpath(_TRANSFORMERS).read_text("utf-8").split())
 
 
