@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -38,7 +38,6 @@ _GROUPS: Mapping[str, tuple[Projection, ...]] = {
 }
 #: What a family that is like another does not take over: files that hold its models.
 _OWN = ("gguf", "variants", "wrappers")
-_LISTS: Mapping[str, Any] = {"variants": parts.FamilyVariant, "wrappers": parts.Wrapper}
 
 
 @cache
@@ -98,12 +97,21 @@ def _parse(whole: dict[str, Any]) -> Family:
     )
     absent = lacking | {name for name in USUAL_NAMES if f"names.{name}" in whole.get("without", ())}
     stored_names = _names(given, absent)
+    parsed["wrappers"] = tuple(_wrappers(whole["model_type"], parsed.get("wrappers", ())))
     given_biases = whole.get("biases", {})
     of_groups = {name: given_biases[of] for of in _GROUPS if of in given_biases for name in _GROUPS[of]}
     biases: dict[str, Any] = {name: switch for name, switch in of_groups.items() if name not in lacking}
     biases |= {name: switch for name, switch in given_biases.items() if name not in _GROUPS}
     stored_names |= bias_names(stored_names, biases)
     return Family(**parsed | {"names": MappingProxyType(stored_names), "biases": MappingProxyType(biases)})
+
+
+def _wrappers(family: str, tables: Iterable[Mapping[str, Any]]) -> Iterator[parts.Wrapper]:
+    for table in tables:
+        given = table["model_type"]
+        for model_type in (given,) if isinstance(given, str) else given:
+            default = f"{model_type}_text" if table.get("has_sections") else family
+            yield parts.Wrapper(**{"default": default, **table, "model_type": model_type})
 
 
 def _names(stored_names: Mapping[str, str], lacking: frozenset[str]) -> dict[str, str]:
@@ -120,8 +128,8 @@ def _parsed(key: str, value: Any) -> Any:
         return MappingProxyType({word: (kind,) if isinstance(kind, str) else kind for word, kind in value.items()})
     if key == "fused_rows":
         return MappingProxyType({name: parts.FusedRows(**fields) for name, fields in value.items()})
-    if key in _LISTS:
-        return tuple(_LISTS[key](**fields) for fields in value)
+    if key == "variants":
+        return tuple(parts.FamilyVariant(**fields) for fields in value)
     if key == "requires":
         return MappingProxyType({name: parts.Requirement(**fields) for name, fields in value.items()})
     return value
@@ -157,7 +165,7 @@ def wrapper_of_model_type(model_type: str | None) -> parts.Wrapper | None:
 
 def family_in_wrapper(wrapper: parts.Wrapper, model_type: str) -> Family:
     """The family of a wrapper's language model, by what the wrapper calls it."""
-    if model_type == wrapper.text_type:
+    if wrapper.has_sections and model_type == wrapper.default:
         return next(family for family in families() if wrapper in family.wrappers)
     family = family_of_model_type(model_type)
     if wrapper.model_type not in (known.model_type for known in family.wrappers):

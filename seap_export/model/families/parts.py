@@ -278,24 +278,23 @@ class Wrapper:
 
     Attributes:
         model_type: The `model_type` of its config.json.
-        config: Key of the language model's config in it.
-        default: The language model's `model_type` where its config names none.
+        default: The language model's `model_type` where its config, at `text_config`, names none: that of the family,
+            unless the file says otherwise.
         prefixes: Prefixes of its tensors' names that stand in place of `model.`.
         left_out: Prefixes of the names of tensors that the language model does not need.
-        text_type: What it calls the language model, where that is one of the family with sections for images in its
-            rotation; "": as the family.
+        has_sections: Whether the language model is one of the family with sections for images in its rotation, which
+            it calls `MODEL_TYPE_text`.
         defaults: The values that transformers assumes for keys of the language model that are missing, where those of
             the family are others.
         beside: Keys that are not the language model's, in checkpoints that have its keys beside them and none at
-            `config`; empty: there are no such checkpoints.
+            `text_config`; empty: there are no such checkpoints.
     """
 
     model_type: str
-    config: str
     prefixes: tuple[str, ...]
     left_out: tuple[str, ...]
-    default: str | None = None
-    text_type: str = ""
+    default: str = ""
+    has_sections: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
