@@ -69,9 +69,9 @@ def option_of(options: type, name: str, **changes: Any) -> Command:
         return click.argument(name, type=_type(each), metavar=about.metavar or None)
     is_flag, is_repeatable = bool in members_of(each.hint), any(is_given(each.hint, kind) for kind in _REPEATABLE)
     default = each.default
-    is_shown = not (is_flag or each.is_required) and default not in (None, ())
+    is_shown = not (is_flag or each.is_required or about.unset) and default not in (None, ())
     return click.option(
-        f"{spelled}/--no-{spelled[2:]}" if is_flag and default is not False else spelled,
+        f"{spelled}/--{about.off or f'no-{spelled[2:]}'}" if is_flag and default is not False else spelled,
         name,
         cls=Option,
         title=about.title,
@@ -102,15 +102,6 @@ def _type(each: Declared) -> click.ParamType:
     if inner == (int,):
         return click.INT if each.about.least is None else click.IntRange(min=each.about.least)
     return click.FLOAT if inner == (float,) else click.STRING
-
-
-raw_option = option(
-    "--raw/--template",
-    default=None,
-    help="Continue the prompt as it is, or put it into the model's chat template.  [default: as in the texts that the "
-    "variant was made from]",
-)
-stop_option = option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable.")
 
 
 wide_option = option(
