@@ -52,8 +52,6 @@ class HeadOptions(GroupedOptions[Attention]):
     """Sets of query heads, with as many in each KV group."""
 
     kept_type = KeptHeads
-    scores_name = "head_channels"
-    tensor_names = ("heads", "heads_kept", "attention_loss")
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Attention) -> bool:

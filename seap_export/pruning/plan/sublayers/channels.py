@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
@@ -54,8 +53,6 @@ class ChannelOptions(Options[S]):
     """
 
     kept_type: ClassVar[type[KeptChannels]]
-    #: The names of `order` and `loss_of` on disk.
-    tensor_names: ClassVar[tuple[str, str]]
 
     order: npt.NDArray[np.int64]
     loss_of: npt.NDArray[np.float64]
@@ -88,15 +85,6 @@ class ChannelOptions(Options[S]):
     ) -> Self:
         """Removes the channels that increase the loss least, block by block; see `Options`."""
         return cls(dense, hidden_size, *eliminate_channels(weight, covariance_for(weight, statistics), ridge))
-
-    @classmethod
-    def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        order, loss_of = (tensors[name].numpy() for name in cls.tensor_names)
-        return cls(dense, hidden_size, order, loss_of)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        values = (torch.from_numpy(array.copy()) for array in (self.order, self.loss_of))
-        return dict(zip(self.tensor_names, values, strict=True))
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:

@@ -25,8 +25,6 @@ class ConvolutionOptions(ChannelOptions[Convolution]):
     """Numbers of channels that a short convolution can keep."""
 
     kept_type = KeptConvolution
-    scores_name = "conv_channels"
-    tensor_names = ("conv_order", "conv_loss")
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Convolution) -> bool:

@@ -53,8 +53,6 @@ class DeltaNetOptions(GroupedOptions[DeltaNet]):
     """Sets of value heads that a gated delta net can keep, with as many for each key head."""
 
     kept_type = KeptDeltaNet
-    scores_name = "delta_head_channels"
-    tensor_names = ("delta_heads", "delta_heads_kept", "delta_loss")
 
     @classmethod
     def beyond_weights(cls, sublayer: DeltaNet, cost: CostModel) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -54,10 +54,6 @@ class KeptExperts(Kept):
         if numbers not in ([], [self.expert_width] * len(self.experts)):
             raise ValueError("every kept expert must keep the same number of neurons")
 
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Self:
-        return cls(tuple(row["experts"]), row["expert_width"], tuple(map(tuple, row["expert_neurons"])))
-
     @property
     def units(self) -> tuple[int, ...]:
         return self.experts
@@ -102,7 +98,6 @@ class ExpertOptions(Options[Experts]):
     """
 
     kept_type = KeptExperts
-    scores_name = "experts"
 
     order: npt.NDArray[np.int64]
     loss_of: npt.NDArray[np.float64]
@@ -152,15 +147,6 @@ class ExpertOptions(Options[Experts]):
         order, losses = eliminate_experts(dense, sample, weights)
         neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, statistics.shares(dense).tolist())
         return cls(dense, hidden_size, order, losses, *neurons)
-
-    @classmethod
-    def from_tensors(cls, dense: Experts, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        order, loss_of, neuron_order, neuron_loss = (tensors[name].numpy() for name in _TENSORS)
-        return cls(dense, hidden_size, order, loss_of, neuron_order, neuron_loss)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        arrays = (self.order, self.loss_of, self.neuron_order, self.neuron_loss)
-        return {name: torch.from_numpy(array.copy()) for name, array in zip(_TENSORS, arrays, strict=True)}
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Experts) -> bool:
@@ -245,10 +231,6 @@ class ExpertOptions(Options[Experts]):
         """The option with the number of experts nearest to that of the set, and with all their neurons."""
         distances = np.abs(self._counts[:, 0] - int(units.sum()))
         return int(np.lexsort((-self._counts[:, 1], distances))[0])
-
-
-#: The names of the orders and the losses on disk.
-_TENSORS = ("expert_order", "expert_loss", "expert_neuron_order", "expert_neuron_loss")
 
 
 def _whole_neurons(dense: Experts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

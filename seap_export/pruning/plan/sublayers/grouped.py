@@ -47,12 +47,6 @@ class KeptGrouped(Kept):
         values: tuple[Any, ...] = (dense.heads_per_group, groups, heads)
         return cls(*values)
 
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Self:
-        size, groups, heads = (row[field.name] for field in fields(cls))
-        values: tuple[Any, ...] = (size, tuple(groups), tuple(heads))
-        return cls(*values)
-
     @property
     def _values(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         size, groups, heads = (getattr(self, field.name) for field in fields(self))
@@ -91,8 +85,6 @@ class GroupedOptions(Options[S]):
     """
 
     kept_type: ClassVar[type[KeptGrouped]]
-    #: The names of the heads of all options, of their numbers and of `loss_of` on disk.
-    tensor_names: ClassVar[tuple[str, str, str]]
 
     sets: tuple[KeptGrouped, ...]
     loss_of: npt.NDArray[np.float64]
@@ -132,14 +124,14 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        heads, numbers, losses = (tensors[name] for name in cls.tensor_names)
-        kept = tuple(cls.kept_type.of(dense, tuple(members.tolist())) for members in heads.split(numbers.tolist()))
-        return cls(dense, hidden_size, kept, losses.numpy())
+        every = tensors["heads"].split(tensors["numbers"].tolist())
+        kept = tuple(cls.kept_type.of(dense, tuple(heads.tolist())) for heads in every)
+        return cls(dense, hidden_size, kept, tensors["loss_of"].numpy())
 
     def tensors(self) -> dict[str, torch.Tensor]:
         heads = torch.tensor([head for kept in self.sets for head in kept.units])
         numbers = torch.tensor([len(kept.units) for kept in self.sets])
-        return dict(zip(self.tensor_names, (heads, numbers, torch.from_numpy(self.loss_of.copy())), strict=True))
+        return {"heads": heads, "numbers": numbers, **super().tensors()}
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:

@@ -31,7 +31,7 @@ class Kept(ABC):
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         """Reads a plan from a layer of plan.json; raises `KeyError`, `TypeError` or `ValueError`."""
-        return cls(**{field.name: tuple(row[field.name]) for field in fields(cls)})
+        return cls(**{field.name: _frozen(row[field.name]) for field in fields(cls)})
 
     @property
     def group(self) -> int:
@@ -65,6 +65,10 @@ class Kept(ABC):
     def rows(self, dense: Any, name: Projection | str) -> torch.Tensor:
         """The kept rows of a projection that reads the stream, or of one of `inner_tensors`, int64."""
         return self.channels(dense)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def spread(units: tuple[int, ...], width: int) -> torch.Tensor:

@@ -27,5 +27,3 @@ class LayerInputOptions(ChannelOptions[LayerInput]):
     """The one option of the inputs of a layer, which keeps all."""
 
     kept_type = KeptInputs
-    scores_name = "layer_inputs"
-    tensor_names = ("layer_input_order", "layer_input_loss")

@@ -54,8 +54,6 @@ class MambaOptions(GroupedOptions[Mamba]):
     """Sets of heads that Mamba-2 can keep, with as many in each group."""
 
     kept_type = KeptMamba
-    scores_name = "mamba_head_channels"
-    tensor_names = ("mamba_heads", "mamba_heads_kept", "mamba_loss")
 
     @classmethod
     def beyond_weights(cls, sublayer: Mamba, cost: CostModel) -> int:

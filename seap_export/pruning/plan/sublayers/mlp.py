@@ -25,5 +25,3 @@ class NeuronOptions(ChannelOptions[Mlp]):
     """Numbers of neurons that an MLP can keep."""
 
     kept_type = KeptNeurons
-    scores_name = "neurons"
-    tensor_names = ("neuron_order", "neuron_loss")

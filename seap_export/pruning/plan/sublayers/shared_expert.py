@@ -34,8 +34,6 @@ class SharedOptions(ChannelOptions[SharedExpert]):
     """Numbers of neurons that a shared expert can keep."""
 
     kept_type = KeptShared
-    scores_name = "shared_neurons"
-    tensor_names = ("shared_order", "shared_loss")
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: SharedExpert) -> bool:
