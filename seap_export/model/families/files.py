@@ -181,7 +181,8 @@ def family_of_model_type(model_type: str | None) -> Family:
     for family in families():
         if family.model_type == plain:
             return family
-    part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
+    names = {plain, plain.removesuffix("_text")}
+    part = next((part for part, model_types in refused_models().items() if names.intersection(model_types)), None)
     if part is not None:
         raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
     raise InputError(f"model family '{model_type}' is not supported; use one that docs/families.md lists")
