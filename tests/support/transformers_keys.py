@@ -15,7 +15,7 @@ from pathlib import Path
 
 import transformers
 
-from seap_export.model.families.files import transformers_keys
+from seap_export.model.families.files import common_keys, transformers_keys
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "seap_export/model/families/transformers_keys.txt"
@@ -34,7 +34,7 @@ def keys_of_transformers() -> set[str]:
             continue
         tree = ast.parse(path.read_text("utf-8"))
         keys |= {*_asked(tree), *(_declared(tree) if "configuration_" in path.name else ())}
-    return {key for key in keys if key.isidentifier() and not key.startswith("_")}
+    return {key for key in keys if key.isidentifier() and not key.startswith("_")} - common_keys()[0]
 
 
 @cache
