@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+from seap_export.common.values import members_of
 from seap_export.errors import InputError
 from seap_export.model.families import parts
 from seap_export.model.families.family import FUSED, PRUNED_PREFIX, Family, bias_names, lacking_projections
@@ -123,7 +124,7 @@ def _names(stored_names: Mapping[str, str], lacking: frozenset[str]) -> dict[str
 
 def _parsed(key: str, value: Any) -> Any:
     if key in _PARTS:
-        return _PARTS[key](**value)
+        return _part(key, _PARTS[key], value)
     if key == "layer_types":
         return MappingProxyType({word: (kind,) if isinstance(kind, str) else kind for word, kind in value.items()})
     if key == "fused_rows":
@@ -133,6 +134,15 @@ def _parsed(key: str, value: Any) -> Any:
     if key == "requires":
         return MappingProxyType({name: parts.Requirement(**fields) for name, fields in value.items()})
     return value
+
+
+def _part(key: str, cls: Any, table: Mapping[str, Any]) -> Any:
+    """A part of a family's description; raises `ValueError` for a word that there is not."""
+    for name, hint in get_type_hints(cls).items():
+        words = [word for member in members_of(hint) for word in get_args(member) or (member,)]
+        if name in table and all(isinstance(word, str) for word in words) and table[name] not in words:
+            raise ValueError(f"{key}.{name} cannot be '{table[name]}'; write one of {', '.join(words)}")
+    return cls(**table)
 
 
 def _frozen(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from seap_export.model.families.names import Projection
 
@@ -59,14 +59,6 @@ class Block:
     mamba_norm: Literal["before_gate", "after_gate", "keys"] | None = None
     attention_softcap: str | None = None
     logits_softcap: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.norm not in ("rms", "layer"):
-            raise ValueError(f"norm must be rms or layer, not {self.norm}")
-        if self.attention_gate not in (None, *get_args(AttentionGate)):
-            raise ValueError(f"attention_gate must be one of {', '.join(get_args(AttentionGate))}")
-        if self.qk_norm not in get_args(QkNorm):
-            raise ValueError(f"qk_norm must be one of {', '.join(get_args(QkNorm))}, not {self.qk_norm}")
 
 
 @dataclass(frozen=True)
@@ -245,10 +237,6 @@ class RotaryRules:
     query_scaling: bool = False
     sections: bool = False
 
-    def __post_init__(self) -> None:
-        if self.layers not in ("all", "no_rope_layers", "sliding", "position_embedding_type", "none"):
-            raise ValueError(f"rotation.layers cannot be '{self.layers}'")
-
 
 @dataclass(frozen=True)
 class Window:
@@ -266,10 +254,6 @@ class Window:
     pattern: int | None = None
     first: str | None = None
     switch: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.layers not in ("all", "layer_types", "attention_types"):
-            raise ValueError(f"window.layers cannot be '{self.layers}'")
 
 
 @dataclass(frozen=True)
