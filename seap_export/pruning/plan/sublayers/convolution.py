@@ -18,8 +18,6 @@ class KeptConvolution(KeptChannels):
     unit, panel = "channels", ("channels of convolutions", "channel")
     size_words: ClassVar[Mapping[str, tuple[str, str]]] = {"conv_dim": ("channels", "channels of convolutions")}
 
-    conv_channels: tuple[int, ...]
-
 
 class ConvolutionOptions(ChannelOptions[Convolution]):
     """Numbers of channels that a short convolution can keep."""

@@ -31,7 +31,6 @@ class KeptExperts(Kept):
     """The kept experts, and how many neurons each keeps.
 
     Attributes:
-        experts: The kept experts, sorted.
         expert_neurons: The kept neurons of each kept expert, sorted; empty: all.
     """
 
@@ -42,25 +41,20 @@ class KeptExperts(Kept):
         "moe_intermediate_size": ("expert neurons", "neurons of an expert"),
     }
 
-    experts: tuple[int, ...]
     expert_width: int
     expert_neurons: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        sorted_indices(experts=self.experts)
+        sorted_indices(units=self.units)
         for neurons in self.expert_neurons:
             sorted_indices(expert_neurons=neurons)
         numbers = [len(neurons) for neurons in self.expert_neurons]
-        if numbers not in ([], [self.expert_width] * len(self.experts)):
+        if numbers not in ([], [self.expert_width] * len(self.units)):
             raise ValueError("every kept expert must keep the same number of neurons")
 
     @property
-    def units(self) -> tuple[int, ...]:
-        return self.experts
-
-    @property
     def sizes(self) -> dict[str, int]:
-        return {"num_experts": len(self.experts), "moe_intermediate_size": self.expert_width}
+        return {"num_experts": len(self.units), "moe_intermediate_size": self.expert_width}
 
     def fits(self, dense: Experts) -> bool:
         """Whether the dense layer has these experts and neurons."""
@@ -72,13 +66,13 @@ class KeptExperts(Kept):
         """The kept neurons of one expert after the other, int64."""
         if not self.expert_neurons:
             return super().channels(dense)
-        starts = dense.moe_intermediate_size * torch.tensor(self.experts)
+        starts = dense.moe_intermediate_size * torch.tensor(self.units)
         return (starts[:, None] + torch.tensor(self.expert_neurons)).flatten()
 
     def rows(self, dense: Experts, name: Projection | str) -> torch.Tensor:
         """The router has a row for each expert, and so have the biases of the choice and of what experts write."""
         is_by_expert = name == "router" or name in dense.inner_tensors()
-        return torch.tensor(self.experts) if is_by_expert else self.channels(dense)
+        return torch.tensor(self.units) if is_by_expert else self.channels(dense)
 
 
 @dataclass(frozen=True, eq=False)

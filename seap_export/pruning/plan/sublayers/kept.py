@@ -17,7 +17,11 @@ S = TypeVar("S", bound=Sublayer)
 
 @dataclass(frozen=True)
 class Kept(ABC):
-    """The plan of a sublayer: indices of the units that are kept; the fields are its keys in plan.json."""
+    """The plan of a sublayer; the fields are its keys in plan.json.
+
+    Attributes:
+        units: The indices of the kept units of channels, sorted.
+    """
 
     #: The kind of sublayer, and what it is called in figures.
     kind: ClassVar[type[Sublayer]]
@@ -28,6 +32,8 @@ class Kept(ABC):
     #: By the keys of config.json that give its sizes: the heading of a column of them, and their name elsewhere.
     size_words: ClassVar[Mapping[str, tuple[str, str]]]
 
+    units: tuple[int, ...]
+
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         """Reads a plan from a layer of plan.json; raises `KeyError`, `TypeError` or `ValueError`."""
@@ -37,11 +43,6 @@ class Kept(ABC):
     def group(self) -> int:
         """Number of units that share something, which goes when the last of them goes."""
         return 1
-
-    @property
-    @abstractmethod
-    def units(self) -> tuple[int, ...]:
-        """The indices of the kept units of channels, sorted."""
 
     @property
     @abstractmethod

@@ -20,8 +20,6 @@ class KeptInputs(KeptChannels):
         "hidden_size_per_layer_input": ("inputs", "inputs of a layer")
     }
 
-    layer_inputs: tuple[int, ...]
-
 
 class LayerInputOptions(ChannelOptions[LayerInput]):
     """The one option of the inputs of a layer, which keeps all."""
