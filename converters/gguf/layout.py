@@ -16,55 +16,8 @@ from seap_export.model.families import Experts, Mamba, ModelSpec, Sublayer, name
 from seap_export.model.families.family import FUSED
 from seap_export.model.families.names import DENSE, NORMS, PROJECTIONS, ROUTED, STREAM_SCALE, Projection
 from seap_export.model.families.sublayers import QK_NORMS
+from seap_export.model.sources.gguf.names import NORM_NAMES, OUTER_STEMS, PROJECTION_NAMES
 
-_NORM_NAMES: Mapping[str, str] = {
-    "input_layernorm": "attn_norm.weight",
-    "post_self_attn_layernorm": "post_attention_norm.weight",
-    "post_attention_layernorm": "ffn_norm.weight",
-    "post_mlp_layernorm": "post_ffw_norm.weight",
-    "post_layer_input_norm": "post_norm.weight",
-    "q_norm": "attn_q_norm.weight",
-    "k_norm": "attn_k_norm.weight",
-}
-_PROJECTION_NAMES: Mapping[str, str] = {
-    "q_proj": "attn_q",
-    "k_proj": "attn_k",
-    "v_proj": "attn_v",
-    "o_proj": "attn_output",
-    "gate_proj": "ffn_gate",
-    "up_proj": "ffn_up",
-    "down_proj": "ffn_down",
-    "qkv_proj": "attn_qkv",
-    "gate_up_proj": "ffn_up",
-    "q_gate_proj": "attn_q",
-    "in_proj": "shortconv.in_proj",
-    "out_proj": "shortconv.out_proj",
-    "delta_qkv_proj": "attn_qkv",
-    "delta_z_proj": "attn_gate",
-    "delta_b_proj": "ssm_beta",
-    "delta_a_proj": "ssm_alpha",
-    "delta_out_proj": "ssm_out",
-    "mamba_in_proj": "ssm_in",
-    "mamba_out_proj": "ssm_out",
-    "router": "ffn_gate_inp",
-    "experts_gate_proj": "ffn_gate_exps",
-    "experts_up_proj": "ffn_up_exps",
-    "experts_down_proj": "ffn_down_exps",
-    "shared_gate": "ffn_gate_inp_shexp",
-    "shared_gate_proj": "ffn_gate_shexp",
-    "shared_up_proj": "ffn_up_shexp",
-    "shared_down_proj": "ffn_down_shexp",
-    "layer_input_gate": "inp_gate",
-    "layer_input_proj": "proj",
-}
-#: Stems of the tensors outside of the layers.
-_OUTER_STEMS: Mapping[str, str] = {
-    "embed_tokens": "token_embd",
-    "lm_head": "output",
-    "layer_inputs": "per_layer_token_embd",
-    "layer_inputs_proj": "per_layer_model_proj",
-    "layer_inputs_norm": "per_layer_proj_norm",
-}
 #: Stem and suffix of the tensors of a layer that are neither projections nor norms of the stream.
 _INNER_NAMES: Mapping[str, tuple[str, str]] = {
     "kernel": ("shortconv.conv", ".weight"),
@@ -136,7 +89,7 @@ def file_tensors(architecture: Architecture, spec: ModelSpec) -> Iterator[FileTe
     """The tensors of a model's file, in the order of use; those of the rotation are not among them."""
     outer, folding = spec.outer_tensors(), Folding.of(architecture, spec)
     norm = architecture.norm_names.get("norm", "output_norm.weight").partition(".")[0]
-    stems = {**_OUTER_STEMS, "norm": norm}
+    stems = {**OUTER_STEMS, "norm": norm}
 
     def of_outer(name: str) -> FileTensor:
         plain = names.tensor(name)
@@ -164,7 +117,7 @@ class _Layer:
         for norm in (*NORMS, *QK_NORMS):
             plain = names.tensor(norm, self.index)
             if plain in shapes:
-                name = self.architecture.norm_names.get(norm, _NORM_NAMES[norm])
+                name = self.architecture.norm_names.get(norm, NORM_NAMES[norm])
                 part = Part(plain, shapes[plain][0], self.folding.factor(norm), self._orders.rows(norm))
                 stem = name.partition(".")[0]
                 yield FileTensor(f"blk.{self.index}.{name}", shapes[plain], (part,), self.index, stem)
@@ -217,7 +170,7 @@ class _Layer:
             shape, parts = self._of_experts(*parts)
         if stored == "shared_gate":
             shape = shape[1:]
-        stem = _PROJECTION_NAMES[stored]
+        stem = PROJECTION_NAMES[stored]
         if stored in DENSE and any(isinstance(one, Experts) for one in self.spec.layers[self.index].sublayers):
             stem += "_shexp"
         return FileTensor(f"blk.{self.index}.{stem}{suffix}", shape, tuple(parts), self.index, stem)

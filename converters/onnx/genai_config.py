@@ -14,6 +14,18 @@ from seap_export.model.families import Attention, Convolution, LayerSpec, ModelS
 
 GENAI_CONFIG = "genai_config.json"
 _DEFAULT = OnnxForm()
+#: The families that GenAI knows, or that it runs as one that it knows; others are plain decoders.
+_TYPES: Mapping[str, str] = {
+    **{name: name for name in (
+        "ernie4_5", "gemma", "gemma2", "gemma3_text", "gemma4_text", "granite", "lfm2", "llama", "mistral", "nemotron",
+        "olmo", "phi", "phi3", "qwen2", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "smollm3",
+    )},
+    "gemma4_unified_text": "gemma4_text",
+    "granitemoehybrid": "granite",
+    "hunyuan_v1_dense": "hunyuandensev1",
+    "lfm2_moe": "lfm2",
+    "qwen3_next": "qwen3_5_moe_text",
+}  # fmt: skip
 #: Search options that a generation_config.json may set, with their defaults.
 _SEARCH_DEFAULTS: Mapping[str, Any] = {
     "diversity_penalty": 0.0,
@@ -46,7 +58,7 @@ def genai_config(
             **_special_tokens(config, generation),
             "context_length": spec.max_position_embeddings,
             "decoder": _decoder(spec, form),
-            "type": spec.family.genai_type or spec.family.model_type,
+            "type": _TYPES.get(spec.family.model_type, "decoder"),
             "vocab_size": spec.vocab_size,
         },
         "search": {

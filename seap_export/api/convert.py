@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from converters.form_options import FormOptions
 from converters.formats import WRITTEN
-from seap_export.api.options import ComputeOptions, RunOptions
+from seap_export.api.options import RunOptions
 from seap_export.api.results import ConvertedModel
 from seap_export.common.options import option, options, part, takes
 from seap_export.common.providers import OWN_FORMAT, WrittenFor
 from seap_export.common.toml_file import either
 from seap_export.common.values import FilePath, FilePaths, Weights
 from seap_export.errors import UsageError
+from seap_export.pipeline.request.options import ComputeOptions
 
 
 @options
@@ -63,10 +64,10 @@ def convert(options: ConvertOptions) -> ConvertedModel:
         ArtifactError: The statistics are missing or damaged.
         EnvironmentFailure: A package, the device, memory or disk space is missing.
     """
-    from seap_export.api.formats import formats_of
     from seap_export.api.settings import compute_of
     from seap_export.model.layers.compute import torch_threads
     from seap_export.pipeline.convert import convert as write_model
+    from seap_export.pipeline.request.formats import formats_of
     from seap_export.pipeline.request.mixtures import open_mixture
 
     folders, weights, said = options.calibration, options.weight, options.progress

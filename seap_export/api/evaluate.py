@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from seap_export.api.options import ComputeOptions, RunnerOptions, RunOptions
-from seap_export.api.tasks import Tasks
+from seap_export.api.options import RunnerOptions, RunOptions
 from seap_export.common.options import option, options, takes, values_of
 from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 from seap_export.common.values import FilePathOrNone, NameOrPath, NameOrPathOrNone, Several
 from seap_export.errors import UsageError
-from seap_export.pipeline.request.options import EvaluationOptions
+from seap_export.pipeline.request.options import ComputeOptions, EvaluationOptions
+from seap_export.pipeline.request.tasks import Tasks
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport

@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from seap_export.api.export_options import ExportOptions
+from seap_export.api.options import RunOptions
 from seap_export.api.results import ExportResult
 from seap_export.api.variant import Variant
-from seap_export.common.options import takes
+from seap_export.common.options import option, options, takes
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import UsageError
+from seap_export.pipeline.request.export_request import ExportRequest
+
+
+@options
+class ExportOptions(RunOptions, ExportRequest):
+    """All options of an export."""
+
+    cluster: str | None = option(
+        "Make the steps on the machines of a Ray cluster; --threads is the number of CPUs of a step.",
+        default=None,
+        title="Machine",
+        rare=True,
+        metavar="local|ray://HOST:PORT",
+    )
 
 
 @takes(ExportOptions)
@@ -44,7 +58,7 @@ def export(options: ExportOptions) -> ExportResult:
         QualityFailure, SpeedFailure: The targets cannot be met.
     """
     from seap_export.api.memory import warn_of_memory
-    from seap_export.api.settings import cluster_of, export_request
+    from seap_export.api.settings import cluster_of
     from seap_export.model.sources.open import open_source
     from seap_export.pipeline.budget.run import export_within
     from seap_export.pipeline.card.command import whole_command
@@ -55,11 +69,11 @@ def export(options: ExportOptions) -> ExportResult:
     from seap_export.pipeline.preview import preview
 
     compute, cluster = cluster_of(options)
-    request, progress = export_request(options), options.progress
+    request, progress = options, options.progress
     out = options.out or output_named_after(options.model)
     if options.out is None:
         progress.say(f"writing to {out}, since --out names no folder")
-    if request.measured is None and (options.quality is not False or options.speed is not False):
+    if request.measured is None:
         progress.say(
             "quality and speed are not measured on hf alone: they need a further format, such as --format "
             f"{OWN_FORMAT}"

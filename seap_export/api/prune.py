@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from seap_export.api.options import ComputeOptions, ModelOptions, RunOptions
+from seap_export.api.options import RunOptions
 from seap_export.api.results import PrunedModel
 from seap_export.common.options import option, options, takes
 from seap_export.common.values import FilePath, FilePaths
+from seap_export.pipeline.request.options import ComputeOptions, ModelOptions
 
 
 @options

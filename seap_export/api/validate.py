@@ -6,14 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from seap_export.api.options import ComparisonOptions, ComputeOptions, RunnerOptions, RunOptions
+from seap_export.api.options import RunnerOptions, RunOptions
 from seap_export.api.results import ValidationResult
 from seap_export.api.variant import Variant
 from seap_export.common.json_file import json_text
 from seap_export.common.options import option, options, takes
 from seap_export.common.providers import OWN_RUNTIME
 from seap_export.common.values import FilePath, FilePathOrNone, NameOrPathOrNone, Several
-from seap_export.pipeline.request.options import DivergenceOptions
+from seap_export.pipeline.request.options import ComparisonOptions, ComputeOptions, DivergenceOptions
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
@@ -121,10 +121,11 @@ def validate(options: ValidateOptions) -> ValidationResult:
 
 
 def _request(options: ValidateOptions) -> ValidationRequest:
-    from seap_export.api.settings import compute_of, parity_settings
+    from seap_export.api.settings import compute_of
     from seap_export.pipeline.evaluation.bench_request import BenchRequest
     from seap_export.pipeline.evaluation.request import EvaluationRequest
     from seap_export.pipeline.gate.request import ValidationRequest
+    from seap_export.pipeline.request.settings import parity_settings
     from validation.runtimes.table import runtime_row
     from validation.speed.gate import SpeedLimits
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seap_export.api.figures import Figures, figures_of
+from seap_export.api.generation import GenerateOptions
+from seap_export.common.options import method_takes
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError, UsageError
 
 if TYPE_CHECKING:
     from seap_export.runtime import Generator, Stream
-    from seap_export.runtime.chat import Prompt
 
 
 class Variant:
@@ -90,37 +91,12 @@ class Variant:
         }
         return figures_of(self.path, describe_variant(contents, contents.export.manifest, results))
 
-    def generate(
-        self,
-        prompt: Prompt,
-        max_new_tokens: int = 64,
-        *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        system: str | None = None,
-        raw: bool | None = None,
-    ) -> str:
+    @method_takes(GenerateOptions)
+    def generate(self, options: GenerateOptions) -> str:
         """The answer to a prompt, without special tokens.
 
         Args:
-            prompt: A text, or a list of messages with `role` and `content`. For a chat model, a text becomes a user's
-                turn in its chat template, unless the variant was made from plain texts; any other model continues it.
-            max_new_tokens: The most tokens of the answer.
-            temperature: Sampling temperature; 0 picks the most likely token.
-            top_k: Sample from this many of the most likely tokens; None: from all.
-            top_p: Sample from the most likely tokens whose probabilities add up to this; None: from all.
-            min_p: Sample from tokens at least this many times as likely as the most likely one.
-            repetition_penalty: Above 1, it makes tokens that have come less likely.
-            seed: Seed for sampling.
-            stop: Text or texts before the first of which the answer ends.
-            system: System prompt, before the prompt.
-            raw: Whether a text is continued as it is, without the chat template; None: as in the texts that the
-                variant was made from.
+            The fields of `GenerateOptions`.
 
         Raises:
             UsageError: An argument is out of range, or messages are given for a model without a chat template.
@@ -128,50 +104,25 @@ class Variant:
             ArtifactError: There are no ONNX files, or they are damaged.
             EnvironmentFailure: The provider is not available on this machine, or there is not enough memory.
         """
-        stream = self.stream(
-            prompt,
-            max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            seed=seed,
-            stop=stop,
-            system=system,
-            raw=raw,
-        )
-        return "".join(stream)
+        return "".join(self._stream(options))
 
-    def stream(
-        self,
-        prompt: Prompt,
-        max_new_tokens: int = 64,
-        *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: str | Sequence[str] = (),
-        system: str | None = None,
-        raw: bool | None = None,
-    ) -> Stream:
+    @method_takes(GenerateOptions)
+    def stream(self, options: GenerateOptions) -> Stream:
         """The text of `generate` in pieces, as they come; takes its arguments and raises its errors.
 
         Returns:
             An iterator, with `token_ids` so far, and at its end with `stop`: why the text ended.
         """
-        from seap_export.runtime import Sampling
+        return self._stream(options)
 
-        sampling = Sampling(temperature, top_k, 1.0 if top_p is None else top_p, seed, min_p, repetition_penalty)
-        if system is not None:
-            if raw:
+    def _stream(self, options: GenerateOptions) -> Stream:
+        prompt, sampling = options.prompt, options.sampling
+        if options.system is not None:
+            if options.raw:
                 raise UsageError("a system prompt and raw exclude each other; leave one out")
             turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            prompt = [{"role": "system", "content": system}, *turns]
-        return self._generator.stream(prompt, max_new_tokens, sampling, raw=raw, stop=stop)
+            prompt = [{"role": "system", "content": options.system}, *turns]
+        return self._generator.stream(prompt, options.max_new_tokens, sampling, raw=options.raw, stop=options.stop)
 
     @cached_property
     def _generator(self) -> Generator:

@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console, quoted
-from seap_export.cli.groups import Decorator, number_option, option, titled
-from seap_export.cli.options import option_of, output_options, raw_option, stop_option
+from seap_export.cli.groups import option, titled
+from seap_export.cli.options import option_of, output_options
 from seap_export.common.providers import OWN_FORMAT, PROVIDERS
+from seap_export.pipeline.request.options import ComputeOptions
 
 if TYPE_CHECKING:
-    from seap_export.runtime import Generator, Sampling
-
-
-def generation_options(most_tokens: int) -> Decorator:
-    """The options of how an answer is generated, with the usual number of its tokens."""
-    return titled(
-        "Generation",
-        option("--system", metavar="TEXT", help="System prompt, before the user's turn."),
-        raw_option,
-        number_option(
-            "--max-new-tokens", "Largest number of tokens to generate.", default=most_tokens, show_default=True
-        ),
-        stop_option,
-        option(
-            "--temperature",
-            type=float,
-            metavar="T",
-            default=0.0,
-            show_default=True,
-            help="Temperature of the sampling; at 0, each token is the most likely one.",
-        ),
-        option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens.  [default: all]"),
-        option(
-            "--top-p",
-            type=float,
-            metavar="P",
-            help="Sample from the most likely tokens whose probabilities add up to P.  [default: all]",
-        ),
-        option(
-            "--min-p",
-            type=float,
-            metavar="P",
-            default=0.0,
-            help="Sample from tokens at least P times as likely as the most likely one.  [default: all]",
-        ),
-        option(
-            "--repetition-penalty",
-            type=float,
-            metavar="R",
-            default=1.0,
-            help="Make tokens that have come less likely: above 1, such as 1.1.  [default: no penalty]",
-        ),
-        number_option("--seed", "Seed of the sampling.", default=0, show_default=True),
-    )
+    from seap_export.runtime import Generator
 
 
 #: The options of the machine that a variant runs on, and of the output.
@@ -73,15 +30,6 @@ machine_options = titled(
     option_of(ComputeOptions, "threads"),
     output_options,
 )
-
-
-def sampling_of(options: dict[str, Any]) -> Sampling:
-    """Takes the options of the sampling out of all that were given."""
-    from seap_export.runtime import Sampling
-
-    temperature, top_k, top_p = (options.pop(name) for name in ("temperature", "top_k", "top_p"))
-    seed, min_p, penalty = (options.pop(name) for name in ("seed", "min_p", "repetition_penalty"))
-    return Sampling(temperature, top_k, 1.0 if top_p is None else top_p, seed, min_p, penalty)
 
 
 def refuse_system(folder: Path, generator: Generator, system: str | None, raw: bool | None) -> None:

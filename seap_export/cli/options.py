@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from converters.form_options import FormOptions
-from seap_export.api.tasks import Tasks
 from seap_export.cli.console import Console
 from seap_export.cli.groups import Option, option
 from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, PrecisionChoice, Ratio
@@ -32,6 +31,7 @@ from seap_export.common.values import (
     is_given,
     members_of,
 )
+from seap_export.pipeline.request.tasks import SupportOrNone, Tasks, TokensKept
 
 Command = Callable[..., Any]
 #: The options of a graph that --help does not show.
@@ -46,8 +46,10 @@ _TYPES: tuple[tuple[type[Any], click.ParamType], ...] = (
     (NameOrPath, NameOrPathType()),
     (NameOrPathOrNone, NameOrPathType()),
     (PrecisionOrNone, PrecisionChoice()),
+    (SupportOrNone, NameOrPathType()),
     (ShareOrNone, click.FloatRange(0.0, 1.0)),
     (Tasks, NameOrPathType()),
+    (TokensKept, NumberOrWord()),
     (Weights, click.STRING),
 )
 _REPEATABLE = (FilePaths, Several, Tasks, Weights)
@@ -67,9 +69,9 @@ def option_of(options: type, name: str, **changes: Any) -> Command:
         return click.argument(name, type=_type(each), metavar=about.metavar or None)
     is_flag, is_repeatable = bool in members_of(each.hint), any(is_given(each.hint, kind) for kind in _REPEATABLE)
     default = each.default
-    is_shown = not (is_flag or each.is_required) and default not in (None, ())
+    is_shown = not (is_flag or each.is_required or about.unset) and default not in (None, ())
     return click.option(
-        f"{spelled}/--no-{spelled[2:]}" if is_flag and default is not False else spelled,
+        f"{spelled}/--{about.off or f'no-{spelled[2:]}'}" if is_flag and default is not False else spelled,
         name,
         cls=Option,
         title=about.title,
@@ -94,23 +96,12 @@ def _type(each: Declared) -> click.ParamType:
         if is_given(each.hint, kind):
             return click_type
     inner = _inner(each.hint)
-    if inner == (int, str):
-        return NumberOrWord()
     if get_origin(inner[0]) is Literal:
         choices = get_args(inner[0])
         return click.Choice(choices) if isinstance(choices[0], str) else IntChoice(map(str, choices))
     if inner == (int,):
         return click.INT if each.about.least is None else click.IntRange(min=each.about.least)
     return click.FLOAT if inner == (float,) else click.STRING
-
-
-raw_option = option(
-    "--raw/--template",
-    default=None,
-    help="Continue the prompt as it is, or put it into the model's chat template.  [default: as in the texts that the "
-    "variant was made from]",
-)
-stop_option = option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. Repeatable.")
 
 
 wide_option = option(

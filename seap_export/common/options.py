@@ -16,7 +16,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar, dataclass_transform, get_type_hints
+from typing import Any, Concatenate, ParamSpec, TypeVar, dataclass_transform, get_type_hints
 
 from seap_export.common.values import Mismatch, Unknown, converted
 from seap_export.errors import UsageError, refuse_less
@@ -24,6 +24,7 @@ from seap_export.errors import UsageError, refuse_less
 _P = ParamSpec("_P")
 _O = TypeVar("_O")
 _R = TypeVar("_R")
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 _ABOUT = "option"
 _WIDTH = 116
@@ -42,6 +43,7 @@ class About:
         metavar: What stands for its value in the help.
         least: Its least value, if there is one.
         is_argument: Whether the command line takes it without a name.
+        off: What turns a flag off on the command line, if not --no- before its name.
         name: What the command line calls it, if it is not the name of the field.
         of_a_run: Whether it is about one run, and so is no key of a settings file.
         of_python: Whether it is an argument of the function alone.
@@ -55,6 +57,7 @@ class About:
     metavar: str = ""
     least: int | None = None
     is_argument: bool = False
+    off: str = ""
     name: str = ""
     of_a_run: bool = False
     of_python: bool = False
@@ -105,7 +108,8 @@ def option(help: str, *, default: Any = MISSING, kw_only: bool = True, **about: 
 def options(cls: type[_T]) -> type[_T]:
     """Makes a class a frozen dataclass that checks its options when it is made, unless it has a `__post_init__`.
 
-    Making one raises `Mismatch` for a value of another type, and `UsageError` for one that there is not.
+    Then its `refuse_contradictions` is called, if it has one. Making one raises `Mismatch` for a value of another
+    type, and `UsageError` for one that there is not.
     """
     if "__post_init__" not in vars(cls):
         cls.__post_init__ = _settle  # type: ignore[attr-defined]
@@ -138,6 +142,8 @@ def _settle(self: Any) -> None:
         if each.about.least is not None:
             refuse_less(each.about.least, **{each.name: settled})
         object.__setattr__(self, each.name, settled)
+    if hasattr(cls, "refuse_contradictions"):
+        self.refuse_contradictions()
 
 
 def values_of(cls: type, whole: object) -> dict[str, Any]:
@@ -157,28 +163,47 @@ def takes(cls: Callable[_P, _O]) -> Callable[[Callable[[_O], _R]], Callable[_P, 
     """
 
     def decorate(function: Callable[[_O], _R]) -> Callable[_P, _R]:
-        parameters = [_parameter(each) for each in declared(cls)]  # type: ignore[arg-type]
-        signature = inspect.Signature(parameters, return_annotation=function.__annotations__["return"])
-
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            try:
-                signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise TypeError(f"{function.__name__}() {error}") from None
-            try:
-                given = cls(*args, **kwargs)
-            except Mismatch as error:
-                raise TypeError(f"{function.__name__}(): {error}") from None
-            return function(given)
+            return function(_given(cls, function, args, kwargs))
 
-        call.__signature__ = signature  # type: ignore[attr-defined]
-        line = f"    The fields of `{cls.__name__}`."  # type: ignore[attr-defined]
-        lines = "\n".join(_described(each) for each in declared(cls))  # type: ignore[arg-type]
-        call.__doc__ = inspect.cleandoc(function.__doc__ or "").replace(line, lines)
-        return call
+        return _described_by(cls, function, call)
 
     return decorate
+
+
+def method_takes(cls: Callable[_P, _O]) -> Callable[[Callable[[_S, _O], _R]], Callable[Concatenate[_S, _P], _R]]:
+    """Makes a method of such options one that takes them as arguments, as `takes` does with a function."""
+
+    def decorate(method: Callable[[_S, _O], _R]) -> Callable[Concatenate[_S, _P], _R]:
+        @wraps(method)
+        def call(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            return method(self, _given(cls, method, args, kwargs))
+
+        return _described_by(cls, method, call, inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY))
+
+    return decorate
+
+
+def _given(cls: Callable[..., _O], function: Callable[..., Any], args: Any, kwargs: Any) -> _O:
+    """The options that a function is called with."""
+    try:
+        inspect.Signature(map(_parameter, declared(cls))).bind(*args, **kwargs)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TypeError(f"{function.__name__}() {error}") from None
+    try:
+        return cls(*args, **kwargs)
+    except Mismatch as error:
+        raise TypeError(f"{function.__name__}(): {error}") from None
+
+
+def _described_by(cls: Any, function: Callable[..., Any], call: Any, *first: inspect.Parameter) -> Any:
+    """Gives what calls a function its signature and its docstring."""
+    parameters = [*first, *map(_parameter, declared(cls))]
+    call.__signature__ = inspect.Signature(parameters, return_annotation=function.__annotations__["return"])
+    line, lines = f"    The fields of `{cls.__name__}`.", "\n".join(map(_described, declared(cls)))
+    call.__doc__ = inspect.cleandoc(function.__doc__ or "").replace(line, lines)
+    return call
 
 
 def _parameter(each: Declared) -> inspect.Parameter:

@@ -28,7 +28,7 @@ from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.step import PathStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
-from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe
+from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, EFFORTS
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,8 @@ def preview(
 def _whole_seconds(prepared: Prepared, recipe: str, counts: Mapping[str, TokenCounts], rates: Rates) -> float:
     """The time of all steps with as many texts and as much distillation and trials as a shipped recipe has."""
     source, request = prepared.source, prepared.request
-    shipped, calibration = open_recipe(recipe, layout=request.plan.layout), request.calibration
-    if (calibration.samples, calibration.calibration_tokens) == (None, request.plan.calibration_tokens):  # nobody said
-        calibration = replace(calibration, calibration_tokens=shipped.calibration_tokens)
-    other = replace(request, calibration=calibration, plan=replace(request.plan, **shipped.effort))
+    other = replace(request, recipe=recipe)
+    calibration = other.calibration
     if calibration != request.calibration and not prepared.unanswered:
         splits = split_tasks(source, request.tasks, calibration, request.support, prepared.chat)
         prepared = replace(prepared, request=other, splits=splits)

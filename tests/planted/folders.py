@@ -121,9 +121,9 @@ def _grid(**values: Any) -> Change:
 
 def _plan_keeps_others(plan: dict[str, Any]) -> None:
     """As many neurons, other ones: the shapes do not tell."""
-    neurons = plan["layers"][1]["neurons"]
+    neurons = plan["layers"][1]["down_proj"]["units"]
     missing = next(index for index in range(80) if index not in neurons)
-    plan["layers"][1]["neurons"] = sorted([*neurons[1:], missing])
+    plan["layers"][1]["down_proj"]["units"] = sorted([*neurons[1:], missing])
 
 
 def _rows_shifted(proto: onnx.ModelProto) -> None:

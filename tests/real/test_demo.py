@@ -39,7 +39,7 @@ def test_demo_makes_a_proven_variant_of_each_task(demo: Path, tasks: list[str]) 
 @pytest.mark.release
 def test_the_tasks_keep_different_neurons_and_a_router_knows_them(demo: Path, tasks: list[str], run: Run) -> None:
     plans = [read_plan(demo / f"{task}-0.4" / "plan.json") for task in tasks]
-    assert len({tuple(layer[KeptNeurons].neurons for layer in plan.layers) for plan in plans}) == 2
+    assert len({tuple(layer[KeptNeurons].units for layer in plan.layers) for plan in plans}) == 2
     router = json.loads((demo / "router" / "router.json").read_text("utf-8"))
     assert router["classes"] == sorted(tasks)
     assert router["held_out"]["prompts"] >= 30

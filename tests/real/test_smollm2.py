@@ -100,7 +100,7 @@ def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
     keys = [i.type.tensor_type.shape.dim for i in graph.input if i.name.endswith(".key")]
     layers = read_plan(demo / "order-0.4" / "plan.json").layers
     assert [(dims[1].dim_value, dims[3].dim_value) for dims in keys] == [
-        (len(layer[KeptHeads].kv_groups), 64) for layer in layers
+        (len(layer[KeptHeads].groups), 64) for layer in layers
     ]
 
 

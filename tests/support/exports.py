@@ -70,21 +70,15 @@ def run_here(*arguments: object) -> Outcome:
 
 def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     """An export of tasks a and b and of both together, with a router, in float32 and with all logits."""
-    from seap_export.corpus import parse_tasks
     from seap_export.model.sources.open import open_source
     from seap_export.pipeline.export import export
     from seap_export.pipeline.request.export_request import ExportRequest
-    from seap_export.pipeline.request.mixtures import parse_mixtures
-    from seap_export.pipeline.request.settings import ParitySettings
-    from support.product import OnnxFormat
 
     write_task_corpora(folder)
     source = open_source(str(write_micro_model(folder / "m", model_type="llama")))
-    tasks = parse_tasks([f"{task}={folder / task}.jsonl" for task in TASK_WORDS])
-    mixtures = parse_mixtures(list(TASK_WORDS), general=True, weights=(), mixes=())
-    parity = ParitySettings(prompts=1, decode_steps=1)
-    how: dict[str, Any] = {"formats": (OnnxFormat("fp32"),), "parity": parity, "threshold": 0.6, **UNMEASURED}
-    export(source, ExportRequest(tasks, ratios, mixtures=mixtures, **how), folder / "out")
+    tasks = {task: folder / f"{task}.jsonl" for task in TASK_WORDS}
+    how: dict[str, Any] = {"precision": "fp32", "logits": "all", "prompts": 1, "decode_steps": 1, **UNMEASURED}
+    export(source, ExportRequest(source.name, tasks, ratio=ratios, general=True, threshold=0.6, **how), folder / "out")
     return folder / "out"
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from seap_export.api.export_options import ExportOptions
+from seap_export.api.export import ExportOptions
 from seap_export.common.options import Declared, declared
 from seap_export.common.values import members_of
 

@@ -93,12 +93,12 @@ def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) ->
     cut = None if size == 1 else dropped_head
     heads = [g * size + h for g in groups for h in range(size) if cut is None or h != (g + cut) % size]
     kept_type = {Attention: KeptHeads, DeltaNet: KeptDeltaNet, Mamba: KeptMamba}[type(one)]
-    return kept_type(size, tuple(groups), tuple(heads))
+    return kept_type(tuple(heads), size, tuple(groups))
 
 
 def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neurons: Iterable[int]) -> LayerPlan:
     """What a layer of attention and MLP keeps; `size` is the number of heads in a KV group of the dense layer."""
-    return LayerPlan((KeptHeads(size, tuple(kv_groups), tuple(heads)), KeptNeurons(tuple(neurons))))
+    return LayerPlan((KeptHeads(tuple(heads), size, tuple(kv_groups)), KeptNeurons(tuple(neurons))))
 
 
 def whole_layer(layer: LayerSpec) -> LayerPlan:
@@ -237,7 +237,7 @@ def attention_cost(spec: ModelSpec, cost: CostModel, heads: int, kv_groups: int,
 def kept_sizes(layer: LayerPlan) -> tuple[int, int, int]:
     """How many KV groups, query heads and neurons a layer keeps."""
     heads, sizes = layer[KeptHeads], layer.sizes
-    return len(heads.kv_groups), len(heads.heads), sizes.get("intermediate_size", 0)
+    return len(heads.groups), len(heads.units), sizes.get("intermediate_size", 0)
 
 
 def random_sensitivity(spec: ModelSpec, seed: int = 0) -> np.ndarray:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import transformers
 
-from seap_export.model.families.files import transformers_keys
+from seap_export.model.families.files import common_keys, transformers_keys
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "seap_export/model/families/transformers_keys.txt"
@@ -26,12 +27,19 @@ MODEL_CODE = (
 
 
 def keys_of_transformers() -> set[str]:
-    """The keys that code of transformers asks a config for, of whatever model, or that a class of configs declares."""
+    """The keys that transformers asks configs of models that write texts for, or that a class of theirs declares."""
     keys: set[str] = set()
     for path in (path for pattern in MODEL_CODE for path in Path(transformers.__file__).parent.glob(pattern)):
+        if path.match("models/*/*.py") and not any(map(_writes_texts, path.parent.glob("modeling_*.py"))):
+            continue
         tree = ast.parse(path.read_text("utf-8"))
         keys |= {*_asked(tree), *(_declared(tree) if "configuration_" in path.name else ())}
-    return {key for key in keys if key.isidentifier() and not key.startswith("_")}
+    return {key for key in keys if key.isidentifier() and not key.startswith("_")} - common_keys()[0]
+
+
+@cache
+def _writes_texts(path: Path) -> bool:
+    return "GenerationMixin" in path.read_text("utf-8")
 
 
 def _asked(tree: ast.AST) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converters.form_options import FormOptions
-from seap_export.api.options import ComputeOptions, RunOptions
+from seap_export.api.options import RunOptions
 from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
 from seap_export.cli.options import RARE_FORM, option_of, options_of, output_options, wide_option
@@ -18,6 +18,7 @@ from seap_export.cli.window import Table
 from seap_export.common.json_file import write_json
 from seap_export.common.options import defaults_of
 from seap_export.common.providers import OWN_RUNTIME
+from seap_export.pipeline.request.options import ComputeOptions
 
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup
@@ -98,10 +99,10 @@ def bench_command(
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --runtime onnxruntime --depth 512
     """
     from converters.formats import parse_format
-    from seap_export.api.formats import own_format_if_any
     from seap_export.pipeline.evaluation.bench import bench
     from seap_export.pipeline.evaluation.bench_request import BenchRequest
     from seap_export.pipeline.folder.outputs import write_report
+    from seap_export.pipeline.request.formats import own_format_if_any
     from validation.runtimes.table import REFERENCE, runtime_row
 
     form = FormOptions(**{name: options.pop(name) for name in defaults_of(FormOptions)})

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from seap_export.api.options import BatchOptions, ComputeOptions, RunOptions, TaskOptions
+from seap_export.api.options import RunOptions
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import option_of, options_of, output_options
 from seap_export.cli.window import Table
 from seap_export.common.options import option, options, part
 from seap_export.common.values import FilePath
-from seap_export.pipeline.request.options import CalibrationSettings
+from seap_export.pipeline.request.options import BatchOptions, CalibrationSettings, ComputeOptions, TaskOptions
 
 
 @options

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.generation import AnswerOptions
 from seap_export.cli.console import Console
 from seap_export.cli.generation import (
-    generation_options,
     machine_options,
     open_generator,
     refuse_system,
-    sampling_of,
 )
-from seap_export.cli.groups import GroupedCommand, option
+from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.options import options_of
 from seap_export.cli.prompt import read_prompt
 from seap_export.cli.values import ExistingPath, PathType
+from seap_export.common.options import option, options
 
 if TYPE_CHECKING:
     from seap_export.runtime import Dialogue, Generator, Stream
@@ -32,22 +33,25 @@ _RESET, _EXIT = "/reset", "/exit"
 _ASKS = "> "
 
 
+@options
+class ChatOptions(AnswerOptions):
+    """The options of each answer."""
+
+    max_new_tokens: int = option("Largest number of tokens to generate.", default=512)
+
+
 @click.command("chat", cls=GroupedCommand)
 @click.argument("folder", type=ExistingPath())
-@option("--prompt-file", type=PathType(), help="Read the turns from this file, a line each.")
-@generation_options(512)
+@click.option("--prompt-file", type=PathType(), help="Read the turns from this file, a line each.")
+@titled("Generation", *options_of(ChatOptions))
 @machine_options
 def chat_command(
     console: Console,
     folder: Path,
     prompt_file: Path | None,
-    system: str | None,
-    raw: bool | None,
-    max_new_tokens: int,
-    stop: tuple[str, ...],
     provider: str,
     threads: int | None,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Talk with the variant in FOLDER, turn by turn.
 
@@ -62,11 +66,11 @@ def chat_command(
     from seap_export.errors import InputError, refuse_less
     from seap_export.runtime import Dialogue
 
-    refuse_less(1, max_new_tokens=max_new_tokens)
-    sampling = sampling_of(options)
+    asked = ChatOptions(**given)
+    refuse_less(1, max_new_tokens=asked.max_new_tokens)
     generator = open_generator(console, folder, provider, threads)
-    refuse_system(folder, generator, system, raw)
-    dialogue = Dialogue(generator, system, raw=raw)
+    refuse_system(folder, generator, asked.system, asked.raw)
+    dialogue = Dialogue(generator, asked.system, raw=asked.raw)
     is_typed = prompt_file is None and sys.stdin.isatty()
     if is_typed:
         console.say(f"{_RESET} forgets what was said; Ctrl-C stops an answer; {_EXIT} or Ctrl-D ends")
@@ -80,13 +84,13 @@ def chat_command(
         if not text.strip():
             continue
         try:
-            stream = dialogue.ask(text, max_new_tokens, sampling, stop=stop)
+            stream = dialogue.ask(text, asked.max_new_tokens, asked.sampling, stop=asked.stop)
         except InputError as error:
             if not is_typed:
                 raise
             console.say(f"Error: {error}, or forget what was said with {_RESET}")
             continue
-        if not said and not raw and (reason := _no_dialogue(generator)):
+        if not said and not asked.raw and (reason := _no_dialogue(generator)):
             console.warn(
                 f"{folder}: {reason}, so it goes on with a turn rather than answering it; use generate with prompts "
                 "like its texts, or export a chat model with conversations"

@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from seap_export.api.convert import ConvertOptions, convert
-from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand, rare, titled
 from seap_export.cli.options import RARE_FORM, option_of, options_of, output_options
 from seap_export.cli.values import ExistingPath
+from seap_export.pipeline.request.options import ComputeOptions
 
 
 @click.command("convert", cls=GroupedCommand)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.api.evaluate import EvaluateOptions, evaluate
-from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import option_of, options_of, output_options, wide_option
 from seap_export.cli.window import Table, prose
+from seap_export.pipeline.request.options import ComputeOptions
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seap_export.api.export import export
-from seap_export.api.export_options import ExportOptions
+from seap_export.api.export import ExportOptions, export
 from seap_export.api.progress import duration
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
 from seap_export.cli.console import Console, megabytes

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.generation import AnswerOptions
 from seap_export.cli.console import Console
 from seap_export.cli.generation import (
-    generation_options,
     machine_options,
     open_generator,
     refuse_system,
-    sampling_of,
 )
-from seap_export.cli.groups import GroupedCommand
+from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.options import options_of
 from seap_export.cli.prompt import given_prompt, prompt_file_option
 from seap_export.cli.values import ExistingPath
 
@@ -27,17 +27,13 @@ if TYPE_CHECKING:
 @click.argument("folder", type=ExistingPath())
 @click.argument("prompt", required=False)
 @prompt_file_option
-@generation_options(64)
+@titled("Generation", *options_of(AnswerOptions))
 @machine_options
 def generate_command(
     console: Console,
     folder: Path,
     prompt: str | None,
     prompt_file: Path | None,
-    system: str | None,
-    raw: bool | None,
-    max_new_tokens: int,
-    stop: tuple[str, ...],
     provider: str,
     threads: int | None,
     **options: Any,
@@ -53,16 +49,18 @@ def generate_command(
     Example:
       seap-export generate pruned/gsm8k-0.2 "How many legs do 3 cats have?" --max-new-tokens 32
     """
-    sampling = sampling_of(options)
+    asked = AnswerOptions(**options)
+    asked_for = asked.max_new_tokens, asked.sampling
     request: Prompt = given_prompt(prompt, prompt_file)
-    if system is not None:
-        request = [{"role": "system", "content": system}, {"role": "user", "content": request}]
+    if asked.system is not None:
+        request = [{"role": "system", "content": asked.system}, {"role": "user", "content": request}]
     generator = open_generator(console, folder, provider, threads)
-    refuse_system(folder, generator, system, raw)
+    refuse_system(folder, generator, asked.system, asked.raw)
     if console.as_json:
-        console.result(_describe(generator.complete([request], max_new_tokens, sampling, raw=raw, stop=stop)[0]), "")
+        (answer,) = generator.complete([request], *asked_for, raw=asked.raw, stop=asked.stop)
+        console.result(_describe(answer), "")
         return
-    stream = generator.stream(request, max_new_tokens, sampling, raw=raw, stop=stop)
+    stream = generator.stream(request, *asked_for, raw=asked.raw, stop=asked.stop)
     for piece in stream:
         click.echo(piece, nl=False)
     click.echo()

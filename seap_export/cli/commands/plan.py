@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seap_export.api.export_options import ExportOptions
-from seap_export.api.options import ComputeOptions
+from seap_export.api.export import ExportOptions
 from seap_export.cli.console import Console, megabytes
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.layer_table import layer_columns, pruned_parts
@@ -16,6 +15,7 @@ from seap_export.cli.options import option_of, options_of, output_options, wide_
 from seap_export.cli.values import PathType, Ratio
 from seap_export.cli.window import Table, prose
 from seap_export.common.providers import OWN_FORMAT
+from seap_export.pipeline.request.options import ComputeOptions
 
 if TYPE_CHECKING:
     from seap_export.model.sources.source import Source

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from seap_export.api.options import ComputeOptions
 from seap_export.api.prune import PruneOptions, prune
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import option_of, options_of, output_options
+from seap_export.pipeline.request.options import ComputeOptions
 
 
 @click.command("prune", cls=GroupedCommand)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from seap_export.api.generation import AnswerOptions
 from seap_export.cli.console import Console
 from seap_export.cli.generation import machine_options
 from seap_export.cli.groups import GroupedCommand, number_option, option
-from seap_export.cli.options import raw_option, stop_option
+from seap_export.cli.options import option_of
 from seap_export.cli.prompt import given_prompt, prompt_file_option
 from seap_export.cli.values import ExistingPath, Ratio
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 @click.argument("prompt", required=False)
 @prompt_file_option
 @number_option("--generate", "max_new_tokens", "Let the variant answer, with at most N tokens.")
-@stop_option
-@raw_option
+@option_of(AnswerOptions, "stop")
+@option_of(AnswerOptions, "raw")
 @option(
     "--ratio",
     type=Ratio(),

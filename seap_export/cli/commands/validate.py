@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seap_export.api.options import ComparisonOptions, ComputeOptions
 from seap_export.api.validate import ValidateOptions, validate
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
@@ -17,6 +16,7 @@ from seap_export.cli.options import option_of, options_of, output_options, wide_
 from seap_export.cli.values import ExistingPath, PathType
 from seap_export.cli.window import Table
 from seap_export.common.providers import OWN_FORMAT
+from seap_export.pipeline.request.options import ComparisonOptions, ComputeOptions
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport

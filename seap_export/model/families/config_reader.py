@@ -122,14 +122,9 @@ class ConfigReader:
                     f"config.json: '{key}' is {self._values.get(key)!r:.60}: {requirement.part} is not supported; "
                     "use another model"
                 )
-        rule = self.family.adjusted_size
-        self._read |= set() if rule is None else {rule.switch, rule.multiplier, rule.multiple}
-        heads = self.family.key_value_heads
-        self._read |= set() if heads is None else {heads.single, heads.several or "", heads.number or ""}
-        shared = self.family.shared_caches
-        self._read |= set() if shared is None else {shared.number, shared.doubled}
-        layers = self.family.global_layers
-        self._read |= set() if layers is None else {layers.head_dim, layers.num_key_value_heads}
+        family = self.family
+        for rules in (family.adjusted_size, family.key_value_heads, family.shared_caches, family.global_layers):
+            self._read |= set() if rules is None else {key for key in vars(rules).values() if key}
         self._read |= {key for variant in self.family.variants for key in variant.when}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | WRITTEN_KEYS
         unknown = (key for key in self._given if key not in known and not key.startswith("_"))

@@ -96,7 +96,6 @@ class Family:
         fused_rows: How fused projections are stored, unless all rows of one follow those of another.
         key_value_heads: Their number; None: `num_key_value_heads` says it.
         variants: How some models of the family differ.
-        genai_type: Name in ONNX Runtime GenAI of the family, or of one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
         factors: For projections, the keys of config.json whose product multiplies theirs; `KEY.N` is a list's item.
         rotation: How positions enter.
@@ -141,7 +140,6 @@ class Family:
     fused_rows: Mapping[str, FusedRows] = field(default_factory=dict)
     key_value_heads: KeyValueHeads | None = None
     variants: tuple[FamilyVariant, ...] = ()
-    genai_type: str = ""
     block: Block = Block()
     factors: Mapping[Projection, tuple[str, ...]] = field(default_factory=dict)
     rotation: RotaryRules = RotaryRules()

@@ -100,8 +100,13 @@ _INNER: Mapping[str, str] = {
     **{f"shared_{name}": f"mlp.shared_expert.{name}" for name in DENSE},
 }
 _PRODUCTS = frozenset(f"{_INNER[name]}.weight" for name in PROJECTIONS if name not in ROUTED)
-#: The names in most families of the parts that all have, as in a description: those in a layer are relative to it.
-USUAL_NAMES: Mapping[str, str] = {**_TABLES, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}
+#: The names in most families of the parts that most have, as in a description: those in a layer are relative to it.
+USUAL_NAMES: Mapping[str, str] = {
+    **_TABLES,
+    "layer": LAYER,
+    **{name: _INNER[name] for name in ("input_layernorm", "post_attention_layernorm", *PROJECTIONS)},
+    **{f"experts_{name}": f"mlp.experts.{{expert}}.{name}" for name in DENSE},
+}
 
 
 def tensor(name: str, layer: int | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from seap_export.model.families.names import Projection
 
@@ -59,14 +59,6 @@ class Block:
     mamba_norm: Literal["before_gate", "after_gate", "keys"] | None = None
     attention_softcap: str | None = None
     logits_softcap: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.norm not in ("rms", "layer"):
-            raise ValueError(f"norm must be rms or layer, not {self.norm}")
-        if self.attention_gate not in (None, *get_args(AttentionGate)):
-            raise ValueError(f"attention_gate must be one of {', '.join(get_args(AttentionGate))}")
-        if self.qk_norm not in get_args(QkNorm):
-            raise ValueError(f"qk_norm must be one of {', '.join(get_args(QkNorm))}, not {self.qk_norm}")
 
 
 @dataclass(frozen=True)
@@ -245,10 +237,6 @@ class RotaryRules:
     query_scaling: bool = False
     sections: bool = False
 
-    def __post_init__(self) -> None:
-        if self.layers not in ("all", "no_rope_layers", "sliding", "position_embedding_type", "none"):
-            raise ValueError(f"rotation.layers cannot be '{self.layers}'")
-
 
 @dataclass(frozen=True)
 class Window:
@@ -267,10 +255,6 @@ class Window:
     first: str | None = None
     switch: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.layers not in ("all", "layer_types", "attention_types"):
-            raise ValueError(f"window.layers cannot be '{self.layers}'")
-
 
 @dataclass(frozen=True)
 class Wrapper:
@@ -278,24 +262,23 @@ class Wrapper:
 
     Attributes:
         model_type: The `model_type` of its config.json.
-        config: Key of the language model's config in it.
-        default: The language model's `model_type` where its config names none.
+        default: The language model's `model_type` where its config, at `text_config`, names none: that of the family,
+            unless the file says otherwise.
         prefixes: Prefixes of its tensors' names that stand in place of `model.`.
         left_out: Prefixes of the names of tensors that the language model does not need.
-        text_type: What it calls the language model, where that is one of the family with sections for images in its
-            rotation; "": as the family.
+        has_sections: Whether the language model is one of the family with sections for images in its rotation, which
+            it calls `MODEL_TYPE_text`.
         defaults: The values that transformers assumes for keys of the language model that are missing, where those of
             the family are others.
         beside: Keys that are not the language model's, in checkpoints that have its keys beside them and none at
-            `config`; empty: there are no such checkpoints.
+            `text_config`; empty: there are no such checkpoints.
     """
 
     model_type: str
-    config: str
     prefixes: tuple[str, ...]
     left_out: tuple[str, ...]
-    default: str | None = None
-    text_type: str = ""
+    default: str = ""
+    has_sections: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 

@@ -27,11 +27,11 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     wrapper = wrapper_of_model_type(config.get("model_type"))
     if wrapper is None:
         return _in_usual_keys(config)
-    inner = config.get(wrapper.config)
+    inner = config.get("text_config")
     if inner is None and wrapper.beside:
         inner = {key: value for key, value in config.items() if key not in ("model_type", *wrapper.beside)}
     if not isinstance(inner, Mapping):
-        raise InputError(f"config.json: '{wrapper.config}' must describe the language model; download it again")
+        raise InputError("config.json: 'text_config' must describe the language model; download it again")
     family = family_in_wrapper(wrapper, str(inner.get("model_type") or wrapper.default))
     shared = {key: config[key] for key in _SHARED_KEYS if config.get(key) is not None}
     named = {"model_type": family.model_type, "architectures": [family.architecture]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 #: How a router's products become scores: as probabilities of all experts, one by one, or, one expert after
 #: another, probabilities among those that are about as good.
@@ -70,8 +70,6 @@ class Routing:
     shared_scale: bool = False
 
     def __post_init__(self) -> None:
-        if self.scores not in get_args(Scores):
-            raise ValueError(f"experts.scores cannot be '{self.scores}'")
         if self.shared and self.shared_number:
             raise ValueError("experts: either shared or shared_number")
 

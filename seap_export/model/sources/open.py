@@ -16,6 +16,7 @@ from seap_export.common.json_file import read_json, read_json_if_present, write_
 from seap_export.errors import EnvironmentFailure, InputError, MissingInput
 from seap_export.model.families import (
     Attention,
+    Family,
     ModelSpec,
     is_pruned,
     language_config,
@@ -24,7 +25,6 @@ from seap_export.model.families import (
     wrapper_of_model_type,
 )
 from seap_export.model.sources.config import portable_config, portable_generation
-from seap_export.model.sources.joint_experts import with_experts_apart
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.tokenizer import (
@@ -120,12 +120,12 @@ def _folder_source(folder: Path, name: str) -> Source:
     if wrapper is not None and "tie_word_embeddings" not in config:  # it decides, and does not always say so
         config["tie_word_embeddings"] = "lm_head.weight" not in reader.shapes()
         spec = model_spec(config)
-    reader = with_experts_apart(reader, spec)
+    stored = replace(spec, family=_with_joint_experts(spec.family, reader))
     ignored = (*spec.family.buffers, spec.family.stored("lm_head"))  # a tied one may be stored besides
     if spec.family.further_layers:
         ignored += tuple(name for name in reader.shapes() if _is_further(name, len(spec.layers)))
     ignored += tuple(_replaced_by_lent(spec))
-    check_weights(reader, StoredForm(spec).shapes, str(folder), ignored)
+    check_weights(reader, StoredForm(stored).shapes, str(folder), ignored)
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
     defaults = read_json_if_present(generation)
@@ -137,10 +137,27 @@ def _folder_source(folder: Path, name: str) -> Source:
         config=portable_config(spec.family.completed(config)),
         generation_config=None if defaults is None else portable_generation(defaults),
         spec=spec,
-        reader=PlainReader(reader, spec),
+        reader=PlainReader(reader, stored),
         files=(folder / "config.json", *extras, *files.files, *tokenizer_files(folder)),
         write_tokenizer=lambda target: _carry_tokenizer(folder, target, spec.family.tokenizer_json_as_it_is),
     )
+
+
+def _with_joint_experts(family: Family, reader: WeightReader) -> Family:
+    """The family with the names of a checkpoint that stores its experts as transformers' modules hold them: together.
+
+    Those have `gate_up_proj` and `down_proj` of all experts of a layer, [experts, out, in].
+    """
+    rules = family.experts
+    if rules is None or "{expert}" not in family.names["experts_down_proj"]:
+        return family
+    both, output = (rules.path(f"experts.{name}") for name in ("gate_up_proj", "down_proj"))
+    if not any(name.endswith(f".{output}") for name in reader.shapes()):
+        return family
+    apart = ("experts_gate_proj", "experts_up_proj")
+    stored = {name: stored for name, stored in family.names.items() if name not in apart}
+    stored |= {"experts_gate_up_proj": both, "experts_down_proj": output}
+    return replace(family, names=stored, experts=replace(rules, as_parameters=True))
 
 
 def _is_further(name: str, layers: int) -> bool:

@@ -48,7 +48,7 @@ def with_prefix(reader: WeightReader, family: Family) -> WeightReader:
     if any(name.startswith(prefix) for name in reader.shapes()):
         return reader
     left_out = () if family.other_root else ("lm_head.",)
-    return LanguagePart(reader, Wrapper("", "", prefixes=(family.other_root,), left_out=left_out), prefix)
+    return LanguagePart(reader, Wrapper("", prefixes=(family.other_root,), left_out=left_out), prefix)
 
 
 def _unwrapped(name: str, wrapper: Wrapper, root: str) -> str:

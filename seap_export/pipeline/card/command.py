@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from seap_export.corpus import Task
+from seap_export.pipeline.card.recipe import mixture_options
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.request.mixtures import GENERAL
 
 #: How a task is given on the command line, without its name.
 Given = Callable[[Task], str]
@@ -36,27 +36,21 @@ def whole_command(
     for task in request.tasks:
         if task.name in mixed.weights:
             words += ["--task", f"{task.name}={given(task)}"]
-    if request.support is not None:
-        words += ["--support", f"{given(request.support.task)}:{request.support.share!r}"]
-    words += _mixture(request, mixture)
-    words += ["--ratio", "0", "--precision", precision]
+    words += _options({**mixture_options(request, mixture, given), "ratio": 0, "precision": precision})
     for name, value in options.items():
         words += ["--logits", value] if name == "logits" else ["--set", f"{name}={value}"]
     return " ".join(map(_quoted, [*words, "--out", f"{out.rstrip('/')}-{mixture}-{precision}"]))
 
 
-def _mixture(request: ExportRequest, name: str) -> list[str]:
-    """The options of a mixture; none for a single task."""
-    mixture = next((mixture for mixture in request.mixtures if mixture.name == name), None)
-    if mixture is None:
-        return []
-    if mixture.name != GENERAL:
-        return _set(f"mix.{name}", mixture.weights)
-    return ["--general", *_set("weight", {task: weight for task, weight in mixture.weights.items() if weight != 1.0})]
-
-
-def _set(key: str, weights: Mapping[str, float]) -> list[str]:
-    return [word for task, weight in weights.items() for word in ("--set", f"{key}.{task}={weight!r}")]
+def _options(values: Mapping[str, Any], table: str = "") -> Iterator[str]:
+    """Options as on the command line; those of tables are settings, such as `--set mix.both.maths=2.0`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _options(value, f"{table}{name}.")
+        elif table:
+            yield from ("--set", f"{table}{name}={value!r}")
+        else:
+            yield from (f"--{name}", *([] if value is True else [str(value)]))
 
 
 def _quoted(word: str) -> str:

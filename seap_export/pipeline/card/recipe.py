@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from seap_export.pruning.plan.recipes import open_recipe, shipped_recipes
 from seap_export.pruning.plan.settings import PlanSettings
 from seap_export.pruning.plan.sparsity import Sparsity
 
+#: The options that a settings file gives as they were, if they are not the usual ones.
+_KEPT = (CalibrationSettings, ParityOptions, VariantOptions)
 #: The file, for `export --config`, and the one with a pruning recipe that does not come with the package.
 RECIPE, _PRUNING = "recipe.toml", "pruning.toml"
 
@@ -37,14 +39,11 @@ def recipe_files(
     values = {
         "model": model,
         "ratio": variant.ratio,
-        **_changed(request.calibration, CalibrationSettings),
-        **({} if request.parity.provider == "cpu" else {"provider": request.parity.provider}),
-        **_changed(request.parity, ParityOptions),
+        **_changed(request),
         **_pruning(request.plan),
         **_formats(tuple(formats)),
         **({} if variant.vocabulary == "all" else {"vocabulary": variant.vocabulary}),
-        **_changed(request, VariantOptions),
-        **_mixture(request, variant),
+        **mixture_options(request, variant.mixture.name, lambda task: given_as(task, request)),
         "task": {task.name: given_as(task, request) for task in _tasks(request, variant)},
     }
     files = {RECIPE: _toml(values)}
@@ -90,10 +89,11 @@ def _is_file(task: Task) -> bool:
     return Path(task.given_as).suffix.lower() == ".toml" or not isinstance(task.corpus, HubCorpus | HarnessCorpus)
 
 
-def _changed(settings: object, options: type) -> dict[str, Any]:
-    """The options of a class that differ from their defaults; a path is a file beside the settings file."""
-    defaults, values = defaults_of(options), values_of(options, settings)
-    changed = {name: value for name, value in values.items() if value != defaults[name]}
+def _changed(request: ExportRequest) -> dict[str, Any]:
+    """The options of texts, parity and variants that differ from their defaults; a path is a file beside this one."""
+    names = [name for options in _KEPT for name in defaults_of(options)]
+    defaults, values = defaults_of(ExportRequest), values_of(ExportRequest, request)
+    changed = {name: values[name] for name in (*names, "provider") if values[name] != defaults[name]}
     return {name: value.name if isinstance(value, Path) else value for name, value in changed.items()}
 
 
@@ -129,17 +129,21 @@ def _formats(formats: tuple[Format, ...]) -> dict[str, Any]:
     return {"format": [f"{format.name}:{format.precision}" for format in formats], **options}
 
 
-def _mixture(request: ExportRequest, variant: VariantRequest) -> dict[str, Any]:
-    """The tables of a variant for several tasks, and the text that supports all of them."""
+def mixture_options(request: ExportRequest, name: str, given: Callable[[Task], str]) -> dict[str, Any]:
+    """The options that make a mixture again, and the text that supports all of them.
+
+    Args:
+        given: How a task is given, without its name.
+    """
     values: dict[str, Any] = {}
     if request.support is not None:
-        values["support"] = f"{given_as(request.support.task, request)}:{request.support.share!r}"
-    mixture = next((mixture for mixture in request.mixtures if mixture.name == variant.mixture.name), None)
-    if mixture is None:
+        values["support"] = f"{given(request.support.task)}:{request.support.share!r}"
+    weights = next((dict(mixture.weights) for mixture in request.mixtures if mixture.name == name), None)
+    if weights is None:
         return values
-    if mixture.name != GENERAL:
-        return values | {"mix": {mixture.name: dict(mixture.weights)}}
-    weights = {task: weight for task, weight in mixture.weights.items() if weight != 1.0}
+    if name != GENERAL:
+        return values | {"mix": {name: weights}}
+    weights = {task: weight for task, weight in weights.items() if weight != 1.0}
     return values | {"general": True, **({"weight": weights} if weights else {})}
 
 

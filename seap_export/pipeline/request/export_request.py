@@ -1,29 +1,35 @@
-"""The request of an export, which holds everything but the model, and the variants that follow from it."""
+"""The request of an export: its options, checked once, and what follows from them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from converters.form_options import FormOptions
-from converters.format import Format, named_folders
-from converters.formats import format_class
-from seap_export.common.options import options
+from seap_export.common.options import options, part
 from seap_export.common.providers import OWN_FORMAT
-from seap_export.corpus import Task
 from seap_export.errors import UsageError
-from seap_export.model.families import ModelSpec
-from seap_export.model.vocabulary.choice import VocabularySize
-from seap_export.pipeline.folder.names import variant_name
-from seap_export.pipeline.request.measured import Measured, measured_of
-from seap_export.pipeline.request.mixtures import MixtureSpec, Support
-from seap_export.pipeline.request.options import CalibrationSettings, VariantOptions
-from seap_export.pipeline.request.settings import ParitySettings, RouterSettings
-from seap_export.pipeline.targets.candidate import Candidate
-from seap_export.pipeline.targets.targets import Targets
-from seap_export.pruning.plan.settings import PlanSettings
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pipeline.request.main_options import MainOptions
+from seap_export.pipeline.request.options import (
+    BatchOptions,
+    CalibrationSettings,
+    ComparisonOptions,
+    VariantOptions,
+)
+
+if TYPE_CHECKING:
+    from converters.format import Format
+    from seap_export.model.families import ModelSpec
+    from seap_export.model.vocabulary.choice import VocabularySize
+    from seap_export.pipeline.request.measured import Measured
+    from seap_export.pipeline.request.mixtures import MixtureSpec
+    from seap_export.pipeline.request.settings import ParitySettings, RouterSettings
+    from seap_export.pipeline.targets.targets import Targets
+    from seap_export.pruning.plan.settings import PlanSettings
+    from seap_export.pruning.rounding.grid import BlockQuantization
 
 
 @dataclass(frozen=True)
@@ -41,63 +47,53 @@ class VariantRequest:
 
     @property
     def folders(self) -> dict[str, Format]:
+        from converters.format import named_folders
+
         return named_folders(self.formats)
 
     @property
     def measured(self) -> Measured | None:
         """The folder whose quality and speed are measured; None: none is written beside `hf`."""
+        from seap_export.pipeline.request.measured import measured_of
+
         return measured_of(self.folders)
 
 
 @options
-class ExportRequest(VariantOptions):
-    """Everything that an export depends on except the model.
+class ExportRequest(ComparisonOptions, VariantOptions, FormOptions, BatchOptions, CalibrationSettings, MainOptions):
+    """Everything that an export depends on.
 
     Attributes:
-        tasks: Tasks; each gets a variant for each ratio, or one that meets the targets.
-        ratios: Fractions of the weights to remove; none if there are targets.
-        mixtures: Variants for several tasks.
-        support: Text that every variant is made from as well.
-        calibration: How texts are sampled and run.
-        plan: How heads and neurons are chosen and compensated.
-        formats: Formats to write beside the model folder; with targets, one of them is chosen for each variant.
-        parity: How written folders and torch are compared, and on which execution provider.
-        router: Whether a router is made, if there are several tasks.
-        threshold: The router's confidence, below which it takes the general variant.
-        quality: Whether variants are compared with the dense model.
-        speed: Whether variants are timed against the dense model.
-        vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
-        targets: Targets that the variants must meet; their ratios and formats are then chosen.
         choices: The candidates chosen to meet the targets, by the name of the task or mixture.
     """
 
-    tasks: tuple[Task, ...] = field(kw_only=False)
-    ratios: tuple[float, ...] = field(kw_only=False)
-    mixtures: tuple[MixtureSpec, ...] = field(default=(), kw_only=False)
-    support: Support | None = None
-    calibration: CalibrationSettings = CalibrationSettings()
-    plan: PlanSettings = PlanSettings()
-    formats: tuple[Format, ...] = (format_class(OWN_FORMAT).of_options(None, FormOptions()),)
-    parity: ParitySettings = ParitySettings()
-    router: bool = True
-    threshold: float = RouterSettings.threshold
-    quality: bool = True
-    speed: bool = True
-    vocabulary: VocabularySize = "all"
-    targets: Targets | None = None
-    choices: Mapping[str, Candidate] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def refuse_contradictions(self) -> None:
+        """Refuses options that contradict each other, and settles those that others decide.
+
+        Raises:
+            UsageError: Options contradict each other, or a value is out of range.
+            InputError, EnvironmentFailure: A recipe or a file of limits cannot be used.
+        """
+        from seap_export.pipeline.folder.names import variant_name
+        from seap_export.pipeline.request.mixtures import SUPPORT
+
+        for name in ("quality", "speed"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, bool(self.formats))
         if not self.tasks:
             raise UsageError("no task given; give at least one --task NAME=FILE")
+        if self.support is not None and SUPPORT in (task.name.lower() for task in self.tasks):
+            raise UsageError(f"a task is named '{SUPPORT}', which is the name of the --support text; rename the task")
         if self.targets is not None:
-            self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
-        elif not self.ratios:
+            self.targets.refuse_beside(self.ratio, self.formats, bool(self.quality), bool(self.speed))
+        elif not self.ratio:
             raise UsageError(
                 "no ratio given; add --ratio 0.2, which removes a fifth, --ratio 0, which rounds alone, or a target, "
                 "such as --target-size 60MB"
             )
-        names = [variant_name("", ratio) for ratio in self.ratios]
+        names = [variant_name("", ratio) for ratio in self.ratio]
         if len(set(names)) < len(names):
             raise UsageError("a ratio is given twice; give each --ratio once")
         if any(format.name == "hf" for format in self.formats):
@@ -116,7 +112,11 @@ class ExportRequest(VariantOptions):
             if is_asked and self.measured is None:
                 raise UsageError(f"{name} is not measured on hf alone; add --format {OWN_FORMAT}, or use --no-{name}")
         self._refuse_accuracy_that_is_not_measured()
-        _router_settings(self)  # refuses an invalid threshold
+        if self.threshold is not None and not self.router:
+            raise UsageError(
+                "the threshold has no effect without a router; set router to true, or remove the threshold"
+            )
+        self.mixtures, self.plan, self.parity  # noqa: B018 - which refuse what is malformed
 
     def _refuse_accuracy_that_is_not_measured(self) -> None:
         least = self.min_accuracy_retained
@@ -133,6 +133,64 @@ class ExportRequest(VariantOptions):
                 "task file with choices or an answer"
             )
 
+    @cached_property
+    def targets(self) -> Targets | None:
+        """Targets that the variants must meet, in place of ratios; their ratios and formats are then chosen."""
+        from seap_export.model.layers.compute import parse_bytes
+        from seap_export.pipeline.targets.first_token import FirstToken
+        from seap_export.pipeline.targets.targets import Targets
+
+        size = None if self.target_size is None else parse_bytes(self.target_size)
+        first_token = None if self.target_first_token is None else FirstToken.parse(self.target_first_token)
+        given = (size, self.target_decode_speedup, self.max_kl, first_token)
+        return None if given == (None, None, None, None) else Targets(*given)
+
+    @cached_property
+    def formats(self) -> tuple[Format, ...]:
+        """Formats to write beside the model folder; with targets, one of them is chosen for each variant."""
+        from seap_export.pipeline.request.formats import all_formats_of, formats_of
+
+        names, form = [text for text in self.format if text != "hf"], part(FormOptions, self)
+        if self.targets is None:
+            return formats_of(names, form)
+        formats = all_formats_of(names, form, of_prompts=self.targets.first_token is not None)
+        # rounding to the nearest level chooses no bits
+        return tuple(format for format in formats if self.rounding != "nearest" or format.average is None)
+
+    @cached_property
+    def plan(self) -> PlanSettings:
+        """How heads and neurons are chosen and compensated.
+
+        Widths suit the first format for which they matter, and are whole blocks in all of them.
+        """
+        from seap_export.pruning.plan.recipes import Target, open_recipe
+
+        targets = [format.target for format in self.formats if format.target is not None] or [Target()]
+        block_size = math.lcm(*(target.block_size for target in targets))
+        return open_recipe(self.recipe, layout=self.layout, target=replace(targets[0], block_size=block_size))
+
+    @cached_property
+    def calibration(self) -> CalibrationSettings:
+        """How texts are sampled and run; as many tokens as the recipe says if nobody says how many."""
+        settings = part(CalibrationSettings, self)
+        is_given = (settings.samples, settings.calibration_tokens) != (None, None)
+        return settings if is_given else replace(settings, calibration_tokens=self.plan.calibration_tokens)
+
+    @cached_property
+    def parity(self) -> ParitySettings:
+        """How written folders and torch are compared, and on which execution provider."""
+        from seap_export.pipeline.request.settings import parity_settings
+
+        return parity_settings(self, self.provider, self.threads)
+
+    @cached_property
+    def mixtures(self) -> tuple[MixtureSpec, ...]:
+        """Variants for several tasks."""
+        from seap_export.pipeline.request.mixtures import parse_mixtures
+
+        tasks = [task.name for task in self.tasks]
+        return parse_mixtures(tasks, general=self.general, weights=self.weight, mixes=self.mix)
+
     def grid(self, format: Format, spec: ModelSpec) -> BlockQuantization | None:
         """The grid that a model of these shapes is rounded to with the calibration texts before it is written."""
         return format.grid(spec) if self.rounding == "calibrated" else None
@@ -146,17 +204,24 @@ class ExportRequest(VariantOptions):
     @property
     def measured(self) -> Measured | None:
         """The folder to measure of a variant that has all formats; None: no format is written beside `hf`."""
+        from converters.format import named_folders
+        from seap_export.pipeline.request.measured import measured_of
+
         return measured_of(named_folders(self.formats))
 
     @property
     def all_mixtures(self) -> tuple[MixtureSpec, ...]:
         """The single tasks, and the mixtures, each with the support."""
+        from seap_export.pipeline.request.mixtures import MixtureSpec
+
         mixtures = (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
         return mixtures if self.support is None else tuple(map(self.support.added_to, mixtures))
 
     @property
     def variants(self) -> dict[str, VariantRequest]:
         """Every requested variant by its name; none before those that meet the targets are chosen."""
+        from seap_export.pipeline.folder.names import variant_name
+
         if self.targets is not None:
             chosen = [(mixture, self.choices.get(mixture.name)) for mixture in self.all_mixtures]
             variants = [
@@ -168,7 +233,7 @@ class ExportRequest(VariantOptions):
             variants = [
                 VariantRequest(mixture, ratio, self.formats, self.vocabulary)
                 for mixture in self.all_mixtures
-                for ratio in self.ratios
+                for ratio in self.ratio
             ]
         return {variant_name(variant.mixture.name, variant.ratio): variant for variant in variants}
 
@@ -181,10 +246,9 @@ class ExportRequest(VariantOptions):
     @property
     def router_settings(self) -> RouterSettings | None:
         """The settings of the router; None if no router is made."""
+        from seap_export.pipeline.request.settings import RouterSettings
+
         if not self.router or len(self.tasks) < 2:
             return None
-        return _router_settings(self)
-
-
-def _router_settings(request: ExportRequest) -> RouterSettings:
-    return RouterSettings(request.calibration.seed, request.calibration.max_length, request.threshold)
+        threshold = RouterSettings.threshold if self.threshold is None else self.threshold
+        return RouterSettings(self.calibration.seed, self.calibration.max_length, threshold)

@@ -58,15 +58,13 @@ class Support:
         return MixtureSpec(mixture.name, {**weights, self.task.name: self.share})
 
 
-def parse_support(text: str, tasks: Sequence[str]) -> Support:
+def parse_support(text: str) -> Support:
     """The text of `SOURCE` or `SOURCE:SHARE`, as a task named `support`.
 
     Raises:
-        UsageError: The share is out of range, or one of the other tasks has the name.
+        UsageError: The share is out of range.
         InputError, EnvironmentFailure: As for `parse_task`.
     """
-    if SUPPORT in (task.lower() for task in tasks):
-        raise UsageError(f"a task is named '{SUPPORT}', which is the name of the --support text; rename the task")
     source, _, end = text.rpartition(":")
     try:
         share = float(end)

@@ -5,12 +5,68 @@ from __future__ import annotations
 from typing import Literal
 
 from seap_export.common.options import option, options
-from seap_export.common.values import CorpusPathOrNone
+from seap_export.common.values import CorpusPathOrNone, FilePathOrNone, NameOrPath
+from seap_export.pipeline.request.tasks import Tasks
 
 Answers = Literal["data", "model"]
 Rounding = Literal["calibrated", "nearest"]
 #: The default number of calibration tokens per task, if its texts have as many: docs/research/measurements.md.
 CALIBRATION_TOKENS = 65_536
+
+
+@options
+class ModelOptions:
+    """The option for the dense model."""
+
+    model: NameOrPath = option(
+        "A Hugging Face folder, a .gguf file or a hub id.", kw_only=False, title="Model and tasks", is_argument=True
+    )
+
+
+@options
+class TaskOptions(ModelOptions):
+    """The options for the dense model and the texts of the tasks."""
+
+    tasks: Tasks = option(
+        "Texts of a task: a corpus or a task file, an lm-eval task (gsm8k), a data set of the hub (OWNER/NAME), or a "
+        "sample to try with, such as sample:sentiment. Without NAME, that of the source. Repeatable.",
+        kw_only=False,
+        python="By name, the texts of each task: a list of texts, a list of records (mappings from fields to values), "
+        "a `datasets.Dataset`, or a file, a data set of the hub or a task of lm-eval. Or sources as --task accepts "
+        'them, such as "gsm8k" or "maths.jsonl".',
+        title="Model and tasks",
+        metavar="[NAME=]SOURCE",
+        name="task",
+    )
+
+
+@options
+class ComputeOptions:
+    """The options for the device, memory and threads of torch."""
+
+    device: str = option(
+        "Device that torch computes on.", default="auto", title="Machine", metavar="auto|cpu|cuda|cuda:N"
+    )
+    memory: str | None = option(
+        "Memory for hidden states and weights, such as 8GiB; the rest waits in files.",
+        default=None,
+        unset="most of the free memory",
+        title="Machine",
+        rare=True,
+        metavar="SIZE",
+    )
+    threads: int | None = option(
+        "Number of threads.", default=None, unset="all cores", title="Machine", metavar="N", least=1
+    )
+
+
+@options
+class BatchOptions(ComputeOptions):
+    """The options for the device, memory and threads of torch, and the size of batches."""
+
+    batch_tokens: int = option(
+        "Number of tokens in a batch; it changes the speed and the memory only.", default=1024, least=1
+    )
 
 
 @options
@@ -58,6 +114,15 @@ class ParityOptions:
     prompts: int = option("Number of held-out prompts compared.", default=4, least=1)
     long_tokens: int = option(
         "Number of tokens in the longest prompt, or as many as the model has positions.", default=2048, least=1
+    )
+
+
+@options
+class ComparisonOptions(ParityOptions):
+    """The options for the sizes and the limits of parity."""
+
+    limits: FilePathOrNone = option(
+        "A TOML file of limits that replace the defaults, such as max_abs = 0.0005 under [fp32].", default=None
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seap_export.common.options import options
+from seap_export.common.options import options, values_of
 from seap_export.errors import UsageError, refuse_less
 from seap_export.model.layers.compute import Compute
-from seap_export.pipeline.request.options import ParityOptions
+from seap_export.pipeline.request.options import ComparisonOptions, ParityOptions
 from validation.execution import Execution
-from validation.parity.profiles import Limits
+from validation.parity.profiles import Limits, read_limits
 
 
 @options
@@ -28,6 +28,16 @@ class ParitySettings(ParityOptions):
     def execution(self, compute: Compute | None) -> Execution:
         """The provider, threads and torch device that both sides of a comparison run with."""
         return Execution(self.provider, self.threads, compute)
+
+
+def parity_settings(options: ComparisonOptions, provider: str, threads: int | None) -> ParitySettings:
+    """The settings of parity: sizes, limits, provider and threads.
+
+    Raises:
+        UsageError: The file of limits cannot be used.
+    """
+    limits = Limits() if options.limits is None else read_limits(options.limits)
+    return ParitySettings(**values_of(ParityOptions, options), provider=provider, limits=limits, threads=threads)
 
 
 def refuse_below(settings: object, **least: int) -> None:

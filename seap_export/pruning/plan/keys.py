@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cache
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from seap_export.common.toml_file import either
+from seap_export.common.values import Mismatch, Unknown, converted
 from seap_export.errors import UsageError
 
 _KEY = "key"
@@ -51,22 +50,21 @@ def keys_of(settings: type) -> Mapping[str, Key]:
     return {each.name: each.metadata[_KEY] for each in fields(settings) if _KEY in each.metadata}
 
 
-@cache
-def kinds_of(settings: type) -> Mapping[str, Any]:
-    """The type of each field of a class, without None."""
-    hints = get_type_hints(settings)
-    return {name: get_args(hint)[0] if NoneType in get_args(hint) else hint for name, hint in hints.items()}
-
-
 def check(settings: object, prefix: str = "") -> None:
-    """Checks each setting that has choices or a range."""
+    """Brings each setting to the form of its type, and checks its choices and its range."""
     cls: type = type(settings)
     keys = keys_of(cls)
-    for name, kind in kinds_of(cls).items():
+    for name, hint in get_type_hints(cls).items():
         value = getattr(settings, name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise SettingError(prefix + name, f"'{value}' is not known; use {either(get_args(kind))}")
-        if name in keys and kind in (int, float) and value is not None:
+        if is_dataclass(hint):
+            continue
+        try:
+            object.__setattr__(settings, name, converted(hint, value))
+        except Mismatch as error:
+            raise SettingError(prefix + name, f"must be {error}, not {value!r:.40}") from error
+        except Unknown as error:
+            raise SettingError(prefix + name, f"'{value}' is not known; use {either(get_args(hint))}") from error
+        if name in keys and isinstance(value, int | float):
             _check_range(prefix + name, value, keys[name])
 
 

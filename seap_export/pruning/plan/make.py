@@ -85,7 +85,7 @@ def rank_layers(
                 source, statistics, folder / UNFINISHED, on_layer, settings.score, settings.square_heads
             )
             for index, scores in enumerate(_mixed(statistics, by_task, settings.mix)):
-                write_scores(folder, index, source.spec.layers[index], scores)
+                write_scores(folder, index, scores)
         finish_ranking(folder, statistics.sensitivity())
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return read_ranking(source.spec, folder)

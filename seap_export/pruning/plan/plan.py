@@ -21,7 +21,7 @@ from seap_export.pruning.plan.sublayers import KEPT, Kept, alike
 
 K = TypeVar("K", bound=Kept)
 
-PLAN_SCHEMA = "seap-export/plan/5"
+PLAN_SCHEMA = "seap-export/plan/6"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 #: Settings that plan.json has before the ratios, and after them; it has the rest after these if they are no defaults.
@@ -76,14 +76,14 @@ class LayerPlan:
         return layer.changed(biases=dense.biases | biases)
 
     def to_json(self) -> dict[str, Any]:
-        """The keys and values of all sublayers in plan.json."""
-        return {key: value for kept in self.sublayers for key, value in asdict(kept).items()}
+        """What is kept of each sublayer, by its output projection."""
+        return {kept.kind.output: asdict(kept) for kept in self.sublayers}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> LayerPlan:
         """Reads what `to_json` returned; raises `KeyError`, `TypeError` or `ValueError`."""
-        first = {next(iter(fields(kind))).name: kind for kind in KEPT}
-        return cls(tuple(first[key].from_json(row) for key in row if key in first))
+        kinds: Mapping[str, type[Kept]] = {kind.kind.output: kind for kind in KEPT}
+        return cls(tuple(kinds[output].from_json(values) for output, values in row.items()))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
         tuple(
             options_type(sublayer).whole(sublayer, spec.hidden_size)
             if sublayer.whole_because
-            else options_type(sublayer).from_tensors(sublayer, spec.hidden_size, tensors)
+            else options_type(sublayer).from_tensors(sublayer, spec.hidden_size, _of_output(sublayer.output, tensors))
             for sublayer in layer.sublayers
         )
         for layer, tensors in zip(spec.layers, stored, strict=True)
@@ -62,8 +62,13 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
 
 def _scores(layer: LayerSpec, tensors: Mapping[str, torch.Tensor]) -> LayerScores:
     """The scores of each sublayer of a layer; none where the ranking comes from elimination."""
-    names = {sublayer.output: options_type(sublayer).scores_name for sublayer in layer.sublayers}
-    return {output: tensors[name] for output, name in names.items() if name in tensors}
+    return {output: tensors[output] for output in layer.outputs if output in tensors}
+
+
+def _of_output(output: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of the options of one sublayer, by their own names."""
+    start = f"{output}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def is_finished(folder: Path, layers: int) -> bool:
@@ -77,14 +82,13 @@ def layer_file(folder: Path, layer: int) -> Path:
 
 
 def write_options(folder: Path, layer: int, options: LayerOptions) -> None:
-    tensors = {name: tensor for sublayer in options for name, tensor in sublayer.tensors().items()}
+    tensors = {f"{one.dense.output}.{name}": tensor for one in options for name, tensor in one.tensors().items()}
     keep_tensors(layer_file(folder, layer), tensors)
 
 
-def write_scores(folder: Path, index: int, layer: LayerSpec, scores: LayerScores) -> None:
+def write_scores(folder: Path, layer: int, scores: LayerScores) -> None:
     """Writes the scores that a layer's options are made from; a sublayer without any stays whole."""
-    tensors = {options_type(layer.named(output)).scores_name: vector for output, vector in scores.items()}
-    keep_tensors(layer_file(folder, index), tensors)
+    keep_tensors(layer_file(folder, layer), {str(output): vector for output, vector in scores.items()})
 
 
 def finish_ranking(folder: Path, sensitivity: torch.Tensor) -> None:

@@ -9,12 +9,11 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from seap_export.common.providers import PROVIDERS
 from seap_export.common.toml_file import TomlFile, either, parse_toml, read_toml
 from seap_export.errors import UsageError
-from seap_export.pruning.plan.keys import SettingError, keys_of, kinds_of
+from seap_export.pruning.plan.keys import SettingError, keys_of
 from seap_export.pruning.plan.settings import Layout, PlanSettings
 from seap_export.pruning.plan.sparsity import EVEN, Sparsity
 
@@ -23,6 +22,8 @@ DEFAULT_RECIPE = "reconstruct"
 EFFORTS = ("fast", "best")
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
+#: What a recipe says of itself.
+_ABOUT = ("summary", "source")
 #: The shipped recipes, one file each in `seap_export/pruning/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
 
@@ -131,9 +132,14 @@ def _shipped_file(name: str) -> TomlFile:
 
 def _recipe(file: TomlFile, target: Target) -> Recipe:
     """The recipe in a file that may leave out any key."""
-    values = _typed(file, file.values, {"summary": str, "source": str, "sparsity": dict, **_types(PlanSettings)})
-    about = {name: values.pop(name, "") for name in ("summary", "source")}
-    sparsity = _typed(file, values.pop("sparsity", {}), _types(Sparsity), "sparsity")
+    file.refuse_unknown((*_ABOUT, "sparsity", *keys_of(PlanSettings)))
+    values = dict(file.values)
+    about = {name: values.pop(name, "") for name in _ABOUT}
+    sparsity = values.pop("sparsity", {})
+    for name, value, kind in (*((name, text, str) for name, text in about.items()), ("sparsity", sparsity, dict)):
+        if not isinstance(value, kind):
+            raise file.error(name, f"must be a {'string' if kind is str else 'table'}, not {value!r:.40}")
+    file.refuse_unknown(keys_of(Sparsity), "sparsity")
     try:
         settings = PlanSettings(
             sparsity=Sparsity(**{"kind": "adaptive", **sparsity}),
@@ -144,29 +150,6 @@ def _recipe(file: TomlFile, target: Target) -> Recipe:
     except SettingError as error:
         raise file.error(error.key, error.problem) from error
     return Recipe(**about, settings=settings, text=file.text)
-
-
-def _types(settings: type) -> dict[str, type]:
-    """The type of each key; a choice among names is a string."""
-    kinds = kinds_of(settings)
-    return {name: kinds[name] if kinds[name] in (int, float) else str for name in keys_of(settings)}
-
-
-_ARTICLES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", dict: "a table"}
-
-
-def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], name: str = "") -> dict[str, Any]:
-    """The values of a table, each of its type."""
-    file.refuse_unknown(types, name)
-    typed = {}
-    for key, value in table.items():
-        wanted = types[key]
-        accepted = (int, float) if wanted is float else wanted
-        if isinstance(value, bool) or not isinstance(value, accepted):
-            full_key = f"{name}.{key}" if name else key
-            raise file.error(full_key, f"must be {_ARTICLES[wanted]}, not {value!r:.40}")
-        typed[key] = wanted(value)
-    return typed
 
 
 def _refuse_idle(settings: PlanSettings | Sparsity, given: Iterable[str], prefix: str = "") -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 import pytest
 
-from seap_export.api.tasks import Tasks
 from seap_export.common.values import Mismatch
 from seap_export.corpus import Task
 from seap_export.errors import InputError, SeapError, UsageError
+from seap_export.pipeline.request.tasks import Tasks
 
 TEXTS = ["the cat sat", "a dog ran", "and then\nhome"]
 RECORDS = [{"text": text, "number": index} for index, text in enumerate(TEXTS)]

@@ -14,10 +14,10 @@ from support.exports import Run
 from support.option_pages import pages
 from support.product import ExportRequest, open_recipe
 
-from seap_export.api.export_options import ExportOptions
-from seap_export.api.settings import export_request
+from seap_export.api.export import ExportOptions
 from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
+from seap_export.common.options import part
 from seap_export.pruning.plan.recipes import shipped_recipes
 
 ROOT = Path(__file__).parents[3]
@@ -104,7 +104,7 @@ def values_of(*arguments: object) -> dict[str, Any]:
 def request_of(values: dict[str, Any]) -> ExportRequest:
     of_the_command = {"as_json", "quiet"}
     given = {name: value for name, value in values.items() if name not in of_the_command}
-    return export_request(ExportOptions(**given))
+    return part(ExportRequest, ExportOptions(**given))
 
 
 @pytest.mark.parametrize(

@@ -9,28 +9,16 @@ import torch
 
 from seap_export.errors import InputError
 from seap_export.model.families import names
-from seap_export.model.families.names import QKV, Projection
+from seap_export.model.families.names import DENSE, QKV, Projection
 from seap_export.model.sources.gguf.file import GgufFile
+from seap_export.model.sources.gguf.names import NORM_NAMES, OUTER_STEMS, PROJECTION_NAMES
 
-#: GGUF tensor names and the matching names of `families.names`; projections have a suffix, `.weight` or `.bias`.
-_OUTER = {"token_embd.weight": "embed_tokens", "output_norm.weight": "norm", "output.weight": "lm_head"}
-_NORMS = {
-    "attn_norm": "input_layernorm",
-    "attn_q_norm": "q_norm",
-    "attn_k_norm": "k_norm",
-    "post_attention_norm": "post_self_attn_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "post_ffw_norm": "post_mlp_layernorm",
-}
+#: Names of the plain form, by the names of the file's tensors, or by their stems in a layer.
+_OUTER = {f"{stem}.weight": name for name, stem in (*OUTER_STEMS.items(), ("norm", "output_norm"))}
+_NORMS = {stored.removesuffix(".weight"): norm for norm, stored in NORM_NAMES.items()}
 _PROJECTIONS: dict[str, tuple[Projection, ...]] = {
-    "attn_qkv": QKV,
-    "attn_q": ("q_proj",),
-    "attn_k": ("k_proj",),
-    "attn_v": ("v_proj",),
-    "attn_output": ("o_proj",),
-    "ffn_gate": ("gate_proj",),
-    "ffn_up": ("up_proj",),
-    "ffn_down": ("down_proj",),
+    PROJECTION_NAMES["qkv_proj"]: QKV,
+    **{PROJECTION_NAMES[name]: (name,) for name in (*QKV, "o_proj", *DENSE)},
 }
 #: Factors of the rotary frequencies (of short and long inputs): parameters stored as tensors, not weights.
 ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")

@@ -144,10 +144,12 @@ class WholeStep(Step):
             return True
         if row["refusal"]:
             return False
-        return self._lacks_quality(row) or (self.request.speed and not self._is_timed(source, steps, performance))
+        return self._lacks_quality(row) or (
+            bool(self.request.speed) and not self._is_timed(source, steps, performance)
+        )
 
     def _lacks_quality(self, row: Mapping[str, Any]) -> bool:
-        return self.request.quality and row["quality"] is None
+        return bool(self.request.quality) and row["quality"] is None
 
     def _is_timed(self, source: Source, steps: WholeSteps, performance: Performance) -> bool:
         settings, prompts = self.request.parity, self.request.timed_prompts

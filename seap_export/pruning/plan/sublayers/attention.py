@@ -23,12 +23,7 @@ _HEAD_DIMS = frozenset({64, 128, 256})
 
 @dataclass(frozen=True)
 class KeptHeads(KeptGrouped):
-    """The kept query heads and KV groups.
-
-    Attributes:
-        kv_groups: Kept key/value heads, sorted.
-        heads: Kept query heads, sorted; every kept group keeps the same number.
-    """
+    """The kept query heads and KV groups."""
 
     kind, name = Attention, "attention"
     unit, panel = "heads", ("heads by KV group", "query head")
@@ -37,23 +32,17 @@ class KeptHeads(KeptGrouped):
         "num_key_value_heads": ("KV heads", "key-value heads"),
     }
 
-    num_heads_per_group: int
-    kv_groups: tuple[int, ...]
-    heads: tuple[int, ...]
-
     def rows(self, dense: Attention, name: Projection | str) -> torch.Tensor:
         """Queries, gates and sinks follow the heads, keys and values the groups."""
         if name == "sinks" or (name == "g_proj" and dense.gate == "heads"):
-            return torch.tensor(self.heads)
-        return spread(self.kv_groups if name in ("k_proj", "v_proj") else self.heads, dense.head_dim)
+            return torch.tensor(self.units)
+        return spread(self.groups if name in ("k_proj", "v_proj") else self.units, dense.head_dim)
 
 
 class HeadOptions(GroupedOptions[Attention]):
     """Sets of query heads, with as many in each KV group."""
 
     kept_type = KeptHeads
-    scores_name = "head_channels"
-    tensor_names = ("heads", "heads_kept", "attention_loss")
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Attention) -> bool:

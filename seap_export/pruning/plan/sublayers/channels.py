@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -22,21 +21,10 @@ S = TypeVar("S", bound=Sublayer)
 
 @dataclass(frozen=True)
 class KeptChannels(Kept):
-    """The kept channels; the one field of a kind is their indices, sorted."""
+    """The kept channels, sorted."""
 
     def __post_init__(self) -> None:
-        sorted_indices(**{field.name: self.units for field in fields(self)})
-
-    @classmethod
-    def of(cls, channels: tuple[int, ...]) -> Self:
-        """The plan that keeps these channels."""
-        values: tuple[Any, ...] = (channels,)
-        return cls(*values)
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        (channels,) = (getattr(self, field.name) for field in fields(self))
-        return tuple(channels)
+        sorted_indices(units=self.units)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -54,8 +42,6 @@ class ChannelOptions(Options[S]):
     """
 
     kept_type: ClassVar[type[KeptChannels]]
-    #: The names of `order` and `loss_of` on disk.
-    tensor_names: ClassVar[tuple[str, str]]
 
     order: npt.NDArray[np.int64]
     loss_of: npt.NDArray[np.float64]
@@ -88,15 +74,6 @@ class ChannelOptions(Options[S]):
     ) -> Self:
         """Removes the channels that increase the loss least, block by block; see `Options`."""
         return cls(dense, hidden_size, *eliminate_channels(weight, covariance_for(weight, statistics), ridge))
-
-    @classmethod
-    def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        order, loss_of = (tensors[name].numpy() for name in cls.tensor_names)
-        return cls(dense, hidden_size, order, loss_of)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        values = (torch.from_numpy(array.copy()) for array in (self.order, self.loss_of))
-        return dict(zip(self.tensor_names, values, strict=True))
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:
@@ -140,7 +117,7 @@ class ChannelOptions(Options[S]):
         return self._with(self.dense, int(self.counts[option]))
 
     def kept(self, option: int) -> KeptChannels:
-        return self.kept_type.of(tuple(np.sort(self.order[: self.counts[option]]).tolist()))
+        return self.kept_type(tuple(np.sort(self.order[: self.counts[option]]).tolist()))
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """The options whose numbers of channels come nearest to some numbers of weights."""

@@ -18,15 +18,11 @@ class KeptConvolution(KeptChannels):
     unit, panel = "channels", ("channels of convolutions", "channel")
     size_words: ClassVar[Mapping[str, tuple[str, str]]] = {"conv_dim": ("channels", "channels of convolutions")}
 
-    conv_channels: tuple[int, ...]
-
 
 class ConvolutionOptions(ChannelOptions[Convolution]):
     """Numbers of channels that a short convolution can keep."""
 
     kept_type = KeptConvolution
-    scores_name = "conv_channels"
-    tensor_names = ("conv_order", "conv_loss")
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Convolution) -> bool:

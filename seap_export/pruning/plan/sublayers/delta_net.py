@@ -17,12 +17,7 @@ from seap_export.pruning.plan.sublayers.kept import spread
 
 @dataclass(frozen=True)
 class KeptDeltaNet(KeptGrouped):
-    """The kept value heads and key heads.
-
-    Attributes:
-        key_heads: Kept key heads, sorted.
-        value_heads: Kept value heads, sorted; every kept key head keeps the same number.
-    """
+    """The kept value heads and key heads."""
 
     kind, name = DeltaNet, "linear attention"
     unit, panel = "heads", ("heads of linear attention by key head", "value head")
@@ -31,30 +26,24 @@ class KeptDeltaNet(KeptGrouped):
         "linear_num_key_heads": ("key heads", "key heads of linear attention"),
     }
 
-    value_heads_per_key: int
-    key_heads: tuple[int, ...]
-    value_heads: tuple[int, ...]
-
     def rows(self, dense: DeltaNet, name: Projection | str) -> torch.Tensor:
         """Queries and keys follow the key heads, all else the value heads; the norm's gain is that of every head."""
         match name:
             case "delta_qkv_proj" | "delta_kernel":
-                queries = spread(self.key_heads, dense.key_head_dim)
+                queries = spread(self.groups, dense.key_head_dim)
                 return torch.cat([queries, queries + dense.keys, self.channels(dense) + 2 * dense.keys])
             case "delta_z_proj":
                 return self.channels(dense)
             case "delta_norm":
                 return torch.arange(dense.value_head_dim)
             case _:
-                return torch.tensor(self.value_heads)
+                return torch.tensor(self.units)
 
 
 class DeltaNetOptions(GroupedOptions[DeltaNet]):
     """Sets of value heads that a gated delta net can keep, with as many for each key head."""
 
     kept_type = KeptDeltaNet
-    scores_name = "delta_head_channels"
-    tensor_names = ("delta_heads", "delta_heads_kept", "delta_loss")
 
     @classmethod
     def beyond_weights(cls, sublayer: DeltaNet, cost: CostModel) -> int:

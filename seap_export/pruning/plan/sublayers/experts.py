@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,6 @@ class KeptExperts(Kept):
     """The kept experts, and how many neurons each keeps.
 
     Attributes:
-        experts: The kept experts, sorted.
         expert_neurons: The kept neurons of each kept expert, sorted; empty: all.
     """
 
@@ -42,29 +41,20 @@ class KeptExperts(Kept):
         "moe_intermediate_size": ("expert neurons", "neurons of an expert"),
     }
 
-    experts: tuple[int, ...]
     expert_width: int
     expert_neurons: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        sorted_indices(experts=self.experts)
+        sorted_indices(units=self.units)
         for neurons in self.expert_neurons:
             sorted_indices(expert_neurons=neurons)
         numbers = [len(neurons) for neurons in self.expert_neurons]
-        if numbers not in ([], [self.expert_width] * len(self.experts)):
+        if numbers not in ([], [self.expert_width] * len(self.units)):
             raise ValueError("every kept expert must keep the same number of neurons")
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Self:
-        return cls(tuple(row["experts"]), row["expert_width"], tuple(map(tuple, row["expert_neurons"])))
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        return self.experts
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {"num_experts": len(self.experts), "moe_intermediate_size": self.expert_width}
+        return {"num_experts": len(self.units), "moe_intermediate_size": self.expert_width}
 
     def fits(self, dense: Experts) -> bool:
         """Whether the dense layer has these experts and neurons."""
@@ -76,13 +66,13 @@ class KeptExperts(Kept):
         """The kept neurons of one expert after the other, int64."""
         if not self.expert_neurons:
             return super().channels(dense)
-        starts = dense.moe_intermediate_size * torch.tensor(self.experts)
+        starts = dense.moe_intermediate_size * torch.tensor(self.units)
         return (starts[:, None] + torch.tensor(self.expert_neurons)).flatten()
 
     def rows(self, dense: Experts, name: Projection | str) -> torch.Tensor:
         """The router has a row for each expert, and so have the biases of the choice and of what experts write."""
         is_by_expert = name == "router" or name in dense.inner_tensors()
-        return torch.tensor(self.experts) if is_by_expert else self.channels(dense)
+        return torch.tensor(self.units) if is_by_expert else self.channels(dense)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +92,6 @@ class ExpertOptions(Options[Experts]):
     """
 
     kept_type = KeptExperts
-    scores_name = "experts"
 
     order: npt.NDArray[np.int64]
     loss_of: npt.NDArray[np.float64]
@@ -152,15 +141,6 @@ class ExpertOptions(Options[Experts]):
         order, losses = eliminate_experts(dense, sample, weights)
         neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, statistics.shares(dense).tolist())
         return cls(dense, hidden_size, order, losses, *neurons)
-
-    @classmethod
-    def from_tensors(cls, dense: Experts, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        order, loss_of, neuron_order, neuron_loss = (tensors[name].numpy() for name in _TENSORS)
-        return cls(dense, hidden_size, order, loss_of, neuron_order, neuron_loss)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        arrays = (self.order, self.loss_of, self.neuron_order, self.neuron_loss)
-        return {name: torch.from_numpy(array.copy()) for name, array in zip(_TENSORS, arrays, strict=True)}
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Experts) -> bool:
@@ -245,10 +225,6 @@ class ExpertOptions(Options[Experts]):
         """The option with the number of experts nearest to that of the set, and with all their neurons."""
         distances = np.abs(self._counts[:, 0] - int(units.sum()))
         return int(np.lexsort((-self._counts[:, 1], distances))[0])
-
-
-#: The names of the orders and the losses on disk.
-_TENSORS = ("expert_order", "expert_loss", "expert_neuron_order", "expert_neuron_loss")
 
 
 def _whole_neurons(dense: Experts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -24,51 +24,33 @@ _WEIGHTS = CostModel()
 
 @dataclass(frozen=True)
 class KeptGrouped(Kept):
-    """The kept heads and groups.
+    """The kept heads, sorted; every kept group keeps the same number.
 
-    The fields of a kind are the heads of a group in the dense layer, the kept groups, sorted, and the kept heads,
-    sorted; every kept group keeps the same number.
+    Attributes:
+        group_size: The heads of a group in the dense layer.
+        groups: The kept groups, sorted.
     """
 
+    group_size: int
+    groups: tuple[int, ...]
+
     def __post_init__(self) -> None:
-        size, groups, heads = self._values
-        _, named_groups, named_heads = (field.name for field in fields(self))
-        sorted_indices(**{named_groups: groups, named_heads: heads})
-        if size < 1:
+        sorted_indices(groups=self.groups, units=self.units)
+        if self.group_size < 1:
             raise ValueError("the number of heads in a group must be positive")
-        in_group = Counter(head // size for head in heads)
-        if set(in_group) != set(groups) or len(set(in_group.values())) != 1:
+        in_group = Counter(head // self.group_size for head in self.units)
+        if set(in_group) != set(self.groups) or len(set(in_group.values())) != 1:
             raise ValueError("every kept group must keep the same number of heads, and removed groups none")
 
     @classmethod
     def of(cls, dense: Grouped, heads: tuple[int, ...]) -> Self:
         """The plan that keeps these heads, and their groups."""
         groups = tuple(sorted({head // dense.heads_per_group for head in heads}))
-        values: tuple[Any, ...] = (dense.heads_per_group, groups, heads)
-        return cls(*values)
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Self:
-        size, groups, heads = (row[field.name] for field in fields(cls))
-        values: tuple[Any, ...] = (size, tuple(groups), tuple(heads))
-        return cls(*values)
-
-    @property
-    def _values(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        size, groups, heads = (getattr(self, field.name) for field in fields(self))
-        return size, groups, heads
+        return cls(heads, dense.heads_per_group, groups)
 
     @property
     def group(self) -> int:
-        return self._values[0]
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return self._values[1]
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        return self._values[2]
+        return self.group_size
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -91,8 +73,6 @@ class GroupedOptions(Options[S]):
     """
 
     kept_type: ClassVar[type[KeptGrouped]]
-    #: The names of the heads of all options, of their numbers and of `loss_of` on disk.
-    tensor_names: ClassVar[tuple[str, str, str]]
 
     sets: tuple[KeptGrouped, ...]
     loss_of: npt.NDArray[np.float64]
@@ -132,14 +112,14 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        heads, numbers, losses = (tensors[name] for name in cls.tensor_names)
-        kept = tuple(cls.kept_type.of(dense, tuple(members.tolist())) for members in heads.split(numbers.tolist()))
-        return cls(dense, hidden_size, kept, losses.numpy())
+        every = tensors["heads"].split(tensors["numbers"].tolist())
+        kept = tuple(cls.kept_type.of(dense, tuple(heads.tolist())) for heads in every)
+        return cls(dense, hidden_size, kept, tensors["loss_of"].numpy())
 
     def tensors(self) -> dict[str, torch.Tensor]:
         heads = torch.tensor([head for kept in self.sets for head in kept.units])
         numbers = torch.tensor([len(kept.units) for kept in self.sets])
-        return dict(zip(self.tensor_names, (heads, numbers, torch.from_numpy(self.loss_of.copy())), strict=True))
+        return {"heads": heads, "numbers": numbers, **super().tensors()}
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:

@@ -17,7 +17,11 @@ S = TypeVar("S", bound=Sublayer)
 
 @dataclass(frozen=True)
 class Kept(ABC):
-    """The plan of a sublayer: indices of the units that are kept; the fields are its keys in plan.json."""
+    """The plan of a sublayer; the fields are its keys in plan.json.
+
+    Attributes:
+        units: The indices of the kept units of channels, sorted.
+    """
 
     #: The kind of sublayer, and what it is called in figures.
     kind: ClassVar[type[Sublayer]]
@@ -28,20 +32,17 @@ class Kept(ABC):
     #: By the keys of config.json that give its sizes: the heading of a column of them, and their name elsewhere.
     size_words: ClassVar[Mapping[str, tuple[str, str]]]
 
+    units: tuple[int, ...]
+
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         """Reads a plan from a layer of plan.json; raises `KeyError`, `TypeError` or `ValueError`."""
-        return cls(**{field.name: tuple(row[field.name]) for field in fields(cls)})
+        return cls(**{field.name: _frozen(row[field.name]) for field in fields(cls)})
 
     @property
     def group(self) -> int:
         """Number of units that share something, which goes when the last of them goes."""
         return 1
-
-    @property
-    @abstractmethod
-    def units(self) -> tuple[int, ...]:
-        """The indices of the kept units of channels, sorted."""
 
     @property
     @abstractmethod
@@ -65,6 +66,10 @@ class Kept(ABC):
     def rows(self, dense: Any, name: Projection | str) -> torch.Tensor:
         """The kept rows of a projection that reads the stream, or of one of `inner_tensors`, int64."""
         return self.channels(dense)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def spread(units: tuple[int, ...], width: int) -> torch.Tensor:

@@ -20,12 +20,8 @@ class KeptInputs(KeptChannels):
         "hidden_size_per_layer_input": ("inputs", "inputs of a layer")
     }
 
-    layer_inputs: tuple[int, ...]
-
 
 class LayerInputOptions(ChannelOptions[LayerInput]):
     """The one option of the inputs of a layer, which keeps all."""
 
     kept_type = KeptInputs
-    scores_name = "layer_inputs"
-    tensor_names = ("layer_input_order", "layer_input_loss")

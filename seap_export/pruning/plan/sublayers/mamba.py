@@ -17,12 +17,7 @@ from seap_export.pruning.plan.sublayers.kept import spread
 
 @dataclass(frozen=True)
 class KeptMamba(KeptGrouped):
-    """The kept heads and groups.
-
-    Attributes:
-        mamba_groups: Kept groups, sorted.
-        mamba_heads: Kept heads, sorted; every kept group keeps the same number.
-    """
+    """The kept heads and groups."""
 
     kind, name = Mamba, "Mamba-2"
     unit, panel = "heads", ("heads of Mamba-2 by group", "head")
@@ -31,13 +26,9 @@ class KeptMamba(KeptGrouped):
         "mamba_n_groups": ("Mamba groups", "groups of Mamba-2"),
     }
 
-    mamba_heads_per_group: int
-    mamba_groups: tuple[int, ...]
-    mamba_heads: tuple[int, ...]
-
     def rows(self, dense: Mamba, name: Projection | str) -> torch.Tensor:
         """B and C follow the groups, all else the heads; kernels are those of values, B and C."""
-        groups = spread(self.mamba_groups, dense.state_size)
+        groups = spread(self.groups, dense.state_size)
         match name:
             case "mamba_b_proj" | "mamba_c_proj":
                 return groups
@@ -47,15 +38,13 @@ class KeptMamba(KeptGrouped):
             case "mamba_z_proj" | "mamba_x_proj" | "mamba_norm":
                 return self.channels(dense)
             case _:
-                return torch.tensor(self.mamba_heads)
+                return torch.tensor(self.units)
 
 
 class MambaOptions(GroupedOptions[Mamba]):
     """Sets of heads that Mamba-2 can keep, with as many in each group."""
 
     kept_type = KeptMamba
-    scores_name = "mamba_head_channels"
-    tensor_names = ("mamba_heads", "mamba_heads_kept", "mamba_loss")
 
     @classmethod
     def beyond_weights(cls, sublayer: Mamba, cost: CostModel) -> int:

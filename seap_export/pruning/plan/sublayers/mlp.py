@@ -18,12 +18,8 @@ class KeptNeurons(KeptChannels):
     unit, panel = "neurons", ("MLP neurons", "neuron")
     size_words: ClassVar[Mapping[str, tuple[str, str]]] = {"intermediate_size": ("neurons", "MLP neurons")}
 
-    neurons: tuple[int, ...]
-
 
 class NeuronOptions(ChannelOptions[Mlp]):
     """Numbers of neurons that an MLP can keep."""
 
     kept_type = KeptNeurons
-    scores_name = "neurons"
-    tensor_names = ("neuron_order", "neuron_loss")

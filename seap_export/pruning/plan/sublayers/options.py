@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -29,8 +29,6 @@ class Options(ABC, Generic[S]):
 
     #: The class of the kind's plans.
     kept_type: ClassVar[type[Kept]]
-    #: The name of its scores on disk.
-    scores_name: ClassVar[str]
 
     dense: S
     hidden_size: int
@@ -67,13 +65,15 @@ class Options(ABC, Generic[S]):
         """
 
     @classmethod
-    @abstractmethod
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Makes options of what `tensors` returned, which may stand among those of the layer's other sublayers."""
+        """Makes options of what `tensors` returned."""
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return cls(dense, hidden_size, **arrays)
 
-    @abstractmethod
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The options as tensors by name, to be stored."""
+        """The options as tensors by name, to be stored: all arrays."""
+        arrays = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays if isinstance(array, np.ndarray)}
 
     @classmethod
     @abstractmethod

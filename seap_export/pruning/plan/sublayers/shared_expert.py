@@ -23,8 +23,6 @@ class KeptShared(KeptChannels):
         "shared_expert_intermediate_size": ("shared neurons", "neurons of the shared expert")
     }
 
-    shared_neurons: tuple[int, ...]
-
     def rows(self, dense: SharedExpert, name: Projection | str) -> torch.Tensor:
         """The kept neurons; the gate that scales the whole expert has a single row."""
         return torch.tensor([0]) if name == "shared_gate" else self.channels(dense)
@@ -34,8 +32,6 @@ class SharedOptions(ChannelOptions[SharedExpert]):
     """Numbers of neurons that a shared expert can keep."""
 
     kept_type = KeptShared
-    scores_name = "shared_neurons"
-    tensor_names = ("shared_order", "shared_loss")
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: SharedExpert) -> bool:

@@ -47,12 +47,12 @@ def test_mixtures_that_mean_nothing(weights: list[str], mix: str, message: str) 
 def test_support_has_a_share_of_every_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "g.txt").write_text("one\n\ntwo\n")
-    support = parse_support("g.txt:0.25", ["a", "b"])
+    support = parse_support("g.txt:0.25")
     assert [sample.text for sample in support.task.texts()] == ["one", "two"]
     assert support.added_to(MixtureSpec("a", {"a": 1.0})) == MixtureSpec("a", {"a": 0.75, "support": 0.25})
     mixed = support.added_to(MixtureSpec("x", {"a": 4.0, "b": 2.0}))
     assert (mixed.name, mixed.weights) == ("x", pytest.approx({"a": 0.5, "b": 0.25, "support": 0.25}))
-    assert parse_support("g.txt", ["a"]).share == 0.3
+    assert parse_support("g.txt").share == 0.3
 
 
 A, BOTH = MixtureSpec("a", {"a": 1.0}), MixtureSpec("both", {"a": 1.0, "b": 1.0})

@@ -22,7 +22,6 @@ from support.product import (
     BlockQuantization,
     CalibrationSettings,
     ExportRequest,
-    GgufFormat,
     Limits,
     MixtureSpec,
     OnnxForm,
@@ -38,8 +37,6 @@ from support.product import (
 )
 from tokenizers import Tokenizer
 
-from converters.openvino.format import OpenvinoFormat
-from converters.web.format import WebFormat
 from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import InputError, ParityFailure, UsageError
 from seap_export.pipeline.gate.router_check import _lost_targets
@@ -144,7 +141,7 @@ def test_the_keys_of_a_variant_follow_from_each_other() -> None:
 
 def test_each_step_comes_after_those_that_it_needs(source: Source, tmp_path: Path) -> None:
     tasks = tuple(Task(name, tmp_path / f"{name}.txt") for name in "ab")
-    steps = export_steps(source, ExportRequest(tasks, (0.2, 0.5), (MIXTURE,)), {"a": SPLIT, "b": SPLIT})
+    steps = export_steps(source, ExportRequest("m", tasks, ratio=(0.2, 0.5), general=True), {"a": SPLIT, "b": SPLIT})
     seen: set[str] = set()
     for step in steps.paths:
         assert {need.name for need in step.needs} <= seen
@@ -156,9 +153,8 @@ def test_each_step_comes_after_those_that_it_needs(source: Source, tmp_path: Pat
 
 def test_formats_with_the_same_grid_share_its_rounding(source: Source, tmp_path: Path) -> None:
     task = Task("a", tmp_path / "a.txt")
-    formats = (OnnxFormat("int4"), WebFormat("q4"), OpenvinoFormat("int4"), WebFormat("q8"), GgufFormat("q4_0"))
-    formats += (GgufFormat("q4_k_m"),)
-    request = ExportRequest((task,), (0.2,), formats=formats, quality=False, speed=False)
+    formats = ("onnx:int4", "web:q4", "openvino:int4", "web:q8", "gguf:q4_0", "gguf:q4_k_m")
+    request = ExportRequest("m", (task,), ratio=0.2, format=formats, quality=False, speed=False)
     variant = export_steps(source, request, {"a": SPLIT}).variants["a-0.2"]
     grids = ["int4-32", "int4-32-float-embeddings-whole-blocks"]
     assert [step.name for step in variant.rounded] == [f"rounding/a-0.2/{grid}" for grid in grids]

@@ -72,7 +72,7 @@ def test_heads_and_costs_without_meaning_are_refused() -> None:
             CostModel(budget, context)  # type: ignore[arg-type]
     for size, groups, heads in ((2, (), ()), (2, (0, 1), (0, 1, 2)), (2, (0,), ()), (0, (0,), (0,)), (2, (1,), (0,))):
         with pytest.raises(ValueError, match="must"):
-            KeptHeads(size, groups, heads)
+            KeptHeads(heads, size, groups)
 
 
 #: 6 query heads of 4 channels, 3 KV groups, 40 neurons, width 24.
@@ -156,7 +156,7 @@ def planned(worst: float, tolerance: float) -> Plan:
 )
 def test_groups_are_cut_within_the_tolerance(worst: float, tolerance: float, expected: list[int]) -> None:
     plan = planned(worst, tolerance)
-    assert sorted(len(layer[KeptHeads].heads) for layer in plan.layers) == expected
+    assert sorted(len(layer[KeptHeads].units) for layer in plan.layers) == expected
     assert plan.settings.group_tolerance == tolerance
     assert plan.achieved_ratio == pytest.approx(2 / 13)
 
@@ -167,7 +167,7 @@ def test_what_belongs_together_goes_together() -> None:
     options: Any = scored_options(spec, random_scores(spec))[0][0]
     assert {len(kept.units) for kept in options.sets} == {3, 6}
     assert options.sets[0].units in ((0, 1, 2), (3, 4, 5))
-    assert not KeptMamba(3, (0, 1), (0, 3)).fits(spec.first(Mamba))
+    assert not KeptMamba((0, 3), 3, (0, 1)).fits(spec.first(Mamba))
     spec = model_spec(micro_config(**VARIATIONS["gemma4-all"]))
     groups = [
         {heads.shrunk(option).num_key_value_heads for option in range(len(heads.losses))}

@@ -59,9 +59,9 @@ def changed_file(path: Path, **values: Any) -> Path:
     return path
 
 
-def changed_layer(**values: Any) -> list[dict[str, Any]]:
+def changed_layer(output: str, **values: Any) -> list[dict[str, Any]]:
     rows = [layer.to_json() for layer in LAYERS]
-    return [rows[0] | values, *rows[1:]]
+    return [rows[0] | {output: rows[0][output] | values}, *rows[1:]]
 
 
 VOCABULARY = {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"}
@@ -98,13 +98,13 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path, values: dict[str, Any], rec
     "values",
     [
         {"schema": "seap-export/plan/4"},
-        {"layers": changed_layer(kv_groups=[0, 1])},
-        {"layers": changed_layer(heads=[0, 1, 4])},
-        {"layers": changed_layer(heads=[0, 1, 2, 3])},
-        {"layers": changed_layer(neurons=[])},
-        {"layers": changed_layer(neurons=[3, 1])},
-        {"layers": changed_layer(neurons=[-1, 1])},
-        {"layers": changed_layer(num_heads_per_group=0)},
+        {"layers": changed_layer("o_proj", groups=[0, 1])},
+        {"layers": changed_layer("o_proj", units=[0, 1, 4])},
+        {"layers": changed_layer("o_proj", units=[0, 1, 2, 3])},
+        {"layers": changed_layer("down_proj", units=[])},
+        {"layers": changed_layer("down_proj", units=[3, 1])},
+        {"layers": changed_layer("down_proj", units=[-1, 1])},
+        {"layers": changed_layer("o_proj", group_size=0)},
         {"layers": "all"},
         {"layout": "uniform", "sparsity": dataclasses.asdict(EVEN)},  # though layers differ
         {"layout": "even"},

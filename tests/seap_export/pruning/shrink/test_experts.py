@@ -45,7 +45,7 @@ def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
     """The second layer and the last lack an expert, and the last half of all neurons, and of heads with sinks."""
     pairs = zip(source.spec.layers, (ALL, FEWER, FEWER), strict=True)
     *layers, last = [layer_plan(layer, None, None, neurons) for layer, neurons in pairs]
-    experts, width = last[KeptExperts].experts, last[KeptExperts].expert_width
+    experts, width = last[KeptExperts].units, last[KeptExperts].expert_width
     half = KeptExperts(experts, width // 2, tuple(tuple(range(expert % 2, width, 2)) for expert in experts))
     attention = source.spec.layers[-1][Attention]
     heads = KeptHeads.of(attention, SOME_HEADS) if attention.has_sinks else last[KeptHeads]
@@ -80,7 +80,7 @@ def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(va
     dense = masked_logits(model)
     for index, layer in enumerate(source.spec.layers):
         for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
-            hide(model, experts, index, shrunk_plan.layers[index][KeptExperts].experts)
+            hide(model, experts, index, shrunk_plan.layers[index][KeptExperts].units)
         for mlp in (model.model.layers[index].mlp for one in layer.outputs if one == "down_proj" and index):
             mlp.down_proj.weight.data[:, 1::2] = 0.0  # a layer without experts has lost neurons
     has_sinks, last = source.spec.layers[2][Attention].has_sinks, model.model.layers[2]
@@ -121,7 +121,7 @@ def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path, monkeypatch
     for index in range(3):
         layer_name = source.spec.family.names["layer"].format(layer=index)
         name = layer_name + source.spec.family.names["router"] + ".weight"
-        assert torch.equal(stored[name], dense[name][list(shrunk_plan.layers[index][KeptExperts].experts)])
+        assert torch.equal(stored[name], dense[name][list(shrunk_plan.layers[index][KeptExperts].units)])
     assert all(torch.equal(stored[name], dense[name]) for name in stored if name.endswith("norm.weight"))
 
 

@@ -236,7 +236,7 @@ def test_half_precision_is_kept(tmp_path: Path, random_calibration: Calibrate) -
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
     assert shrunk.config()["dtype"] == "float16"
     assert transformers_model(shrunk.folder, "auto").dtype == torch.float16
-    neurons = list(shrunk.plan.layers[1][KeptNeurons].neurons)
+    neurons = list(shrunk.plan.layers[1][KeptNeurons].units)
     up, down = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("up", "down"))
     assert torch.equal(stored[up], dense[up][neurons])
     assert torch.equal(stored[down], dense[down][:, neurons])

@@ -104,10 +104,10 @@ def test_no_set_that_fits_the_budget_is_worth_more(attention: str, head_worth: f
     for fraction in FRACTIONS:
         budget = fraction * choices.total_weights
         plan, weights = choices.best(budget)
-        heads, neurons = plan[KeptHeads], plan[KeptNeurons].neurons
-        assert kept_score(heads.heads, neurons, scores) >= best_that_fits(spec, scores, align, budget) - 1e-9, fraction
+        heads, neurons = plan[KeptHeads], plan[KeptNeurons].units
+        assert kept_score(heads.units, neurons, scores) >= best_that_fits(spec, scores, align, budget) - 1e-9, fraction
         assert weights <= max(budget + 3 * HIDDEN * align, least_weights(spec, align)), fraction
-        assert weights == kept_weights(len(heads.heads), len(heads.kv_groups), len(neurons))
+        assert weights == kept_weights(len(heads.units), len(heads.groups), len(neurons))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_rest_is_rounded_and_of_equal_scores_the_first_are_kept(budget: floa
     spec = layer_spec("gqa", neurons=20)
     choices = choices_of(spec, scores_of([0.0] * 6, [1.0] * 20), 4)
     plan, _ = choices.best(budget)
-    assert (plan[KeptHeads].heads, plan[KeptNeurons].neurons) == (tuple(range(heads)), tuple(range(neurons)))
+    assert (plan[KeptHeads].units, plan[KeptNeurons].units) == (tuple(range(heads)), tuple(range(neurons)))
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -129,15 +129,15 @@ def test_alike_takes_the_attention_nearest_to_the_layer_s_own_fraction(attention
     whole = kept_weights(heads, groups, 0)
     for fraction in FRACTIONS:
         plan, weights = choices.best(fraction * choices.total_weights)
-        kept = kept_weights(len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), 0)
+        kept = kept_weights(len(plan[KeptHeads].units), len(plan[KeptHeads].groups), 0)
         others = {kept_weights(len(heads), number, 0) for heads, number in attention_sets(spec)}
         fitting = [weight for weight in others if weight <= fraction * choices.total_weights] or [min(others)]
         assert abs(kept / whole - fraction) == min(abs(weight / whole - fraction) for weight in fitting), fraction
-        assert weights == kept + kept_weights(0, 0, len(plan[KeptNeurons].neurons))
+        assert weights == kept + kept_weights(0, 0, len(plan[KeptNeurons].units))
     if attention == "gqa":  # 2 groups of 2 heads weigh as much as 3 of 1; here those of group 0 hold everything
         choices = choices_of(spec, scores_of([5, 5, 1, 0, 0.5, 0], torch.ones(40)), 1, "alike")
         fraction = kept_weights(4, 2, 0) / whole
-        assert choices.best(fraction * choices.total_weights)[0][KeptHeads].heads == (0, 1, 2, 3)
+        assert choices.best(fraction * choices.total_weights)[0][KeptHeads].units == (0, 1, 2, 3)
     for align, balance in ((0, "loss"), (4, "shares")):
         with pytest.raises(ValueError, match="align must be positive, balance one of"):
             choices_of(spec, some_scores(spec), align, balance)  # type: ignore[arg-type]
@@ -174,8 +174,8 @@ def test_the_nearest_plan_is_the_nearest_of_all(budget: Any) -> None:
     for wanted in np.linspace(0.0, 1.1 * layer_cost(spec.layers[0], HIDDEN, cost), 23):
         plan, nearest = choices.nearest(float(wanted), cost)
         assert nearest == attention_cost(
-            spec, cost, len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups)
-        ) + 72 * len(plan[KeptNeurons].neurons)
+            spec, cost, len(plan[KeptHeads].units), len(plan[KeptHeads].groups)
+        ) + 72 * len(plan[KeptNeurons].units)
         assert abs(nearest - wanted) == min(abs(other - wanted) for other in costs)
 
 
@@ -214,7 +214,7 @@ def objective(options: Sequence[LayerOptions], layers: Sequence[LayerPlan], sens
     for option, plan, (attention, mlp) in zip(options, layers, sensitivity, strict=True):
         heads, neurons = both(option)
         loss = heads.losses[heads.sets.index(plan[KeptHeads])]
-        total += attention * loss + mlp * neurons.loss_of[len(plan[KeptNeurons].neurons)]
+        total += attention * loss + mlp * neurons.loss_of[len(plan[KeptNeurons].units)]
     return float(total)
 
 
@@ -253,7 +253,7 @@ def test_the_loss_is_the_least_within_the_granularity(seed: int, budget: Any) ->
         weight = sum(each for _, each in kept)
         assert weight <= fraction * dense
         assert (weight, pytest.approx(loss)) in ways
-        left_out = any(len(plan[KeptNeurons].neurons) < 12 for plan, _ in kept)
+        left_out = any(len(plan[KeptNeurons].units) < 12 for plan, _ in kept)
         assert not left_out or fraction * dense - weight < 3 * 3 * 24
         assert loss >= least(weight) - 1e-9
         if fraction * dense - step >= min(each for each, _ in ways):

@@ -248,7 +248,7 @@ def test_with_one_head_a_group_it_is_the_plain_loop(fraction: float, seed: int) 
     spec = small_spec(4, 4, 30, layers=3)
     scores = random_scores(spec, 5.0, seed)
     budget = fraction * 3 * spec.prunable_weights(0)
-    kept = [(plan[KeptHeads].heads, plan[KeptNeurons].neurons) for plan, _ in ranked(spec, scores, fraction)]
+    kept = [(plan[KeptHeads].units, plan[KeptNeurons].units) for plan, _ in ranked(spec, scores, fraction)]
     assert kept == by_hand(spec, scores, budget)
 
 
@@ -260,11 +260,11 @@ def test_an_uneven_rest_takes_the_nearest_even_shape_that_loses_least() -> None:
     spec = small_spec(6, 3, 40)
     scores = scores_of([1, 50, 50, 50, 50, 50], torch.linspace(40.0, 60.0, 40))
     plan, _ = ranked(spec, [scores], 1.0 - 4 * 72 / spec.prunable_weights(0))[0]
-    assert plan[KeptHeads].heads == tuple(range(6))
-    assert plan[KeptNeurons].neurons == tuple(range(4, 40))
+    assert plan[KeptHeads].units == tuple(range(6))
+    assert plan[KeptNeurons].units == tuple(range(4, 40))
     # heads 0, 2 and 4 and their three groups weigh as much as two groups of two heads, which hold more
     spec = small_spec(6, 3, 12)
     scores = scores_of([10, 8, 10, 8, 10, 0], [0.0] + [1.0] * 11)
     plan, weights = ranked(spec, [scores], (6 * 2 * 24 * 4 + 10 * 72) / spec.prunable_weights(0))[0]
-    assert (plan[KeptHeads].heads, len(plan[KeptNeurons].neurons)) == ((0, 1, 2, 3), 10)
+    assert (plan[KeptHeads].units, len(plan[KeptNeurons].units)) == ((0, 1, 2, 3), 10)
     assert weights == 6 * 2 * 24 * 4 + 10 * 72

@@ -125,7 +125,7 @@ def test_losses_by_a_sample_are_those_of_the_layer(variation: str, tmp_path: Pat
     sample = RoutingSample(**{name: tensor for name, tensor in observed.items() if name != "moments"})
     (batch,), stream = batches, hidden.streams[0]
     written = [layer.channels_and_product(Experts.output, stream, batch)[1].double() for layer in layers]
-    losses = RoutingLosses(experts, sample)([*kept[KeptExperts].experts])
+    losses = RoutingLosses(experts, sample)([*kept[KeptExperts].units])
     expected = (written[1] - written[0]).square().sum(1)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
 

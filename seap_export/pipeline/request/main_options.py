@@ -1,12 +1,10 @@
-"""The options of `export`, for the Python function and the command alike."""
+"""The options of `export` for variants, sizes, formats and measurements."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from converters.form_options import FormOptions
 from converters.formats import WRITTEN
-from seap_export.api.options import BatchOptions, ComparisonOptions, RunOptions, TaskOptions
 from seap_export.common.options import option, options
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.common.toml_file import either
@@ -14,12 +12,12 @@ from seap_export.common.values import (
     FilePathOrNone,
     Fractions,
     NameOrPath,
-    NameOrPathOrNone,
     Several,
     ShareOrNone,
     Weights,
 )
-from seap_export.pipeline.request.options import CalibrationSettings, VariantOptions
+from seap_export.pipeline.request.options import TaskOptions
+from seap_export.pipeline.request.tasks import SupportOrNone, TokensKept
 
 
 @options
@@ -27,7 +25,7 @@ class MainOptions(TaskOptions):
     """The options of `export` for variants, sizes, formats and measurements."""
 
     general: bool = option("Also make a variant for all tasks together.", default=False, title="Model and tasks")
-    support: NameOrPathOrNone = option(
+    support: SupportOrNone = option(
         "General text to calibrate every variant on as well; SHARE is its weight beside the task's.  [default "
         "share: 0.3]",
         default=None,
@@ -99,7 +97,7 @@ class MainOptions(TaskOptions):
         title="Size",
         rare=True,
     )
-    vocabulary: int | str = option(
+    vocabulary: TokensKept = option(
         "Number of tokens to keep; auto: those that the tasks' texts use (docs/fit.md).",
         default="all",
         title="Size",
@@ -145,25 +143,4 @@ class MainOptions(TaskOptions):
         default=False,
         title="Checks",
         of_a_run=True,
-    )
-
-
-@options
-class ExportOptions(
-    RunOptions,
-    ComparisonOptions,
-    VariantOptions,
-    FormOptions,
-    BatchOptions,
-    CalibrationSettings,
-    MainOptions,
-):
-    """All options of an export."""
-
-    cluster: str | None = option(
-        "Make the steps on the machines of a Ray cluster; --threads is the number of CPUs of a step.",
-        default=None,
-        title="Machine",
-        rare=True,
-        metavar="local|ray://HOST:PORT",
     )

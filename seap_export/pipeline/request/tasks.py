@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from seap_export.common.values import Given, Mismatch
+from seap_export.common.values import Given, Mismatch, NameOrPath
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
     from seap_export.corpus import Task
+    from seap_export.model.vocabulary.choice import VocabularySize
+    from seap_export.pipeline.request.mixtures import Support
 
 _EXPECTED = "a mapping from names to texts, records or files, or a list of NAME=SOURCE"
 
@@ -49,10 +51,12 @@ class Tasks(
             UsageError: A source is malformed, a data set has several splits, or two tasks have the same name.
             InputError: A file cannot be used.
         """
-        from seap_export.corpus import parse_task
+        from seap_export.corpus import Task, parse_task
         from seap_export.corpus.parse import refuse_same_names
 
-        if isinstance(value, Mapping):
+        if isinstance(value, tuple) and all(isinstance(task, Task) for task in value):
+            tasks = value
+        elif isinstance(value, Mapping):
             tasks = tuple(_task(str(name), texts) for name, texts in value.items())
         else:
             specs = (value,) if isinstance(value, str) else value
@@ -63,3 +67,25 @@ class Tasks(
             tasks = tuple(map(parse_task, specs))
         refuse_same_names(tasks)
         return tasks
+
+
+class SupportOrNone(Given[str | os.PathLike[str] | None, "Support | None"]):
+    """A text as SOURCE or SOURCE:SHARE, or None."""
+
+    @classmethod
+    def read(cls, value: object) -> Support | None:
+        """Raises what `parse_support` raises."""
+        from seap_export.pipeline.request.mixtures import Support, parse_support
+
+        return value if value is None or isinstance(value, Support) else parse_support(NameOrPath.read(value))
+
+
+class TokensKept(Given[int | str, "VocabularySize"]):
+    """A number of tokens, "auto" or "all"."""
+
+    @classmethod
+    def read(cls, value: object) -> VocabularySize:
+        """Raises what `parse_size` raises."""
+        from seap_export.model.vocabulary.choice import parse_size
+
+        return parse_size(str(value))
