@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from benchmarks.random_model import write_random_model
+from benchmarks.shapes import Shape
 from support.exports import run_here
-
-from validation.shapes import Shape
 
 SHAPE = Shape(layers=2, hidden=256, heads=8, kv_heads=4, neurons=1024, vocabulary=4096, positions=1024, tied=True)
 TEXTS = [f"{number} apples and {number + 1} pears make {2 * number + 1} pieces of fruit." for number in range(12)]
