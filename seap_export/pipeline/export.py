@@ -12,8 +12,8 @@ from seap_export.model.sources.source import Source
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
 from seap_export.pipeline.cost.checks import Disk, claim_folder, refuse_full_disk, refuse_other_contents
-from seap_export.pipeline.cost.disk import planned_disk
 from seap_export.pipeline.cost.sizes import Sizes
+from seap_export.pipeline.disk import planned_disk
 from seap_export.pipeline.folder.dense_folder import shared_dense_folder
 from seap_export.pipeline.folder.performance import StepFigures, Timed, recorded
 from seap_export.pipeline.folder.workspace import Workspace
