@@ -1,14 +1,17 @@
-"""Estimates how much memory ONNX Runtime will take for a graph, from its file, before a session is opened.
+"""Computes how much memory ONNX Runtime takes for a graph, from the sizes in its file, before a session is opened.
 
-On the CPU, a session maps the data file and copies every matrix into the layout of its kernels, one at a time; the
-pages of the original are released after each. docs/research/measurements.md compares estimates with measured memory.
+On the CPU, a session copies each constant into the layout of its kernels, one at a time, and gives up the pages of the
+data file: so it takes all of them once, and the largest one twice. Matrices of float16 are multiplied in float32, a
+tied table is read by two operators, and of a table from which only rows are taken, hardly anything is in memory. What
+nodes on constants read and give is there at once while the session is opened. A call takes its logits twice, the
+caches, the scores of its heads, and six values for each channel of the widest layer.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +27,10 @@ from validation.prompts import Case
 
 #: What a session takes besides weights: the graph, its plan and the threads.
 _SESSION = 32_000_000
-#: Values per token that a layer holds at once, in multiples of the hidden size and of the widest matrix's rows.
-_HIDDEN, _WIDEST = 6, 3
-_FLOAT = 4
+_VALUES, _FLOAT = 6, 4
 _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+#: The operators that take rows of a table.
+_LOOK_UPS = {"Gather", "GatherBlockQuantized"}
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,14 @@ class SessionMemory:
     """Bytes that a session takes where its provider keeps the weights: of the host's memory, or of the GPU's.
 
     Attributes:
+        copies: The constants as kernels hold them.
+        largest: The largest one of these.
+        run: The largest call.
+        unpacked: What nodes on constants read and give.
         can_map: Whether the session can do without copies at no great cost: all products are in float32, on the CPU.
     """
 
     copies: int
-    mapped: int
     largest: int
     run: int
     unpacked: int = 0
@@ -69,7 +75,7 @@ class SessionMemory:
     @property
     def total(self) -> int:
         """Peak bytes: while weights are unpacked, while the largest matrix is copied, or while the graph runs."""
-        return _SESSION + max(self.unpacked, self.copies + self.mapped + max(self.largest, self.run))
+        return _SESSION + max(self.unpacked, self.copies + max(self.largest, self.run))
 
     @property
     def without_copies(self) -> int:
@@ -121,128 +127,97 @@ def _free_memory(execution: Execution) -> int:
 
 
 def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -> SessionMemory:
-    """Estimates the memory of a session; see `claim_memory`. The data file is not read."""
-    graph = _Graph(model)
+    """Computes the memory of a session; see `claim_memory`. The data file is not read."""
+    graph = _Graph(_load(model))
     run = max(map(graph.run_bytes, calls))
     if provider != "cpu":
-        return SessionMemory(sum(map(graph.size, graph.tensors)), 0, 0, run)
-    copies = mapped = largest = 0
-    for name in graph.tensors:
-        uses, size = graph.uses[name], graph.size(name)
-        kinds = {(node.op_type, position) for node, position in uses}
-        if graph.rank(name) == 2 and kinds & {(product, 1) for product in _PRODUCTS}:
-            size = size // graph.item(name) * _FLOAT  # the CPU multiplies in float32
-            copies, largest = copies + size, max(largest, size)
-            if ("Gather", 0) in kinds:  # a tied table is read as it is, too
-                mapped += size
-        elif graph.item(name) == 1 and ("MatMulNBits", 1) in kinds:
-            size = max(_packed_bytes(node) for node, _ in uses if node.op_type == "MatMulNBits")
-            copies, largest = copies + size, max(largest, size)
-            if ("GatherBlockQuantized", 0) in kinds:  # the embedding's view of the table is a copy
-                copies += size
-        elif ("MatMulNBits", 2) in kinds:  # the scales, and as many sums of blocks, lie with the packed weights
-            mapped += size
-            copies += 2 * _FLOAT * (size // graph.item(name))
-        elif not kinds & {("Gather", 0), ("GatherBlockQuantized", 2)}:  # of tables, only a few rows are read
-            copies += size
-    return SessionMemory(copies, mapped, largest, run, graph.unpacked_bytes(), graph.is_float32)
+        return SessionMemory(sum(map(_size, graph.tensors.values())), 0, run)
+    held = list(map(graph.held_bytes, graph.readers))
+    return SessionMemory(sum(held), max(held, default=0), run, graph.unpacked, graph.is_float32)
+
+
+def _load(model: Path) -> onnx.ModelProto:
+    if not model.is_file():
+        raise ArtifactError(f"{model}: no such file; export again")
+    try:
+        return onnx.load(model, load_external_data=False)
+    except Exception as error:  # errors of several packages: file system, protobuf
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{model}: cannot be read as ONNX ({reason:.200}); export again") from error
 
 
 class _Graph:
-    """Reads from an .onnx file what the estimate needs: tensors, their uses, and the sizes of caches and products."""
+    """The constants of a graph, those included that a session computes from others, and the operators that read them.
 
-    def __init__(self, model: Path) -> None:
-        if not model.is_file():
-            raise ArtifactError(f"{model}: no such file; export again")
-        try:
-            self._proto = onnx.load(model, load_external_data=False)
-        except Exception as error:  # errors of several packages: file system, protobuf
-            reason = " ".join(str(error).split())
-            raise ArtifactError(f"{model}: cannot be read as ONNX ({reason:.200}); export again") from error
-        self.tensors = {tensor.name: tensor for tensor in self._proto.graph.initializer}
-        self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
-        #: By the outputs of nodes on constants, which a session computes when it is opened, the tensors in them.
-        folded: dict[str, frozenset[str]] = {name: frozenset([name]) for name in self.tensors}
-        self._folded: list[onnx.NodeProto] = []
-        for node in self._proto.graph.node:
-            if node.input and all(name in folded for name in node.input):
-                self._folded.append(node)
-                of_all = frozenset[str]().union(*(folded[name] for name in node.input))
-                folded |= dict.fromkeys(node.output, of_all)
-                continue
-            for position, name in enumerate(node.input):
-                for tensor in folded.get(name, ()):
-                    self.uses[tensor].append((node, position))
+    Attributes:
+        tensors: What is stored, by name.
+        readers: By constant, the operators that read it in a call.
+        unpacked: Bytes of the constants that nodes on constants read and give.
+    """
 
-    def rank(self, name: str) -> int:
-        """Number of dimensions of a tensor."""
-        return len(self.tensors[name].dims)
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._proto, nodes = proto, []
+        self.tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.readers: dict[str, set[str]] = defaultdict(set)
+        constants = set(self.tensors)
+        for node in proto.graph.node:
+            if node.input and constants.issuperset(node.input):
+                constants.update(node.output)
+                nodes.append(node)
+            else:
+                for name in constants.intersection(node.input):
+                    self.readers[name].add(node.op_type)
+        read = sorted({name for node in nodes for name in node.input}.intersection(self.tensors))
+        self._mapped = self.tensors.keys() - read
+        part = onnx.helper.make_graph(nodes, "constants", [], [], [self.tensors[name] for name in read])
+        model = onnx.helper.make_model(part, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+        given = onnx.shape_inference.infer_shapes(model).graph.value_info
+        self._sizes = {name: _size(tensor) for name, tensor in self.tensors.items()}
+        self._sizes |= {item.name: _bytes(item.type.tensor_type) for item in given}
+        self.unpacked = sum(self._sizes[name] for name in read) + sum(self._sizes[item.name] for item in given)
 
-    def item(self, name: str) -> int:
-        """Bytes of one element of a tensor."""
-        return _item(self.tensors[name].data_type)
-
-    def size(self, name: str) -> int:
-        """Bytes of all elements of a tensor."""
-        return math.prod(self.tensors[name].dims) * self.item(name)
-
-    def unpacked_bytes(self) -> int:
-        """Bytes of the constants that nodes on constants read and give."""
-        read = {name for node in self._folded for name in node.input if name in self.tensors}
-        tensors = [self.tensors[name] for name in sorted(read)]
-        part = onnx.helper.make_graph(self._folded, "constants", [], [], tensors)
-        model = onnx.helper.make_model(part, opset_imports=self._proto.opset_import, ir_version=self._proto.ir_version)
-        given = (item.type.tensor_type for item in onnx.shape_inference.infer_shapes(model).graph.value_info)
-        sizes = (math.prod(one.dim_value for one in kind.shape.dim) * _item(kind.elem_type) for kind in given)
-        return sum(map(self.size, read)) + sum(sizes)
+    def held_bytes(self, name: str) -> int:
+        """Bytes of a constant as the CPU's kernels hold it."""
+        operators, tensor = self.readers[name], self.tensors.get(name)
+        if operators <= _LOOK_UPS and name in self._mapped:
+            return 0
+        is_half = tensor is not None and tensor.data_type == onnx.TensorProto.FLOAT16
+        return self._sizes.get(name, 0) * len(operators) * (2 if is_half and operators.intersection(_PRODUCTS) else 1)
 
     @property
     def is_float32(self) -> bool:
         """Whether every tensor of two or more dimensions is stored in float32."""
-        matrices = [name for name in self.tensors if self.rank(name) >= 2]
-        return all(self.tensors[name].data_type == onnx.TensorProto.FLOAT for name in matrices)
+        return all(one.data_type == onnx.TensorProto.FLOAT for one in self.tensors.values() if len(one.dims) >= 2)
 
     def run_bytes(self, calls: Calls) -> int:
-        """Bytes that calls of this size take: logits and their copy, a layer's activations, and the caches."""
+        """Bytes that calls of this size take: logits and their copy, a layer's values, and the caches."""
         graph = self._proto.graph
-        logits = next(item for item in graph.output if item.name == "logits").type.tensor_type
-        dims = logits.shape.dim
-        vocabulary = dims[2].dim_value
-        answered = dims[1].dim_value or calls.tokens
-        heads = max(map(_heads, graph.node), default=0)
-        inner = [shape for shape in self._products() if vocabulary not in shape]
-        hidden = min((min(shape) for shape in inner), default=0)
-        widest = max((max(shape) for shape in inner), default=0)
-        each = _FLOAT * (_HIDDEN * hidden + _WIDEST * widest + heads * calls.positions)
+        dims = next(item for item in graph.output if item.name == "logits").type.tensor_type.shape.dim
+        vocabulary, answered = dims[2].dim_value, dims[1].dim_value or calls.tokens
+        heads = max((_integer(node, key) for node in graph.node for key in ("num_heads", "q_num_heads")), default=0)
+        inner = (shape for shape in map(self._product, graph.node) if vocabulary not in shape)
+        each = _FLOAT * (_VALUES * max(map(max, inner), default=0) + heads * calls.positions)
         is_appended = any(note.key == CACHE_KEY and note.value == "appended" for note in self._proto.metadata_props)
-        cache = (1 + is_appended) * sum(
-            math.prod(size.dim_value or calls.positions for size in dims[1:]) * _item(kind)
-            for dims, kind in self._caches()
-        )
+        caches = (item.type.tensor_type for item in graph.input if is_state(item.name))
+        cache = (1 + is_appended) * sum(_bytes(kind, calls.positions) for kind in caches)
         return calls.rows * (2 * _FLOAT * answered * vocabulary + calls.tokens * each + cache)
 
-    def _products(self) -> Iterator[tuple[int, int]]:
-        for node in self._proto.graph.node:
-            if node.op_type == "MatMulNBits":
-                yield _integer(node, "N"), _integer(node, "K")
-            elif node.op_type in _PRODUCTS:
-                weight = self.tensors.get(node.input[1])
-                if weight is not None and len(weight.dims) == 2:
-                    yield weight.dims[0], weight.dims[1]
-
-    def _caches(self) -> Iterator[tuple[list[onnx.TensorShapeProto.Dimension], int]]:
-        for item in self._proto.graph.input:
-            if is_state(item.name):
-                yield list(item.type.tensor_type.shape.dim), item.type.tensor_type.elem_type
+    def _product(self, node: onnx.NodeProto) -> tuple[int, ...]:
+        """The shape of the weights of a product, or a single 0."""
+        if node.op_type == "MatMulNBits":
+            return _integer(node, "N"), _integer(node, "K")
+        weight = self.tensors.get(node.input[1]) if node.op_type in _PRODUCTS else None
+        return (0,) if weight is None else tuple(weight.dims)
 
 
-def _packed_bytes(node: onnx.NodeProto) -> int:
-    """Bytes of the weights that a product multiplies, as its kernel packs them."""
-    return _integer(node, "N") * _integer(node, "K") * _integer(node, "bits") // 8
+def _bytes(kind: onnx.TypeProto.Tensor, positions: int = 0) -> int:
+    """Bytes of a row of a tensor, whose open dimensions after the first are of this size; without any, of all."""
+    dims = [size.dim_value or positions for size in kind.shape.dim]
+    return math.prod(dims[1:] if positions else dims) * _item(kind.elem_type)
 
 
-def _heads(node: onnx.NodeProto) -> int:
-    return max(_integer(node, name) for name in ("num_heads", "q_num_heads"))
+def _size(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * _item(tensor.data_type)
 
 
 def _integer(node: onnx.NodeProto, name: str) -> int:

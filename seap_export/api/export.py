@@ -83,7 +83,7 @@ def export(options: ExportOptions) -> ExportResult:
     if request.targets is not None and cluster is not None:
         raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")
     if options.dry_run:
-        planned = preview(source, request, out, force=options.force, progress=progress)
+        planned = preview(source, request, out, force=options.force, compute=compute, progress=progress)
         return ExportResult(out, planned=planned)
     inputs, force = (source, request, out), options.force
     frontier: Mapping[str, Any] | None = None

@@ -83,8 +83,8 @@ class ExportResult:
         entries: The manifest's entries of the variants, by name.
         commands: For each whole model that was measured beside the variants, the command that makes it, by name.
         frontier: The candidates that targets were met with, as in frontier.json; None: there were no targets.
-        planned: Estimates of a dry run: `variants` or first `candidates`, `seconds` by kind of step, and the `disk`
-            space in bytes; None: it was none.
+        planned: The plan of a dry run: `variants` or first `candidates`, the `disk` space in bytes, and the
+            `seconds` of the main work; None: it was none.
     """
 
     path: Path

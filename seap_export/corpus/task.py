@@ -16,8 +16,6 @@ from seap_export.corpus.readers import place_of, read_records
 from seap_export.corpus.templates import check_path, check_template, is_index, look_up, render
 from seap_export.errors import InputError, UsageError
 
-#: As many as most sets have; where a field holds them, each question has its own number.
-_USUAL_CHOICES = 4
 #: A file, data that are downloaded, or texts in memory.
 Corpus = Path | HubCorpus | HarnessCorpus | MemoryCorpus
 
@@ -174,14 +172,6 @@ class Task:
     def says_what_is_right(self) -> bool:
         """Whether it has choices with a label, or says how the answer is found."""
         return self.answer is not None or isinstance(self.completion, ChoiceCompletion)
-
-    @property
-    def texts_of_a_question(self) -> int:
-        """How many texts a model reads to answer a question, about: each choice after the prompt, or the prompt."""
-        if self.answer is None and isinstance(self.completion, ChoiceCompletion):
-            choices = self.completion.choices
-            return _USUAL_CHOICES if isinstance(choices, str) else len(choices)
-        return int(self.answer is not None)
 
     @property
     def notice(self) -> str:

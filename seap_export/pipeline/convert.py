@@ -14,8 +14,7 @@ from seap_export.common.extras import require_extra
 from seap_export.errors import InputError, UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.model.layers.compute import Compute
-from seap_export.pipeline.cost.checks import refuse_full_disk
-from seap_export.pipeline.cost.cost import Disk
+from seap_export.pipeline.cost.checks import Disk, refuse_full_disk
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.folder.rounded import write_format

@@ -11,8 +11,9 @@ from seap_export.model.layers.compute import Compute, torch_threads
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
-from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk, refuse_other_contents
-from seap_export.pipeline.cost.workload import at_most, workload
+from seap_export.pipeline.cost.checks import Disk, claim_folder, refuse_full_disk, refuse_other_contents
+from seap_export.pipeline.cost.sizes import Sizes
+from seap_export.pipeline.disk import planned_disk
 from seap_export.pipeline.folder.dense_folder import shared_dense_folder
 from seap_export.pipeline.folder.performance import StepFigures, Timed, recorded
 from seap_export.pipeline.folder.workspace import Workspace
@@ -22,7 +23,6 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.joint.router import refuse_lost_tasks
-from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk
 from seap_export.pipeline.steps.step import Made, PathStep, Step, StepContext, run_steps
 from seap_export.pipeline.texts.split_tasks import warn_of_texts
 
@@ -124,11 +124,12 @@ def _run(steps: Sequence[Step], made: Made, cluster: Cluster | None, timed: Time
 
 @dataclass(frozen=True)
 class PlannedExport:
-    """The steps of an export and the work that remains, found by the checks that compute nothing."""
+    """The steps of an export, those that are not made yet, and the disk space that these take."""
 
     steps: ExportSteps
     missing: tuple[PathStep, ...]
-    planned_work: tuple[PlannedWork, ...]
+    sizes: Sizes
+    disk: Disk
 
 
 def plan_export(prepared: Prepared, workspace: Workspace) -> PlannedExport:
@@ -146,10 +147,7 @@ def _plan_export(prepared: Prepared, workspace: Workspace) -> PlannedExport:
         refuse_lost_tasks(workspace, [task.name for task in request.tasks])
     known = steps.of_tasks if prepared.vocabularies is None else steps.paths  # plans depend on the tokens
     missing = tuple(step for step in known if not workspace.is_done(step.name, step.key))
-    planned_work = (
-        *(step.planned_work for step in unanswered.values()),
-        *steps.planned_work(missing, workspace.folder),
-    )
-    counts = prepared.token_counts(at_most)
-    refuse_full_disk(planned_disk(planned_work, counts, workload(source, request)), workspace.folder)
-    return PlannedExport(steps, missing, planned_work)
+    sizes = Sizes.of_source(source)
+    disk = planned_disk(prepared, steps, missing, sizes)
+    refuse_full_disk(disk, workspace.folder)
+    return PlannedExport(steps, missing, sizes, disk)

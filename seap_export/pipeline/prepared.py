@@ -10,11 +10,9 @@ from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.convert import writable_spec
 from seap_export.pipeline.cost.checks import refuse_missing_provider
-from seap_export.pipeline.cost.workload import TokenCounts
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.planned_work import CountTokens, token_counts
 from seap_export.pipeline.steps.single.answers import AnswersStep, answers_steps
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
 from seap_export.pipeline.texts.general_text import general_samples
@@ -66,23 +64,6 @@ class Prepared:
         mixtures = {mixture.name: tuple(mixture.weights) for mixture in self.request.all_mixtures}
         given = self.source, self.request.tasks, mixtures, self.request.vocabulary
         return replace(self, vocabularies=choose_vocabularies(*given, progress, self.chat, self.splits))
-
-    def token_counts(self, count: CountTokens) -> dict[str, TokenCounts]:
-        """The tokens of each task, with the most that answers may have, and of the general text."""
-        counts = token_counts(self.splits, self.general, self.request.calibration.max_length, count)
-        for task in self.request.tasks if self.request.quality else ():
-            texts, answers = task.texts_of_a_question, dict[str, tuple[Sample, ...]]()
-            if task.answer is not None:
-                answers[task.name] = tuple(
-                    Sample("", of.completion) for of in self.splits[task.name].held_out if of.completion.strip()
-                )
-            of_task = counts[task.name]
-            counts[task.name] = replace(
-                of_task,
-                asked_tokens=texts * of_task.held_out_tokens,
-                written_tokens=sum(count(answers, self.request.calibration.max_length).values()) if answers else 0,
-            )
-        return counts | {task: step.expected(counts[task]) for task, step in self.unanswered.items()}
 
 
 def prepare(source: Source, request: ExportRequest, workspace: Workspace, progress: Progress) -> Prepared:

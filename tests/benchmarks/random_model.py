@@ -20,10 +20,10 @@ import click
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from benchmarks.shapes import SHAPES, Shape
 from seap_export.model.families.names import OUTPUTS
 from seap_export.model.sources.stored import StoredForm
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
-from validation.shapes import SHAPES, Shape
 
 #: Standard deviation of the weights, Llama's own `initializer_range`.
 _SPREAD = 0.02
@@ -45,7 +45,7 @@ def write_random_model(folder: Path, shape: Shape, seed: int = 0) -> None:
             for tensor, size in tensors.items():
                 writer.write(tensor, _random(plain[tensor], size, shape.layers, generator))
                 weight_map[tensor] = name
-    index = {"metadata": {"total_size": shape.weight_bytes()}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": shape.weight_bytes}, "weight_map": weight_map}
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps(index, indent=1) + "\n", "utf-8", newline="\n")
 
@@ -105,4 +105,4 @@ def random_model(name: str, folder: Path, seed: int, **sizes: Any) -> None:
     """Write a model in the shape of NAME into FOLDER."""
     shape = replace(SHAPES[name], **{key: size for key, size in sizes.items() if size is not None})
     write_random_model(folder, shape, seed)
-    click.echo(f"{folder}: {shape.weight_bytes() / 1e9:.1f} GB")
+    click.echo(f"{folder}: {shape.weight_bytes / 1e9:.1f} GB")

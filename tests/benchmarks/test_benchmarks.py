@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.__main__ import NAMES, benchmarks
 from click.testing import CliRunner
 from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder, open_source
 
-from validation.shapes import SHAPES
+from benchmarks.__main__ import NAMES, benchmarks
+from benchmarks.shapes import SHAPES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from benchmarks.random_model import write_random_model
+from benchmarks.shapes import LLAMA_2_7B, Shape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seap_export.common.providers import PROVIDERS, DialectName
+from seap_export.pruning.activations.statistics import covariance_bytes
 from seap_export.runtime import Generator
-from validation.shapes import LLAMA_2_7B, Shape
 
 Run = Callable[..., Any]
 Record = Callable[[str, object], None]
@@ -221,10 +222,11 @@ def large(gpu: Gpu, machine: Mapping[str, Any], tmp_path_factory: Session) -> Pa
     """
     provider, rehearses, run = gpu
     out, shape = tmp_path_factory.mktemp("large"), SMALL if rehearses else LLAMA_2_7B
-    needed = 3 * shape.weight_bytes() + shape.statistics_bytes
+    needed = 3 * shape.weight_bytes + covariance_bytes(shape.spec)
     if (free := shutil.disk_usage(out).free) < needed:
         pytest.skip(f"it needs {needed / 1e9:.1f} GB of disk space, here are {free / 1e9:.1f}")
-    on_gpu = shape.weight_bytes() + shape.cache_bytes(2048 + 64) + SESSION_BYTES
+    cache = 2 * 2 * shape.layers * shape.kv_heads * shape.spec.head_dim * (2048 + 64)
+    on_gpu = shape.weight_bytes + cache + SESSION_BYTES
     gpus = [gpu["memory_bytes"] for gpu in machine["driver"]["gpus"]]
     if gpus and gpus[0] < on_gpu:
         pytest.skip(f"it needs {on_gpu / 1e9:.1f} GB of GPU memory, here are {gpus[0] / 1e9:.1f}")

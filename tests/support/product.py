@@ -35,7 +35,6 @@ from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from seap_export.model.sources.weights import SafetensorsReader
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
-from seap_export.pipeline.cost.workload import Workload
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.manifest import read_manifest

@@ -188,8 +188,6 @@ class Runtime:
             `validation.runtimes.table.memory_about` but for the name. None: it cannot tell.
         version: Its version, if no extra tells it; None: it is not reported.
         shows_rounding: In which of parity's figures it rounds activations as it does for users, if it rounds any.
-        prompt_factor: How many times as long as in ONNX Runtime a prompt takes, if much longer.
-        parity_factor: How many times as long as in ONNX Runtime parity takes; None: about as long.
     """
 
     opener: str
@@ -204,5 +202,3 @@ class Runtime:
     memory: str | None = None
     version: str | None = None
     shows_rounding: tuple[Figure, ...] = ("kl", "difference")
-    prompt_factor: float = 1.0
-    parity_factor: float | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -39,13 +38,11 @@ RUNTIMES: Mapping[str, Runtime] = {
         "validation.runtimes.llama_cpp.runner:open_llama_cpp",
         extra="gguf",
         candidate="validation.parity.candidates.llama_candidate:LlamaCandidate",
-        parity_factor=1.5,
         texts="validation.runtimes.llama_cpp.texts:LlamaTexts",
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",
         check="validation.runtimes.node.package:find_transformers_js",
-        parity_factor=5.0,
         texts="validation.runtimes.node.transformers_js:TransformersJsTexts",
     ),
     "litert": Runtime(
@@ -70,15 +67,12 @@ RUNTIMES: Mapping[str, Runtime] = {
         texts="validation.runtimes.openvino_runner:OpenvinoTexts",
         title="OpenVINO",
         shows_rounding=(),
-        parity_factor=2.0,
     ),
     "mlx": Runtime(
         "validation.runtimes.mlx_runner:open_mlx",
         extra="mlx",
         title="MLX",
         # Without Metal, it multiplies with the reference BLAS, and quantised weights as slowly.
-        prompt_factor=1.0 if sys.platform == "darwin" else 40.0,
-        parity_factor=8.0,
     ),
     "vllm": Runtime(
         "validation.runtimes.vllm.runner:open_vllm", check="validation.runtimes.vllm.runner:require_vllm", title="vLLM"

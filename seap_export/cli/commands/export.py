@@ -70,7 +70,6 @@ def _preview_json(planned: Preview) -> dict[str, Any]:
         "variants": planned.variants,
         "disk_about": vars(planned.disk),
         "seconds_about": planned.seconds,
-        "recipes_seconds_about": planned.recipes,
     }
     return values | ({} if planned.candidates is None else {"candidates": planned.candidates})
 
@@ -78,16 +77,23 @@ def _preview_json(planned: Preview) -> dict[str, Any]:
 def _preview_text(planned: Preview) -> str:
     from seap_export.cli.frontier import candidates_text
 
-    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
-    total = duration(sum(planned.seconds.values()))
     what = _variants_text(planned) if planned.candidates is None else candidates_text(planned.candidates)
     needed = planned.disk
     lasting, unfinished, temporary = map(megabytes, (needed.kept, needed.unfinished, needed.temporary))
     disk = f"About {lasting} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
-    whole = [f"{duration(seconds)} with --recipe {name}" for name, seconds in planned.recipes.items()]
-    from_scratch = [f"From scratch about {', '.join(whole)}"] if whole else []
-    lines = [disk, *from_scratch, f"About {total} on this machine{f': {steps}' if steps else ''}"]
-    return "\n".join([what, *map(prose, lines)])
+    return "\n".join([what, *map(prose, (disk, _time_text(planned)))])
+
+
+def _time_text(planned: Preview) -> str:
+    """The time of what was measured, and what is left out."""
+    if not any(planned.seconds.values()):
+        return "Nothing is left to calibrate, rank or refit"
+    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items() if seconds)
+    searched = "" if planned.candidates is None else ", with one refit for each task"
+    return (
+        f"About {duration(sum(planned.seconds.values()))} on this machine by a layer that was timed{searched}: "
+        f"{steps}; what distillation, rounding and checks take on top is not known before they run"
+    )
 
 
 def _variants_text(planned: Preview) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from converters.format import Format
 from seap_export.model.families import ModelSpec
-from seap_export.pipeline.budget.prompts import Prompts
-from seap_export.pipeline.cost.cost import measure_rates
+from seap_export.pipeline.budget.prompts import Prompts, operations_per_second
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
@@ -30,4 +29,4 @@ def longest_prompt(spec: ModelSpec, request: ExportRequest) -> int:
 
 def prompts_of(request: ExportRequest) -> Prompts | None:
     """The predictor of the time to the first token, at this machine's rates; None: no target asks for it."""
-    return next((Prompts(tokens, measure_rates().operations) for tokens in request.timed_prompts), None)
+    return next((Prompts(tokens, operations_per_second()) for tokens in request.timed_prompts), None)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from functools import cache
+
+import torch
+
 from seap_export.model.families import ModelSpec
-from seap_export.pipeline.cost.cost import prompt_factor
 from seap_export.pipeline.targets.candidate import Candidate
 from validation.speed.ideal import model_work
 
 #: How many times as long as in float32 a prompt takes in ONNX Runtime before anything was timed: about what
 #: docs/measurements.md has of 512 tokens, for products of integers and for other quantised weights.
 _OF_INTEGERS, _QUANTISED = 0.55, 1.3
+_SIZE, _TRIES = 1024, 5
 
 
 class Prompts:
@@ -51,4 +56,15 @@ def _kind(way: Candidate) -> tuple[str, bool, bool]:
 
 def _factor(way: Candidate) -> float:
     _, is_quantised, has_integers = _kind(way)
-    return prompt_factor(way.format) * (_OF_INTEGERS if has_integers else _QUANTISED if is_quantised else 1.0)
+    return _OF_INTEGERS if has_integers else _QUANTISED if is_quantised else 1.0
+
+
+@cache
+def operations_per_second() -> float:
+    """Multiply-adds of float32 matrices that this machine does in a second: the best of a few tries."""
+    matrix, seconds = torch.ones(_SIZE, _SIZE), []
+    for _ in range(_TRIES):
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - start)
+    return _SIZE**3 / min(seconds)

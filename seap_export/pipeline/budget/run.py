@@ -19,8 +19,8 @@ from seap_export.pipeline.budget.failure import close_calls, nothing_fits, refus
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import SearchResult, search
-from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk
-from seap_export.pipeline.cost.workload import TokenCounts, Workload, workload
+from seap_export.pipeline.cost.checks import Disk, claim_folder, refuse_full_disk
+from seap_export.pipeline.cost.sizes import Sizes
 from seap_export.pipeline.export import Exported, make_variants, plan_export, prepare_answered
 from seap_export.pipeline.folder.outputs import remove_unfinished
 from seap_export.pipeline.folder.performance import Timed, recorded
@@ -29,7 +29,6 @@ from seap_export.pipeline.prepared import Prepared
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import ExportSteps
-from seap_export.pipeline.steps.planned_work import planned_disk
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Made, StepContext, run_steps
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
@@ -71,19 +70,19 @@ def export_within(
     refuse_unreachable(source.spec, request)
     timed, workspace = Timed(progress or Silent()), Workspace(out, force)
     prepared = prepare_answered(source, request, workspace, compute, None, timed)
-    steps = plan_export(prepared, workspace).steps
-    none = dict.fromkeys(prepared.splits, TokenCounts(0, 0))
-    refuse_full_disk(planned_disk(search_disk(source.spec, request), none, workload(source, request)), out)
+    planned = plan_export(prepared, workspace)
+    steps, sizes = planned.steps, planned.sizes
+    refuse_full_disk(Disk(unfinished=search_disk(request, sizes)), out)
     with workspace.locked(), torch_threads(request.parity.threads):
         claim_folder(workspace, source, steps.calibration_keys)
         with recorded(workspace.folder, timed):
-            choices, values = _choose(prepared, steps, workspace, StepContext(source, out, compute, timed))
+            choices, values = _choose(prepared, steps, workspace, StepContext(source, out, compute, timed), sizes)
     chosen = replace(prepared, request=replace(request, choices=choices))
     return ExportedWithin(make_variants(chosen, workspace, compute, None, timed), values)
 
 
 def _choose(
-    prepared: Prepared, steps: ExportSteps, workspace: Workspace, work: StepContext
+    prepared: Prepared, steps: ExportSteps, workspace: Workspace, work: StepContext, sizes: Sizes
 ) -> tuple[dict[str, Candidate], dict[str, Any]]:
     """A candidate for every task and mixture, and the content of frontier.json."""
     source, request, vocabularies = prepared.source, prepared.request, prepared.vocabularies or {}
@@ -103,7 +102,6 @@ def _choose(
 
     values = dict[str, Any]()
     with open_candidates(request, baseline, work, prepared.splits, vocabularies, known) as candidates:
-        sizes = workload(source, request)
         for task, ranking in steps.rankings.items():
             kept, depth = vocabularies.get(task), timed_depth(source.spec, request)
             predictor = _predictor(request, source, ranking, kept, work, baseline, depth, sizes)
@@ -164,7 +162,7 @@ def _predictor(
     work: StepContext,
     baseline: Format,
     depth: int,
-    sizes: Workload,
+    sizes: Sizes,
 ) -> Predictor:
     settings, statistics = ranking.settings, ranking.statistics(work)
     ranked = read_ranking(source.spec, work.of_task(ranking))
@@ -175,7 +173,7 @@ def _predictor(
         return plan_variant(source, statistics, ranked, settings, ratio).shrunk_spec(source.spec)
 
     def beside(candidate: Candidate) -> int:
-        return sizes.with_tokens(None if candidate.vocabulary == "all" else kept).beside_weights(candidate.format)
+        return sizes.variant(0.0, None if candidate.vocabulary == "all" else kept).beside_weights(candidate.format)
 
     def shrunk(candidate: Candidate) -> ModelSpec:
         spec = pruned(candidate.ratio)

@@ -1,1 +1,1 @@
-"""Estimates of the time, memory and disk space of an export."""
+"""The disk space of an export, and the checks before anything is written."""

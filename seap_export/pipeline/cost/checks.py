@@ -7,16 +7,31 @@ import shutil
 import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.model.sources.source import Source
-from seap_export.pipeline.cost.cost import Disk
 from seap_export.pipeline.folder.manifest import read_manifest
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.runtime.session import probe
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes on the disk.
+
+    Attributes:
+        kept: Bytes that stay in the output folder.
+        unfinished: Peak bytes in the output folder that exist only while a step runs.
+        temporary: Peak bytes in the temporary folder while a step runs.
+    """
+
+    kept: int = 0
+    unfinished: int = 0
+    temporary: int = 0
 
 
 def claim_folder(

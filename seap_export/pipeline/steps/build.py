@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from seap_export.corpus import Split
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.card import CardStep
 from seap_export.pipeline.steps.joint.checksums import ChecksumStep
@@ -21,13 +19,11 @@ from seap_export.pipeline.steps.joint.router import RouterStep, router_step
 from seap_export.pipeline.steps.joint.speed import SpeedStep
 from seap_export.pipeline.steps.joint.validation import ValidationStep
 from seap_export.pipeline.steps.joint.whole import WholeStep, whole_step
-from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep, calibration_steps
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import PathStep, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 
 
 @dataclass(frozen=True)
@@ -90,29 +86,6 @@ class ExportSteps:
                     seen.add(shared.name)
                     yield shared
             yield from (variant.plan, PlanRemarks(variant), *variant.all[1:], VariantEntry(variant, self.targets))
-
-    def planned_work(self, missing: Sequence[PathStep], folder: Path) -> tuple[PlannedWork, ...]:
-        """The work that remains: of the missing steps, and of checks and measurements of the variants.
-
-        Args:
-            missing: The steps of `paths` that are not made yet.
-        """
-        parts = [step.planned_work for step in missing]
-        measured = [step for step in (self.quality, self.speed) if step is not None]
-        for variant in self.variants.values():
-            for joint in (self.validation, *measured):
-                parts += joint.planned_work(variant, folder, missing)
-        if self.whole is not None:
-            parts += self.whole.planned_work(folder, [step.cost for step in measured])
-        costs = [step.cost for step in measured if any(part.cost is step.cost for part in parts)]
-        return (*parts, *map(self._dense_work, costs))
-
-    def _dense_work(self, cost: Cost) -> PlannedWork:
-        """The work of measuring the dense model, once, in the format of the last variant."""
-        *_, last = self.variants.values()
-        return replace(
-            last.planned_work(cost, (GENERAL_TEXT,)), tasks=tuple(self.calibrations), ratio=0.0, vocabulary=None
-        )
 
 
 def export_steps(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from seap_export.corpus import Split, Task
 from seap_export.model.layers.compute import Compute
 from seap_export.model.sources.source import Source
-from seap_export.pipeline.cost.cost import Cost
+from seap_export.pipeline.cost.sizes import Sizes
 from seap_export.pipeline.evaluation.asked import Asked, questions_to_ask
 from seap_export.pipeline.folder.keys import step_key
 from seap_export.pipeline.folder.manifest import made_with
@@ -21,7 +21,6 @@ from seap_export.pipeline.folder.performance import Performance
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.gate.report import ValidationReport
 from seap_export.pipeline.progress import Advance, Progress
-from seap_export.pipeline.steps.planned_work import PlannedWork
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,6 @@ class PathStep(Step):
         resumes: Whether `make` goes on with what an interrupted call left in its folder.
     """
 
-    cost: ClassVar[Cost]
     is_folder: ClassVar[bool] = True
     resumes: ClassVar[bool] = False
     unit: ClassVar[str] = "layers"
@@ -150,11 +148,6 @@ class PathStep(Step):
         return tuple(dict.fromkeys(task for step in self.needs for task in step.tasks))
 
     @property
-    def planned_work(self) -> PlannedWork:
-        """The work of making this step, from which its time and disk space are estimated."""
-        return PlannedWork(self.cost, self.tasks)
-
-    @property
     @abstractmethod
     def label(self) -> str:
         """The label that progress shows while the step is made."""
@@ -163,6 +156,10 @@ class PathStep(Step):
     def reused(self) -> str | None:
         """The message to print if the step is there already; None: nothing."""
         return None
+
+    def size(self, dense: Sizes) -> int:
+        """About how many bytes it leaves on the disk, if its ratio is achieved; of small files, 0."""
+        return 0
 
     @property
     def units(self) -> int | None:

@@ -9,10 +9,8 @@ from typing import Any
 from converters.format import Format
 from seap_export.model.families import ModelSpec
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured, measured_of
-from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep, format_step
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
@@ -44,16 +42,6 @@ class VariantSteps:
     def every_folder(self) -> tuple[Measured, ...]:
         """Each folder beside `hf`, as one to measure."""
         return tuple(Measured(folder, step.format) for folder, step in self.formats.items())
-
-    def planned_work(self, cost: Cost, others: tuple[str, ...] = (), measured: Measured | None = None) -> PlannedWork:
-        """A part of the work on a folder that is measured.
-
-        Args:
-            measured: The folder; None: the one that stands for the variant.
-        """
-        measured = measured or self.measured
-        format = None if measured is None else measured.format
-        return PlannedWork(cost, self.plan.tasks, self.plan.ratio, format, self.plan.vocabulary, others)
 
 
 def variant_steps(

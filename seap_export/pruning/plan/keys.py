@@ -31,14 +31,12 @@ class Key:
         least: Its least value; None: any finite one.
         idle: Why the key has no effect with some settings, of which this is a function; False or empty: it has one.
         is_free: Whether a recipe keeps its name with any value.
-        is_effort: Whether it says how much work is done, in which shipped recipes differ.
     """
 
     least: float | None = None
     is_positive: bool = False
     idle: Callable[[Any], str | bool] = lambda settings: False
     is_free: bool = False
-    is_effort: bool = False
 
 
 def key(default: Any, **about: Any) -> Any:

@@ -18,14 +18,12 @@ from seap_export.pruning.plan.settings import Layout, PlanSettings
 from seap_export.pruning.plan.sparsity import EVEN, Sparsity
 
 DEFAULT_RECIPE = "reconstruct"
-#: The same with less and with more work.
-EFFORTS = ("fast", "best")
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
 #: What a recipe says of itself.
 _ABOUT = ("summary", "source")
 #: The shipped recipes, one file each in `seap_export/pruning/recipes`.
-_SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
+_SHIPPED = (DEFAULT_RECIPE, "fast", "best", "seap", "wanda-sp", "flap", "obc", "reap")
 
 
 @dataclass(frozen=True)

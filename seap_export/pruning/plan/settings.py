@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from seap_export.common.providers import PROVIDERS
-from seap_export.pruning.plan.keys import SettingError, check, key, keys_of
+from seap_export.pruning.plan.keys import SettingError, check, key
 from seap_export.pruning.plan.sparsity import EVEN, Sparsity
 from seap_export.pruning.scores import CHANNEL_SCORES, Score
 
@@ -79,10 +79,10 @@ class PlanSettings:
     compensation: Compensation = key("sequential")
     ridge: float = key(5.0, is_positive=True, is_free=True, idle=_solves_nothing)
     calibration_tokens: int | None = key(None, least=1, is_free=True)
-    distillation: float = key(1.0, least=0, idle=_is_not_refitted, is_effort=True)
-    min_tokens: int = key(16_384, least=0, is_free=True, idle=_is_not_refitted, is_effort=True)
-    fresh_tokens: int = key(0, least=0, is_free=True, idle=_is_not_refitted, is_effort=True)
-    trials: int = key(0, least=0, is_free=True, idle=_is_not_tried, is_effort=True)
+    distillation: float = key(1.0, least=0, idle=_is_not_refitted)
+    min_tokens: int = key(16_384, least=0, is_free=True, idle=_is_not_refitted)
+    fresh_tokens: int = key(0, least=0, is_free=True, idle=_is_not_refitted)
+    trials: int = key(0, least=0, is_free=True, idle=_is_not_tried)
     mix: ScoreMix = key("scaled", is_free=True, idle=_scores_nothing)
     layout: Layout = "per-layer"
     group_tolerance: float = key(0.0, least=0, is_free=True)
@@ -131,11 +131,6 @@ class PlanSettings:
         """The same settings, 0 for what has no effect with this compensation, sparsity and number of tokens."""
         passes = self.passes_over(num_tokens)
         return replace(self, calibration_tokens=None, distillation=passes, fresh_tokens=self.fresh, trials=self.tried)
-
-    @property
-    def effort(self) -> dict[str, Any]:
-        """The settings that say how much work is done, by name."""
-        return {name: getattr(self, name) for name, key in keys_of(PlanSettings).items() if key.is_effort}
 
     @property
     def square_heads(self) -> bool:

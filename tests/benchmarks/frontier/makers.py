@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.written import Artifact
-
 from converters.gguf.choice import choose_architecture, refusal
 from converters.gguf.file import MODEL_FILE
 from seap_export.model.sources.config import read_spec

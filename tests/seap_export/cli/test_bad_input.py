@@ -156,7 +156,7 @@ def test_what_the_machine_and_the_network_lack(run: Run, work: Path, monkeypatch
         outcome = run(*dry, "--memory", memory)
         assert (outcome.code, outcome.err.count("Warning: "), outcome.err.count("--memory")) == (0, warnings, warnings)
     monkeypatch.setattr(checks.shutil, "disk_usage", disk(1 << 40, 1_000_000))
-    refuse(run, work, code=6, says="out: about 4.7 MB are needed and 1.0 MB are free; another --out")
+    refuse(run, work, code=6, says="out: about 1.9 MB are needed and 1.0 MB are free; another --out")
     monkeypatch.setattr(checks.shutil, "disk_usage", disk(0, 0))  # no space can be freed there
     refuse(run, work, "--dry-run", code=6, says=f"out: {work} is not on a disk; use another --out")
     monkeypatch.setattr(checks.os, "access", lambda path, mode: False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,6 @@ from seap_export.common.json_file import read_artifact, write_json
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.corpus import Task
 from seap_export.errors import ArtifactError
-from seap_export.pipeline.cost.cost import Cost, Disk, Rates, prompt_factor
-from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.asked import Asked, Scores
 from seap_export.pipeline.evaluation.quality import (
     MAX_LENGTH,
@@ -33,11 +31,10 @@ from seap_export.pipeline.folder.names import HF, calibration_step, quality_file
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.joint.whole import WholeStep
-from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.step import Made, PathStep, Step
+from seap_export.pipeline.steps.step import Made, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps, sound
 from seap_export.pipeline.texts.chat import chat_of_source
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_texts
+from seap_export.pipeline.texts.general_text import elsewhere_texts
 from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord
 from validation.divergence.dense import DenseAnswers
@@ -49,18 +46,6 @@ from validation.execution import Execution
 _FILE = re.compile(r"quality(-.+)?\.json")
 #: The name under which the run of the dense model is shown and recorded.
 DENSE_TEXTS = "dense texts"
-
-
-def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    vocabulary = 8 * 4 * model.work.spec.vocab_size  # passes over the logits to compare them
-    read = (model.active + model.head) / rates.operations
-    compared = tokens.held_out_tokens * (read + vocabulary / rates.memory_bytes)
-    return compared + tokens.asked_tokens * read + tokens.written_tokens * model.bytes / rates.memory_bytes
-
-
-def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
-    """The dense model's logits of all held-out texts, in float32."""
-    return Disk(temporary=4 * model.work.spec.vocab_size * tokens.held_out_tokens + model.dense_folder_bytes)
 
 
 @dataclass(frozen=True)
@@ -90,8 +75,6 @@ class QualityStep(Step):
         whole: The whole models that are compared with the dense model, too; None: there are none.
     """
 
-    cost = Cost("quality", _seconds, effort=3.0, always=2.0, format_factor=prompt_factor, count_disk=_disk)
-
     variants: Mapping[str, VariantSteps]
     tasks: tuple[str, ...]
     settings: ParitySettings
@@ -104,14 +87,6 @@ class QualityStep(Step):
         whole = () if self.whole is None else self.whole.quality_names
         steps = (_step(name, folder) for name, variant in self.variants.items() for folder in variant.formats)
         return DENSE_TEXTS, *steps, *whole
-
-    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[PathStep]) -> list[PlannedWork]:
-        others = (*(task for task in self.tasks if task not in variant.plan.tasks), GENERAL_TEXT)
-        return [
-            variant.planned_work(self.cost, others, measured)
-            for measured in variant.every_folder
-            if not (folder / _step(variant.plan.variant, measured.folder)).exists()
-        ]
 
     def run(self, made: Made) -> None:
         """Runs the dense model once, if anything is missing, and then each folder."""

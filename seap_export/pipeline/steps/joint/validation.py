@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from seap_export.common.json_file import json_text, read_artifact
-from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.validate import validate
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.step import Made, PathStep, Step
+from seap_export.pipeline.steps.step import Made, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from validation.reports import html_page
 
@@ -27,8 +25,6 @@ class ValidationStep(Step):
         min_accuracy_retained: Least share of the dense model's accuracy; None: no gate.
     """
 
-    cost = Cost("validation", lambda model, tokens, rates: 4 * model.bytes / rates.memory_bytes, effort=38.0)
-
     variants: Mapping[str, VariantSteps]
     settings: ParitySettings
     min_accuracy_retained: float | None = None
@@ -36,10 +32,6 @@ class ValidationStep(Step):
     @property
     def names(self) -> tuple[str, ...]:
         return ("validation",)
-
-    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[PathStep]) -> list[PlannedWork]:
-        compared = [step for step in variant.parity.values() if step in missing]
-        return [replace(variant.planned_work(self.cost), format=step.before.format) for step in compared]
 
     def run(self, made: Made) -> None:
         folder = made.work.folder

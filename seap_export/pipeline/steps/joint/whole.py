@@ -15,7 +15,6 @@ from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageEr
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.card.command import whole_command
 from seap_export.pipeline.card.recipe import given_as, model_name
-from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.evaluation.asked import Asked, Scores
 from seap_export.pipeline.evaluation.figures_json import by_task_json, divergence_json, generation_json, zero_shot_json
 from seap_export.pipeline.evaluation.memory import memory_of
@@ -31,7 +30,6 @@ from seap_export.pipeline.gate.dense_size import unusual_options
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.whole import WholeModel, whole_models
-from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
@@ -107,16 +105,6 @@ class WholeStep(Step):
     def quality_names(self) -> tuple[str, ...]:
         """The names under which the comparisons with the dense model are shown and recorded."""
         return tuple(f"{name}/{QUALITY}" for name, steps in self.models.items() if steps.written is not None)
-
-    def planned_work(self, folder: Path, measured: Sequence[Cost]) -> list[PlannedWork]:
-        """The work of making the models that were never measured, and of measuring them."""
-        known = read_whole(folder)
-        missing = [model for name, model in self.models.items() if model.written is not None and name not in known]
-        made = {step.name: replace(step.planned_work, passes=True) for steps in missing for step in steps.all}
-        figures = [
-            PlannedWork(cost, one.ranking.tasks, format=one.model.format) for one in missing for cost in measured
-        ]
-        return [*made.values(), *figures]
 
     def run(self, made: Made) -> None:
         """Makes the missing models; for one that cannot be made, the reason takes the place of its figures."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,11 @@ from seap_export.corpus import LAST_NUMBER, AnswerRule, Sample, Split, Task
 from seap_export.errors import ArtifactError
 from seap_export.model.families import Attention, ModelSpec
 from seap_export.model.sources.source import Source
-from seap_export.pipeline.cost.cost import Cost, Disk, Rates
-from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
-from seap_export.pipeline.evaluation.quality import MAX_LENGTH
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import answers_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.options import CalibrationSettings
-from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.runtime.files import encode_all
@@ -41,13 +36,6 @@ _BATCH, _CACHE_BYTES = 64, 4 << 30
 _NO_STOP = AnswerRule(LAST_NUMBER)
 
 
-def _seconds(answers: int, length: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    """Decoding time: each step of a batch reads the weights once, and each token is computed."""
-    steps = length * answers / _BATCH
-    operations = (tokens.calibration_tokens + tokens.held_out_tokens) * model.active + answers * length * model.head
-    return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
-
-
 @dataclass(frozen=True)
 class AnswersStep(PathStep):
     """Lets the dense model answer the prompts that calibration and checks can use, by greedy decoding.
@@ -56,14 +44,6 @@ class AnswersStep(PathStep):
         prompts: The task's prompts; those to hold out are all answered, the others until there are tokens enough.
     """
 
-    cost = Cost(
-        "answers",
-        partial(_seconds, 0, 0),
-        effort=1.0,
-        always=5.0,
-        count_disk=lambda model, tokens: Disk(temporary=model.dense_folder_bytes),
-        on_device=True,
-    )
     resumes = True
     unit = "answers"
 
@@ -82,11 +62,6 @@ class AnswersStep(PathStep):
         return (self.task,)
 
     @property
-    def planned_work(self) -> PlannedWork:
-        seconds = partial(_seconds, self.units, self.settings.answer_tokens)
-        return PlannedWork(replace(self.cost, count_seconds=seconds), self.tasks)
-
-    @property
     def label(self) -> str:
         return f"answering prompts of {self.task}"
 
@@ -102,12 +77,6 @@ class AnswersStep(PathStep):
     def most_tokens(self) -> int:
         tokens = (self.prompts.num_tokens or 0) + self._most_calibration * self.settings.answer_tokens
         return tokens if self.settings.most_tokens is None else min(tokens, self.settings.most_tokens)
-
-    def expected(self, prompts: TokenCounts) -> TokenCounts:
-        """The most tokens of the answered texts, given those of the prompts."""
-        answers = len(self.prompts.held_out) * min(self.settings.answer_tokens, MAX_LENGTH)
-        held_out = prompts.held_out_tokens + answers
-        return replace(prompts, calibration_tokens=self.most_tokens, held_out_tokens=held_out)
 
     @property
     def _most_calibration(self) -> int:

@@ -9,8 +9,7 @@ from typing import Any
 
 from seap_export.corpus import Sample, Split, text_digest
 from seap_export.model.sources.source import Source
-from seap_export.pipeline.cost.cost import Cost, Disk, Rates
-from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.cost.sizes import Sizes
 from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.progress import Advance
@@ -27,37 +26,12 @@ from validation.quiet import quiet_transformers
 
 #: Increased when the same inputs give different bytes than before, so that older steps are not reused.
 _VERSION = 2
-#: Tokens that the sensitivity runs.
-_SENSITIVITY_TOKENS = 512
-
-
-def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    backward = 3 * _SENSITIVITY_TOKENS
-    operations = tokens.calibration_tokens * (model.active + model.squares / 2)
-    return (operations + backward * (model.active + model.head)) / rates.operations
-
-
-def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
-    moments = 2 * 8 * model.channels
-    kept = covariance_bytes(model.work.spec, tokens.calibration_tokens) + moments + 4 * tokens.calibration_tokens
-    return Disk(kept, unfinished=2 * model.hidden_bytes(tokens))
 
 
 @dataclass(frozen=True)
 class CalibrationStep(PathStep):
     """Runs a task's texts through the dense model."""
 
-    cost = Cost(
-        "calibration",
-        _seconds,
-        effort=1.8,
-        per_layer=0.15,
-        always=5.0,
-        count_disk=_disk,
-        count_memory=lambda model, tokens: model.working_bytes + model.hidden_bytes(tokens),
-        on_device=True,
-        reads=2.0,  # forwards and backwards
-    )
     resumes = True
 
     task: str
@@ -86,6 +60,10 @@ class CalibrationStep(PathStep):
     @property
     def units(self) -> int:
         return self.layers
+
+    def size(self, dense: Sizes) -> int:
+        spec, tokens = dense.spec, self.split.num_tokens or 0
+        return covariance_bytes(spec, tokens) + 16 * sum(spec.channels) + 4 * tokens  # two moments in float64
 
     def _inputs(self) -> dict[str, Any]:
         settings = self.settings

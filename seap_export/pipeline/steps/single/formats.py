@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from converters.format import Format
 from converters.formats import row_of
-from seap_export.model.families import Attention
-from seap_export.pipeline.cost.cost import Cost, Disk, Rates, quantization_factor
-from seap_export.pipeline.cost.workload import GRAPH_BYTES, KeptPart, TokenCounts
+from seap_export.pipeline.cost.sizes import Sizes
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import parity_file
@@ -18,37 +16,20 @@ from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.gate.parity import check_parity, held_out_prompts, write_report
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, ShrinkStep
 from seap_export.pipeline.steps.step import StepContext
 from seap_export.pruning.rounding.grid import BlockQuantization
 from validation.parity.report import SCHEMA as PARITY_SCHEMA
-from validation.parity.run import MAX_PROMPT_TOKENS
-from validation.prompts import BATCH_ROWS, CALL_TOKENS, KEPT_TOKENS, RANDOM_TOKENS
-from validation.runtimes.table import runtime_row, runtime_title
+from validation.runtimes.table import runtime_title
 
 #: Increased when the same inputs give another report than before.
 _PARITY = 8
-#: Tokens that parity runs besides its long prompt, and decode steps.
-_PARITY_TOKENS, _DECODE_STEPS = 1000, 150
 
 
 @dataclass(frozen=True)
 class FormatStep(OfVariant):
     """Writes the files of a format."""
-
-    cost = Cost(
-        "",
-        lambda model, tokens, rates: 4 * (model.linear + model.head) / rates.memory_bytes,  # read once, in float32
-        effort=100.0,
-        format_factor=quantization_factor,
-        count_disk=lambda model, tokens: Disk(
-            model.folder_bytes(model.work.format) + GRAPH_BYTES * len(model.work.spec.layers)
-        ),
-        # A layer of the variant, or the embedding, as it is stored and in float32.
-        count_memory=lambda model, tokens: max(8 * model.kept * model.layer_weights, 8 * model.head),
-    )
 
     before: ShrinkStep | RoundingStep
     folder: str
@@ -58,9 +39,8 @@ class FormatStep(OfVariant):
     def name(self) -> str:
         return f"{self.variant}/{self.folder}"
 
-    @property
-    def planned_work(self) -> PlannedWork:
-        return replace(super().planned_work, format=self.format)
+    def size(self, dense: Sizes) -> int:
+        return self.variant_sizes(dense).folder(self.format)
 
     @property
     def label(self) -> str:
@@ -83,49 +63,10 @@ def format_step(hf: ShrinkStep, folder: str, format: Format, grid: BlockQuantiza
     return FormatStep(hf if grid is None else RoundingStep(hf, grid), folder, format)
 
 
-def _parity_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    run = 2 * (_PARITY_TOKENS + model.work.long_tokens)
-    return run * (model.active + model.head / 2) / rates.operations + (
-        2 * _DECODE_STEPS * model.bytes / rates.memory_bytes
-    )
-
-
-def _parity_factor(format: Format) -> float:
-    """For quantised weights torch runs twice; ONNX Runtime makes up for that with fewer cases."""
-    other = runtime_row(format.runtimes[0]).parity_factor
-    return 1.0 if other is None else other * quantization_factor(format)
-
-
-def _parity_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
-    """Torch's logits and caches, in float32, of the prompts, the batch's rows and the other cases."""
-    work, spec = model.work, model.work.spec
-    rows = work.prompts + max(0, BATCH_ROWS - work.prompts)
-    short = rows * MAX_PROMPT_TOKENS + 1 + RANDOM_TOKENS + (rows + 2) * work.decode_steps
-    logits = 4 * spec.vocab_size * (short + KEPT_TOKENS + work.decode_steps)
-    cached = model.kept * sum(2 * 4 * one.num_key_value_heads * one.head_dim for one in spec.all(Attention))
-    return Disk(temporary=logits + round(cached * (short + work.long_tokens)))
-
-
-def _parity_memory(model: KeptPart, tokens: TokenCounts) -> float:
-    """ONNX Runtime's mapped file, the copies of its matrices that kernels pack, and the logits of a call."""
-    file = model.weight_bytes(model.work.format)
-    copies = file * model.linear / (model.linear + model.head)
-    return file + copies + 4 * model.work.spec.vocab_size * CALL_TOKENS
-
-
 @dataclass(frozen=True)
 class ParityStep(OfVariant):
     """Compares the files of a format, in the first of its runtimes, with torch."""
 
-    cost = Cost(
-        "parity",
-        _parity_seconds,
-        effort=1.4,
-        always=6.0,
-        format_factor=_parity_factor,
-        count_disk=_parity_disk,
-        count_memory=_parity_memory,
-    )
     is_folder = False
 
     before: FormatStep
@@ -139,10 +80,6 @@ class ParityStep(OfVariant):
     @property
     def name(self) -> str:
         return f"{self.variant}/{parity_file(self.before.folder)}"
-
-    @property
-    def planned_work(self) -> PlannedWork:
-        return replace(super().planned_work, format=self.before.format)
 
     @property
     def label(self) -> str:

@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seap_export.model.layers.kept import UNFINISHED
-from seap_export.pipeline.cost.cost import Cost, Disk, Rates
-from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import fresh_step
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pruning.activations.statistics import TOKENS, Calibration, read_tokens, write_tokens
 from validation.generation.fresh import PARTS, write_fresh_texts
-from validation.generation.sampled import ROWS
 
 #: Increased when the same inputs give different bytes than before.
 _VERSION = 2
-#: The share of a text's tokens that the model writes, about.
-_WRITTEN = 0.7
-
-
-def _seconds(number: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    """Decoding time: each token is computed, and each step of a batch reads the weights once."""
-    steps = _WRITTEN * number / (ROWS / 2)  # rows that are done leave
-    operations = number * (model.active + model.head)
-    return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
 
 
 @dataclass(frozen=True)
 class FreshStep(PathStep):
     """Lets the dense model continue the beginnings of a task's calibration texts."""
 
-    cost = Cost(
-        "fresh texts",
-        partial(_seconds, 0),
-        effort=3.5,  # roughly, from one run
-        always=5.0,
-        count_disk=lambda model, tokens: Disk(
-            kept=4 * model.work.plan.fresh,
-            unfinished=4 * model.work.plan.fresh,
-            temporary=model.dense_folder_bytes,
-        ),
-        on_device=True,
-    )
     resumes = True
     unit = "parts"
 
@@ -64,10 +38,6 @@ class FreshStep(PathStep):
     @property
     def needs(self) -> tuple[PathStep, ...]:
         return (self.calibration,)
-
-    @property
-    def planned_work(self) -> PlannedWork:
-        return PlannedWork(replace(self.cost, count_seconds=partial(_seconds, self.number)), self.tasks)
 
     @property
     def label(self) -> str:

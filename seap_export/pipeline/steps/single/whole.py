@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from seap_export.pipeline.folder.names import variant_name
-from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.step import PathStep, StepContext
@@ -32,11 +31,6 @@ class WholeRoundingStep(RoundingStep):
     @property
     def needs(self) -> tuple[PathStep, ...]:
         return (self.before, *self.calibrations)
-
-    @property
-    def planned_work(self) -> PlannedWork:
-        tasks = tuple(step.task for step in self.calibrations)
-        return replace(super().planned_work, tasks=tasks, most_tokens=ROUNDING_TOKENS)
 
     def _inputs(self) -> dict[str, Any]:
         texts = {step.name: step.key for step in self.calibrations}

@@ -1,4 +1,4 @@
-"""The shapes of well-known models, for models with random weights and for computed costs."""
+"""The shapes of well-known models, for models with random weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seap_export.model.families import ModelSpec, model_spec
-from seap_export.pruning.activations.statistics import covariance_bytes
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,10 @@ class Shape:
         """The model's layers and the shapes of its tensors, as `config` describes them."""
         return model_spec(self.config)
 
-    def weight_bytes(self, ratio: float = 0.0) -> int:
-        """Bytes of the weights in 16 bits when that fraction of attention and MLP is removed."""
-        prunable = sum(self.spec.prunable_weights(layer) for layer in range(self.layers))
-        return 2 * (self.spec.num_parameters() - round(ratio * prunable))
-
     @property
-    def statistics_bytes(self) -> int:
-        """Bytes of the statistics that `calibrate` writes for one task."""
-        return covariance_bytes(self.spec)
-
-    def cache_bytes(self, positions: int) -> int:
-        """Bytes of one row's keys and values in 16 bits."""
-        return 2 * 2 * self.layers * self.kv_heads * self.spec.head_dim * positions
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in 16 bits."""
+        return 2 * self.spec.num_parameters()
 
 
 LLAMA_2_7B = Shape(32, 4096, 32, 32, 11008, 32000, 4096)
@@ -87,9 +77,5 @@ LLAMA_2_7B = Shape(32, 4096, 32, 32, 11008, 32000, 4096)
 SHAPES: Mapping[str, Shape] = {
     "llama-3.2-1b": Shape(16, 2048, 32, 8, 8192, 128256, 131072, 500000.0, tied=True),
     "llama-2-7b": LLAMA_2_7B,
-    "llama-3.1-8b": Shape(32, 4096, 32, 8, 14336, 128256, 131072, 500000.0),
-    "llama-2-70b": Shape(80, 8192, 64, 8, 28672, 32000, 4096),
-    "llama-3.1-70b": Shape(80, 8192, 64, 8, 28672, 128256, 131072, 500000.0),
     "mixtral-8x7b": Shape(32, 4096, 32, 8, 14336, 32000, 32768, 1e6, experts=8, per_token=2),
-    "qwen3-30b-a3b": Shape(48, 2048, 32, 4, 768, 151936, 40960, 1e6, head_dim=128, experts=128, per_token=8),
 }
