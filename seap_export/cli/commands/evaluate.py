@@ -89,7 +89,8 @@ def _summary(report: EvaluationReport) -> str:
 def _divergence_table(report: EvaluationReport) -> str:
     if report.texts is None:
         return ""
-    from validation.reports.figures import QUALITY, Cell
+    from validation.reports.document import Cell
+    from validation.reports.figures import QUALITY
     from validation.reports.numbers import signed_with_error
 
     divergence = report.to_json()["divergence"]
@@ -179,7 +180,7 @@ def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
 
 def _with_error(share: Estimate | None, *, signed: bool = False) -> str:
     """Formats a share as a percentage with its standard error; a dash for None."""
-    from validation.reports.figures import Cell
+    from validation.reports.document import Cell
     from validation.reports.numbers import percent_with_error
 
     return "-" if share is None else Cell(percent_with_error(share.mean, share.stderr, signed=signed)).line
@@ -187,7 +188,7 @@ def _with_error(share: Estimate | None, *, signed: bool = False) -> str:
 
 def _accuracy(share: float | None, questions: int) -> list[str]:
     """The cells of a share of right answers and its interval."""
-    from validation.reports.figures import in_ascii
+    from validation.reports.document import in_ascii
     from validation.reports.numbers import accuracy
 
     return [in_ascii(words) for words in accuracy(share, questions)]

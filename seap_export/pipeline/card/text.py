@@ -17,9 +17,9 @@ from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.request.measured import measured_title
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.sublayers import kinds_in, whole_words
-from validation.reports.figures import QUALITY, main_figures
+from validation.reports.elsewhere import loss_matrix
+from validation.reports.figures import QUALITY, SPEED
 from validation.reports.markdown import markdown_table
-from validation.reports.matrix import loss_matrix
 from validation.reports.numbers import count, figure, megabytes, percent, with_error
 from validation.runtimes.runner import Figure
 from validation.runtimes.table import RUNTIMES, runtime_title
@@ -87,7 +87,7 @@ def card_text(facts: CardFacts) -> str:
 
 def with_speed(card: str, speed: Mapping[str, Any]) -> str:
     """Adds the speed-ups, which differ from run to run, before the section on how to run the variant."""
-    cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
+    cells = {row.head: row.cell({"speed": speed}) for row in SPEED}
     rows = [[title, f"{cell.main}×", "<br>".join(cell.details)] for title, cell in cells.items()]
     words = f"Speed-up of {measured_title(speed)} over that of the dense model, timed on the machine of the export:"
     section = "\n".join(["## Speed", "", words, "", markdown_table(["", "", ""], rows)])

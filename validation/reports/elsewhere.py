@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from validation.reports.document import Table
 from validation.reports.figures import divergence_of
+from validation.reports.numbers import NOTHING, with_error
 
-#: Mean KL, in nats per token, from which a cell of a heat map gets the next darker colour.
-STEPS = (0.03, 0.1, 0.3, 1.0, 3.0)
 _Cells = Mapping[str, Mapping[str, Any]]
 _KL = ("mean_kl_nats", "mean_kl_nats_stderr")
 
@@ -24,9 +24,28 @@ class LossMatrix:
     texts: int
 
 
-def step_of(mean_kl: float) -> int:
-    """How many of `STEPS` a divergence has reached."""
-    return sum(mean_kl >= step for step in STEPS)
+def loss_table(reports: Mapping[str, Mapping[str, Any] | None]) -> Table | None:
+    """The table of all variants; None if nothing was measured. See `loss_matrix`."""
+    matrix = loss_matrix(reports)
+    if matrix is None:
+        return None
+    caption = (
+        f"Lost elsewhere: KL on up to {matrix.texts} held-out texts of each task and on a general text; * marks a "
+        "variant's own tasks; if it has one, its KL there is that on all held-out texts"
+    )
+    head = ("Variant", *matrix.columns, *(f"{name}, bits/byte" for name in matrix.columns))
+    rows = [(name, *map(_kl, cells), *map(_bits, cells, matrix.dense)) for name, cells in matrix.rows.items()]
+    return Table(caption, head, rows)
+
+
+def _kl(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return NOTHING
+    return f"{with_error(cell['mean_kl_nats'], cell.get('mean_kl_nats_stderr'))}{'*' * cell['own']}"
+
+
+def _bits(cell: Mapping[str, Any] | None, dense: float) -> str:
+    return NOTHING if cell is None else f"{cell['bits_per_byte']:.3f} (dense {dense:.3f})"
 
 
 def loss_matrix(reports: Mapping[str, Mapping[str, Any] | None]) -> LossMatrix | None:
