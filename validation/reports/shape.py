@@ -147,6 +147,10 @@ class Divergence(Kl):
     loss_difference_nats: NotRequired[Annotated[float | None, "-log P(next token) less the dense model's, per token"]]
     loss_difference_nats_stderr: NotRequired[Nats | None]
     tokens: Annotated[Count, "after which the distributions were compared"]
+    kl_nats_per_byte: NotRequired[Annotated[Nats, "of the texts, in UTF-8"]]
+    bits_per_byte: NotRequired[Nats]
+    dense_bits_per_byte: NotRequired[Annotated[Nats, "of the dense model"]]
+    bytes: NotRequired[Annotated[Count, "of the texts, in UTF-8"]]
     vocabulary: NotRequired[Annotated[dict[str, Any], "cost of a cut vocabulary; absent: it has all tokens"]]
 
 

@@ -129,52 +129,67 @@ def _error(error: float | None) -> str:
 
 
 def _quality(quality: Json) -> Iterator[Block]:
-    divergence = [
-        (form, *(row.cell({"quality": of}) for row in QUALITY)) for form, of in (quality["divergence"] or {}).items()
-    ]
-    head = ("Form", *(row.head for row in QUALITY))
-    yield Table("Divergence from the dense model, KL in nats per token", head, divergence)
+    yield from quality_tables(quality)
     if (limit := (quality.get("limits") or {}).get("max_kl_nats")) is not None:
         yield Words(f"Limit of the mean KL: {figure(limit)}.", kind="quiet")
-    beside = ("Difference", "Lost / won")
+
+
+def quality_tables(quality: Json) -> list[Table]:
+    """The divergence of each form, and its accuracy in each task; tables of what was not measured have no rows."""
+    head = ("Divergence", *(row.head for row in QUALITY))
+    rows = [
+        (form, *(row.cell({"quality": of}) for row in QUALITY)) for form, of in (quality["divergence"] or {}).items()
+    ]
+    beside = ("95 in 100", "Retained", "Difference", "Lost", "Won")
     chosen = [
-        (
-            *(task, form, _right(of["acc"], of["questions"]), _right(of["acc_norm"], of["questions"])),
-            *(percent(of["chance"]), f"{of['questions']:,}", *more),
-        )
-        for task, form, of, more in _scores(quality, "zero_shot")
+        (name, f"{of['questions']:,}", *_beside_dense(of["acc"], of, more), *_of_choices(of))
+        for name, of, more in _scores(quality, "zero_shot")
     ]
-    yield Table("Zero-shot accuracy", ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", *beside), chosen)
     written = [
-        (
-            *(task, form, _right(of["exact_match"], of["questions"]), f"{of['questions']:,}", *more),
-            *(f"{of['mean_tokens']:.0f}", percent(of["never_stopped"])),
-        )
-        for task, form, of, more in _scores(quality, "generation")
+        (name, f"{of['questions']:,}", *_beside_dense(of["exact_match"], of, more), *_of_answers(of))
+        for name, of, more in _scores(quality, "generation")
     ]
-    head = ("Task", "Form", "Exact match", "Questions", *beside, "Tokens", "Never stopped")
-    yield Table("Generated answers", head, written)
+    of_choices = ("Zero-shot", "Questions", "acc", *beside, "acc_norm", "95 in 100", "Chance")
+    of_answers = ("Generated", "Questions", "Exact match", *beside, "Tokens", "Never stopped")
+    return [
+        Table("Divergence from the dense model, KL in nats per token", head, rows),
+        Table("Zero-shot accuracy", of_choices, chosen),
+        Table("Generated answers", of_answers, written),
+    ]
 
 
-def _right(share: float | None, questions: int) -> Cell:
-    return Cell(*accuracy(share, questions))
+def _of_choices(of: Json) -> tuple[str, ...]:
+    return (*accuracy(of["acc_norm"], of["questions"]), percent(of["chance"]))
 
 
-def _scores(quality: Json, kind: str) -> list[tuple[str, str, Json, tuple[str, str]]]:
-    """The scores of one kind of tasks, ordered by task, and how they differ from the dense model's.
+def _of_answers(of: Json) -> tuple[str, ...]:
+    return f"{of['mean_tokens']:.0f}", percent(of["never_stopped"])
 
-    That is how much more accurate a form is, paired by question, and how many right answers became wrong, and wrong
-    ones right.
+
+def _beside_dense(share: float | None, of: Json, more: Json) -> tuple[str, ...]:
+    """A share of right answers with its interval, and how it differs from the dense model's, paired by question.
+
+    That is the share of it that is retained, the difference, and how many right answers became wrong, and wrong ones
+    right.
     """
-    rows = []
-    for form, by_task in (quality.get(kind) or {}).items():
-        for task, figures in by_task.items():
-            more = (quality.get("accuracy_difference") or {}).get(form, {}).get(task)
-            difference = "" if more is None else percent_with_error(more["mean"], more["stderr"], signed=True)
-            flips = (quality.get("flipped") or {}).get(form, {}).get(task)
-            words = "" if flips is None else f"{flips['right_to_wrong']:,} / {flips['wrong_to_right']:,}"
-            rows.append((task, form, figures, (difference, words)))
-    return sorted(rows, key=lambda row: row[0])
+    difference, flips = more["accuracy_difference"] or {}, more["flipped"] or {}
+    return (
+        *accuracy(share, of["questions"]),
+        percent_with_error(more["accuracy_retained"], more["accuracy_retained_stderr"]),
+        percent_with_error(difference.get("mean"), difference.get("stderr"), signed=True),
+        *(f"{flips[key]:,}" if flips else NOTHING for key in ("right_to_wrong", "wrong_to_right")),
+    )
+
+
+def _scores(quality: Json, kind: str) -> list[tuple[str, Json, Json]]:
+    """The scores of one kind of tasks, ordered by task: the task and the form, its figures, and those beside dense."""
+    keys = ("accuracy_retained", "accuracy_retained_stderr", "accuracy_difference", "flipped")
+    scores = [
+        (f"{task} {form}", figures, {key: (quality.get(key) or {}).get(form, {}).get(task) for key in keys})
+        for form, by_task in (quality.get(kind) or {}).items()
+        for task, figures in by_task.items()
+    ]
+    return sorted(scores, key=lambda score: score[0].partition(" ")[0])
 
 
 def _speed(speed: Json) -> Iterator[Table]:
