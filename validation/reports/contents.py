@@ -87,12 +87,12 @@ def file_tables(report: Json) -> list[Table]:
     by_task: dict[str, list[File]] = {}
     for file in sorted(measured_files(report), key=lambda file: file.bytes):
         by_task.setdefault(file.task or "", []).append(file)
-    head = ("File", *(column.head for column in COLUMNS))
     return [
-        Table(
+        Table.of(
             f"Every file of {task}, by size" if task else "Every file, by size",
-            head,
-            [[file.title, *(column.cell(file) for column in COLUMNS)] for file in files],
+            COLUMNS,
+            {file.title: file for file in files},
+            "File",
         )
         for task, files in by_task.items()
     ]

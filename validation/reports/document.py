@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from validation.reports.numbers import NOTHING
 
@@ -37,6 +38,31 @@ class Cell:
         return in_ascii(f"{self.main} ({self.brief})" if self.brief else self.main)
 
 
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Column(Generic[Row]):
+    """A figure: its title at the head of a column, and how it is read from a row.
+
+    Attributes:
+        words: What it is called in a sentence; "": its title.
+        explained: What a legend says of it; "": its title says all.
+        is_main: Whether tables with one row for each file have it.
+    """
+
+    title: str
+    cell: Callable[[Row], Cell]
+    words: str = ""
+    explained: str = ""
+    is_main: bool = True
+
+    @property
+    def head(self) -> str:
+        """The title with a capital letter."""
+        return self.title[0].upper() + self.title[1:]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table whose first column names its rows; `shown` leaves out columns without a figure."""
@@ -44,6 +70,14 @@ class Table:
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
+
+    @classmethod
+    def of(cls, caption: str, columns: Sequence[Column[Row]], rows: Mapping[str, Row], first: str) -> Table:
+        """A row for each name, with a cell for each column; `first` is the head of the names."""
+        cells: list[list[str | Cell]] = [
+            [name, *(column.cell(row) for column in columns)] for name, row in rows.items()
+        ]
+        return cls(caption, (first, *(column.head for column in columns)), cells)
 
     @property
     def shown(self) -> Table:

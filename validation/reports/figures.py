@@ -6,9 +6,8 @@ A further figure is a row of `QUALITY` or `SPEED`, and a key in the report that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from validation.reports.document import Cell
+from validation.reports.document import Cell, Column
 from validation.reports.numbers import (
     NOTHING,
     figure,
@@ -23,20 +22,7 @@ from validation.reports.reading import Json
 from validation.reports.speedups import NO_INTERVAL, NO_SPEEDUP, Kind, MeasuredSpeedup, speedups
 from validation.reports.yardstick import kl_in_words
 
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a variant, in a sentence (`words`) or at the head of a column (`title`)."""
-
-    title: str
-    words: str
-    cell: Callable[[Json], Cell]
-    is_main: bool = True
-
-    @property
-    def head(self) -> str:
-        """The title with a capital letter, for the head of a column."""
-        return self.title[0].upper() + self.title[1:]
+Figure = Column[Json]
 
 
 def divergence_of(quality: Json | None) -> Json | None:
@@ -132,28 +118,28 @@ def _perplexity(divergence: Json) -> Cell:
 
 def _kl_over_tokens(title: str, words: str, key: str) -> Figure:
     """A figure of the distribution of KL over tokens; a dash in reports of versions that did not measure it."""
-    return Figure(title, words, _quality(lambda of: Cell(figure(of.get(key)))), is_main=False)
+    return Figure(title, _quality(lambda of: Cell(figure(of.get(key)))), words, is_main=False)
 
 
 def _top1(divergence: Json) -> Cell:
     return Cell(percent_with_error(divergence["top1_agreement"], divergence.get("top1_agreement_stderr")))
 
 
-TOP1 = Figure("top-1", "the same next token", _quality(_top1))
+TOP1 = Figure("top-1", _quality(_top1), "the same next token")
 #: The figures of speed, and those of a divergence from the dense model.
 SPEED = (
-    Figure("decode", "writing tokens (decode)", _speed("decode")),
-    Figure("prefill", "reading the prompt (prefill)", _speed("prefill")),
+    Figure("decode", _speed("decode"), "writing tokens (decode)"),
+    Figure("prefill", _speed("prefill"), "reading the prompt (prefill)"),
 )
 QUALITY = (
-    Figure("KL", "nats of KL per token", _quality(_kl)),
+    Figure("KL", _quality(_kl), "nats of KL per token"),
     TOP1,
-    Figure("perplexity", "perplexity", _quality(_perplexity)),
+    Figure("perplexity", _quality(_perplexity), "perplexity"),
     _kl_over_tokens("median KL", "nats of KL for half of the tokens at most", "median_kl_nats"),
     _kl_over_tokens("99 % KL", "nats of KL for 99 % of the tokens at most", "p99_kl_nats"),
     _kl_over_tokens("99.9 % KL", "nats of KL for 99.9 % of the tokens at most", "p999_kl_nats"),
     _kl_over_tokens("max KL", "nats of KL at most", "max_kl_nats"),
-    Figure("tokens", "tokens compared", _quality(lambda of: Cell(f"{of['tokens']:,}")), is_main=False),
+    Figure("tokens", _quality(lambda of: Cell(f"{of['tokens']:,}")), "tokens compared", is_main=False),
 )
 #: Those that tables with one row for each variant have.
 MAIN = (*(row for row in QUALITY if row.is_main), *SPEED)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
-from validation.reports.document import Cell
+from validation.reports.document import Cell, Column
 from validation.reports.figures import QUALITY, SPEED, Figure, divergence_of, figures_of_folder
 from validation.reports.numbers import NOTHING, count, figure, megabytes, milliseconds, percent
 from validation.reports.reading import Json, worst
@@ -39,24 +38,6 @@ class File:
     described: Json | None
     task: str | None
     is_shipped: bool
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of tables of files.
-
-    Attributes:
-        explained: What a legend says of it; "": its title says all.
-    """
-
-    title: str
-    cell: Callable[[File], Cell]
-    explained: str = ""
-
-    @property
-    def head(self) -> str:
-        """The title with a capital letter."""
-        return self.title[0].upper() + self.title[1:]
 
 
 def measured_files(report: Json) -> list[File]:
@@ -144,45 +125,41 @@ def parity_cell(parities: list[Json]) -> Cell:
     return Cell(parity["verdict"], f"max abs {figure(parity['max_abs'])}")
 
 
-def _of_figures(row: Figure) -> Column:
-    return Column(row.title, partial(_cell_of, row))
+def _of_figures(row: Figure) -> Column[File]:
+    return Column(row.title, lambda file: row.cell(file.figures))
 
 
-def _cell_of(row: Figure, file: File) -> Cell:
-    return row.cell(file.figures)
-
-
-RIGHT = Column(
+RIGHT = Column[File](
     "right",
     lambda file: right_cell(file.told),
-    "Right: how many held-out questions the file answers rightly; in brackets, the 95% interval.",
+    explained="Right: how many held-out questions the file answers rightly; in brackets, the 95% interval.",
 )
 KL, *_OTHER_QUALITY = (_of_figures(row) for row in QUALITY if row.is_main)
-VERDICT = Column("verdict", _result)
+VERDICT = Column[File]("verdict", _result)
 #: What decides which file to ship, then what is known of it besides.
 DECIDING = (
-    Column("size", lambda file: Cell(megabytes(file.bytes))),
-    Column("tokens/s", lambda file: _tokens_per_second(file.figures)),
+    Column[File]("size", lambda file: Cell(megabytes(file.bytes))),
+    Column[File]("tokens/s", lambda file: _tokens_per_second(file.figures)),
     RIGHT,
     KL,
     VERDICT,
 )
 BESIDES = (
-    Column("first token", lambda file: _first_token(file.figures)),
+    Column[File]("first token", lambda file: _first_token(file.figures)),
     *_OTHER_QUALITY,
     *(_of_figures(row) for row in SPEED),
-    Column(
+    Column[File](
         "memory",
         lambda file: Cell(megabytes(file.memory)),
-        "Memory: at the peak of a prompt of 128 tokens, estimated; the program around it is extra.",
+        explained="Memory: at the peak of a prompt of 128 tokens, estimated; the program around it is extra.",
     ),
-    Column("removed", _removed),
-    Column(
+    Column[File]("removed", _removed),
+    Column[File](
         "of whole",
         lambda file: Cell(percent(file.bytes / file.dense_bytes) if file.dense_bytes else NOTHING),
-        "Of whole: the size as a share of the whole model's, written in the same way.",
+        explained="Of whole: the size as a share of the whole model's, written in the same way.",
     ),
-    Column("parameters", _parameters),
-    Column("parity", _parity, "Parity: against torch; max abs is the largest difference of a logit."),
+    Column[File]("parameters", _parameters),
+    Column[File]("parity", _parity, explained="Parity: against torch; max abs is the largest difference of a logit."),
 )
 COLUMNS = (*DECIDING, *BESIDES)

@@ -136,10 +136,7 @@ def _quality(quality: Json) -> Iterator[Block]:
 
 def quality_tables(quality: Json) -> list[Table]:
     """The divergence of each form, and its accuracy in each task; tables of what was not measured have no rows."""
-    head = ("Divergence", *(row.head for row in QUALITY))
-    rows = [
-        (form, *(row.cell({"quality": of}) for row in QUALITY)) for form, of in (quality["divergence"] or {}).items()
-    ]
+    divergence = {form: {"quality": of} for form, of in (quality["divergence"] or {}).items()}
     beside = ("95 in 100", "Retained", "Difference", "Lost", "Won")
     chosen = [
         (name, f"{of['questions']:,}", *_beside_dense(of["acc"], of, more), *_of_choices(of))
@@ -152,7 +149,7 @@ def quality_tables(quality: Json) -> list[Table]:
     of_choices = ("Zero-shot", "Questions", "acc", *beside, "acc_norm", "95 in 100", "Chance")
     of_answers = ("Generated", "Questions", "Exact match", *beside, "Tokens", "Never stopped")
     return [
-        Table("Divergence from the dense model, KL in nats per token", head, rows),
+        Table.of("Divergence from the dense model, KL in nats per token", QUALITY, divergence, "Divergence"),
         Table("Zero-shot accuracy", of_choices, chosen),
         Table("Generated answers", of_answers, written),
     ]

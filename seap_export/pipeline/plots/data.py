@@ -23,11 +23,6 @@ class DrawnVariant:
     plan: Plan
     dense: ModelSpec
 
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise ValueError("a variant needs a name without '/'")
-        self.plan.shrunk_spec(self.dense)
-
 
 @dataclass(frozen=True)
 class Removed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,8 +24,6 @@ from seap_export.pipeline.plots.data import (
     removed_by_layer,
 )
 from seap_export.pipeline.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
-from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.plan.sublayers import layer_cost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,25 +111,11 @@ def _read_variant(variant: Variant) -> DrawnVariant:
             f"{variant.path}: {PLAN} and {config_file.relative_to(variant.path)} belong to different variants; run "
             "'seap-export prune' again"
         )
-    if not _achieves(plan, dense):
-        raise ArtifactError(
-            f"{variant.plan_file}: achieved_ratio does not match its layers; run 'seap-export plan' again"
-        )
     return DrawnVariant(variant.path.resolve().name, plan, dense)
 
 
 def _shapes(spec: ModelSpec) -> list[dict[str, int]]:
     return [layer.sizes for layer in spec.layers]
-
-
-def _achieves(plan: Plan, dense: ModelSpec) -> bool:
-    cost = plan.settings.sparsity.cost
-    kept, whole = (
-        sum(layer_cost(layer, dense.hidden_size, cost) for layer in spec.layers)
-        for spec in (plan.shrunk_spec(dense), dense)
-    )
-    removed = 1.0 - kept / whole
-    return isinstance(plan.achieved_ratio, float | int) and math.isclose(plan.achieved_ratio, removed, abs_tol=1e-6)
 
 
 def read_recommended(paths: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
