@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from seap_export.api.progress import duration
 from seap_export.cli.console import megabytes, quoted
-from seap_export.cli.files import files_table, legend, written
+from seap_export.cli.files import files_table, legend
 from seap_export.cli.frontier import frontier_text
-from seap_export.cli.general_text import general_text_table
-from seap_export.cli.window import Table, columns_of_window, prose
+from seap_export.cli.window import Table, captioned, columns_of_window, prose
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.pipeline.folder.names import HF, PLAN
-from validation.reports.figures import in_ascii
+from validation.reports.document import in_ascii
+from validation.reports.elsewhere import loss_table
 from validation.reports.whole import beaten as beaten_in
 
 if TYPE_CHECKING:
@@ -44,14 +44,15 @@ def export_json(result: ExportResult) -> dict[str, Any]:
 def export_text(result: ExportResult) -> str:
     """The frontier if there are targets, the table of files, what to ship, what the columns mean, an answer of each
     variant, and what to do next."""
-    variants, files = result.described, files_table(result)
+    assert result.report is not None
+    variants, files = result.described, files_table(result.report, result.variants)
     answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     parts = [
         "" if result.frontier is None else frontier_text(result.frontier),
         files.text,
         "\n".join(recommended_lines(result.recommended, remedies(result.whole, result.commands, result.path))),
-        "\n".join(files.legend(legend(result))),
-        general_text_table({name: variants[name]["quality"] for name in result.variants}),
+        "\n".join(files.legend(legend(result.report))),
+        captioned(loss_table({name: variants[name]["quality"] for name in result.variants}), first=1),
         "\n".join(["A held-out prompt, continued by both models:", *answers] if answers else []),
         "\n".join(_next_steps(result)),
     ]
@@ -62,7 +63,7 @@ def no_gains(result: ExportResult) -> Iterator[str]:
     """Variants that are no smaller than the dense model, or surely slower: the interval of the speed-up is below 1."""
     for name in result.variants:
         variant = result.described[name]
-        for folder in written(variant) if variant["requested_ratio"] else ():
+        for folder in variant["bytes"].keys() - {HF} if variant["requested_ratio"] else ():
             if variant["bytes"][folder] >= (variant["dense_bytes"][folder] or math.inf):
                 yield f"{name}: {folder}/ is no smaller than the dense model's"
         for cell in variant["speed"]["variant"] if variant["speed"] else ():

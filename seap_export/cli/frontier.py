@@ -7,21 +7,14 @@ from typing import Any
 
 from seap_export.cli.console import megabytes
 from seap_export.cli.window import Table, prose
-from validation.reports.frontier import frontier_cells, frontier_head, state, written
+from validation.reports.frontier import frontier_table, written
 
 
 def frontier_text(frontier: Mapping[str, Any]) -> str:
     """A table of each task's candidates by size, and lines that explain it."""
     points = [point for task in frontier["tasks"].values() for point in task["points"]]
-    kl, *figures = frontier_head(frontier["targets"])
-    head = ["candidate", "written as", "size", kl, "", *figures]
-    table = Table(head, [_row(one, frontier["targets"]) for one in points], first=5)
+    table = Table.of(frontier_table(frontier), first=5)
     return "\n".join([table.text, "", *table.legend(_legend(frontier, points))])
-
-
-def _row(point: Mapping[str, Any], targets: Mapping[str, Any]) -> list[str]:
-    kl, *figures = (cell.line for cell in frontier_cells(point, targets))
-    return [point["variant"], written(point), megabytes(point["bytes"]), kl, state(point), *figures]
 
 
 def _legend(frontier: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

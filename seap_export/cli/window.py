@@ -10,8 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from validation.reports import document as reports
 
 #: The key in click's context that says whether --wide is given.
 WIDE = f"{__name__}.wide"
@@ -37,6 +41,11 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
     return wrapper.wrap(text) or [""]
 
 
+def captioned(table: reports.Table | None, first: int) -> str:
+    """A table of reports below the sentence that it is called; "" if there is none."""
+    return "" if table is None else "\n".join([prose(f"{table.caption}."), Table.of(table, first).text])
+
+
 @dataclass(frozen=True)
 class Table:
     """Aligned columns: the first and those of words to the left, those with a number to the right.
@@ -53,6 +62,15 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     first: int | None = None
+
+    @classmethod
+    def of(cls, table: reports.Table, first: int | None = None) -> Table:
+        """A table of reports, in ASCII and with small letters."""
+        from validation.reports.document import Cell  # loads numpy
+
+        head = [title[0].lower() + title[1:] if title[1:2].islower() else title for title in table.head]
+        rows = [[(Cell(cell) if isinstance(cell, str) else cell).line for cell in row] for row in table.rows]
+        return cls(head, rows, first)
 
     @property
     def text(self) -> str:

@@ -1,18 +1,16 @@
-"""The figures of a variant: one table for the tiles, tables, the terminal, the job summary and JUnit.
+"""The figures of quality and speed: what each is called, and how it is read from a report.
 
-A further figure is a row of `FIGURES`, and a key in the report that it is read from.
+A further figure is a row of `QUALITY` or `SPEED`, and a key in the report that it is read from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
+from validation.reports.document import Cell, Column
 from validation.reports.numbers import (
     NOTHING,
     figure,
-    megabytes,
     milliseconds,
     percent,
     percent_with_error,
@@ -24,66 +22,7 @@ from validation.reports.reading import Json
 from validation.reports.speedups import NO_INTERVAL, NO_SPEEDUP, Kind, MeasuredSpeedup, speedups
 from validation.reports.yardstick import kl_in_words
 
-Tile = Literal["smaller", "faster", "worse"]
-#: For terminals that show nothing but ASCII.
-_ASCII = str.maketrans({"×": "x", "±": "+-", "–": "-", "−": "-"})
-
-
-def in_ascii(text: str) -> str:
-    return text.translate(_ASCII)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure of one variant in words.
-
-    Attributes:
-        main: The figure itself.
-        brief: What tables add, in smaller print or in brackets; may be empty.
-        details: What tiles, which have more room, add instead.
-    """
-
-    main: str
-    brief: str = ""
-    details: tuple[str, ...] = ()
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the figure has a number in it, and not only words."""
-        return any(letter.isdigit() for letter in self.main)
-
-    @property
-    def line(self) -> str:
-        """The figure, and in brackets what tables add, in ASCII."""
-        return in_ascii(f"{self.main} ({self.brief})" if self.brief else self.main)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a variant."""
-
-    title: str
-    words: str
-    tile: Tile
-    cell: Callable[[Json], Cell]
-    is_main: bool = True
-
-    @property
-    def head(self) -> str:
-        """The title with a capital letter, for the head of a column."""
-        return self.title[0].upper() + self.title[1:]
-
-
-def main_figures(*tiles: Tile) -> list[Figure]:
-    """The figures that tables with one row for each variant have, of some tiles in their order, or of all."""
-    figures = [figure for figure in FIGURES if figure.is_main and (not tiles or figure.tile in tiles)]
-    return sorted(figures, key=lambda figure: tiles.index(figure.tile)) if tiles else figures
-
-
-def measured(variant: Json, *tiles: Tile) -> list[tuple[Figure, Cell]]:
-    """The figures of `main_figures` that were measured of a variant, each with its cell."""
-    cells = ((figure, figure.cell(variant)) for figure in main_figures(*tiles))
-    return [(figure, cell) for figure, cell in cells if cell.main != NOTHING]
+Figure = Column[Json]
 
 
 def divergence_of(quality: Json | None) -> Json | None:
@@ -128,36 +67,6 @@ def accuracies(quality: Json | None, folder: str) -> dict[str, Json]:
             dense = (by_form.get("dense") or {}).get(task, {}).get(key)
             found[task] = {"share": figures[key], "dense": dense, "questions": figures["questions"]}
     return found
-
-
-def _folder_titles(variant: Json) -> dict[str, str]:
-    """The folders of a variant, the one that stands for it first, and what each holds."""
-    names = sorted(variant["bytes"], key=lambda name: (name != "onnx", name == "hf"))
-    return {name: _title(variant, name) for name in names}
-
-
-def _title(variant: Json, folder: str) -> str:
-    format = variant["formats"].get(folder)
-    if format is None:
-        return "safetensors" if folder == "hf" else folder
-    title = format["title"] if format["format"] == folder else folder
-    return f"{title} in {format['precision']}"
-
-
-def _size(variant: Json) -> Cell:
-    """How much smaller the first folder is than the whole model's, and the sizes of all folders."""
-    sizes = {folder: (variant["bytes"][folder], variant["dense_bytes"].get(folder)) for folder in variant["bytes"]}
-    titles = _folder_titles(variant)
-    words = {
-        folder: megabytes(size) + (f" instead of the whole model's {megabytes(dense)}" if dense else "")
-        for folder, (size, dense) in sizes.items()
-    }
-    details = tuple(f"{title}: {words[folder]}" for folder, title in titles.items())
-    first = next(iter(titles))
-    size, dense = sizes[first]
-    if not dense:
-        return Cell(words[first], "", details)
-    return Cell(f"−{percent(1 - size / dense)}" if size < dense else "no smaller", words[first], details)
 
 
 def _speed(kind: Kind) -> Callable[[Json], Cell]:
@@ -209,26 +118,28 @@ def _perplexity(divergence: Json) -> Cell:
 
 def _kl_over_tokens(title: str, words: str, key: str) -> Figure:
     """A figure of the distribution of KL over tokens; a dash in reports of versions that did not measure it."""
-    return Figure(title, words, "worse", _quality(lambda of: Cell(figure(of.get(key)))), is_main=False)
+    return Figure(title, _quality(lambda of: Cell(figure(of.get(key)))), words, is_main=False)
 
 
 def _top1(divergence: Json) -> Cell:
     return Cell(percent_with_error(divergence["top1_agreement"], divergence.get("top1_agreement_stderr")))
 
 
-TOP1 = Figure("top-1", "the same next token", "worse", _quality(_top1))
-FIGURES = (
-    Figure("size", "on disk", "smaller", _size),
-    Figure("decode", "writing tokens (decode)", "faster", _speed("decode")),
-    Figure("prefill", "reading the prompt (prefill)", "faster", _speed("prefill")),
-    Figure("KL", "nats of KL per token", "worse", _quality(_kl)),
+TOP1 = Figure("top-1", _quality(_top1), "the same next token")
+#: The figures of speed, and those of a divergence from the dense model.
+SPEED = (
+    Figure("decode", _speed("decode"), "writing tokens (decode)"),
+    Figure("prefill", _speed("prefill"), "reading the prompt (prefill)"),
+)
+QUALITY = (
+    Figure("KL", _quality(_kl), "nats of KL per token"),
     TOP1,
-    Figure("perplexity", "perplexity", "worse", _quality(_perplexity)),
+    Figure("perplexity", _quality(_perplexity), "perplexity"),
     _kl_over_tokens("median KL", "nats of KL for half of the tokens at most", "median_kl_nats"),
     _kl_over_tokens("99 % KL", "nats of KL for 99 % of the tokens at most", "p99_kl_nats"),
     _kl_over_tokens("99.9 % KL", "nats of KL for 99.9 % of the tokens at most", "p999_kl_nats"),
     _kl_over_tokens("max KL", "nats of KL at most", "max_kl_nats"),
-    Figure("tokens", "tokens compared", "worse", _quality(lambda of: Cell(f"{of['tokens']:,}")), is_main=False),
+    Figure("tokens", _quality(lambda of: Cell(f"{of['tokens']:,}")), "tokens compared", is_main=False),
 )
-#: The figures of a divergence from the dense model.
-QUALITY = tuple(row for row in FIGURES if row.tile == "worse")
+#: Those that tables with one row for each variant have.
+MAIN = (*(row for row in QUALITY if row.is_main), *SPEED)

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 from validation.estimate import is_close
-from validation.reports.figures import TOP1, Cell
-from validation.reports.numbers import NOTHING, figure, milliseconds, signed_with_error, times, with_error
+from validation.reports.document import Cell, Table
+from validation.reports.figures import TOP1
+from validation.reports.numbers import NOTHING, figure, megabytes, milliseconds, signed_with_error, times, with_error
 from validation.reports.reading import Json
 from validation.reports.speedups import interval_in_words, speedup_in_words
 
-_HEAD = ("KL", "KL - chosen", "top-1", "decode, ideal", "decode, measured")
+_HEAD = (
+    "Candidate", "Written as", "Size", "KL", "Result", "KL - chosen", "Top-1", "Decode, ideal", "Decode, measured",
+)  # fmt: skip
 
 
-def frontier_head(targets: Json) -> tuple[str, ...]:
-    asked = targets.get("first_token")
-    return _HEAD if asked is None else (*_HEAD, f"first of {asked['tokens']}")
+def frontier_table(frontier: Json) -> Table:
+    """The candidates that were evaluated, by size; its KL is compared with the chosen one's on the same texts."""
+    asked = frontier["targets"].get("first_token")
+    points = [point for task in frontier["tasks"].values() for point in task["points"]]
+    head = _HEAD if asked is None else (*_HEAD, f"First of {asked['tokens']}")
+    return Table("Candidates, by size", head, [_row(point, is_timed=asked is not None) for point in points])
 
 
-def frontier_cells(point: Json, targets: Json) -> tuple[Cell, ...]:
-    """A candidate's figures, as in `frontier_head`; its KL is compared with the chosen one's on the same texts.
-
-    Args:
-        targets: The targets, of which one may ask for the time to the first token.
-    """
+def _row(point: Json, *, is_timed: bool) -> list[str | Cell]:
     low, high = point.get("decode_speedup_low"), point.get("decode_speedup_high")
     timed = point["decode_speedup"]
-    return (
+    return [
+        point["variant"],
+        written(point),
+        megabytes(point["bytes"]),
         kl_cell(point),
+        Cell(state(point)),
         _beside_chosen(point),
         TOP1.cell({"quality": point}),
         Cell(f"{times(point['decode_ideal_speedup'])}×"),
         Cell(NOTHING) if timed is None else Cell(speedup_in_words(timed, low, high), interval_in_words(low, high)),
-        *([] if targets.get("first_token") is None else [_first_token(point)]),
-    )
+        *([_first_token(point)] if is_timed else []),
+    ]
 
 
 def kl_cell(point: Json) -> Cell:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from validation.reports.figures import measured
+from validation.reports.files import COLUMNS, measured_files
+from validation.reports.numbers import NOTHING
 from validation.reports.reading import (
     Json,
     case_failures,
@@ -48,7 +49,7 @@ def junit_xml(report: Json) -> str:
         cases = list(_cases(report, subject))
         suite = ElementTree.SubElement(root, "testsuite", name=clean(label(subject)))
         _count(suite, cases)
-        _write_figures(suite, report["variants"].get(subject))
+        _write_figures(suite, report, subject)
         for case in cases:
             _write(suite, case, f"{report['name']}.{label(subject)}")
     _count(root, [case for subject in subjects(report) for case in _cases(report, subject)])
@@ -80,18 +81,18 @@ def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
             yield _Case(f"parity{of}: texts", "parity", tuple(texts["reasons"]), None, notes)
 
 
-def _write_figures(suite: ElementTree.Element, variant: Json | None) -> None:
-    """The measured figures as properties; none of the folder as a whole."""
-    known = [] if variant is None else measured(variant)
-    if known:
-        properties = ElementTree.SubElement(suite, "properties")
-        for figure, cell in known:
-            ElementTree.SubElement(
-                properties,
-                "property",
-                name=figure.title,
-                value=clean(f"{cell.main} ({cell.brief})" if cell.brief else cell.main),
-            )
+def _write_figures(suite: ElementTree.Element, report: Json, subject: str | None) -> None:
+    """The measured figures of each file of a variant as properties; none of the folder as a whole."""
+    files = [file for file in measured_files(report) if file.owner == subject and file.described is not None]
+    properties = [
+        (f"{file.folder} {column.title}", f"{cell.main} ({cell.brief})" if cell.brief else cell.main)
+        for file in files
+        for column in COLUMNS
+        if (cell := column.cell(file)).main not in ("", NOTHING)
+    ]
+    element = ElementTree.SubElement(suite, "properties") if properties else suite
+    for name, value in properties:
+        ElementTree.SubElement(element, "property", name=name, value=clean(value))
 
 
 def _count(element: ElementTree.Element, cases: list[_Case]) -> None:

@@ -36,11 +36,6 @@ def ratio(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.4f}"
 
 
-def share(part: float | None, whole: float | None) -> str:
-    """A part of a whole as a percentage; a dash if either is missing or the whole is 0."""
-    return NOTHING if part is None or not whole else percent(part / whole)
-
-
 def megabytes(number: int | None) -> str:
     """A size in bytes as kB, MB or GB (powers of 1000)."""
     return NOTHING if number is None else _with_unit(number, ("GB", "MB", "kB", "B"))

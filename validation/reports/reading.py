@@ -88,6 +88,11 @@ def worst(verdicts: Collection[str]) -> str:
     return next((verdict for verdict in ("failed", "not judged", "passed") if verdict in verdicts), "skipped")
 
 
+def verdict_of(report: Json, variant: str | None) -> str:
+    """The verdict of a variant or of the folder: failed if one check failed, skipped if all were."""
+    return worst({check["verdict"] for check in report["checks"] if check["variant"] == variant})
+
+
 def headline(report: Json) -> str:
     """One line with the number of checks, and how many have each verdict."""
     verdicts = [check["verdict"] for check in report["checks"]]

@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from validation.estimate import wilson
-from validation.reports.figures import Cell, divergence_of, figures_of_folder, main_figures
+from validation.reports.document import Cell
 from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, milliseconds, percent, times, with_error
 from validation.reports.reading import Json
-from validation.reports.whole import SPEED_HEAD, speed_cells
 
 #: Questions from which on right answers count: of 48, an interval of 95 in 100 is at most 28 points wide.
 ENOUGH = 48
@@ -40,38 +39,6 @@ def command(report: Json, found: Json) -> str:
     """The command that makes the recommended file; "" if it is in the folder, or there is none."""
     row = (report.get("whole") or {}).get(found["file"] or "")
     return "" if row is None or row.get("folder") else str(row["command"])
-
-
-def head(found: Json) -> tuple[str, ...]:
-    """The titles of the cells of `rows`; right answers come first, if questions were asked."""
-    titles = *SPEED_HEAD, *(main_figure.title for main_figure in main_figures("faster", "worse"))
-    return *(["Right"] if has_accuracy(found) else []), "Size", *(title[0].upper() + title[1:] for title in titles)
-
-
-def has_accuracy(found: Json) -> bool:
-    """Whether questions were asked of a file of a task."""
-    return any(file["accuracy"] for file in found["files"])
-
-
-def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
-    """The name, the result and the cells of each file that was measured for a task, by size."""
-    for file in found["files"]:
-        result = "ship" if file["name"] == found["file"] else "beaten" if file["beaten"] else ""
-        beyond = "" if file["within_limits"] else "beyond the limits"
-        if file["name"] in (report.get("whole") or {}):
-            row = report["whole"][file["name"]]
-            of: Json = {"speed": row["speed"], "quality": divergence_of(row["quality"])}
-        else:
-            of = figures_of_folder(report["variants"][file["name"].rpartition("/")[0]], file["folder"])
-        figures = (main_figure.cell(of) for main_figure in main_figures("faster", "worse"))
-        right = [right_cell(file)] if has_accuracy(found) else []
-        cells = [*right, _size_cell(file), *speed_cells(of), *figures]
-        yield title(file), Cell(result or beyond, beyond if result else ""), cells
-
-
-def _size_cell(file: Json) -> Cell:
-    memory = file.get("memory_about")
-    return Cell(megabytes(file["bytes"]), "" if memory is None else f"memory about {megabytes(memory)}")
 
 
 def answers(report: Json) -> list[Answers]:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from validation.reports import recommended
-from validation.reports.figures import Cell
+from validation.reports.contents import failures, file_tables, lead, told, verdict_table
+from validation.reports.document import Block, Cell, Items, Section, Table, Words
 from validation.reports.markdown import markdown_table
-from validation.reports.reading import (
-    EXIT_WORDS,
-    Json,
-    advice,
-    check_label,
-    clean,
-    failed_checks,
-    headline,
-    label,
-    remarks,
-    status,
-)
-from validation.reports.variants import cells, head
+from validation.reports.reading import Json, clean
 
 _TITLES = {"passed": "✅", "failed": "❌ Failed:", "not judged": "❔ Not judged:"}
 _SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "not judged": "❔ not judged", "skipped": "⏭ skipped"}
@@ -30,7 +19,7 @@ _MOST = 10
 
 
 def job_summary(report: Json) -> str:
-    """The verdict, what to ship, what failed and what to do, the table of variants and remarks.
+    """The verdict, what to ship, what failed and what to do, the table of files and remarks.
 
     This is what $GITHUB_STEP_SUMMARY takes.
 
@@ -40,39 +29,37 @@ def job_summary(report: Json) -> str:
     Returns:
         Markdown without control characters; equal reports give equal texts.
     """
-    code, shipped = report["exit_code"], (report.get("recommended") or {}).items()
-    parts = [f"## {_TITLES[report['verdict']]} {_plain(report['name'])}"]
-    parts += [f"**{_plain(task)}**: {_plain(of_task['words'])}" for task, of_task in shipped]
-    parts.append(f"{_plain(status(report))}. {_plain(headline(report))}. Exit code {code}: {EXIT_WORDS[code]}.")
-    failures = [
-        f"- **{_plain(label(check['variant']))}: {_plain(check_label(check))}** "
-        f"{_plain('; '.join(_first(check['reasons'])))}  \n"
-        f"  What to do: {_plain(advice(report, check))}"
-        for check in failed_checks(report)
-    ]
-    if failures:
-        parts.append("\n".join(_first(failures, "- ")))
-    for task, of_task in shipped:
-        files = [(_plain(name), *map(_cell, [result, *of])) for name, result, of in recommended.rows(report, of_task)]
-        heads = f"File for {_plain(task)}", "Result", *recommended.head(of_task)
-        parts.append(markdown_table(heads, files))
-    if report["variants"]:
-        rows = [(_plain(name), *map(_cell, cells(report, name))) for name in report["variants"]]
-        parts.append(markdown_table(("Variant", *head()), rows))
-    told = [f"- {_plain(who)}: {_plain(words)}" for who, words in remarks(report)]
-    if told:
-        parts.append("\n".join(_first(told, "- ")))
-    return "\n\n".join(parts) + "\n"
+    failed = failures(report)
+    blocks: list[Block] = [*lead(report), *failed[:_MOST]]
+    blocks += [Words(f"and {len(failed) - _MOST} more")] if len(failed) > _MOST else []
+    blocks += [verdict_table(report, {}), *file_tables(report), Items(told(report))]
+    parts = [f"## {_TITLES[report['verdict']]} {_plain(report['name'])}", *map(_block, blocks)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _cell(cell: Cell) -> str:
+def _block(block: Block) -> str:
+    match block:
+        case Table():
+            shown = block.shown
+            return markdown_table(list(map(_plain, shown.head)), [list(map(_cell, row)) for row in shown.rows])
+        case Items():
+            return "\n".join(f"- {line}" for line in _first(block.lines))
+        case Section():
+            return "\n\n".join([f"**{_plain(block.title)}**", *map(_block, block.blocks)])
+        case Words():
+            return _plain(f"{block.text} {block.command}")
+
+
+def _cell(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return _plain(cell)
     main = _SIGNS.get(cell.main, _plain(cell.main))
     return f"{main} ({_plain(cell.brief)})" if cell.brief else main
 
 
-def _first(lines: list[str], sign: str = "") -> list[str]:
+def _first(lines: Sequence[str]) -> list[str]:
     more = len(lines) - _MOST
-    return lines if more <= 0 else [*lines[:_MOST], f"{sign}and {more} more"]
+    return [*map(_plain, lines[:_MOST]), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _plain(text: str) -> str:

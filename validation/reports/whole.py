@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from validation.reports.figures import Cell, divergence_of
-from validation.reports.numbers import NOTHING, figure, megabytes, milliseconds, times
+from validation.reports.figures import divergence_of
+from validation.reports.numbers import figure, megabytes, times
 from validation.reports.reading import Json
 from validation.reports.speedups import speedups
-
-#: The titles of `speed_cells`: absolute figures, which compare models of different precisions.
-SPEED_HEAD = ("tokens/s", "first token")
 
 
 @dataclass(frozen=True)
@@ -26,20 +23,6 @@ class Beaten:
     by: str
     words: str
     command: str
-
-
-def rows(report: Json) -> dict[str, Json]:
-    """The whole models that were measured, by name; those that were refused are in the report alone."""
-    return {name: row for name, row in (report.get("whole") or {}).items() if not row["refusal"]}
-
-
-def speed_cells(row: Json) -> tuple[Cell, Cell]:
-    """How many tokens a second are decoded, and after which time the first one of an answer is there."""
-    decode, prefill = (speedups(row["speed"], kind) for kind in ("decode", "prefill"))
-    return (
-        Cell(figure(1e3 * decode[0].batch / decode[0].ms)) if decode else Cell(NOTHING),
-        Cell(milliseconds(prefill[0].ms)) if prefill else Cell(NOTHING),
-    )
 
 
 def beaten(report: Json) -> list[Beaten]:

@@ -180,7 +180,7 @@ def _time_table(report: SpeedReport, engine: Any) -> str:
 
 def speedup_cells(speedup: Speedup, model: str) -> list[str]:
     """The cells of a speed-up: with its interval, the ideal one, and the reached share; dashes for the dense model."""
-    from validation.reports.figures import Cell
+    from validation.reports.document import Cell
     from validation.reports.speedups import interval_in_words, speedup_in_words
     from validation.speed.report import DENSE
 

@@ -15,14 +15,9 @@ from seap_export.cli.window import Table, prose
 from seap_export.pipeline.request.options import ComputeOptions
 
 if TYPE_CHECKING:
+    from seap_export.pipeline.evaluation.material import Texts
     from seap_export.pipeline.evaluation.report import EvaluationReport
     from validation.divergence.measure import DivergenceFigures
-    from validation.estimate import Estimate
-
-#: What is kept of the dense model's accuracy, the difference from it, and how many answers became wrong and right.
-#: The head of the column of Wilson's interval of a share of right answers.
-_INTERVAL = "95 in 100"
-_BESIDE_DENSE = ("retained", "difference", "lost", "won")
 
 
 @click.command("evaluate", cls=GroupedCommand)
@@ -80,32 +75,28 @@ def evaluate_command(console: Console, path: str, **options: Any) -> None:
 
 
 def _summary(report: EvaluationReport) -> str:
+    from validation.reports.variant_section import quality_tables
+
     plan = report.subject.plan
     what = "dense model" if plan is None else f"task {plan.task}, ratio {plan.achieved_ratio:.4f}"
-    tables = [_divergence_table(report), _zero_shot_table(report), _generation_table(report)]
-    return "\n".join([f"{report.subject.name}: {what}", *(text for text in tables if text)])
+    divergence, *accuracies = [Table.of(table, first=4) for table in quality_tables(report.to_json())]
+    below = [] if report.texts is None else [divergence.text, *map(prose, _divergence(report, report.texts))]
+    return "\n".join([f"{report.subject.name}: {what}", *below, *(table.text for table in accuracies if table.rows)])
 
 
-def _divergence_table(report: EvaluationReport) -> str:
-    if report.texts is None:
-        return ""
-    from validation.reports.figures import QUALITY, Cell
+def _divergence(report: EvaluationReport, texts: Texts) -> Iterator[str]:
+    """Lines that explain the figures of a divergence, and some that the table has no room for."""
+    from validation.reports.document import in_ascii
     from validation.reports.numbers import signed_with_error
 
-    divergence = report.to_json()["divergence"]
-    rows = [
-        [form, *(figure.cell({"quality": figures}).line for figure in QUALITY)] for form, figures in divergence.items()
-    ]
-    header = ["divergence", *(figure.title for figure in QUALITY)]
-    kind = "held-out texts" if report.texts.origin == "held-out" else "texts"
-    below = [f"KL in nats per token, +- its standard error over {len(report.texts.texts)} {kind}"]
+    kind = "held-out texts" if texts.origin == "held-out" else "texts"
+    yield f"KL in nats per token, +- its standard error over {len(texts.texts)} {kind}"
     first = next(iter(report.divergence))
-    below += [
-        f"{form} - {first}, paired on the same texts: KL {Cell(signed_with_error(more.mean, more.stderr)).line}"
-        for form, more in report.kl_difference.items()
-    ]
-    below += [line for form, figures in report.divergence.items() for line in _per_byte(form, figures)]
-    return "\n".join([Table(header, rows, first=4).text, *map(prose, below)])
+    for form, more in report.kl_difference.items():
+        difference = in_ascii(signed_with_error(more.mean, more.stderr))
+        yield f"{form} - {first}, paired on the same texts: KL {difference}"
+    for form, figures in report.divergence.items():
+        yield from _per_byte(form, figures)
 
 
 def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
@@ -121,80 +112,6 @@ def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
             f"(KL {cut.lost_kl_nats:.4f}, over the kept ones {cut.kept_kl_nats:.4f}); "
             f"{cut.split_bytes:.2%} of the bytes are cut smaller, {cut.more_tokens:.2%} more tokens"
         )
-
-
-def _zero_shot_table(report: EvaluationReport) -> str:
-    if not report.zero_shot:
-        return ""
-    rows = [
-        [
-            f"{task} {model}",
-            str(figures.questions),
-            *_accuracy(figures.acc, figures.questions),
-            *_beside_dense(report, model, task),
-            *_accuracy(figures.acc_norm, figures.questions),
-            f"{figures.chance:.1%}",
-        ]
-        for task, model, figures in _answered(report, report.zero_shot)
-    ]
-    header = ["zero-shot", "questions", "acc", _INTERVAL, *_BESIDE_DENSE, "acc_norm", _INTERVAL, "chance"]
-    return Table(header, rows, first=4).text
-
-
-def _generation_table(report: EvaluationReport) -> str:
-    if not report.generation:
-        return ""
-    rows = [
-        [
-            f"{task} {model}",
-            str(figures.questions),
-            *_accuracy(figures.exact_match, figures.questions),
-            *_beside_dense(report, model, task),
-            f"{figures.mean_tokens:.0f}",
-            _share(figures.never_stopped),
-        ]
-        for task, model, figures in _answered(report, report.generation)
-    ]
-    header = ["generated", "questions", "exact match", _INTERVAL, *_BESIDE_DENSE, "tokens", "never stopped"]
-    return Table(header, rows, first=4).text
-
-
-def _answered(report: EvaluationReport, models: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
-    """The figures of each task and model that answered its questions."""
-    for task in report.tasks:
-        yield from ((task, model, by_task[task]) for model, by_task in models.items() if task in by_task)
-
-
-def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
-    """The cells of the columns `_BESIDE_DENSE`: a task's accuracy compared with the dense model's."""
-    flips = report.flipped.get(model, {}).get(task)
-    counts = ["-", "-"] if flips is None else [str(number) for number in flips.values()]
-    retained = report.accuracy_retained.get(model, {}).get(task)
-    return [
-        _with_error(retained),
-        _with_error(report.accuracy_difference.get(model, {}).get(task), signed=True),
-        *counts,
-    ]
-
-
-def _with_error(share: Estimate | None, *, signed: bool = False) -> str:
-    """Formats a share as a percentage with its standard error; a dash for None."""
-    from validation.reports.figures import Cell
-    from validation.reports.numbers import percent_with_error
-
-    return "-" if share is None else Cell(percent_with_error(share.mean, share.stderr, signed=signed)).line
-
-
-def _accuracy(share: float | None, questions: int) -> list[str]:
-    """The cells of a share of right answers and its interval."""
-    from validation.reports.figures import in_ascii
-    from validation.reports.numbers import accuracy
-
-    return [in_ascii(words) for words in accuracy(share, questions)]
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def _preview_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,11 +12,11 @@ from seap_export.cli.groups import GroupedCommand
 from seap_export.cli.layer_table import layer_columns
 from seap_export.cli.options import output_options, wide_option
 from seap_export.cli.values import ExistingPath
-from seap_export.cli.window import Table, prose
+from seap_export.cli.window import Table, captioned, prose
 from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
-    from validation.reports.figures import Cell
+    from validation.reports.document import Cell
 
 
 @click.command("inspect", cls=GroupedCommand)
@@ -41,11 +41,11 @@ def inspect_command(console: Console, path: Path) -> None:
 
 def _export_text(result: dict[str, Any]) -> str:
     from seap_export.cli.files import measured_cells, measured_heads
-    from seap_export.cli.general_text import general_text_table
     from seap_export.pipeline.request.measured import measured_title
-    from validation.reports.figures import in_ascii
+    from validation.reports.document import in_ascii
+    from validation.reports.elsewhere import loss_table
+    from validation.reports.files import parity_cell
     from validation.reports.reading import written_answers
-    from validation.reports.variants import parity_cell
 
     source = result["source"]
     folders = list(dict.fromkeys(name for variant in result["variants"].values() for name in variant["bytes"]))
@@ -67,7 +67,7 @@ def _export_text(result: dict[str, Any]) -> str:
     lines = [Table(header, rows, first=2 + len(folders)).text] if rows else []
     quality = next((variant["quality"] for variant in result["variants"].values() if variant.get("quality")), None)
     figures = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
-    general_text = general_text_table({name: variant.get("quality") for name, variant in result["variants"].items()})
+    general_text = captioned(loss_table({name: of.get("quality") for name, of in result["variants"].items()}), first=1)
     above = [
         f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
         + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
@@ -100,11 +100,11 @@ def _model_text(result: dict[str, Any]) -> str:
 
 
 def _variant_text(result: dict[str, Any]) -> str:
-    from seap_export.cli.general_text import general_text_table
-    from validation.reports.figures import in_ascii
+    from validation.reports.document import in_ascii
+    from validation.reports.elsewhere import loss_table
 
     parity, vocabulary = result["parity"], result["vocabulary"]
-    general_text = general_text_table({"this variant": result["quality"]})
+    general_text = captioned(loss_table({"this variant": result["quality"]}), first=1)
     lines = [
         f"{result['task']}, made for {_weights(result['weights'])}",
         f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
@@ -122,18 +122,18 @@ def _variant_text(result: dict[str, Any]) -> str:
 
 
 def _parity_text(name: str, parity: dict[str, Any]) -> str:
-    from validation.reports.variants import parity_cell
+    from validation.reports.files import parity_cell
 
     return f"parity{'' if name == OWN_FORMAT else f' of {name}'}: {parity_cell([parity]).line}"
 
 
 def _quality_text(quality: dict[str, Any] | None) -> str:
     from seap_export.pipeline.request.measured import measured_title
-    from validation.reports.figures import main_figures
+    from validation.reports.figures import QUALITY
 
     if quality is None:
         return "quality: not compared with the dense model"
-    figures = [f"{figure.cell({'quality': quality}).line} {figure.words}" for figure in main_figures("worse")]
+    figures = [f"{figure.cell({'quality': quality}).line} {figure.words}" for figure in QUALITY if figure.is_main]
     return f"quality of {measured_title(quality)}: {', '.join(figures)}"
 
 

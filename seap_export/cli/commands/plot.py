@@ -47,7 +47,7 @@ def plot_command(
     force: bool,
     picture_format: Any,
 ) -> None:
-    """Draw which parts variants keep, how much they share, and what that costs in quality.
+    """Draw which parts variants keep, how much they share, and size and ratio against quality.
 
     PATH is an output folder of `export` (all its variants), a variant's folder or a plan.json with hf/ beside it.
 
@@ -60,6 +60,7 @@ def plot_command(
     from seap_export.pipeline.plots.draw import (
         PLOTS_FILE,
         read_evaluations,
+        read_recommended,
         read_variants,
         require_matplotlib,
         write_plots,
@@ -69,6 +70,7 @@ def plot_command(
         raise UsageError("nothing to plot; give an output folder, a variant or an --evaluation")
     require_matplotlib()
     variants, points = read_variants(paths), read_evaluations(evaluations)
-    numbers = write_plots(variants, points, out, picture_format, force=force)
+    shipped = read_recommended(paths)
+    numbers = write_plots(variants, points, out, picture_format, recommended=shipped, force=force)
     files = [*numbers["pictures"], PLOTS_FILE]
     console.result(numbers, "\n".join(str(out / name) for name in files))

@@ -103,6 +103,7 @@ def _job_summary(console: Console, report: ValidationReport) -> None:
 def _show(console: Console, path: Path, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import recommended_lines, remedies
+    from seap_export.cli.files import files_table
 
     rows = [
         [
@@ -116,24 +117,15 @@ def _show(console: Console, path: Path, report: ValidationReport) -> None:
     commands = {name: row["command"] for name, row in report.whole.items()}
     where = remedies(report.whole, commands, path, " (put your own paths in place of the file names)")
     shipped = "\n".join(recommended_lines(report.recommended, where))
-    parts = [Table(["variant", "check", "verdict", ""], rows).text, _measured(report), shipped]
+    checks = Table(["variant", "check", "verdict", ""], rows).text
+    is_measured = any(of["quality"] or of["speed"] for of in report.variants.values())
+    parts = [checks, files_table(report, report.variants).text if is_measured else "", shipped]
     text = "\n\n".join([*filter(None, parts), report.verdict if report.verdict != "failed" else "FAILED"])
     if report.passed:
         console.result(report.to_json(), text)
         return
     console.text(text)
     raise Failure(report.failure, report.exit_code, report.to_json())
-
-
-def _measured(report: ValidationReport) -> str:
-    """The speed and the quality of each folder of which one was measured, now or by the export."""
-    from seap_export.cli.files import measured_cells, measured_heads
-    from validation.reports.figures import figures_of_folder
-
-    folders = [(name, folder) for name, variant in report.variants.items() for folder in variant["bytes"]]
-    measured = {(name, folder): figures_of_folder(report.variants[name], folder) for name, folder in folders}
-    rows = [[f"{name}/{folder}", *measured_cells(of)] for (name, folder), of in measured.items() if any(of.values())]
-    return Table(["compared with dense", *measured_heads()], rows, first=2).text if rows else ""
 
 
 def _against_golden(console: Console, path: Path, golden: Path, options: dict[str, Any]) -> None:

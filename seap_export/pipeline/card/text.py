@@ -17,10 +17,10 @@ from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.request.measured import measured_title
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.sublayers import kinds_in, whole_words
-from validation.reports.figures import QUALITY, main_figures
+from validation.reports.elsewhere import loss_table
+from validation.reports.figures import QUALITY, SPEED
 from validation.reports.markdown import markdown_table
-from validation.reports.matrix import loss_matrix
-from validation.reports.numbers import count, figure, megabytes, percent, with_error
+from validation.reports.numbers import count, figure, megabytes, percent
 from validation.runtimes.runner import Figure
 from validation.runtimes.table import RUNTIMES, runtime_title
 
@@ -87,7 +87,7 @@ def card_text(facts: CardFacts) -> str:
 
 def with_speed(card: str, speed: Mapping[str, Any]) -> str:
     """Adds the speed-ups, which differ from run to run, before the section on how to run the variant."""
-    cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
+    cells = {row.head: row.cell({"speed": speed}) for row in SPEED}
     rows = [[title, f"{cell.main}×", "<br>".join(cell.details)] for title, cell in cells.items()]
     words = f"Speed-up of {measured_title(speed)} over that of the dense model, timed on the machine of the export:"
     section = "\n".join(["## Speed", "", words, "", markdown_table(["", "", ""], rows)])
@@ -234,27 +234,15 @@ def _quality(facts: CardFacts) -> Iterator[str]:
 
 
 def _elsewhere(facts: CardFacts) -> Iterator[str]:
-    matrix = loss_matrix({"": facts.entry["quality"]})
-    if matrix is None:
+    losses = loss_table({facts.entry["task"]: facts.entry["quality"]})
+    if losses is None:
         return
-    yield (
-        f"The same comparison, on up to {matrix.texts} texts of each task of the export and of a general corpus. Bits "
-        "per byte are what a model needs to predict the texts."
-    )
+    ((_, *cells),), (_, *names) = losses.rows, losses.head
+    yield f"{losses.caption}. Bits per byte are what a model needs to predict the texts."
     yield ""
-    (cells,) = matrix.rows.values()
-    yield markdown_table(
-        ["texts", "KL", "bits per byte", "bits per byte, dense model"],
-        [
-            [
-                f"{name} (calibrated on)" if cell["own"] else name,
-                with_error(cell["mean_kl_nats"], cell.get("mean_kl_nats_stderr")),
-                *map(figure, (cell["bits_per_byte"], dense)),
-            ]
-            for name, dense, cell in zip(matrix.columns, matrix.dense, cells, strict=True)
-            if cell is not None
-        ],
-    )
+    number = len(names) // 2
+    rows = zip(names[:number], cells[:number], cells[number:], strict=True)
+    yield markdown_table(["texts", "KL", "bits per byte"], [list(map(str, row)) for row in rows])
 
 
 def _usage(facts: CardFacts) -> Iterator[str]:

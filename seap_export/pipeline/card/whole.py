@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from validation.reports.figures import main_figures
+from validation.reports.figures import QUALITY
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import megabytes
 
@@ -18,7 +18,7 @@ def whole_lines(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     yield "The whole model, merely rounded, on the same texts:"
     yield ""
-    figures = main_figures("worse")
+    figures = [row for row in QUALITY if row.is_main]
     yield markdown_table(
         ["precision", "size", *(one.head for one in figures)],
         [[row["precision"], megabytes(row["bytes"]), *(one.cell(row).main for one in figures)] for row in rows],

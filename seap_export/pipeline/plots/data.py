@@ -23,11 +23,6 @@ class DrawnVariant:
     plan: Plan
     dense: ModelSpec
 
-    def __post_init__(self) -> None:
-        if not self.name or "/" in self.name:
-            raise ValueError("a variant needs a name without '/'")
-        self.plan.shrunk_spec(self.dense)
-
 
 @dataclass(frozen=True)
 class Removed:
@@ -41,13 +36,6 @@ class Removed:
     sublayers: Mapping[str, ByLayer]
     total: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        parts = (*self.sublayers.values(), self.total)
-        if any(len(part) != len(self.total) for part in parts):
-            raise ValueError("all sublayers and total must each have one value per layer")
-        if not all(value is None or 0.0 <= value < 1.0 for part in parts for value in part):
-            raise ValueError("a removed fraction must be at least 0 and below 1")
-
 
 @dataclass(frozen=True)
 class Overlap:
@@ -56,13 +44,6 @@ class Overlap:
     names: tuple[str, ...]
     jaccard: Matrix
     chance: Matrix
-
-    def __post_init__(self) -> None:
-        for matrix in (self.jaccard, self.chance):
-            if len(matrix) != len(self.names) or any(len(row) != len(self.names) for row in matrix):
-                raise ValueError("an overlap needs one row and one column per variant")
-            if not all(value is None or 0.0 <= value <= 1.0 for row in matrix for value in row):
-                raise ValueError("a Jaccard index must be from 0 to 1")
 
 
 def by_ratio(variants: Sequence[DrawnVariant]) -> dict[float, tuple[DrawnVariant, ...]]:

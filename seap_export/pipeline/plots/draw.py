@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,13 +24,11 @@ from seap_export.pipeline.plots.data import (
     removed_by_layer,
 )
 from seap_export.pipeline.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
-from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.plan.sublayers import layer_cost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLOTS_FILE = "plots.json"
+PLOTS_FILE, _VALIDATION = "plots.json", "validation.json"
 PLOTS_SCHEMA = "seap-export/plots/1"
 PictureFormat = Literal["svg", "png"]
 
@@ -114,10 +111,6 @@ def _read_variant(variant: Variant) -> DrawnVariant:
             f"{variant.path}: {PLAN} and {config_file.relative_to(variant.path)} belong to different variants; run "
             "'seap-export prune' again"
         )
-    if not _achieves(plan, dense):
-        raise ArtifactError(
-            f"{variant.plan_file}: achieved_ratio does not match its layers; run 'seap-export plan' again"
-        )
     return DrawnVariant(variant.path.resolve().name, plan, dense)
 
 
@@ -125,14 +118,11 @@ def _shapes(spec: ModelSpec) -> list[dict[str, int]]:
     return [layer.sizes for layer in spec.layers]
 
 
-def _achieves(plan: Plan, dense: ModelSpec) -> bool:
-    cost = plan.settings.sparsity.cost
-    kept, whole = (
-        sum(layer_cost(layer, dense.hidden_size, cost) for layer in spec.layers)
-        for spec in (plan.shrunk_spec(dense), dense)
-    )
-    removed = 1.0 - kept / whole
-    return isinstance(plan.achieved_ratio, float | int) and math.isclose(plan.achieved_ratio, removed, abs_tol=1e-6)
+def read_recommended(paths: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
+    """What the reports of export folders recommend, by task or mixture: all files that were measured."""
+    reports = [path / _VALIDATION for path in paths if isinstance(open_folder(path), Export)]
+    told = [read_artifact(report).get("recommended") or {} for report in reports if report.is_file()]
+    return {task: of_task for of_export in told for task, of_task in of_export.items()}
 
 
 def read_evaluations(paths: Sequence[Path]) -> tuple[QualityPoint, ...]:
@@ -162,6 +152,7 @@ def write_plots(
     out: Path,
     picture_format: PictureFormat,
     *,
+    recommended: Mapping[str, Mapping[str, Any]] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Draws everything that the inputs allow into a new folder, with the numbers in plots.json.
@@ -169,6 +160,7 @@ def write_plots(
     Args:
         points: Results of evaluations.
         out: Folder to create.
+        recommended: What to ship for each task; see `read_recommended`.
         force: Replace a folder written by an earlier call.
 
     Returns:
@@ -179,6 +171,7 @@ def write_plots(
     """
     from seap_export.pipeline.plots.figures import kept_figure, overlap_figure, sparsity_figure
     from seap_export.pipeline.plots.quality_figure import quality_figure
+    from seap_export.pipeline.plots.size_figure import size_figure
     from seap_export.pipeline.plots.style import house_style, save
 
     removed = {variant.name: removed_by_layer(variant) for variant in variants}
@@ -195,6 +188,8 @@ def write_plots(
             add(f"sparsity-{ratio:g}", sparsity_figure(group, [removed[variant.name] for variant in group]))
             if ratio in overlaps:
                 add(f"overlap-{ratio:g}", overlap_figure(group, overlaps[ratio]))
+        for task, of_task in (recommended or {}).items():
+            add(f"size-{task}", size_figure(task, of_task))
         for variant in variants:
             add(f"kept-{variant.name}", kept_figure(variant))
         if points:

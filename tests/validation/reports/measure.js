@@ -29,9 +29,9 @@ function texts(page, view) {
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement;
     const words = walker.currentNode.data.trim();
-    if (!words || element.closest("title, desc, style") || !element.checkVisibility()) continue;
+    if (!words || element.closest("title, style") || !element.checkVisibility()) continue;
     const style = view.getComputedStyle(element);
-    const colour = channels(element.closest("svg") ? style.fill : style.color).rgb;
+    const colour = channels(style.color).rgb;
     found.push({ words, size: parseFloat(style.fontSize), contrast: contrast(colour, background(element, view)) });
   }
   return found;
@@ -47,22 +47,6 @@ function beyond(page, view) {
   return outside.map((one) => `${one.tagName} ${one.textContent.slice(0, 60)}`);
 }
 
-function overlap(one, other) {
-  return one.left < other.right && other.left < one.right && one.top + 2 < other.bottom && other.top + 2 < one.bottom;
-}
-
-// Labels that lie over one another, or over what a chart shows; lines of the grid may pass behind.
-function overlaps(page) {
-  return [...page.querySelectorAll("svg")].flatMap((chart) => {
-    const labels = [...chart.querySelectorAll("text")];
-    const all = [...labels, ...chart.querySelectorAll("rect, circle, .limit, .range, .pointer")];
-    const place = new Map(all.map((element) => [element, element.getBoundingClientRect()]));
-    return labels.flatMap((label, index) => all.slice(index + 1)
-      .filter((other) => overlap(place.get(label), place.get(other)))
-      .map((other) => `${label.textContent} / ${other.textContent || other.tagName}`));
-  });
-}
-
 function measure(frame) {
   const page = frame.contentDocument, view = frame.contentWindow;
   page.querySelectorAll("details").forEach((details) => { details.open = true; });
@@ -73,7 +57,6 @@ function measure(frame) {
     verdict: page.querySelector("#verdict h1").getBoundingClientRect().bottom,
     texts: texts(page, view),
     beyond: beyond(page, view),
-    overlaps: overlaps(page),
     requests: view.performance.getEntriesByType("resource").map((entry) => entry.name),
   };
 }

@@ -21,8 +21,6 @@ from support.processes.browser import browser_command
 from validation.reports import html_page, job_summary, junit_xml, reading, schema
 from validation.reports.numbers import figure, megabytes, percent, with_error
 from validation.reports.speedups import speedup_in_words, speedups
-from validation.reports.variants import head as columns
-from validation.reports.variants import verdict_of
 
 Report = dict[str, Any]
 _VOID = {"meta", "link"}
@@ -103,14 +101,15 @@ def test_a_variant_failed_if_one_of_its_checks_did() -> None:
     verdicts += [(None, "passed")]
     report = {"checks": [{"variant": variant, "verdict": verdict} for variant, verdict in verdicts]}
     told = {"a": "failed", "b": "passed", "c": "skipped", None: "not judged"}
-    assert {variant: verdict_of(report, variant) for variant in told} == told
+    assert {variant: reading.verdict_of(report, variant) for variant in told} == told
 
 
 def test_names_from_outside_are_text(failing: Report) -> None:
     summary = job_summary(failing)
     assert "<script" not in summary
     assert "\\`\\*\\_\\[x\\](y)" in summary
-    assert {line.count(" | ") for line in summary.splitlines() if line.startswith("|")} == {len(columns())}
+    tables = [table.splitlines() for table in re.findall(r"(?:^\|.*\n)+", summary, re.MULTILINE)]
+    assert [len({line.count(" | ") for line in table}) for table in tables] == [1] * 4
     assert not any(ord(letter) < 32 and letter != "\n" for letter in summary)
     name = "<img src=x onerror=alert(1)>\x00\ud800"
     tap = {"name": name, "layer": None, "sublayer": name, "error": 1.0}
@@ -278,7 +277,7 @@ CONTRAST, LEAST_SIZE = 4.5, 11.0  # WCAG 2 AA
 WRONG_PAGE = (
     '<!doctype html><body style="margin:0;background:#fff"><header id="verdict"><h1>x</h1></header>'
     '<p style="width:500px">wide</p><p style="color:#aaa;font-size:8px">pale</p>'
-    '<svg width="100"><text y="20">one</text><text y="20">two</text></svg></body>'
+    "</body>"
 )
 
 
@@ -317,7 +316,7 @@ def test_pages(sample: str, samples: dict[str, Any], tmp_path: Path) -> None:
     for page in frames.values():
         assert 0 < page["verdict"] < HEIGHT / 2
         assert page["scrollWidth"] <= page["width"]
-        assert page["beyond"] == page["overlaps"] == page["requests"] == _unreadable(page) == []
+        assert page["beyond"] == page["requests"] == _unreadable(page) == []
         assert len(page["texts"]) > 500
 
 
@@ -327,4 +326,3 @@ def test_measuring_finds_what_is_wrong(tmp_path: Path) -> None:
     assert faults["scrollWidth"] == 500
     assert "P wide" in faults["beyond"]
     assert _unreadable(faults) == ["pale"]
-    assert faults["overlaps"] == ["one / two"]

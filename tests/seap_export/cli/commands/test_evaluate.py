@@ -56,7 +56,7 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
     described = {"variant": "a-0.2", "task": "a", "requested_ratio": 0.2, "compensation": "sequential"}
     assert described.items() <= report.items()
     hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
-    assert {*hf, "vocabulary"} == set(schema()["$defs"]["divergence"]["properties"])
+    assert {*hf, "vocabulary"} == set(schema()["$defs"]["Divergence"]["properties"])
     assert hf["mean_kl_nats"] > 1e-3
     assert hf["kl_nats_per_byte"] * hf["bytes"] == pytest.approx(hf["mean_kl_nats"] * hf["tokens"])
     (more,) = report["kl_difference"].values()

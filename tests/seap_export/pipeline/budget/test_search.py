@@ -400,7 +400,7 @@ def test_equal_points_do_not_beat_each_other() -> None:
 def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Path) -> None:
     frontier.write_frontier(values(), tmp_path)
     assert frontier.read_frontier(tmp_path) == values()
-    Draft202012Validator({"$ref": "#/$defs/frontier", "$defs": schema()["$defs"]}).validate(values())
+    Draft202012Validator({"$ref": "#/$defs/Frontier", "$defs": schema()["$defs"]}).validate(values())
     figures = {point.key: point.figures for point in POINTS if point.key is not None}
     assert frontier.known_figures(tmp_path) == figures
     text = {"a": {"points": [{**values()["tasks"]["a"]["points"][0], "mean_kl_nats": "0.1"}]}}

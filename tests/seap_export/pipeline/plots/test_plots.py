@@ -24,6 +24,7 @@ from seap_export.pipeline.plots.data import DrawnVariant, overlap
 from seap_export.pipeline.plots.figures import kept_figure, overlap_figure
 from seap_export.pipeline.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable
 from seap_export.pipeline.plots.quality_figure import quality_figure
+from seap_export.pipeline.plots.size_figure import size_figure
 from seap_export.pipeline.plots.style import house_style, save
 
 #: Kept KV groups, heads and neurons.
@@ -86,6 +87,22 @@ def test_quality_lines_by_method_and_the_dense_level() -> None:
     lines = {str(line.get_label()): line.get_xydata().tolist() for line in kl.lines}
     assert (lines["SEAP"], lines["wanda-sp"]) == ([[0.2, 0.5], [0.5, 2.0]], [[0.2, 1.0]])
     assert [height for _, height in lines["dense model"]] == [0.0, 0.0]
+
+
+def test_sizes_and_divergences_with_the_file_to_ship_and_a_limit(tmp_path: Path) -> None:
+    common = {"precision": "int8", "folder": "onnx", "mean_kl_nats_stderr": None, "beaten": False}
+    files = [
+        {"name": name, "is_whole": is_whole, "bytes": size, "mean_kl_nats": kl, **common}
+        for name, is_whole, size, kl in (("a-0.2/onnx", False, 10**8, 0.3), ("a-whole-int8", True, 2 * 10**8, 0.1))
+    ]
+    limits = {"bytes": None, "max_kl": 0.2}
+    figure = size_figure("a", {"file": "a-whole-int8", "files": files, "limits": limits})
+    lines = {str(line.get_label()): np.ravel(line.get_data()).tolist() for line in figure.axes[0].lines}
+    assert (lines["to ship"], lines["limit"]) == ([2e8, 0.1], [0, 1, 0.2, 0.2])
+    save(figure, tmp_path / "f.svg")
+    first = (tmp_path / "f.svg").read_bytes()
+    save(size_figure("a", {"file": "a-whole-int8", "files": files, "limits": limits}), tmp_path / "f.svg")
+    assert (tmp_path / "f.svg").read_bytes() == first
 
 
 def test_overlap_is_the_jaccard_index_over_the_layers_that_are_cut(tmp_path: Path) -> None:

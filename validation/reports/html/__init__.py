@@ -1,1 +1,0 @@
-"""The HTML report: templates, and the modules that make charts and tables for them."""
