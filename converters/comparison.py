@@ -1,128 +1,176 @@
-"""How far stored weights may be from those that the model gives now, by the way they are stored.
+"""Compares a written folder with what its format writes of the model now: the one proof of form and of weights.
 
-The same machine writes the same bytes. Another may round a number in its last place differently, or choose the other
-of two scales that are equally good.
+The same machine writes the same bytes. Another may round a weight in its last place differently, or choose the other
+of two scales that are equally good. So bytes that hold no weight must be equal, and weights as near to the model's as
+those that are written now.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import pad
 
+from converters.format import Format, Place, StoredWeights
+from converters.small_files import foreign_files, json_difference
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.stored import StoredForm
+from seap_export.model.sources.weights import Difference, SafetensorsReader, WeightReader
+from seap_export.pruning.rounding.note import ROUNDING_FILE
+
+#: Weights may have this many times the squared error of those that are written now.
+ERROR_RATIO = 1.001
 #: What another machine's arithmetic in float32 may change before a number is rounded, over the largest of its block:
 #: eight units in the last place, as where two numbers nearly cancel.
 _ARITHMETIC = 8 * 2.0**-23
-#: Numbers of such a block, one behind the other as they are stored.
-_BLOCK = 64
-#: Bits of a number behind the first, and the smallest exponent of two that is a step between two numbers.
-_STEPS = {"fp32": (23, -149), "fp16": (10, -24), "bf16": (7, -133)}
-#: Rounded weights may have this many times the squared error that they would have if they were rounded now.
-ERROR_RATIO = 1.01
-#: Rows that are compared in float32 at a time.
-_ROWS = 1024
-
-#: Some rows of a matrix of levels as float32 [rows, columns]: as they would be rounded now, as they are stored, and
-#: the scales of their blocks, [rows, blocks].
-LevelRows = Callable[[slice], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+#: Neighbours in a row whose errors are added: whole blocks of every grid with a scale for some weights of a row.
+_BLOCK = 256
+#: Bytes that are compared at a time, and rows of a tensor.
+_BYTES, _ROWS = 1 << 24, 1 << 12
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """How far a number may be from the one that was stored.
+class Comparison:
+    """What is wrong with a folder, a line each.
 
     Attributes:
-        share: Tolerated distance, as a share of the largest magnitude in the number's block.
-        block: Length of a block of neighbours; 1: each number by itself.
+        form: Files that are missing, foreign, or have other bytes outside of weights.
+        weights: Tensors that are further from the model's than rounding explains, as far as they can be read.
     """
 
-    share: float
-    block: int = 1
-    tiny: float = 0.0
-
-    def exceeded(self, stored: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """The mask of numbers further off, NaN included; both are [..., columns], with whole blocks in each row."""
-        blocks = (*wanted.shape[:-1], -1, self.block)
-        largest = np.abs(wanted).reshape(blocks).max(-1, keepdims=True)
-        off = np.abs(stored - wanted).reshape(blocks)
-        further: NDArray[np.bool_] = ~(off <= largest * self.share + self.tiny)
-        return further.reshape(wanted.shape)
+    form: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
 
-def are_as_near(
-    stored: NDArray[np.float32], best: NDArray[np.float32], wanted: NDArray[np.float32], ratio: float = ERROR_RATIO
-) -> NDArray[np.bool_]:
-    """Whether rounded weights are as near to the model's as rounding them now gets, for each row of the last axis.
+def compare(format: Format, model_folder: Path, folder: Path) -> Comparison:
+    """Writes a model folder once more, into a temporary folder, and compares the two.
+
+    Raises:
+        ArtifactError: A file cannot be read, or the model could not be written so.
+        EnvironmentFailure: A package is missing, or the disk is full.
+    """
+    try:
+        with TemporaryDirectory() as scratch:
+            fresh, spec = Path(scratch), read_spec(model_folder)
+            format.write_like(folder, model_folder, fresh)
+            if (folder / ROUNDING_FILE).is_file() and (model_folder / ROUNDING_FILE).is_file():
+                copyfile(model_folder / ROUNDING_FILE, fresh / ROUNDING_FILE)
+            files = sorted(path.relative_to(fresh).as_posix() for path in fresh.rglob("*") if path.is_file())
+            differing = [name for name in files if any(True for _ in _differing_bytes(fresh / name, folder / name))]
+            foreign = list(foreign_files(folder, files))
+            if all(name.endswith(".json") for name in differing):
+                return Comparison((*other_form(fresh, folder, differing, ()), *foreign))
+            best, names = format.weights(fresh, spec), list(StoredForm(spec).shapes)
+            for name in names:
+                best.read([name])
+            form = (*other_form(fresh, folder, differing, best.places), *foreign)
+            other: list[Difference] = []
+            with suppress(Exception) if form else nullcontext():  # a file of another form may be unreadable
+                stored, model = format.weights(folder, spec), SafetensorsReader(model_folder)
+                other += _other_weights(names, model, best, stored)
+            return Comparison(form, tuple(other))
+    except (InputError, UsageError) as error:
+        raise ArtifactError(str(error)) from error
+
+
+def other_form(fresh: Path, folder: Path, differing: Iterable[str], weights: Collection[Place]) -> Iterator[str]:
+    """The files that are not as they are written now, a line each; JSON is compared by its values.
 
     Args:
-        stored: The dequantised weights of the file.
-        best: The model's weights as they would be rounded now.
-        wanted: The model's weights, not rounded.
-        ratio: How many times the squared error of `best` that of `stored` may be.
+        differing: Names of files that have other bytes, or are missing.
+        weights: Where weights lie in the files that are written now.
     """
-    error, least = (np.square(values - wanted).sum(-1) for values in (stored, best))
-    near: NDArray[np.bool_] = error <= ratio * least  # not where one is NaN
-    return near
-
-
-def other_numbers(name: str, pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]], dtype: str) -> str | None:
-    """Compares a tensor that is not quantised with the model's; returns what is wrong in one line, or None: nothing.
-
-    Args:
-        pieces: The tensor's numbers as the model gives them and as they are stored, piece by piece; integers must be
-            equal.
-        dtype: The dtype of the stored numbers: fp32, fp16 or bf16.
-
-    Each number may be one unit in its own last place off, as where another machine's arithmetic makes it round to the
-    other side, besides what that arithmetic changes itself.
-    """
-    far, worst = 0, 0.0
-    for wanted, stored in pieces:
-        if not np.issubdtype(wanted.dtype, np.floating):
-            if not np.array_equal(wanted, stored):
-                return f"'{name}' differs from the model's"
+    for name in differing:
+        ours, theirs = fresh / name, folder / name
+        if not theirs.is_file():
+            yield f"{theirs}: missing; export again"
             continue
-        if not np.isfinite(stored).all():
-            return f"'{name}' holds NaN or infinite values"
-        if np.array_equal(wanted, stored):
+        if name.endswith(".json"):
+            yield from json_difference(ours, theirs)
             continue
-        off = np.abs(wanted - stored)
-        is_far = off > _unit(wanted, dtype) + _ARITHMETIC * _largest_near(wanted)
-        far, worst = far + int(is_far.sum()), max(worst, float(off[is_far].max(initial=0.0)))
-    if far:
-        return f"'{name}' differs from the model's in {far} numbers, by up to {worst:.2g}"
+        size, told = ours.stat().st_size, theirs.stat().st_size
+        at = _outside(ours, theirs, [place for place in weights if place.file == ours])
+        if at is not None:
+            where = f"it has {told} bytes and not {size}" if told != size else f"{_words(ours, at)} at byte {at}"
+            yield (
+                f"{theirs}: differs from what is written for the model now: {where}; export again, or use the "
+                "packages that wrote it"
+            )
+
+
+def _words(file: Path, at: int) -> str:
+    """What can be read around a byte of a file, such as the name of a node."""
+    with file.open("rb") as content:
+        content.seek(max(0, at - 48))
+        near = content.read(96)
+    return " ".join("".join(chr(byte) if 32 < byte < 127 else " " for byte in near).split())
+
+
+def _differing_bytes(fresh: Path, stored: Path) -> Iterator[NDArray[np.int64]]:
+    """The places of bytes that differ, some at a time; the first byte if a file is missing or has another size."""
+    if not stored.is_file() or stored.stat().st_size != fresh.stat().st_size:
+        yield np.zeros(1, np.int64)
+        return
+    with fresh.open("rb") as ours, stored.open("rb") as theirs:
+        start = 0
+        while piece := ours.read(_BYTES):
+            other = theirs.read(_BYTES)
+            if piece != other:
+                yield start + np.flatnonzero(np.frombuffer(piece, np.uint8) != np.frombuffer(other, np.uint8))
+            start += len(piece)
+
+
+def _outside(fresh: Path, stored: Path, places: Collection[Place]) -> int | None:
+    """The first byte that differs and is of no weight."""
+    ranges = np.array(sorted((place.start, place.stop) for place in places), np.int64).reshape(-1, 2)
+    ends = np.maximum.accumulate(ranges[:, 1])
+    for differing in _differing_bytes(fresh, stored):
+        before = np.searchsorted(ranges[:, 0], differing, "right")
+        is_weight = (before > 0) & (differing < ends[before - 1]) if len(ends) else np.zeros(len(differing), np.bool_)
+        if not is_weight.all():
+            return int(differing[~is_weight][0])
     return None
 
 
-def _unit(values: NDArray[np.floating[Any]], dtype: str) -> NDArray[np.floating[Any]]:
-    """The distance of each number to the next larger one of a dtype."""
-    bits, smallest = _STEPS[dtype]
-    _, exponents = np.frexp(values)
-    units: NDArray[np.floating[Any]] = np.ldexp(1.0, np.maximum(exponents - 1 - bits, smallest))
-    return units
+def _other_weights(
+    names: Iterable[str], model: WeightReader, best: StoredWeights, stored: StoredWeights
+) -> Iterator[Difference]:
+    """The tensors that are further from the model's than those that are written now."""
+    for name in names:
+        (near,), (given,) = (weights.read([name]).values() for weights in (best, stored))
+        if torch.equal(near, given):
+            continue
+        rows = _worse_rows(model.read([name])[name], near, given)
+        if rows:
+            line = f"'{name}' differs from the model's in {len(rows)} rows, for example row {rows[0]}"
+            yield Difference(name, line)
 
 
-def _largest_near(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """The largest magnitude of the block of each number, in the shape of `values`."""
-    flat = np.abs(values).reshape(-1)
-    blocks = np.pad(flat, (0, -len(flat) % _BLOCK)).reshape(-1, _BLOCK)
-    return blocks.max(1).repeat(_BLOCK)[: len(flat)].reshape(values.shape)
-
-
-def worse_rows(name: str, count: int, read: LevelRows) -> str | None:
-    """The rows of a matrix that are further from the model's weights than rounding them to levels now gets.
-
-    If both are equally good, they differ by no more than the error of rounding.
-    """
+def _worse_rows(wanted: torch.Tensor, best: torch.Tensor, given: torch.Tensor) -> list[int]:
+    """The rows in which a stored tensor is further from the model's than it would be if it were rounded now."""
+    matrices = [tensor.reshape(-1, tensor.shape[-1] if tensor.ndim > 1 else 1) for tensor in (wanted, best, given)]
+    if wanted.ndim < 2:
+        matrices = [matrix.T for matrix in matrices]
     rows: list[int] = []
-    for start in range(0, count, _ROWS):
-        best, stored, scales = read(slice(start, min(start + _ROWS, count)))
-        apart = np.square(best - stored).sum(1)
-        step = np.square(scales).sum(1) * (best.shape[1] / scales.shape[1]) / 12
-        rows += (np.flatnonzero(apart > (ERROR_RATIO - 1) * step) + start).tolist()
-    if not rows:
-        return None
-    return f"'{name}' differs from the model's in {len(rows)} rows, for example row {rows[0]}"
+    for start in range(0, len(matrices[0]), _ROWS):
+        goal, near, far = (_in_blocks(matrix[start : start + _ROWS].float()) for matrix in matrices)
+        least, error = ((tensor - goal).square().sum(-1) for tensor in (near, far))
+        slack = (_ARITHMETIC * goal.abs().amax(-1)).square() * goal.shape[-1]
+        is_as_near = error <= ERROR_RATIO * least + slack  # not where one is NaN
+        rows += [start + row for row in (~is_as_near).any(-1).nonzero().flatten().tolist()]
+    return rows
+
+
+def _in_blocks(rows: torch.Tensor) -> torch.Tensor:
+    """Rows as [rows, blocks, columns of a block], filled up with zeros."""
+    size = min(_BLOCK, rows.shape[-1])
+    return pad(rows, (0, -rows.shape[-1] % size)).unflatten(-1, (-1, size))

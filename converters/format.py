@@ -27,8 +27,23 @@ def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
     return next((part for part in words if part is not None), None)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A range of bytes in a file."""
+
+    file: Path
+    start: int
+    stop: int
+
+
 class StoredWeights(Protocol):
-    """The weights that a written file holds, under the names and in the shapes of the model folder's safetensors."""
+    """The weights that a written file holds, under the names and in the shapes of the model folder's safetensors.
+
+    Attributes:
+        places: The bytes that were read for weights until now.
+    """
+
+    places: list[Place]
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors in float32: dequantised, and with their rows in the model folder's order.
@@ -281,29 +296,16 @@ class Format(ABC):
             EnvironmentFailure: The extra is missing, or the files cannot be written.
         """
 
+    def write_like(self, written: Path, model_folder: Path, out_folder: Path) -> None:
+        """Writes as `write` does; of what is as good either way, such as powers of two, as in a written folder."""
+        self.write(model_folder, out_folder, lambda layer: None)
+
     @abstractmethod
     def weights(self, folder: Path, spec: ModelSpec) -> StoredWeights:
         """The weights of a written folder; none is read yet.
 
         Raises:
             ArtifactError: The folder cannot be read.
-        """
-
-    @abstractmethod
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The weights that are further from the model's than rounding explains, and wrong constants, a line each.
-
-        Raises:
-            ArtifactError: The folder cannot be read.
-            InputError: The model folder cannot be read.
-        """
-
-    @abstractmethod
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """Finds, without running a model, files that are damaged or not of this model; yields a line for each.
-
-        Raises:
-            ArtifactError, InputError: A file cannot be read.
         """
 
 

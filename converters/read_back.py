@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from converters.format import Place
 from seap_export.errors import ArtifactError, InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.stored import PlainReader, StoredForm
@@ -29,9 +30,13 @@ class PlainWeights(ABC):
     """The weights of a file that can be read in the plain form; see `converters.format.StoredWeights`.
 
     One tensor of the plain form is in memory at a time.
+
+    Attributes:
+        places: The bytes that were read for weights until now.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
+        self.places: list[Place] = []
         self._form = StoredForm(spec)
         self._plain_of: dict[str, list[str]] = {}
         for name in spec.tensors():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.common.checksums import LEFT_BY_OTHERS, SUMS
-from seap_export.common.json_file import json_text, read_json, write_json
+from seap_export.common.json_file import read_json, write_json
 from seap_export.errors import InputError
 from seap_export.pruning.rounding.note import ROUNDING_FILE
 
@@ -42,22 +42,6 @@ def write_files(folder: Path, files: Mapping[str, Content]) -> None:
             write_json(folder / name, content, indent=2)
 
 
-def file_differences(folder: Path, files: Mapping[str, Content]) -> Iterator[str]:
-    """The files that are not as `write_files` writes them, one line each; JSON is compared by its values."""
-    for name, content in files.items():
-        path = folder / name
-        if not path.is_file():
-            if content is not None:
-                yield f"{path}: missing; export again"
-        elif content is None:
-            yield f"{path}: the model's folder has no such file; export again"
-        elif isinstance(content, bytes):
-            if path.read_bytes() != content:
-                yield f"{path}: differs from what is written for the model now; export again"
-        else:
-            yield from _value_differences(path, content)
-
-
 def foreign_files(folder: Path, names: Collection[str]) -> Iterator[str]:
     """The files in a folder whose names are not among `names`, one line each: a runtime may read them, too.
 
@@ -70,13 +54,14 @@ def foreign_files(folder: Path, names: Collection[str]) -> Iterator[str]:
             yield f"{path}: is not written with the model; remove it"
 
 
-def _value_differences(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
+def json_difference(wanted: Path, path: Path) -> Iterator[str]:
+    """How a file of JSON differs from another in its values, in a line."""
     try:
         stored = read_json(path, "export again")
     except InputError as error:
         yield str(error)
         return
-    keys = ", ".join(f"'{key}'" for key in _differing(json.loads(json_text(content)), stored))
+    keys = ", ".join(f"'{key}'" for key in _differing(json.loads(wanted.read_bytes()), stored))
     if keys:
         yield f"{path}: {keys:.200} differ from what the model's folder says; export again"
     if twice := ", ".join(f"'{key}'" for key in _given_twice(path.read_text("utf-8"))):

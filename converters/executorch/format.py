@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +10,7 @@ from typing import ClassVar
 from converters.accepted import accepted_model, cannot_hold, changing_rotation, remark_on_length
 from converters.executorch.decoder import cache_length, decoder_program, decoder_weights, rotations
 from converters.executorch.packages import EXTRA
-from converters.executorch.read_back import ExecutorchWeights, program_damages, weight_differences
+from converters.executorch.read_back import ExecutorchWeights
 from converters.executorch.stored_program import PROGRAM, StoredProgram
 from converters.executorch.weights import GRID
 from converters.executorch.writer import write_program
@@ -74,12 +74,6 @@ class ExecutorchFormat(Format):
 
     def weights(self, folder: Path, spec: ModelSpec) -> ExecutorchWeights:
         return ExecutorchWeights(folder, spec)
-
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return weight_differences(model_folder, folder, self.precision)
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return program_damages(model_folder, folder, self.precision)
 
 
 def _unknown(spec: ModelSpec) -> str | None:

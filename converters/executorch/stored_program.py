@@ -13,9 +13,8 @@ import torch
 
 from converters.executorch.decoder import BITS, PRECISION
 from converters.executorch.packages import require
-from converters.executorch.program import Program
 from converters.executorch.weights import GRID, StoredNumbers, Weight
-from converters.first_difference import first_difference
+from converters.format import Place
 from seap_export.errors import ArtifactError
 
 PROGRAM = "model.pte"
@@ -36,10 +35,11 @@ class StoredProgram:
 
     Attributes:
         precision: `fp32`, `int8` or `int4`.
+        places: The bytes that were read for weights until now.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / PROGRAM
+        self.path, self.places = folder / PROGRAM, list[Place]()
         try:
             with self.path.open("rb") as file:
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -88,22 +88,5 @@ class StoredProgram:
         if span is None or span.size != size or span.start + size > len(self._data):
             raise self.damaged(f"'{name:.80}' is missing, or of another shape")
         numbers = np.frombuffer(self._data[span.start : span.start + size], dtype).reshape(shape)
+        self.places.append(Place(self.path, span.start, span.start + size))
         return torch.from_numpy(numbers.copy())
-
-    def other_program(self, program: Program) -> str | None:
-        """The first place where the file, without the numbers of weights, differs from `program`; None: nowhere.
-
-        All of it is compared byte for byte; what is read into objects only names the place.
-        """
-        if len(self._data) != program.offsets()[""]:
-            return f"{len(self._data)} bytes, not {program.offsets()['']}"
-        pieces = program.pieces()
-        wrong = [start for start, piece in pieces.items() if self._data[start : start + len(piece)] != piece]
-        if 0 not in wrong:
-            return f"other constants or another graph at byte {wrong[0]}" if wrong else None
-        try:
-            read = require("executorch.exir._serialize._flatbuffer_program")._flatbuffer_to_program
-            programs = (read(data[: len(pieces[0])]) for data in (pieces[0], self._data))
-            return first_difference(*programs) or "other bytes"
-        except _DAMAGES as error:
-            return " ".join(str(error).split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -14,12 +14,12 @@ from converters.format import Format
 from converters.gguf.blocks import Q4_0, WAYS
 from converters.gguf.choice import keeps_levels
 from converters.gguf.file import FilePlan
-from converters.gguf.stored import GgufWeights, file_damages, precision_of, weight_differences
+from converters.gguf.stored import GgufWeights, precision_of
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import PRESETS
 from converters.gguf.writer import write_gguf
 from seap_export.common.llama_library import llama_library
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.plan.recipes import Target
@@ -103,16 +103,3 @@ class GgufFormat(Format):
 
     def weights(self, folder: Path, spec: ModelSpec) -> GgufWeights:
         return GgufWeights(folder, FilePlan.of(spec, self.precision))
-
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return weight_differences(model_folder, folder, self._plan(model_folder, folder))
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return file_damages(model_folder, folder, self._plan(model_folder, folder))
-
-    def _plan(self, model_folder: Path, folder: Path) -> FilePlan:
-        """The plan of a written folder, in which a note says the bits of each matrix."""
-        try:
-            return FilePlan.of(read_spec(model_folder), self.precision, self.written_grid(folder))
-        except InputError as error:
-            raise ArtifactError(str(error)) from error

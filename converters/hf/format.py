@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from converters.format import Format
+from converters.format import Format, Place
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.config import config_damages, read_spec
@@ -56,28 +56,25 @@ class HfFormat(Format):
     def weights(self, folder: Path, spec: ModelSpec) -> _Weights:
         return _Weights(folder)
 
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The tensors that are missing or not equal to the model's, a line each: this format rounds nothing."""
-        reader, stored = SafetensorsReader(model_folder), SafetensorsReader(folder)
-        for name in reader.shapes():
-            if name not in stored.shapes():
-                yield f"'{name}' is not stored"
-            elif not torch.equal(reader.read([name])[name].float(), stored.read([name])[name].float()):
-                yield f"'{name}' differs from the model's"
 
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        reader, stored = SafetensorsReader(folder), StoredForm(read_spec(folder)).shapes
-        check_weights(reader, stored, str(folder))
-        yield from config_damages(folder, {*reader.dtypes().values()})
-        for name in sorted(reader.shapes().keys() - stored.keys()):
-            yield f"{folder}: config.json does not describe the tensor '{name:.80}'"
+def model_damages(folder: Path) -> Iterator[str]:
+    """What is wrong with a model folder, found without running it; a line each.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    reader, stored = SafetensorsReader(folder), StoredForm(read_spec(folder)).shapes
+    check_weights(reader, stored, str(folder))
+    yield from config_damages(folder, {*reader.dtypes().values()})
+    for name in sorted(reader.shapes().keys() - stored.keys()):
+        yield f"{folder}: config.json does not describe the tensor '{name:.80}'"
 
 
 class _Weights:
     """The `StoredWeights` of a model folder: its tensors, converted to float32."""
 
     def __init__(self, folder: Path) -> None:
-        self._reader = SafetensorsReader(folder)
+        self._reader, self.places = SafetensorsReader(folder), list[Place]()
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The named tensors, converted to float32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,9 +14,9 @@ from converters.accepted import accepted_model, cannot_hold, changing_rotation, 
 from converters.format import Format, lacks
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, header, model_sections
 from converters.litert.decoder import cache_length, decoder_program, decoder_weights
-from converters.litert.metadata import llm_metadata, packed_tokenizer
+from converters.litert.metadata import is_packed, llm_metadata, packed_tokenizer
 from converters.litert.packages import EXTRA
-from converters.litert.read_back import LitertWeights, bundle_damages, weight_differences
+from converters.litert.read_back import LitertWeights
 from converters.litert.stored_program import StoredProgram
 from converters.litert.weights import stored_numbers
 from converters.progress import LayerProgress
@@ -61,9 +61,19 @@ class LitertFormat(Format):
         return sum(weight.size for weight in weights) + 4 * sum(rows) + 8 * sum(set(rows)) + _LAYER * len(spec.layers)
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        self._write(model_folder, out_folder, on_layer, packed_tokenizer(model_folder))
+
+    def write_like(self, written: Path, model_folder: Path, out_folder: Path) -> None:
+        """Writes it with the written tokenizer, which another release of zlib compresses to other bytes."""
+        tokenizer = Bundle(written).section(TOKENIZER)
+        if not is_packed(tokenizer, (model_folder / "tokenizer.json").read_bytes()):
+            tokenizer = packed_tokenizer(model_folder)
+        self._write(model_folder, out_folder, lambda layer: None, tokenizer)
+
+    def _write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None], tokenizer: bytes) -> None:
         _, spec = accepted_model(self, model_folder)
         plain, program = open_plain(model_folder, spec), decoder_program(spec, self.precision)
-        parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: packed_tokenizer(model_folder)}
+        parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: tokenizer}
         offsets, scales = program.offsets, dict[str, NDArray[np.float32]]()
         sizes = {kind: len(part) for kind, part in parts.items()}
         head, starts = header(model_sections({**sizes, PROGRAM: offsets[""]}))
@@ -85,9 +95,3 @@ class LitertFormat(Format):
 
     def weights(self, folder: Path, spec: ModelSpec) -> LitertWeights:
         return LitertWeights(folder, spec)
-
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return weight_differences(model_folder, folder, self.precision)
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return bundle_damages(model_folder, folder, self.precision)

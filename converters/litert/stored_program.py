@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.first_difference import first_difference
+from converters.format import Place
 from converters.litert.bundle import DAMAGES, PROGRAM, Bundle
 from converters.litert.packages import schema
-from converters.litert.program import ALIGNMENT, Program, Shape, packed
+from converters.litert.program import ALIGNMENT, Shape, packed
 from converters.litert.weights import StoredNumbers
 
 
@@ -24,6 +24,7 @@ class _Entry:
     shape: Shape
     offset: int
     scales: NDArray[np.float32] | None
+    scale_places: tuple[Place, ...] = ()
 
 
 class StoredProgram:
@@ -31,13 +32,14 @@ class StoredProgram:
 
     Attributes:
         precision: `int8` or `fp32`.
+        places: The bytes that were read for weights until now.
 
     Raises:
         ArtifactError: The program is damaged.
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle, self._span = bundle, bundle.span(PROGRAM)
+        self._bundle, self._span, self.places = bundle, bundle.span(PROGRAM), list[Place]()
         try:
             self._entries = dict(self._read())
             if not self._entries:
@@ -54,9 +56,17 @@ class StoredProgram:
             buffer, how = model.Buffers(tensor.Buffer()), tensor.Quantization()
             if buffer.Offset() > 1:
                 dtype = {types.INT8: "int8", types.FLOAT32: "float32"}[tensor.Type()]
-                scales = None if how is None else np.array(how.ScaleAsNumpy(), np.float32)
+                stored = None if how is None else how.ScaleAsNumpy()
+                scales = None if stored is None else np.array(stored, np.float32)
                 shape = tuple(int(size) for size in tensor.ShapeAsNumpy())
-                yield tensor.Name().decode(), _Entry(dtype, shape, buffer.Offset(), scales)
+                yield tensor.Name().decode(), _Entry(dtype, shape, buffer.Offset(), scales, self._places(stored))
+
+    def _places(self, array: NDArray[Any] | None) -> tuple[Place, ...]:
+        """Where numbers lie that flatbuffers have not copied."""
+        if array is None:
+            return ()
+        start = array.ctypes.data - np.frombuffer(self._bundle.data, np.uint8).ctypes.data
+        return (Place(self._bundle.path, start, start + array.nbytes),)
 
     def numbers(self, name: str, shape: Shape) -> StoredNumbers:
         """The stored numbers of a tensor; raises `ArtifactError` if it is missing or has another shape."""
@@ -67,28 +77,8 @@ class StoredProgram:
         if start + prod(shape) * np.dtype(entry.dtype).itemsize > self._span.stop:
             raise self._bundle.damaged("truncated")
         numbers = np.frombuffer(self._bundle.data, entry.dtype, prod(shape), start).reshape(shape)
+        self.places += [Place(self._bundle.path, start, start + numbers.nbytes), *entry.scale_places]
         return StoredNumbers(numbers, entry.scales)
-
-    def other_program(self, program: Program) -> str | None:
-        """The first place where the flatbuffer, without the scales of weights, differs from `program`; None: nowhere.
-
-        All of it is compared byte for byte; what is read into objects only names the place.
-        """
-        rounded = {name: weight for name, weight in program.weights.items() if weight.is_rounded}
-        scales = {name: self.numbers(name, weight.shape).scales for name, weight in rounded.items()}
-        if any(of_rows is None for of_rows in scales.values()):
-            return "matrices without scales"
-        wanted = program.packed({name: of_rows for name, of_rows in scales.items() if of_rows is not None})
-        if self._bundle.data[self._span.start : self._span.start + len(wanted)] == wanted:
-            return None if self._span.stop - self._span.start == program.offsets[""] else "another length"
-        try:
-            models = [
-                schema().ModelT.InitFromPackedBuf(data, start)
-                for data, start in ((wanted, 0), (self._bundle.data, self._span.start))
-            ]
-        except DAMAGES as error:
-            return " ".join(str(error).split())
-        return first_difference(*models) or "other bytes"
 
     def in_float(self) -> bytes:
         """The program with its weights dequantised, so that no kernel rounds activations."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -14,7 +14,7 @@ from converters.accepted import accepted_model
 from converters.format import Format
 from converters.mlx.layout import GROUPS, PRECISIONS, WAYS, Layout
 from converters.mlx.quantize import GRID
-from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
+from converters.mlx.stored import MlxWeights
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError
@@ -29,7 +29,6 @@ from seap_export.model.families import (
     SharedExpert,
 )
 from seap_export.model.families.sublayers import Gates
-from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from seap_export.pruning.plan.recipes import Target
 from seap_export.pruning.rounding.grid import BlockQuantization, Way
@@ -131,26 +130,19 @@ class MlxFormat(Format):
         return {"format": self.name, **super().settings()}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        write_mlx(model_folder, out_folder, *self._accepted(model_folder), on_layer)
+
+    def write_like(self, written: Path, model_folder: Path, out_folder: Path) -> None:
+        """Writes it without the trial in float16, which the written folder has passed."""
+        write_mlx(model_folder, out_folder, *self._accepted(model_folder), lambda layer: None, is_tried=True)
+
+    def _accepted(self, model_folder: Path) -> tuple[ModelSpec, Layout]:
         _, spec = accepted_model(self, model_folder)
-        grid = self.mixed_grid(model_folder)
-        layout = Layout(spec, self.precision, model_dtype(model_folder), grid)
-        write_mlx(model_folder, out_folder, spec, layout, on_layer)
+        return spec, Layout(spec, self.precision, model_dtype(model_folder), self.mixed_grid(model_folder))
 
     def weights(self, folder: Path, spec: ModelSpec) -> MlxWeights:
         dtype = read_dtype(folder)
         return MlxWeights(folder, spec, Layout(spec, self.precision, dtype, self.written_grid(folder)))
-
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        spec, layout = self._opened(model_folder, folder)
-        return weight_differences(model_folder, folder, spec, layout)
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        spec, layout = self._opened(model_folder, folder)
-        return folder_damages(model_folder, folder, spec, layout)
-
-    def _opened(self, model_folder: Path, folder: Path) -> tuple[ModelSpec, Layout]:
-        spec = read_spec(model_folder)
-        return spec, Layout(spec, self.precision, model_dtype(model_folder), self.written_grid(folder))
 
     @property
     def _quantises(self) -> bool:

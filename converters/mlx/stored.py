@@ -1,24 +1,21 @@
-"""Reads the weights of an MLX folder back, and compares them with those it was written from."""
+"""Reads the weights of an MLX folder back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from converters.comparison import ERROR_RATIO, Tolerance, are_as_near
+from converters.format import Place
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import QuantizedRows, dequantize
-from converters.mlx.writer import WEIGHTS, mlx_files, stored_parts
-from converters.read_back import PlainWeights, open_plain
-from converters.small_files import file_differences, foreign_files
+from converters.mlx.writer import WEIGHTS
+from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.model.families import ModelSpec
-
-#: A number may be this many times as far off as half a unit in the last place of its dtype: machines round alike.
-_ULPS = 2.0
 
 
 class MlxWeights(PlainWeights):
@@ -27,8 +24,7 @@ class MlxWeights(PlainWeights):
     def __init__(self, folder: Path, spec: ModelSpec, layout: Layout) -> None:
         super().__init__(spec)
         self._path, self._layout = folder / WEIGHTS, layout
-        for damage in shape_damages(folder, layout):
-            raise ArtifactError(damage)
+        self._ranges = _data_ranges(self._path, layout)
 
     def plain(self, name: str) -> torch.Tensor:
         """The tensor `name` of the plain form, dequantised to float32."""
@@ -36,8 +32,10 @@ class MlxWeights(PlainWeights):
 
     def parts(self, name: str) -> dict[str, torch.Tensor]:
         """Reads the stored tensors that hold a tensor of the plain form, by their names in the file."""
+        parts = self._layout.parts(name)
+        self.places += [Place(self._path, *self._ranges[part]) for part in parts]
         with safe_open(self._path, framework="pt") as file:
-            return {part: file.get_tensor(part) for part in self._layout.parts(name)}
+            return {part: file.get_tensor(part) for part in parts}
 
 
 def values(name: str, parts: Mapping[str, torch.Tensor], layout: Layout) -> torch.Tensor:
@@ -48,58 +46,22 @@ def values(name: str, parts: Mapping[str, torch.Tensor], layout: Layout) -> torc
     return layout.plain(name, dequantize(QuantizedRows(*rows), layout.bits_of(name)))
 
 
-def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:
-    """How the tensors of model.safetensors differ from the expected ones, in names, shapes and dtypes."""
-    path = folder / WEIGHTS
-    try:
-        with safe_open(path, framework="pt") as file:
-            entries = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            stored = {name: (tuple(entry.get_shape()), entry.get_dtype()) for name, entry in entries.items()}
-    except (SafetensorError, OSError) as error:
-        yield f"{path}: missing, truncated or not a safetensors file ({error}); export again"
-        return
+def _data_ranges(path: Path, layout: Layout) -> dict[str, tuple[int, int]]:
+    """Where the numbers of each tensor lie in the file, by name.
+
+    Raises:
+        ArtifactError: The file is damaged, or a tensor is missing, or of another shape or dtype.
+    """
     labels = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint32: "U32"}
+    try:
+        with safe_open(path, framework="pt"), path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path}: missing, truncated or not a safetensors file ({error}); export again") from error
     for name, shape in layout.shapes.items():
-        wanted = (shape, labels[layout.dtypes[name]])
-        if name not in stored:
-            yield f"{path}: tensor '{name}' is missing; export again"
-        elif stored[name] != wanted:
-            yield f"{path}: tensor '{name}' is {stored[name]}, not {wanted}; export again"
-    for name in sorted(stored.keys() - layout.shapes.keys()):
-        yield f"{path}: tensor '{name:.80}' is not part of the model; export again"
-
-
-def folder_damages(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
-    """Finds files that are missing, damaged, of another model than that of `model_folder`, or of none; a line each."""
-    files = mlx_files(model_folder, spec, layout)
-    yield from shape_damages(folder, layout)
-    yield from file_differences(folder, files)
-    yield from foreign_files(folder, [*files, WEIGHTS])
-
-
-def weight_differences(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
-    """The tensors that are further off than rounding, by their names in the plain form; see `Format.differences`."""
-    weights, plain = MlxWeights(folder, spec, layout), open_plain(model_folder, spec)
-    for name in spec.tensors():
-        (wanted,) = plain.read([name]).values()
-        fresh, stored = stored_parts(name, wanted, layout), weights.parts(name)
-        if any(not torch.equal(stored[part], tensor) for part, tensor in fresh.items()):
-            yield from _difference(name, wanted.float(), weights.plain(name), fresh, layout)
-
-
-def _difference(
-    name: str, wanted: torch.Tensor, stored: torch.Tensor, fresh: Mapping[str, torch.Tensor], layout: Layout
-) -> Iterator[str]:
-    group = layout.group(name)
-    if layout.bits is None or group is None:
-        info = torch.finfo(layout.dtype)
-        tolerance = Tolerance(_ULPS * info.eps / 2, tiny=_ULPS * info.smallest_normal * info.eps / 2)
-        is_same = not tolerance.exceeded(stored.numpy(), wanted.numpy()).any()
-    else:
-        near, best, wished = (
-            layout.rows(name, tensor).reshape(-1, group).numpy()
-            for tensor in (stored, values(name, fresh, layout), wanted)
-        )
-        is_same = bool(are_as_near(near, best, wished, ERROR_RATIO**2).all())
-    if not is_same:
-        yield f"'{name}' differs from hf/ by up to {(stored - wanted).abs().max().item():.3g}"
+        entry = header.get(name)
+        if entry is None or (tuple(entry["shape"]), entry["dtype"]) != (shape, labels[layout.dtypes[name]]):
+            raise ArtifactError(f"{path}: tensor '{name}' is missing, or of another shape or dtype; export again")
+    starts = {name: header[name]["data_offsets"] for name in layout.shapes}
+    return {name: (8 + size + start, 8 + size + end) for name, (start, end) in starts.items()}

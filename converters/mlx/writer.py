@@ -37,15 +37,22 @@ _LEFT_OUT = ("architectures", "auto_map", "base_model_tp_plan", "dtype", "per_la
 
 
 def write_mlx(
-    model_folder: Path, out_folder: Path, spec: ModelSpec, layout: Layout, on_layer: Callable[[int], None]
+    model_folder: Path,
+    out_folder: Path,
+    spec: ModelSpec,
+    layout: Layout,
+    on_layer: Callable[[int], None],
+    *,
+    is_tried: bool = False,
 ) -> None:
     """Writes weights, config, model file and tokenizer; see `Format.write`.
 
-    Memory holds one tensor, as it is stored and as it is written. What MLX computes in float16 is tried before.
+    Memory holds one tensor, as it is stored and as it is written. What MLX computes in float16 is tried before, unless
+    it was already.
     """
     plain = open_plain(model_folder, spec)
     files = mlx_files(model_folder, spec, layout)
-    if layout.dtype == torch.float16:
+    if layout.dtype == torch.float16 and not is_tried:
         refuse_overflow(read_json(model_folder / "config.json"), spec, plain, "use mlx:bf16 or mlx:fp32")
     with whole_or_nothing(out_folder):
         _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import onnx
-
 from converters.form_options import FormOptions
 from converters.mixed import average_bits
+from converters.onnx.notes import read_notes
 from converters.onnx.precision import (
     BLOCK_SIZE,
     INTEGERS,
@@ -91,14 +90,7 @@ def read_form(model: Path) -> OnnxForm:
     Raises:
         ArtifactError: The file is missing or not an ONNX file, or its metadata record no form.
     """
-    if not model.is_file():
-        raise ArtifactError(f"{model}: no such file; export again")
-    try:
-        properties = onnx.load(model, load_external_data=False).metadata_props
-    except Exception as error:  # errors of several packages: file system, protobuf
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{model}: cannot be read as ONNX ({reason}); convert again") from error
-    noted = {entry.key: entry.value for entry in properties}
+    noted = read_notes(model)
     try:
         values = json.loads(noted[FORM_NOTE])
         precision = values.pop("precision")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 from converters.form_options import FormOptions
 from converters.format import Format
 from converters.mixed import MIXED, average_bits
-from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
+from converters.onnx.folder import convert_folder, genai_config_of
 from converters.onnx.form import OF_BLOCKS, OnnxForm, form_of, read_form
 from converters.onnx.graph.graph import GRAPH_VERSION
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
@@ -27,7 +27,7 @@ from converters.onnx.precision import (
     mixed_precision,
 )
 from converters.onnx.read_back import GraphWeights
-from converters.onnx.stored import weight_differences
+from converters.onnx.weights.scaling import read_scaling
 from converters.onnx.weights.sizes import weight_bytes
 from converters.onnx.weights.widths import float_tables, whole_blocks, width_warning
 from seap_export.common.options import defaults_of
@@ -188,6 +188,11 @@ class OnnxFormat(Format):
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         convert_folder(model_folder, out_folder, self._form_of(model_folder), on_layer)
 
+    def write_like(self, written: Path, model_folder: Path, out_folder: Path) -> None:
+        """Writes it with the written graph's powers of two: any are right that all of a graph follows."""
+        form, scaling = self._form_of(model_folder), read_scaling(written / MODEL_FILE)
+        convert_folder(model_folder, out_folder, form, scaling=scaling)
+
     def _form_of(self, model_folder: Path) -> OnnxForm:
         """The form with the bits of each matrix that a rounded model has."""
         if (grid := self.mixed_grid(model_folder)) is None:
@@ -196,9 +201,3 @@ class OnnxFormat(Format):
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
         return GraphWeights(folder / MODEL_FILE, spec)
-
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return weight_differences(model_folder, folder, self.form)
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        return folder_damages(model_folder, folder)

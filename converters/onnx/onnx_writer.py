@@ -34,20 +34,22 @@ def write_onnx(
     form: OnnxForm = _DEFAULT,
     *,
     on_layer: Callable[[int], None] | None = None,
+    scaling: Scaling | None = None,
 ) -> None:
     """Writes a dense or pruned model as one ONNX graph for prefill and decode.
 
     Weights are read, checked and written tensor by tensor, in blocks of rows, so that memory holds the largest one as
     it is stored and, in int8 and int4, as it is written.
-    The same input gives the same bytes. For inputs and outputs, see `converters.onnx.graph.decoder`.
+    The same input gives the same bytes. `scaling` is found where it is None. For inputs and outputs, see
+    `converters.onnx.graph.decoder`.
     """
     config = read_json(model_folder / "config.json")
     spec = model_spec(config)
     refuse_unsupported(spec, form)
     weights = open_weights(model_folder, spec, form.precision)
-    scaling = Scaling()
-    if form.precision.dtype == "fp16":
-        scaling = find_scaling(config, spec, weights.reader, form.precision)
+    if scaling is None:
+        is_narrow = form.precision.dtype == "fp16"
+        scaling = find_scaling(config, spec, weights.reader, form.precision) if is_narrow else Scaling()
     model = decoder_graph(spec, weights, form, scaling).build(_PRODUCER)
     with whole_or_nothing(out_folder):
         _save(model, out_folder / MODEL_FILE, on_layer)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
 import torch
 
+from converters.format import Place
 from converters.onnx.form import read_form
 from converters.onnx.graph.linear import JOINED, joined_name
 from converters.onnx.graph.sublayers.experts import expert_biases, expert_matrices
-from converters.onnx.stored import open_graph, stored_tensor
+from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns, of_nibbles, scales_of
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import StackedLayout
@@ -28,7 +32,7 @@ class GraphWeights(PlainWeights):
 
     def __init__(self, model: Path, spec: ModelSpec) -> None:
         super().__init__(spec)
-        graph = open_graph(model)
+        graph = _open_graph(model)
         self._model, self._tensors = model, graph.graph.initializers
         self._how = read_form(model).precision.quantization
         self._exponents = Scaling.noted(graph.metadata_props, model).tensors(spec)
@@ -99,7 +103,44 @@ class GraphWeights(PlainWeights):
         value = self._tensors.get(name)
         if value is None or value.const_value is None:
             raise ArtifactError(f"{self._model}: it does not store '{name:.80}'; export again")
-        return stored_tensor(value.const_value)
+        return self._numbers(value.const_value)
+
+    def _numbers(self, tensor: ir.TensorProtocol) -> torch.Tensor:
+        """All numbers of a stored tensor, 16-bit floats as float32; of INT4, a vector of bytes of two.
+
+        The file is read and not mapped, because the pages of a mapped file count as memory of the process, and not by
+        onnx_ir, which refuses one with several hard links, as backups make them.
+        """
+        is_packed = tensor.dtype == ir.DataType.INT4
+        if isinstance(tensor, ir.ExternalTensor):
+            file, start, dtype = _data_file(tensor), tensor.offset or 0, tensor.dtype.numpy()
+            array = np.fromfile(file, np.uint8, tensor.nbytes, offset=start).view(np.uint8 if is_packed else dtype)
+            if array.nbytes != tensor.nbytes:
+                raise ArtifactError(f"{file}: it ends before the tensor '{tensor.name:.80}'; export again")
+            self.places.append(Place(file, start, start + tensor.nbytes))
+        else:
+            array = np.frombuffer(tensor.tobytes(), np.uint8) if is_packed else np.asarray(tensor.numpy())
+        if array.dtype in (np.float16, ml_dtypes.bfloat16):
+            array = array.astype(np.float32)
+        array = array.reshape(-1 if is_packed else tensor.shape.numpy())
+        return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
+
+
+def _open_graph(path: Path) -> ir.Model:
+    """Reads a graph; its data file is not read."""
+    try:
+        return ir.load(path)
+    except Exception as error:  # errors of several packages: file system, protobuf
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
+
+
+def _data_file(tensor: ir.ExternalTensor) -> Path:
+    file = Path(tensor.base_dir) / tensor.location
+    if Path(tensor.location).name != str(tensor.location) or not file.is_file():
+        model = Path(tensor.base_dir) / MODEL_FILE
+        raise ArtifactError(f"{model}: its data file '{tensor.location!s:.80}' is not next to it; export again")
+    return file
 
 
 def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:

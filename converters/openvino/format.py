@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -10,10 +10,9 @@ from typing import ClassVar
 
 from converters.accepted import cannot_hold
 from converters.format import Format
-from converters.openvino.damages import file_damages, graph_differences
-from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
+from converters.openvino.ir_file import MODEL_FILE, copy_origins, read_ir, write_ir
 from converters.openvino.packages import EXTRA
-from converters.openvino.read_back import IrWeights, weight_differences
+from converters.openvino.read_back import IrWeights
 from converters.openvino.stored_tensor import BLOCK, Storage, padded, storage_of
 from converters.openvino.tensors import standard_graph
 from converters.openvino.tokenizer import tokenizer_graphs, write_tokenizer
@@ -120,37 +119,21 @@ class OpenvinoFormat(Format):
             tensors = [tensor for weight in graph.weights for tensor in weight.tensors]
             write_ir(translate(graph), tensors, out_folder, on_layer)
 
+    def write_like(self, written: Path, model_folder: Path, out_folder: Path) -> None:
+        """Writes it with the written graphs' notes of what wrote them."""
+        self.write(model_folder, out_folder, lambda layer: None)
+        for path in out_folder.glob("*.xml"):
+            if (written / path.name).is_file():
+                copy_origins(written / path.name, path)
+
     def weights(self, folder: Path, spec: ModelSpec) -> IrWeights:
         return IrWeights(folder, spec)
-
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """Compares the weights, within what rounding explains, and all of the graph; a line for each difference."""
-        yield from weight_differences(model_folder, folder, self._stored(folder))
-        yield from graph_differences(model_folder, folder, self._stored(folder))
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        try:
-            constants = read_ir(folder).constants
-        except ArtifactError as error:
-            yield str(error)
-        else:
-            for weight in standard_graph(model_folder, self._stored(folder)).weights:
-                for tensor in weight.tensors:
-                    constant = constants.get(tensor.name)
-                    wanted = tensor.shape, tensor.element_type
-                    if constant is None or (constant.shape, constant.element_type) != wanted:
-                        yield f"{MODEL_FILE}: '{tensor.name}' is missing, or of another shape or type"
-        yield from file_damages(model_folder, folder)
 
     @property
     def _storage(self) -> Storage:
         if self.average is None:
             return storage_of(self.precision)
         return Storage("i4", BlockQuantization(4, BLOCK, average=self.average, mix=self.name, ways=self.ways))
-
-    def _stored(self, folder: Path) -> Storage:
-        """With the bits of each matrix, of which a note in the folder tells."""
-        return replace(self._storage, grid=self.written_grid(folder))
 
     def _matrix_bytes(self, name: str, rows: int, columns: int) -> float:
         """Bytes of a stored matrix, including its scales in f16."""

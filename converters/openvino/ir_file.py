@@ -6,8 +6,9 @@ are appended to the others one tensor at a time, so that no more than one is in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.format import Place
 from converters.openvino.packages import require
 from converters.openvino.stored_tensor import StoredTensor
 from seap_export.errors import ArtifactError, EnvironmentFailure
@@ -25,6 +27,8 @@ MODEL_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"
 #: Each tensor starts at a multiple of so many bytes, where kernels read fastest.
 _ALIGNMENT = 64
+#: A note that only says what wrote a graph, with its tag.
+_ORIGIN = re.compile(rb'<(\w+_version|original_tokenizer_class) value="[^"<>]*"\s*/>')
 #: Bits of a number by type, as far as this package writes them.
 _BITS: Mapping[str, int] = {"f64": 64, "f32": 32, "f16": 16, "i64": 64, "i32": 32, "i8": 8, "u8": 8, "i4": 4}
 
@@ -41,25 +45,26 @@ class Constant:
 
 @dataclass(frozen=True)
 class Ir:
-    """An IR that has been written."""
+    """An IR that has been written.
+
+    Attributes:
+        places: The bytes of the data file that were read until now.
+    """
 
     net: ElementTree.Element
     constants: Mapping[str, Constant]
     data_file: Path
+    places: list[Place] = field(default_factory=list)
 
-    def read(self, name: str, part: slice | None = None) -> NDArray[np.uint8]:
-        """Reads the bytes of a constant, or a part of them.
-
-        Args:
-            part: Range of its bytes, with start and stop; None: all of them.
-        """
+    def read(self, name: str) -> NDArray[np.uint8]:
+        """Reads the bytes of a constant."""
         constant = self.constants.get(name)
         if constant is None:
             raise ArtifactError(f"{self.data_file.parent}: '{name}' is not stored; export again")
-        start, stop, _ = (part or slice(None)).indices(constant.size)
-        data = np.fromfile(self.data_file, np.uint8, stop - start, offset=constant.offset + start)
-        if data.size != stop - start:
+        data = np.fromfile(self.data_file, np.uint8, constant.size, offset=constant.offset)
+        if data.size != constant.size:
             raise ArtifactError(f"{self.data_file}: is truncated; export again")
+        self.places.append(Place(self.data_file, constant.offset, constant.offset + constant.size))
         return data
 
 
@@ -120,7 +125,7 @@ def _fill(net: ElementTree.Element, constants: Mapping[str, Constant]) -> None:
         )
 
 
-def read_ir(folder: Path, *, is_whole: bool = True) -> Ir:
+def read_ir(folder: Path) -> Ir:
     """Reads the graph of an IR, and where its constants are; no numbers are read yet."""
     path, data_file = folder / MODEL_FILE, folder / DATA_FILE
     for file in (path, data_file):
@@ -136,9 +141,16 @@ def read_ir(folder: Path, *, is_whole: bool = True) -> Ir:
         ) from error
     size = data_file.stat().st_size
     end = max((constant.offset + constant.size for constant in constants.values()), default=0)
-    if is_whole and end != size:
+    if end != size:
         raise ArtifactError(f"{data_file}: has {size} bytes, but {MODEL_FILE} needs {end}; export again")
     return Ir(net, constants, data_file)
+
+
+def copy_origins(source: Path, target: Path) -> None:
+    """Takes the notes of a graph that say what wrote it into another one."""
+    origins = {match[1]: match[0] for match in _ORIGIN.finditer(source.read_bytes())}
+    text = target.read_bytes()
+    target.write_bytes(_ORIGIN.sub(lambda match: origins.get(match[1], match[0]), text))
 
 
 def _constant(data: ElementTree.Element | None) -> Constant:

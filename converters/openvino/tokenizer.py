@@ -25,11 +25,6 @@ def write_tokenizer(model_folder: Path, folder: Path) -> None:
     write_files(folder, _configs(model_folder))
 
 
-def openvino_files(model_folder: Path) -> dict[str, Content]:
-    """The contents of all files but the IR and the graphs of the tokenizer, by name."""
-    return {**_tokenizer(model_folder), **_configs(model_folder)}
-
-
 def _tokenizer(model_folder: Path) -> dict[str, Content]:
     config = without_code(read_tokenizer_config(model_folder), name_class=True)
     return {**copies(model_folder, *tokenizer_names(model_folder)), "tokenizer_config.json": config}

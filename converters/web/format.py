@@ -10,17 +10,13 @@ from typing import ClassVar
 
 from converters.accepted import accepted_model
 from converters.format import Format
-from converters.onnx.form import read_form
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
-from converters.onnx.graph.dialects.portable import PortableDialect
 from converters.onnx.read_back import GraphWeights
-from converters.onnx.stored import weight_differences
 from converters.onnx.weights.overflow import find_scaling
-from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.scaling import Scaling, read_scaling
 from converters.onnx.weights.weights import open_weights
 from converters.small_files import write_files
 from converters.web.configs import web_files
-from converters.web.damages import ONNX_FOLDER, folder_damages
 from converters.web.data_files import CHUNK_BYTES, DataSlot, data_slots, write_graph
 from converters.web.graph import shape_graph, web_graph
 from converters.web.precisions import PRECISIONS, WAYS, file_name, precision_of
@@ -107,29 +103,34 @@ class WebFormat(Format):
         return grid if grid is not None and grid.bits == 4 else None
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        self._write(model_folder, out_folder, on_layer)
+
+    def write_like(self, written: Path, model_folder: Path, out_folder: Path) -> None:
+        """Writes it with the written graph's powers of two: any are right that all of a graph follows."""
+        self._write(model_folder, out_folder, lambda layer: None, read_scaling(self._graph(written)))
+
+    def _write(
+        self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None], scaling: Scaling | None = None
+    ) -> None:
         config, spec = accepted_model(self, model_folder)
         precision = precision_of(self.precision, self.mixed_grid(model_folder))
         weights = open_weights(model_folder, spec, precision)
-        scaling = Scaling()
-        if precision.dtype == "fp16":
-            scaling = find_scaling(config, spec, weights.reader, precision)
+        if scaling is None:
+            is_narrow = precision.dtype == "fp16"
+            scaling = find_scaling(config, spec, weights.reader, precision) if is_narrow else Scaling()
         model = web_graph(spec, weights, precision, scaling)
         chunks = 1 + max(slot.chunk for slot in data_slots(model))
         with whole_or_nothing(out_folder):
-            (out_folder / ONNX_FOLDER).mkdir()
-            write_graph(model, out_folder / ONNX_FOLDER / file_name(self.precision), on_layer)
+            self._graph(out_folder).parent.mkdir()
+            write_graph(model, self._graph(out_folder), on_layer)
             write_files(out_folder, web_files(model_folder, self.precision, chunks))
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
-        return GraphWeights(folder / ONNX_FOLDER / file_name(self.precision), spec)
+        return GraphWeights(self._graph(folder), spec)
 
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        file = file_name(self.precision)
-        form = read_form(folder / ONNX_FOLDER / file)
-        yield from weight_differences(model_folder, folder / ONNX_FOLDER, form, file, PortableDialect)
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        yield from folder_damages(model_folder, folder, self.precision, self.written_grid(folder))
+    def _graph(self, folder: Path) -> Path:
+        """The graph, where transformers.js looks for it."""
+        return folder / "onnx" / file_name(self.precision)
 
 
 def _slots(spec: ModelSpec, name: str) -> Iterator[DataSlot]:

@@ -28,9 +28,9 @@ from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
+
 from benchmarks.frontier.makers import INSTALL, Kitchen, Peer
 from benchmarks.shrinker import dense_reference, held_out_texts
-
 from converters.formats import FORMATS, WRITTEN, format_class
 from seap_export.errors import InputError, SeapError, UsageError
 from seap_export.model.sources.config import read_spec

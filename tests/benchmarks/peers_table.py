@@ -28,9 +28,9 @@ from typing import Any
 
 import click
 import numpy as np
+
 from benchmarks.peers.graphs import PlainGraph
 from benchmarks.written import Artifact
-
 from seap_export.common.checksums import SUMS, write_checksums
 from seap_export.common.json_file import read_json, write_json
 from seap_export.errors import ArtifactError

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.shrinker import Shrinker, dense_reference, held_out_texts, mixture_of
 
+from benchmarks.shrinker import Shrinker, dense_reference, held_out_texts, mixture_of
 from converters.onnx import write_onnx
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from benchmarks.shrinker import Shrinker, dense_reference, held_out_texts
 
+from benchmarks.shrinker import Shrinker, dense_reference, held_out_texts
 from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.model.sources.open import open_source
 from seap_export.pruning.activations.statistics import Calibration

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from benchmarks.shrinker import Shrinker
 
+from benchmarks.shrinker import Shrinker
 from seap_export.corpus import Task, parse_tasks, text_digest
 from seap_export.model.sources.open import open_source
 from seap_export.pruning.activations.statistics import Calibration

@@ -13,6 +13,7 @@ import pytest
 from support.calibration import TOKEN_IDS, compute_in_memory, mixture_of
 from support.editing import edit_json
 from support.formats import PARTS, torch_logits
+from support.formats.written import complaints
 from support.models import micro_source
 from support.product import open_runtime, read_note, read_spec
 from support.tokenizers import write_byte_level
@@ -78,7 +79,7 @@ def test_every_weight_is_read_back_as_it_was_rounded_and_a_note_of_other_bits_fo
     largest = max(path.stat().st_size for path in out.rglob("*") if path.suffix != ".xml")
     assert format.size(read_spec(rounded)) == pytest.approx(largest, rel=0.1 if name == "onnx" else 0.06)
     assert any("embed" in tensor_name for tensor_name in note.rounded)
-    assert [*read.differences(rounded, out), *read.damages(rounded, out)] == []
+    assert complaints(read, rounded, out) == []
     weights = format.weights(out, read_spec(rounded))
     for tensor_name in note.rounded:
         (tensor,) = weights.read([tensor_name]).values()
@@ -94,7 +95,7 @@ def test_every_weight_is_read_back_as_it_was_rounded_and_a_note_of_other_bits_fo
         found: list[str] = []
         try:
             read = type(format).read(out)
-            found += [*read.damages(rounded, out), *read.differences(rounded, out)]
+            found += complaints(read, rounded, out)
         except ArtifactError as error:
             found.append(str(error))
         assert found, change

@@ -204,7 +204,7 @@ _STRUCTURE: tuple[tuple[Kind, str, str], ...] = (
     *(("constant", "a constant with another value", base) for base in ("int4", "steps", "half")),
     ("metadata", "an older opset", "mixed"),
 )
-_EDITS = {name: edit for name, edit, _ in STRUCTURE}
+_EDITS = dict(STRUCTURE)
 FAULTS: tuple[Fault, ...] = (
     *(damage(*fault) for fault in _DAMAGES),
     *(quiet(*fault) for fault in _RECORDED),

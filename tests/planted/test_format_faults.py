@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +17,7 @@ from planted.formats.weights import weight_faults
 from support.exports import tree
 from support.formats.written import WrittenModel
 
+from converters.comparison import compare
 from converters.formats import format_class
 from seap_export.errors import ArtifactError
 
@@ -25,11 +25,6 @@ pytestmark = pytest.mark.release
 #: By format, with what its tests need.
 _NEEDS = {"gguf": None, "mlx": None, "openvino": "openvino", "litert": "litert", "executorch": "executorch"}
 SUBJECTS: dict[str, Subject] = {name: import_module(f"planted.formats.{name}").SUBJECT for name in _NEEDS}
-_EXPECTED = (
-    "converters.litert.read_back.decoder_program",
-    "converters.executorch.read_back.decoder_program",
-    "converters.openvino.tokenizer.tokenizer_graphs",
-)
 Good = Callable[[str, str], WrittenModel]
 
 
@@ -68,26 +63,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
     return write
 
 
-@pytest.fixture(autouse=True)
-def _expected_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is compared with is made once for each model."""
-    for name in _EXPECTED:
-        monkeypatch.setattr(name, _remembered(name))
-
-
-@cache
-def _remembered(name: str) -> Callable[..., Any]:
-    function, known = pkgutil.resolve_name(name), dict[str, Any]()
-
-    def remember(*arguments: Any) -> Any:
-        key = repr(arguments)
-        if key not in known:
-            known[key] = function(*arguments)
-        return known[key]
-
-    return remember
-
-
 @pytest.fixture
 def copied(good: Good, tmp_path: Path) -> Good:
     """The same to plant a fault in."""
@@ -102,13 +77,12 @@ def copied(good: Good, tmp_path: Path) -> Good:
 def verdict(made: WrittenModel) -> tuple[int, str]:
     """The exit code of `seap-export validate` before it runs a model, and the first line that it says."""
     try:
-        damage = next(made.format.damages(made.source, made.folder), None)
-        if damage is not None:
-            return DAMAGE, damage
-        difference = next(made.format.differences(made.source, made.folder), None)
+        comparison = compare(made.format, made.source, made.folder)
     except ArtifactError as error:
         return DAMAGE, str(error)
-    return (0, "") if difference is None else (PARITY, difference)
+    if comparison.form:
+        return DAMAGE, comparison.form[0]
+    return (PARITY, comparison.weights[0]) if comparison.weights else (0, "")
 
 
 @pytest.mark.parametrize(("name", "base"), ARTIFACTS)

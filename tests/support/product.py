@@ -11,7 +11,6 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.genai_config import genai_config
 from converters.onnx.onnx_writer import write_onnx
 from converters.onnx.precision import WAYS, Precision, PrecisionName, choose_precision
-from converters.onnx.stored import weight_differences
 from converters.onnx.weights.quantize import dequantize, quantize
 from converters.openvino.ir_file import MODEL_FILE as OPENVINO_MODEL
 from seap_export.common.providers import DialectName

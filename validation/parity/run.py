@@ -54,9 +54,9 @@ def run_parity(
 ) -> ParityReport:
     """Compares the logits and caches of a written folder in a runtime with those of the float32 model in `hf_folder`.
 
-    Torch computes with the weights that the format stores, so that only the arithmetic differs. `Format.differences`
-    says whether they are the model's. See `RuntimeCandidate`, and `OnnxCandidate` for ONNX. Limits: see
-    `validation.parity.profiles`; cases: `validation.prompts.parity_cases`.
+    Torch computes with the weights that the format stores, so that only the arithmetic differs.
+    `converters.comparison` says whether they are the model's. See `RuntimeCandidate`, and `OnnxCandidate` for
+    ONNX. Limits: see `validation.parity.profiles`; cases: `validation.prompts.parity_cases`.
 
     Each case is a prompt, or several, and then `decode_steps` tokens one at a time, the same on both sides. After the
     last one, all keys and values are compared, if the runtime shows them.

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import onnx
 import torch
 
+from converters.onnx.notes import read_notes
 from seap_export.errors import ArtifactError
 from seap_export.model.families import ModelSpec, names
 from seap_export.model.families.names import Projection
@@ -112,10 +112,9 @@ def read_scaling(model: Path) -> Scaling:
     """The scaling of an .onnx file; does not read its data file.
 
     Raises:
-        ArtifactError: The note of the scaling is damaged.
+        ArtifactError: The file cannot be read, or the note of the scaling is damaged.
     """
-    properties = onnx.load(model, load_external_data=False).metadata_props
-    return Scaling.noted({entry.key: entry.value for entry in properties}, model)
+    return Scaling.noted(read_notes(model), model)
 
 
 def scaled_epsilon(epsilon: float, exponent: int) -> float:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from converters.comparison import Comparison, compare, other_form
 from converters.format import Format
 from converters.formats import read_format
 from seap_export.errors import ArtifactError, InputError, ParityFailure
@@ -17,6 +18,7 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.likeness import unlike_tensors
 from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote, read_note
 from seap_export.pruning.rounding.restore import restore_rounded_model
+from seap_export.pruning.rounding.write import write_other_files
 
 
 def rounding_step(variant: str, how: BlockQuantization) -> str:
@@ -31,18 +33,31 @@ def write_format(format: Format, model_folder: Path, out_folder: Path, on_layer:
         shutil.copyfile(model_folder / ROUNDING_FILE, out_folder / ROUNDING_FILE)
 
 
-def differences(written: Path) -> Iterator[str]:
-    """The weights of a variant's folder that are not its model's, a line each; see `Format.differences`.
+def compared(written: Path) -> Comparison:
+    """What is wrong with a variant's folder; see `converters.comparison`.
 
     Those of a folder that was written from a rounded model are compared with that, `hf` with what was rounded, and the
     two with each other.
     """
-    hf = written.parent / HF
-    with opened_model(written) as model:
-        yield from read_format(written).differences(model, written)
-        if (note := checked_note(written)) is not None:
-            yield from note.origin_differences(hf)
-            yield from unlike_tensors(hf, model, note.grid)
+    hf, note = written.parent / HF, checked_note(written)
+    try:
+        with opened_model(written) as model:
+            comparison = compare(read_format(written), model, written)
+            if note is None:
+                return comparison
+            others = (*note.origin_differences(hf), *unlike_tensors(hf, model, note.grid))
+            stale = _stale_files(hf, model, note)
+            return Comparison((*comparison.form, *stale), (*comparison.weights, *others))
+    except ParityFailure as error:
+        return Comparison(weights=(str(error).removeprefix("weights: "),))
+
+
+def _stale_files(hf: Path, rounded: Path, note: RoundingNote) -> list[str]:
+    """The files beside a rounded model's weights that are not made of those in `hf`, a line each."""
+    with TemporaryDirectory() as scratch:
+        write_other_files(hf, Path(scratch), note)
+        names = sorted(path.name for path in Path(scratch).iterdir() if path.is_file())
+        return list(other_form(Path(scratch), rounded, names, ()))
 
 
 def checked_note(written: Path) -> RoundingNote | None:

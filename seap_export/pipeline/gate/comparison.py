@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from seap_export.errors import ArtifactError, InputError, ParityFailure
+from converters.comparison import Comparison as Written
+from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.pipeline.folder.contents import FormatFolder, Variant
-from seap_export.pipeline.folder.rounded import differences
 from seap_export.pipeline.gate.bisection import bisect_variant
 from seap_export.pipeline.gate.parity import check_parity, prompts_of
 from seap_export.pipeline.gate.report import NOT_JUDGED, Check
@@ -35,10 +36,16 @@ class Comparison:
     """Compares the folders of one variant."""
 
     def __init__(
-        self, variant: Variant, request: ValidationRequest, progress: Progress, known: Mapping[str, Mapping[str, Any]]
+        self,
+        variant: Variant,
+        request: ValidationRequest,
+        progress: Progress,
+        known: Mapping[str, Mapping[str, Any]],
+        compared: Callable[[Path], Written],
     ) -> None:
-        """`known` are parity reports of folders that were just compared."""
+        """`known` are parity reports of folders that were just compared; `compared` compares one with its model."""
         self._variant, self._request, self._progress, self._known = variant, request, progress, known
+        self._compared = compared
         self.pairs = pairs_of(variant, request.runtimes)
         self.reports: dict[str, Mapping[str, Any]] = {}
         self.bisection: dict[str, Any] | None = None
@@ -54,7 +61,8 @@ class Comparison:
             reasons += [f"{first}; {report['hint']}", *others] if first else []
             code = NOT_JUDGED if report["verdict"] == "not judged" else code
             notes = report.get("notes", ())
-            weights = self._weights(folder)
+            self._progress.say(f"{self._variant.name}: comparing weights")
+            weights = self._compared(folder.path).weights
             code = ParityFailure.exit_code if weights else code
             reasons += [f"weights: {line}" for line in weights[:_MOST_WEIGHTS]]
             if len(weights) > _MOST_WEIGHTS:
@@ -86,13 +94,6 @@ class Comparison:
             self._progress.say(f"{self._variant.name}: {parity.summary()}")
         self.reports[f"{folder.name} in {runtime}" if folder.name in self.reports else folder.name] = report
         return report, stages
-
-    def _weights(self, folder: FormatFolder) -> list[str]:
-        self._progress.say(f"{self._variant.name}: comparing weights")
-        try:
-            return list(differences(folder.path))
-        except InputError as error:  # here the model is a part of the artifact
-            raise ArtifactError(str(error)) from error
 
     def _bisected(
         self, check: Check, folder: FormatFolder, stages: Sequence[StageResult], weights: Sequence[str]

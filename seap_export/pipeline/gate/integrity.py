@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from converters.comparison import Comparison
 from converters.formats import FORMATS, format_name, read_format
+from converters.hf.format import model_damages
 from seap_export.common.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages, listed_files
 from seap_export.common.json_file import read_artifact
 from seap_export.common.providers import OWN_FORMAT
@@ -16,7 +18,6 @@ from seap_export.pipeline.evaluation.quality import recorded_figures
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.names import CARD, HF, PLAN, parity_file, variant_name
-from seap_export.pipeline.folder.rounded import checked_note
 from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.signature import signatures
 
@@ -40,8 +41,8 @@ def folder_damages(export: Export) -> list[str]:
     return damages
 
 
-def variant_damages(variant: Variant, is_recorded: bool) -> list[str]:
-    """Damage to a variant's files, in words."""
+def variant_damages(variant: Variant, is_recorded: bool, compared: Callable[[Path], Comparison]) -> list[str]:
+    """Damage to a variant's files, in words; `compared` compares one of its folders with its model."""
     folder, folders = variant.path, _recorded(variant) if is_recorded else _least(variant)
     missing = [f"{folder / part} is missing" for part in (PLAN, HF, *folders) if not (folder / part).exists()]
     hashes = list(_against_manifest(variant)) if is_recorded else []
@@ -51,7 +52,7 @@ def variant_damages(variant: Variant, is_recorded: bool) -> list[str]:
         return foreign
     checks: list[Callable[[Variant], Iterable[str]]] = [
         _plan_and_weights,
-        *(partial(_files, part=folder.name) for folder in variant.formats),
+        *(partial(_form, compared, folder.path) for folder in variant.formats),
         *([_entry] if is_recorded else []),
     ]
     damages: list[str] = []
@@ -113,7 +114,7 @@ def _against_manifest(variant: Variant) -> Iterator[str]:
 
 def _plan_and_weights(variant: Variant) -> Iterator[str]:
     folder, spec, plan = variant.path, variant.spec, variant.plan
-    yield from _files(variant, HF)
+    yield from model_damages(variant.hf)
     planned, stored = [layer.sizes for layer in plan.layers], [layer.sizes for layer in spec.layers]
     if plan.settings.layout == "per-layer" and planned != stored:
         layer = next((i for i, pair in enumerate(zip(planned, stored, strict=False)) if pair[0] != pair[1]), 0)
@@ -122,10 +123,8 @@ def _plan_and_weights(variant: Variant) -> Iterator[str]:
         yield f"{folder}: plan.json and hf/config.json disagree on the number of tokens"
 
 
-def _files(variant: Variant, part: str) -> Iterator[str]:
-    """The damage that a format finds in its folder, in words; raises `ArtifactError` for a note of another grid."""
-    checked_note(variant.path / part)
-    return read_format(variant.path / part).damages(variant.hf, variant.path / part)
+def _form(compared: Callable[[Path], Comparison], folder: Path, _: Variant) -> Iterable[str]:
+    return compared(folder).form
 
 
 def _entry(variant: Variant) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
 from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
+from seap_export.pipeline.folder.rounded import compared
 from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.comparison import Comparison, pairs_of
 from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
@@ -76,6 +78,7 @@ class _Validation:
         self._checks: list[Check] = []
         self._results: dict[str, dict[str, Any]] = {}
         self._export = Export(path)
+        self._compared = cache(compared)  # of each folder the form here, and the weights there
         # a format's folder alone, or a copy of a repository that `push` filled
         self._is_listed_folder = _is_listed_folder(path)
         self._variants = self._chosen_variants()
@@ -235,7 +238,7 @@ class _Validation:
         if not self._asks("integrity"):
             return True
         self._progress.say(f"{variant.name}: checking files")
-        reasons = variant_damages(variant, is_recorded=self._manifest is not None)
+        reasons = variant_damages(variant, self._manifest is not None, self._compared)
         notes = [] if self._manifest else [_ALONE if (variant.path / SUMS).exists() else _BY_HAND]
         if self._manifest and variant.name in self._manifest.variants and (mix := self._manifest.mix(variant.name)):
             notes.append(f"its steps were not all made with the same packages and threads ({mix})")
@@ -253,7 +256,9 @@ class _Validation:
         if not is_sound:
             self._skip(variant.name, "parity", "its files are damaged")
             return
-        comparison = Comparison(variant, self._request, self._progress, self._known.get(variant.name, {}))
+        comparison = Comparison(
+            variant, self._request, self._progress, self._known.get(variant.name, {}), self._compared
+        )
         if not comparison.pairs:
             self._skip(variant.name, "parity", "there is no folder beside hf that a given runtime runs")
         self._checks += [comparison.check(folder, runtime) for folder, runtime in comparison.pairs]

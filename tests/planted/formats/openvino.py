@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from planted.fault import Kind
-from planted.formats.planting import DAMAGE, PARITY, Base, FormatFault, Parts, Subject, replaced
+from planted.formats.planting import DAMAGE, Base, FormatFault, Parts, Subject, replaced
 from support.formats.written import WrittenModel
 from support.product import OPENVINO_MODEL as MODEL_FILE
 
@@ -42,19 +42,13 @@ def _open(made: WrittenModel, name: str) -> Parts:
     return parts
 
 
-#: Kind, artifact, what is replaced by what in the graph, and the exit code.
-_TEXTS: tuple[tuple[Kind, str, str, str, int], ...] = (
-    ("attribute", "fp32", 'causal="false"', 'causal="true"', PARITY),
-    ("wiring", "int8", 'type="Multiply"', 'type="Add"', PARITY),
-    ("bits", "int4", 'destination_type="f16"', 'destination_type="bf16"', PARITY),
-    ("bits", "int8", 'element_type="i8"', 'element_type="u8"', DAMAGE),
-    (
-        "metadata",
-        "fp16",
-        "<openvino_version",
-        '<runtime_options value="KV_CACHE_PRECISION=u8" /><openvino_version',
-        PARITY,
-    ),
+#: Kind, artifact, and what is replaced by what in the graph.
+_TEXTS: tuple[tuple[Kind, str, str, str], ...] = (
+    ("attribute", "fp32", 'causal="false"', 'causal="true"'),
+    ("wiring", "int8", 'type="Multiply"', 'type="Add"'),
+    ("bits", "int4", 'destination_type="f16"', 'destination_type="bf16"'),
+    ("bits", "int8", 'element_type="i8"', 'element_type="u8"'),
+    ("metadata", "fp16", "<openvino_version", '<runtime_options value="KV_CACHE_PRECISION=u8" /><openvino_version'),
 )
 _WORDS = replaced("openvino_tokenizer.bin", "cat", "cow")
 
@@ -72,8 +66,8 @@ SUBJECT = Subject(
     DATA_FILE,
     (
         *(
-            FormatFault(kind, f"{base}: {after} for {before}", base, replaced(MODEL_FILE, before, after), (code,))
-            for kind, base, before, after, code in _TEXTS
+            FormatFault(kind, f"{base}: {after} for {before}", base, replaced(MODEL_FILE, before, after), (DAMAGE,))
+            for kind, base, before, after in _TEXTS
         ),
         FormatFault("tokenizer", "fp32: words of the tokenizer", "fp32", _WORDS, (DAMAGE,)),
     ),

@@ -6,7 +6,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
-from converters.format import Format
+from converters.format import Format, Place
 from converters.formats import FORMATS, Row
 from seap_export.common.json_file import read_json
-from seap_export.errors import ArtifactError
 from seap_export.model.families import ModelSpec, model_spec
 from seap_export.model.sources.config import end_tokens
 from validation.runtimes.pytorch.torch_runner import TorchRunner
@@ -72,26 +71,16 @@ class FakeFormat(Format):
     def weights(self, folder: Path, spec: ModelSpec) -> _Weights:
         return _Weights(folder)
 
-    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        stored = load_file(model_folder / "model.safetensors")
-        for name, read in _Weights(folder).read(stored).items():
-            if float((read - stored[name]).abs().max()) > 1e-2 * float(stored[name].abs().max()):
-                yield f"'{name}' differs"
-
-    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        if not (folder / FAKE_FILE).is_file():
-            raise ArtifactError(f"{folder / FAKE_FILE}: no such file; convert again")
-        about = json.loads((folder / "about.json").read_text("utf-8"))
-        if about["eos_token_id"] != read_json(model_folder / "config.json")["eos_token_id"]:
-            yield f"{folder}: another EOS token than the model's"
-
 
 class _Weights:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.places: list[Place] = []
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        stored = load_file(self._folder / FAKE_FILE)
+        stored, path = load_file(self._folder / FAKE_FILE), self._folder / FAKE_FILE
+        start = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+        self.places.append(Place(path, start, path.stat().st_size))
         return {name: stored[name].flip(0).float() for name in names}
 
 

@@ -274,7 +274,3 @@ class GgufModel(WrittenModel):
     @property
     def file(self) -> Path:
         return self.folder / "model.gguf"
-
-    def complaints(self) -> list[str]:
-        lines = list(self.format.damages(self.source, self.folder))
-        return lines or list(self.format.differences(self.source, self.folder))

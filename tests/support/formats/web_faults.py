@@ -1,4 +1,4 @@
-"""Faults that are planted in a folder for transformers.js, by what finds them without running the model."""
+"""Faults that are planted in a folder for transformers.js."""
 
 from __future__ import annotations
 
@@ -86,23 +86,23 @@ def _more_data_files(config: dict[str, Any]) -> None:
 _NAMED, _O = f"{_QKV}.weight.transposed", f"{_LAYER}.self_attn.o_proj"
 _DOWN = f"{_LAYER}.mlp.down_proj.weight.transposed"
 _WRITTEN_OTHERWISE: list[tuple[str, Edit, str]] = [
-    ("keys and values swapped", _tensor(_NAMED, _swap_keys_and_values), "qkv_proj"),
+    ("keys and values swapped", _tensor(_NAMED, _swap_keys_and_values), "k_proj"),
     ("rows in another order", _tensor(_DOWN, lambda v: v.__setitem__(..., v[::-1].copy())), "down"),
-    ("bias of qkv is zero", _tensor(f"{_QKV}.bias", lambda v: v.fill(0)), "qkv_proj.bias"),
+    ("bias of qkv is zero", _tensor(f"{_QKV}.bias", lambda v: v.fill(0)), "q_proj.bias"),
     ("bias of the refit is zero", _tensor(f"{_O}.bias", lambda v: v.fill(0)), "o_proj"),
     ("one number", _tensor("model.embed_tokens.weight", lambda v: v.__setitem__((7, 7), 9)), "embed"),
-    ("NaN", _tensor("model.norm.weight", lambda v: v.__setitem__(3, np.nan)), "NaN"),
-    ("rope of another base", _tensor("cos_cache", lambda v: np.square(v, out=v)), "cos_cache"),
+    ("NaN", _tensor("model.norm.weight", lambda v: v.__setitem__(3, np.nan)), "norm.weight"),
+    ("rope of another base", _tensor("cos_cache", lambda v: np.square(v, out=v)), "model.onnx"),
 ]
 _CONFIG, _GENERATION, _TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 _DAMAGED: list[tuple[str, Edit, str]] = [
     ("data end early", _bytes(True, lambda content: content[:-512]), "bytes and not"),
-    ("data are missing", lambda model: model.data.unlink(), "onnx_data is missing"),
+    ("data are missing", lambda model: model.data.unlink(), "onnx_data: missing"),
     ("graph ends early", _bytes(False, lambda content: content[:-900]), "onnx"),
     ("graph is missing", lambda model: model.graph.unlink(), "no such file"),
-    ("data of another name", _graph(_other_location), "model.onnx.data"),
-    ("no input for kept logits", _graph(_without_kept), "num_logits_to_keep"),
-    ("cache of another shape", _graph(_other_heads), "past_key_values.0.key"),
+    ("data of another name", _graph(_other_location), "model.onnx"),
+    ("no input for kept logits", _graph(_without_kept), "model.onnx"),
+    ("cache of another shape", _graph(_other_heads), "model.onnx"),
     ("too few layers", _json(_CONFIG, lambda v: v.update(num_hidden_layers=2)), "num_hidden_layers"),
     ("unknown model type", _json(_CONFIG, lambda v: v.update(model_type="seap_llama")), "model_type"),
     ("another precision", _json(_CONFIG, lambda v: v.pop("transformers.js_config")), "js_config"),
@@ -118,19 +118,16 @@ _DAMAGED: list[tuple[str, Edit, str]] = [
     ("another chat template", _json(_TOKENIZER, lambda v: v.update(chat_template="{{ 1 }}")), "chat_template"),
     ("padding on the left", _json(_TOKENIZER, lambda v: v.update(padding_side="left")), "padding"),
     # What the runtime computes is another result, too.
-    ("refit's bias is not added", _graph(_without_refit), "node '"),
-    ("gate for up", _other_input("layers.2.mlp.gated", 1, "layers.2.mlp.gate_proj.bias_add.output"), "node '"),
-    ("cache of another layer", _other_input("layers.2.self_attn.attention", 3, "past_key_values.0.key"), "node '"),
-    ("logits of the last", _other_input("num_logits_to_keep.tokens.node", 1, "num_logits_to_keep.flat"), "node '"),
+    ("refit's bias is not added", _graph(_without_refit), "model.onnx"),
+    ("gate for up", _other_input("layers.2.mlp.gated", 1, "layers.2.mlp.gate_proj.bias_add.output"), "model.onnx"),
+    ("cache of another layer", _other_input("layers.2.self_attn.attention", 3, "past_key_values.0.key"), "model.onnx"),
+    ("logits of the last", _other_input("num_logits_to_keep.tokens.node", 1, "num_logits_to_keep.flat"), "model.onnx"),
 ]
-#: Of a pruned fp32 model with biases: name, edit, which check finds it, and a word of what it says.
-FAULTS: list[tuple[str, Edit, str, str]] = [
-    *((name, edit, "differences", word) for name, edit, word in _WRITTEN_OTHERWISE),
-    *((name, edit, "damages", word) for name, edit, word in _DAMAGED),
-]
+#: Of a pruned fp32 model with biases: name, edit, and a word of what is said.
+FAULTS: list[tuple[str, Edit, str]] = [*_WRITTEN_OTHERWISE, *_DAMAGED]
 _SCALES, _PACKED = f"{_QKV}.weight.scales", f"{_QKV}.weight.packed"
-QUANTISED: list[tuple[str, Edit, str, str]] = [
-    ("one scale", _tensor(_SCALES, lambda v: v.__setitem__((5, 1), v[5, 1] * 1.5)), "differences", "row 5"),
-    ("one byte", _tensor(_PACKED, lambda v: v.__setitem__((9, 0, 0), v[9, 0, 0] ^ 0x88)), "differences", "row 9"),
-    ("scale is infinite", _tensor(_SCALES, lambda v: v.__setitem__((0, 0), np.inf)), "differences", "infinite"),
+QUANTISED: list[tuple[str, Edit, str]] = [
+    ("one scale", _tensor(_SCALES, lambda v: v.__setitem__((5, 1), v[5, 1] * 1.5)), "row 5"),
+    ("one byte", _tensor(_PACKED, lambda v: v.__setitem__((9, 0, 0), v[9, 0, 0] ^ 0x88)), "row 9"),
+    ("scale is infinite", _tensor(_SCALES, lambda v: v.__setitem__((0, 0), np.inf)), "row 0"),
 ]

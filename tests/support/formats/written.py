@@ -11,7 +11,9 @@ from typing import Any, Self
 import numpy as np
 from safetensors.torch import load_file, save_file
 
+from converters.comparison import compare
 from converters.format import Format
+from seap_export.errors import ArtifactError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.config import read_spec
 
@@ -34,6 +36,10 @@ class WrittenModel:
         format.write(source, target, layers.append)
         return cls(format, source, target, tuple(layers))
 
+    def complaints(self) -> list[str]:
+        """What a comparison with the model finds."""
+        return complaints(self.format, self.source, self.folder)
+
     @property
     def spec(self) -> ModelSpec:
         return read_spec(self.source)
@@ -46,6 +52,15 @@ class WrittenModel:
         tensors = {name: weights.read([name])[name].contiguous() for name in names}
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
         return target
+
+
+def complaints(format: Format, source: Path, folder: Path) -> list[str]:
+    """What a comparison of a written folder with its model finds, in lines."""
+    try:
+        comparison = compare(format, source, folder)
+    except ArtifactError as error:
+        return [str(error)]
+    return [*comparison.form, *comparison.weights]
 
 
 def greedy_answer(runner: Any, ids: Sequence[int]) -> list[int]:

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from support.chosen import FEATURED, JOINT, VARIED
 from support.editing import edit_tensor
 from support.execution import ONE_THREAD
+from support.formats.written import complaints
 from support.models import skip_unless_loaded, write_micro_model, write_source
 from support.product import (
     SOFTWARE,
@@ -25,11 +26,10 @@ from support.product import (
     choose_precision,
     convert_folder,
     device_name,
-    weight_differences,
 )
 from support.variations import VARIATIONS, micro_config
 
-from converters.onnx.form import read_form
+from converters.onnx.format import OnnxFormat
 from converters.onnx.graph.dialects import POISON
 from converters.onnx.graph.dialects.looped import is_looped
 from seap_export.common.json_file import read_json
@@ -126,7 +126,7 @@ def test_sound_graphs_pass(written: Written, name: str) -> None:
     hf, folder = written(name)
     report = compared(hf, folder)
     assert (report.reasons, report.remarks) == ((), ())
-    assert [*weight_differences(hf, folder, read_form(folder / "model.onnx"))] == []
+    assert complaints(OnnxFormat.read(folder), hf, folder) == []
     crossing = [stage for stage in report.stages if stage.prompts.name == CROSSING]
     assert [stage.stage for stage in crossing] == (["prefill", "decode"] if "max_p" in str(SOURCES[name][0]) else [])
     assert all(stage.figures.tokens for stage in crossing)

@@ -3,10 +3,10 @@
 The reference has the model's weights, rounded anew to the levels of int8 or int4, and not those of the file, as for
 other formats: a weight that is stored wrongly is then a difference of logits, too. The parity step of an export, which
 decides whether a variant's quality and speed are measured, and `run_parity` by itself compare logits alone; with the
-file's weights such a fault would wait for `Format.differences`, which only a validation runs. On the CPU such a graph
-also runs with activations that are not rounded, so that only the order of sums differs. On a GPU, a prompt and a batch
-are decoded a second time through the runner, so that its CUDA graph is compared too. On the CPU, the batch's steps are
-what `generate` writes.
+file's weights such a fault would wait for `converters.comparison`, which only a validation runs. On the CPU such a
+graph also runs with activations that are not rounded, so that only the order of sums differs. On a GPU, a prompt and a
+batch are decoded a second time through the runner, so that its CUDA graph is compared too. On the CPU, the steps of
+the batch are what `generate` writes.
 """
 
 from __future__ import annotations

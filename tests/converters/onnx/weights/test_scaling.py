@@ -10,9 +10,11 @@ import pytest
 import torch
 from support.formats import every_exponent, write_scaled_graph
 from support.models import write_micro_model
-from support.product import BlockQuantization, OnnxForm, Precision, SafetensorsReader, weight_differences
+from support.product import BlockQuantization, OnnxForm, Precision, SafetensorsReader
 from support.variations import micro_config
 
+from converters.comparison import compare
+from converters.onnx.format import OnnxFormat
 from converters.onnx.weights.overflow import most_exponent
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, quantize
 from converters.onnx.weights.scaling import SCALING_NOTE, ScaledReader, Scaling
@@ -81,7 +83,7 @@ def test_only_another_exponent_than_the_weights_have_is_named(form: OnnxForm, tm
     model, folder = write_micro_model(tmp_path / "m", model_type="glm4", tie_word_embeddings=True), tmp_path / "onnx"
     folder.mkdir()
     write_scaled_graph(model, folder, form)
-    assert list(weight_differences(model, folder, form)) == []
+    assert compare(OnnxFormat.of(form), model, folder).weights == ()
     for part in ("stream", "outputs", "inputs"):
         proto = onnx.load(folder / "model.onnx", load_external_data=False)
         (entry,) = (entry for entry in proto.metadata_props if entry.key == SCALING_NOTE)
@@ -92,7 +94,9 @@ def test_only_another_exponent_than_the_weights_have_is_named(form: OnnxForm, tm
             values[part][next(iter(values[part]))] += 1
         entry.value = json.dumps(values)
         onnx.save(proto, folder / "model.onnx")
-        assert any("differs from the model's" in line for line in weight_differences(model, folder, form)), part
+        assert any(
+            "differs from the model's" in line for line in compare(OnnxFormat.of(form), model, folder).weights
+        ), part
         entry.value = before
         onnx.save(proto, folder / "model.onnx")
 

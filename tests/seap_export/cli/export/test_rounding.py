@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.exports import Outcome, Run
+from support.formats.written import complaints
 from support.models import write_micro_model
 from support.product import OnnxFormat, read_note, read_spec, round_columns
 from support.tokenizers import write_byte_level
 
+from converters.comparison import Comparison
 from converters.formats import read_format
 from seap_export.common.json_file import read_json
-from seap_export.errors import ParityFailure
-from seap_export.pipeline.folder.rounded import differences, opened_model
+from seap_export.pipeline.folder.rounded import compared, opened_model
 from seap_export.pruning.rounding import walk
 
 FILES = ("model.onnx", "model.onnx.data", "rounding.json")
@@ -75,7 +77,7 @@ def test_products_of_integers_have_factors_in_norms_and_are_proven_alone(out: Pa
     note = read_note(out / "a-0.3" / "onnx-w4a8")
     assert note is not None
     assert (note.grid.name, any("layernorm" in name for name in note.rounded)) == ("w4a8-32", True)
-    assert list(differences(out / "a-0.3" / "onnx-w4a8")) == []
+    assert compared(out / "a-0.3" / "onnx-w4a8") == Comparison()
 
 
 def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
@@ -85,7 +87,6 @@ def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
     assert format.precision == "mixed-3.5"
     size = Path("mixed", "model.onnx.data").stat().st_size
     assert size == pytest.approx(format.size(read_spec(hf)), rel=0.08)
-    assert not list(format.damages(hf, Path("mixed")))
     assert run(*EXPORT[:-2], *words, "--speed", "--out", "new").code == 0
     assert "a-0.3" in read_json(Path("new", "performance.json"))["speed"]  # the dense model has no bits of its own
     assert contents(Path("new", "a-0.3", "onnx")) == contents(Path("mixed"))
@@ -120,10 +121,10 @@ def test_the_folder_of_a_variant_is_validated_alone(out: Path, run: Run) -> None
     tensors["model.layers.0.input_layernorm.weight"][3] += 0.01
     save_file(tensors, other.parent / "hf" / "model.safetensors", {"format": "pt"})
     assert [run("validate", path, *words).code for path in alone] == [0, 3, 3]
-    assert not list(differences(good))
-    with pytest.raises(ParityFailure, match=r"weights: '.*' in onnx is not that of the rounded model; export again"):
-        list(differences(off))
-    assert any("input_layernorm.weight' of hf is not what was rounded" in line for line in differences(other))
+    assert compared(good) == Comparison()
+    (line,) = compared(off).weights
+    assert re.fullmatch(r"'.*' in onnx is not that of the rounded model; export again.*", line)
+    assert any("input_layernorm.weight' of hf is not what was rounded" in line for line in compared(other).weights)
     (out / "a-0.3" / "onnx" / "rounding.json").unlink()  # it is not taken for a file of nearest levels
     assert [run("validate", "out/a-0.3", "--check", check).code for check in ("parity", "integrity")] == [3, 7]
 
@@ -146,14 +147,14 @@ def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, home: Path,
     with opened_model(variant / folder) as model:
         assert model.name != "hf"
         rounded = load_file(model / "model.safetensors")
-    assert not list(differences(variant / folder))
+    assert compared(variant / folder) == Comparison()
     format, spec = read_format(variant / folder), read_spec(hf)
     read = format.weights(variant / folder, spec).read(note.rounded)
     assert all(torch.equal(read[name], rounded[name]) for name in note.rounded)
-    assert list(format.differences(hf, variant / folder))
+    assert complaints(format, hf, variant / folder)
     nearest = ("convert", shutil.copytree(hf, "bare"), *words[2:4], "--out", "nearest")
     if format.average is not None:
         run(*nearest).refused(2, f"{label} chooses the bits of each matrix with calibration texts")
         return
     assert run(*nearest).code == 0
-    assert not list(format.differences(hf, Path("nearest")))
+    assert complaints(format, hf, Path("nearest")) == []
