@@ -169,8 +169,8 @@ class Noise:
 
 #: Decode steps in float32: the first one reads the prompt's cache, the second one that of the first.
 _FEW_STEPS = 2
-#: The label of a pass whose activations stay in float32, and of the one that runs as the graph is served.
-IN_FLOAT, SERVED = "in float32", "served"
+#: The label of a pass whose activations stay in float32.
+IN_FLOAT = "in float32"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from seap_export.model.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.execution import Execution, Say
 from validation.metrics import CLEAR_MARGIN
-from validation.parity.answers import Answers, compare_answers
+from validation.parity.answers import Answers
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
 from validation.parity.filled import filled_cases
@@ -105,11 +105,11 @@ def run_parity(
         return open_torch_runner(hf_folder, execution, change=reads.change, stored=reads.stored)
 
     with ArrayStore() as store:
-        answers = candidate.answers(next(case for case in cases if len(case.rows) > 1), model, store)
+        answers = candidate.answers(next(case for case in cases if len(case.rows) > 1), model)
         cases = tuple(answers.case if case.name == answers.case.name else case for case in cases)
         with opened() as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
-        compared = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
+        compared, complaints = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
         alone = [sequence for case in cases if not (case.in_float or case.filled) for sequence in sequences_of(case)]
         rounding = None if origin is None else compare_with_origin(origin, execution, alone, references, store, say)
         noise, margin = _noise(compared, references, store, opened, candidate, say)
@@ -130,7 +130,7 @@ def run_parity(
         looser_limits=limits.looser(candidate.arithmetic.name),
         rounding=rounding,
         texts=texts,
-        complaints=answers.complaints,
+        complaints=(*answers.complaints, *complaints),
         remarks=(*answers.remarks, *uncrossed),
     )
 
@@ -144,16 +144,16 @@ def _compare_all(
     store: ArrayStore,
     spec: ModelSpec,
     say: Say,
-) -> list[Compared]:
-    """Every case in each of the candidate's passes, its answers, and those that are decoded as it is served."""
+) -> tuple[list[Compared], list[str]]:
+    """Every case in each of the candidate's passes and as it is served, and what is wrong with its answers."""
     compared: list[Compared] = []
     for way in candidate.passes(limits):
         with candidate.opened(way) as runner:
             for case in filter(way.takes, cases):
                 say(f"{candidate.format.name}: {case.name}{way.suffix}")
                 compared.append(compare(case, way, references, runner, store, spec))
-    compared += compare_answers(answers, way, references, store)
-    return [*compared, *candidate.served(cases, way, references, store)]
+    served, complaints = candidate.served(cases, way, answers, references, store)
+    return [*compared, *served], complaints
 
 
 def _noise(

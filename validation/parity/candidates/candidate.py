@@ -84,8 +84,8 @@ class RuntimeCandidate:
     def claim(self, cases: Sequence[Case], say: Say) -> None:
         """Refuses cases for which there is not enough memory, before the references run, which take long."""
 
-    def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
-        """Lets `generate` answer the prompts of a case; without logits where users do not decode with it."""
+    def answers(self, case: Case, model: ModelTexts) -> Answers:
+        """Lets `generate` answer the prompts of a case; nothing is written where users do not decode with it."""
         return Answers(case)
 
     def reads(self) -> Reads:
@@ -104,9 +104,11 @@ class RuntimeCandidate:
         with closing(open_runtime(self.runtime, self._input.folder, self._input.execution)) as runner:
             yield runner
 
-    def served(self, cases: Sequence[Case], way: Pass, references: References, store: ArrayStore) -> list[Compared]:
-        """Further comparisons, of the folder as it is served."""
-        return []
+    def served(
+        self, cases: Sequence[Case], way: Pass, answers: Answers, references: References, store: ArrayStore
+    ) -> tuple[list[Compared], list[str]]:
+        """Further comparisons, of the folder as it is served, and what is wrong with its answers, in words."""
+        return [], []
 
     def conditions(self) -> Conditions:
         """The provider, the GPU and the threads of the last pass."""
