@@ -5,6 +5,7 @@ There is one cache, so that the rows of a batch take turns, and a row whose turn
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converters.executorch.decoder import decoder_program
 from converters.executorch.packages import EXTRA, quiet, require
+from converters.executorch.read_back import ExecutorchWeights
 from converters.executorch.stored_program import PROGRAM
+from converters.executorch.writer import write_program
 from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
 from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Logits, Opening
@@ -60,6 +64,7 @@ class ExecutorchRunner(RowByRow[list[int]]):
                 raise ArtifactError(
                     f"{path}: ExecuTorch cannot load it ({in_one_line(error)}); export again"
                 ) from error
+        self.written: tempfile.TemporaryDirectory[str] | None = None
         self._cached: list[int] | None = None  # the row whose keys and values are in the program
 
     def _new_row(self) -> list[int]:
@@ -68,6 +73,8 @@ class ExecutorchRunner(RowByRow[list[int]]):
     def close(self) -> None:
         self._rows = []
         del self._forward, self._program
+        if self.written is not None:
+            self.written.cleanup()
 
     def _continued(self, row: list[int], ids: NDArray[np.int64]) -> Logits:
         if len(row) + len(ids) > self.context_length:
@@ -121,4 +128,12 @@ class ExecutorchTexts(RuntimeTexts):
 
 def open_executorch(folder: Path, opening: Opening) -> ExecutorchRunner:
     """Opens a folder; errors are those of `ExecutorchRunner`."""
-    return ExecutorchRunner(folder, opening.execution.thread_count, all_logits=opening.purpose == "scored")
+    threads, spec = opening.execution.thread_count, opening.in_float_of
+    if spec is None:
+        return ExecutorchRunner(folder, threads, all_logits=opening.purpose == "scored")
+    written = tempfile.TemporaryDirectory()
+    stored = ExecutorchWeights(folder, spec)
+    write_program(Path(written.name) / PROGRAM, decoder_program(spec, "fp32", ()), stored.plain)
+    runner = ExecutorchRunner(Path(written.name), threads)
+    runner.written = written  # it is removed with the runner
+    return runner

@@ -200,7 +200,8 @@ class _Row:
 
 def open_litert(folder: Path, opening: Opening) -> LitertRunner:
     """Opens a folder; errors are those of `LitertRunner`."""
-    return LitertRunner(folder, opening.execution.thread_count, all_logits=opening.purpose == "scored")
+    in_float, all_logits = opening.in_float_of is not None, opening.purpose == "scored"
+    return LitertRunner(folder, opening.execution.thread_count, in_float=in_float, all_logits=all_logits)
 
 
 @contextmanager

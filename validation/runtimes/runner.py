@@ -14,6 +14,7 @@ from validation.execution import Execution
 from validation.runtimes.timing import Pace
 
 if TYPE_CHECKING:
+    from seap_export.model.families import ModelSpec
     from validation.session_memory import Calls
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
@@ -160,11 +161,16 @@ class Bounded(Protocol):
 
 @dataclass(frozen=True)
 class Opening:
-    """How a folder is opened."""
+    """How a folder is opened.
+
+    Attributes:
+        in_float_of: The model, if rounded weights are to be dequantised first, so that activations are not rounded.
+    """
 
     execution: Execution = Execution()
     purpose: Purpose = "compared"
     calls: Sequence[Calls] = ()
+    in_float_of: ModelSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +183,12 @@ class Runtime:
         check: A function that raises `EnvironmentFailure` where the runtime is missing and no extra tells; None: the
             packages of the extra are all that it needs.
         candidate: The `RuntimeCandidate` of its parity.
+        rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks, as
+            XNNPACK does for rounded weights. Then it also runs in float32.
+        context: A function that gives the tokens that a text may have, called with the `ModelSpec`; None: those
+            of the model.
+        arithmetic: A function that gives the `Precision` in which it computes, called with the format and the
+            `ModelSpec`; None: that of the format.
         texts: A function that opens the folder's tokenizer, called with the folder: it gives a `RuntimeTexts`. None:
             the runtime has transformers' tokenizer, with which others are compared.
         title: Its name in messages and reports; "": its name on the command line.
@@ -196,6 +208,9 @@ class Runtime:
     extra: str | None = None
     check: str | None = None
     candidate: str = "validation.parity.candidates.candidate:RuntimeCandidate"
+    rounds_rows: bool = False
+    context: str | None = None
+    arithmetic: str | None = None
     texts: str | None = None
     title: str = ""
     traces: bool = False

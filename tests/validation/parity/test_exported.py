@@ -41,8 +41,7 @@ from seap_export.runtime.decoding.sampling import Sampler
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.text import TextStream
 from validation.parity.candidates import candidate
-from validation.parity.candidates.candidate import ParityInput
-from validation.parity.candidates.llama_candidate import LlamaCandidate
+from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate
 from validation.parity.origin import Origin
 from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport
@@ -325,7 +324,7 @@ def test_arithmetic_and_limits_follow_from_the_bits(
     spec = model_spec(micro_config(**VARIATIONS[variation]))
     monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
     parity_input = ParityInput(Path(), spec, ONE_THREAD, lambda line: None)
-    taken = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
+    taken = RuntimeCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
     assert (taken.name, getattr(taken.quantization, "block_size", None)) == (arithmetic, block_size)
 
 

@@ -1,4 +1,4 @@
-"""A written folder in one of its runtimes, as parity compares it with torch; subclasses are beside this file."""
+"""A written folder in one of its runtimes, as parity compares it with torch."""
 
 from __future__ import annotations
 
@@ -49,17 +49,11 @@ class Reads:
 
 
 class RuntimeCandidate:
-    """A folder in a runtime that computes in one way only; torch reads the weights that the folder holds.
+    """A folder in a runtime, as its row of the table says; torch reads the weights that the folder holds.
 
-    A runtime that needs memory to be claimed, that has other ways to compute, or that tells more of itself has a
-    subclass.
-
-    Attributes:
-        rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks, as
-            XNNPACK does for rounded weights. Then it also runs in float32.
+    A runtime that needs memory to be claimed, or that tells more of itself, has a subclass.
     """
 
-    rounds_rows: ClassVar[bool] = False
     fills: ClassVar[bool] = False
 
     def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
@@ -67,12 +61,15 @@ class RuntimeCandidate:
         self.runtime, self._row, self._input = runtime, row, parity_input
         self.format = self._format(parity_input)
         self.arithmetic = self.format.arithmetic
+        if row.arithmetic is not None:
+            self.arithmetic = resolve_name(row.arithmetic)(self.format, parity_input.spec)
         self.scaling = Scaling()
 
     @property
     def context_length(self) -> int:
         """The tokens that a text may have: those of the model, or fewer."""
-        return self._input.spec.max_position_embeddings
+        spec, context = self._input.spec, self._row.context
+        return spec.max_position_embeddings if context is None else int(resolve_name(context)(spec))
 
     def _format(self, parity_input: ParityInput) -> Format:
         return read_format(parity_input.folder)
@@ -94,14 +91,17 @@ class RuntimeCandidate:
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The passes in which the cases are run, each with its limits."""
-        if self.rounds_rows:  # with dequantised weights, and as it is
+        if self._row.rounds_rows:  # with dequantised weights, and as it is
             return passes(self.arithmetic, "cpu", limits)
         return (single_pass(self.arithmetic, limits),)
 
     @contextmanager
     def opened(self, way: Pass) -> Iterator[Runner]:
         """Opens the folder for a pass, alone in memory."""
-        with closing(open_runtime(self.runtime, self._input.folder, self._input.execution)) as runner:
+        folder, execution, in_float_of = self._input.folder, self._input.execution, None
+        if way.in_float:
+            in_float_of = self._input.spec
+        with closing(open_runtime(self.runtime, folder, execution, in_float_of=in_float_of)) as runner:
             yield runner
 
     def served(
@@ -128,7 +128,7 @@ class RuntimeCandidate:
             self.scaling,
             parity_input.execution.provider,
             parity_input.say,
-            whole_rows=self.rounds_rows,
+            whole_rows=self._row.rounds_rows,
         )
 
     def versions(self) -> dict[str, str]:

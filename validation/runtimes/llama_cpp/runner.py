@@ -15,10 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.format import Format
 from converters.gguf.file import MODEL_FILE
+from converters.onnx.precision import Precision, choose_precision
 from seap_export import errors
 from seap_export.common.llama_library import LIBRARY_EXTRA
 from seap_export.errors import ParityFailure, SeapError
+from seap_export.model.families import Mlp, ModelSpec
+from seap_export.pruning.rounding.grid import BLOCK_SIZES
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.llama_cpp.worker import LlamaOptions
 from validation.runtimes.runner import Logits, Opening, Runner, real_lengths
@@ -124,3 +128,17 @@ def open_llama_cpp(folder: Path, opening: Opening) -> LlamaCppRunner:
     if opening.purpose == "served":
         options = replace(options, cache="f16", repack=True)
     return LlamaCppRunner(folder / MODEL_FILE, options)
+
+
+def llama_arithmetic(format: Format, spec: ModelSpec) -> Precision:
+    """What a file is computed in.
+
+    On the CPU llama.cpp looks GELU up in a table of f16, even where everything else is f32. What K-quants are
+    multiplied with has one scale for 256 numbers (`block_q8_K`), and not for 32.
+
+    Source: https://github.com/ggml-org/llama.cpp, ggml/src/ggml-cpu/vec.h, `GGML_GELU_FP16`; ggml/src/ggml-common.h.
+    """
+    arithmetic = format.arithmetic
+    if arithmetic.name == "fp32" and spec.first(Mlp).activation != "silu":
+        return Precision("fp16")
+    return choose_precision(arithmetic.name, block_size=max(BLOCK_SIZES)) if "_k" in format.precision else arithmetic
