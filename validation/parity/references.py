@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
@@ -87,9 +87,18 @@ def sequences_of(case: Case) -> list[TokenSequence]:
 
 
 def run_references(
-    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Say
+    runner: TorchRunner,
+    cases: Iterable[Case],
+    store: ArrayStore,
+    spec: ModelSpec,
+    say: Say,
+    passed: Callable[[TokenSequence], object] = lambda sequence: None,
 ) -> dict[TokenSequence, Reference]:
-    """Runs every sequence of the cases once; logits and caches go to the store."""
+    """Runs every sequence of the cases once; logits and caches go to the store.
+
+    Args:
+        passed: Called with each sequence that has passed a layer, or the LM head.
+    """
     sequences = list(dict.fromkeys(sequence for case in cases for sequence in sequences_of(case)))
     caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
     next_line = 0.0
@@ -101,13 +110,14 @@ def run_references(
             next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         computed = behind(states, sequences[number].filled)
         caches[number].append({state: store.put(array) for state, array in computed.items()})
+        passed(sequences[number])
 
     runs = runner.run([run_of(sequence, sequence.parts(spec), spec) for sequence in sequences], keep)
-    logits_of = [store.put(logits) for logits in runs]
-    return {
-        sequence: Reference(logits, tuple(cache))
-        for sequence, logits, cache in zip(sequences, logits_of, caches, strict=True)
-    }
+    references = {}
+    for sequence, logits, cache in zip(sequences, runs, caches, strict=True):
+        references[sequence] = Reference(store.put(logits), tuple(cache))
+        passed(sequence)
+    return references
 
 
 def run_of(sequence: TokenSequence, parts: Sequence[TokenIds], spec: ModelSpec) -> Run:
