@@ -7,7 +7,7 @@ two tokens is no failure, however torch decides it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -40,8 +40,8 @@ class Answers:
     complaints: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def wrong_choices(self, logits: Sequence[NDArray[np.floating]]) -> Iterator[str]:
-        """Yields a complaint for each row with a token that is not the most likely one by its logits, [tokens, V].
+    def wrong_choices(self, logits: NDArray[np.floating]) -> Iterator[str]:
+        """Yields a complaint for each row with a token that is not the most likely by the logits [rows, tokens, V].
 
         A stream runs alone, where kernels add up in another order; it may differ by a choice that is not clear.
         """

@@ -19,15 +19,13 @@ from converters.executorch.packages import EXTRA, quiet, require
 from converters.executorch.read_back import ExecutorchWeights
 from converters.executorch.stored_program import PROGRAM
 from converters.executorch.writer import write_program
-from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
+from seap_export.errors import ArtifactError, UsageError
 from validation.runtimes.row_by_row import RowByRow
-from validation.runtimes.runner import Logits, Opening
+from validation.runtimes.runner import Logits, Opening, reported
 from validation.runtimes.texts import RuntimeTexts
 
 #: The packages that register the kernels of attention and of embeddings in 8 bits.
 _KERNELS = ("executorch.extension.llm.custom_ops.custom_ops", "executorch.kernels.quantized")
-#: What ExecuTorch raises.
-_ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
 
 
 class ExecutorchRunner(RowByRow[list[int]]):
@@ -52,7 +50,7 @@ class ExecutorchRunner(RowByRow[list[int]]):
             library = require("executorch.extension.pybindings.portable_lib")
             for kernels in _KERNELS:
                 require(kernels)
-            try:
+            with reported(f"{path}: ExecuTorch cannot load it", kind=ArtifactError):
                 if library._threadpool_get_thread_count() != threads:
                     library._unsafe_reset_threadpool(threads)
                 self._program = require("executorch.runtime").Runtime.get().load_program(path)
@@ -60,10 +58,6 @@ class ExecutorchRunner(RowByRow[list[int]]):
                     int(self._program.load_method(f"get_max_{kind}_len").execute([])[0]) for kind in ("seq", "context")
                 )
                 self._forward: Any = self._program.load_method("forward")
-            except _ERRORS as error:
-                raise ArtifactError(
-                    f"{path}: ExecuTorch cannot load it ({in_one_line(error)}); export again"
-                ) from error
         self.written: tempfile.TemporaryDirectory[str] | None = None
         self._cached: list[int] | None = None  # the row whose keys and values are in the program
 
@@ -91,12 +85,10 @@ class ExecutorchRunner(RowByRow[list[int]]):
     def _run(self, tokens: Sequence[int], start: int) -> Logits:
         """Appends tokens from a position on, in as few calls as it takes; gives the logits of the last, [1, V]."""
         given: Any = None
-        try:
+        with reported("ExecuTorch does not run the program"):
             for first in range(0, len(tokens), self._most):
                 part = torch.tensor([tokens[first : first + self._most]])
                 (given,) = self._forward.execute([part, torch.tensor([start + first])])
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not run the program: {in_one_line(error)}") from error
         logits: Logits = np.zeros((1, 0), np.float32) if given is None else given.numpy().copy()
         return logits
 
@@ -106,24 +98,17 @@ class ExecutorchTexts(RuntimeTexts):
 
     def __init__(self, folder: Path) -> None:
         library, path = require("pytorch_tokenizers"), folder / "tokenizer.json"
-        try:
-            with quiet():
-                self._tokenizer = library.CppHFTokenizer()
-                self._tokenizer.load(str(path))
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not read {path.name} ({in_one_line(error)})") from error
+        with reported(f"ExecuTorch does not read {path.name}"), quiet():
+            self._tokenizer = library.CppHFTokenizer()
+            self._tokenizer.load(str(path))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        try:
+        with reported("ExecuTorch does not tokenize"):
             return list(map(int, self._tokenizer.encode(text, 0, 0)))
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not tokenize: {in_one_line(error)}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        try:
+        with reported("ExecuTorch does not decode"):
             return str(self._tokenizer.decode_batch(list(ids), True))
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not decode: {in_one_line(error)}") from error
 
 
 def open_executorch(folder: Path, opening: Opening) -> ExecutorchRunner:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.errors import ArtifactError, ParityFailure, SeapError, in_one_line
 from validation.execution import Execution
 from validation.runtimes.timing import Pace
 
@@ -28,6 +30,8 @@ PER_TOKEN = ("key", "value")
 Layers = Iterator[States]
 #: Log-probabilities are those of the whole vocabulary, up to a constant for each token.
 Gives = Literal["logits", "log-probabilities"]
+#: What libraries raise that cannot load or run something.
+LIBRARY_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
 #: Why a folder is opened: to compare what it computes, exactly and with the logits that it gives; to score texts, as
 #: exactly and with the logits of all tokens; or to be timed as its runtime serves it, with the runtime's own choice of
 #: how exactly it computes and caches.
@@ -52,6 +56,18 @@ def real_lengths(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> NDArra
     return real
 
 
+@contextmanager
+def reported(
+    what: str, errors: tuple[type[Exception], ...] = LIBRARY_ERRORS, kind: type[SeapError] = ParityFailure
+) -> Iterator[None]:
+    """Says what a library does not do, where it raises an error; an `ArtifactError` says what helps."""
+    try:
+        yield
+    except errors as error:
+        remedy = "; export again" if kind is ArtifactError else ""
+        raise kind(f"{what}: {in_one_line(error)}{remedy}") from error
+
+
 class Runner(ABC):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it with its cache.
 
@@ -59,11 +75,13 @@ class Runner(ABC):
         runtime: Its name on the command line and in reports.
         extra: The extra of this package that installs it; None: our own dependencies, or no Python package.
         gives: Whether its methods return logits or log-probabilities.
+        batches: Whether the rows of a batch run together, and not one after the other.
     """
 
     runtime: ClassVar[str]
     extra: ClassVar[str | None] = None
     gives: ClassVar[Gives] = "logits"
+    batches: ClassVar[bool] = True
 
     @abstractmethod
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:

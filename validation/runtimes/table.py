@@ -41,7 +41,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         extra="gguf",
         arithmetic="validation.runtimes.llama_cpp.runner:llama_arithmetic",
         parity_factor=1.5,
-        texts="validation.runtimes.llama_cpp.texts:LlamaTexts",
+        texts="validation.runtimes.llama_cpp.runner:LlamaTexts",
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",

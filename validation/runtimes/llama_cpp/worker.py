@@ -141,7 +141,7 @@ class LlamaSession:
             self._library.llama_batch_free(batch)
         return [pace.first_s, *pace.steps_s]
 
-    def tokenize(self, text: str, special: bool = True) -> list[int]:
+    def encode(self, text: str, special: bool) -> list[int]:
         """The ids of a text, in which special tokens are recognised, with those that belong around it or without."""
         data = text.encode("utf-8")
         room = len(data) + 8
@@ -151,7 +151,7 @@ class LlamaSession:
             raise ParityFailure(f"llama.cpp needs {-count} tokens for {len(data)} bytes")
         return list(buffer[:count])
 
-    def detokenize(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones, as the server streams it.
 
         `llama_detokenize` strips the space at the start of a SentencePiece text, as it should, but cleans up spaces
@@ -194,11 +194,6 @@ class LlamaSession:
         except urllib.error.HTTPError as error:
             reason = " ".join(error.read().decode("utf-8", "replace").split())
             raise ParityFailure(f"llama.cpp's server does not render it: {reason:.200}") from error
-
-    def ends(self) -> list[int]:
-        """The ids of the tokens that end a text."""
-        is_end = self._library.llama_vocab_is_eog
-        return [token for token in range(self.vocab_size) if is_end(self._vocabulary, token)]
 
     def close(self) -> None:
         """Frees the model and its cache."""
