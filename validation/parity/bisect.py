@@ -22,6 +22,7 @@ from seap_export.model.sources.config import read_spec
 from seap_export.runtime.session import open_session, probe
 from validation.array_store import ArrayStore, StoredArray
 from validation.execution import Execution
+from validation.parity.compared import prompt_calls
 from validation.parity.recorder import Recorder
 from validation.parity.references import Reference, sequences_of
 from validation.parity.rounding import round_weights
@@ -29,7 +30,6 @@ from validation.parity.taps import Tap, decoder_taps, tapped
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
-from validation.runtimes.runner import padded
 from validation.session_memory import calls_of, claim_memory
 
 #: The relative error above which a difference is a fault, not rounding, by the dtype the graph computes in.
@@ -134,7 +134,7 @@ def bisect(
         session = open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped)
         runner = OnnxRunner(session, [value for _, value in tapped_values])
         comparison = _Comparison(spec, tapped_values, precision)
-        for call in _calls(case, runner, steps):
+        for call in _calls(case, runner, spec, steps):
             comparison.add_call(call, runner, recorded, store)
         comparison.add_caches(runner, recorded, store)
     return comparison.bisection(case, stage, in_float)
@@ -168,20 +168,13 @@ def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, 
     return proto.SerializeToString(), tapped_values
 
 
-def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
+def _calls(case: Case, runner: OnnxRunner, spec: ModelSpec, steps: int) -> Iterator[_Call]:
     """The prompt, in one call or in several, then the steps."""
     lengths = [len(row) for row in case.rows]
-    if case.call_tokens is None:
-        whole = tuple(slice(0, length) for length in lengths)
-        yield _Call(runner.prefill(padded(case.rows), lengths, steps), whole, whole)
-    else:
-        start = 0
-        for part in case.calls:
-            ids = np.array([part], np.int64)
-            room = len(case.rows[0]) - len(part) + steps
-            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)], room)
-            yield _Call(logits, (slice(0, len(part)),), (slice(start, start + len(part)),))
-            start += len(part)
+    for start, ids, logits in prompt_calls(case, runner, spec, steps):
+        widths = [min(length - start, ids.shape[1]) for length in lengths]
+        columns = tuple(slice(0, width) for width in widths)
+        yield _Call(logits, columns, tuple(slice(start, start + width) for width in widths))
     one = (slice(0, 1),) * len(lengths)
     for step in range(steps):
         logits = runner.step([forced[step] for forced in case.forced])[:, None]

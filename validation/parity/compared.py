@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -76,7 +77,7 @@ def compare(
     truths = [references[sequence] for sequence in sequences_of(case)]
     wanted = [_comparable(store.get(truth.logits), runner.gives) for truth in truths]
     steps = len(case.forced[0])
-    last = _last_call(case, runner, spec)
+    ((_, _, last),) = deque(prompt_calls(case, runner, spec, steps), maxlen=1)  # the others need not stay in memory
     gives_last_only = last.shape[1] == 1
     for row, ids in enumerate(case.rows):
         prompt = wanted[row][:-steps]
@@ -164,18 +165,23 @@ def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: b
         )
 
 
-def _last_call(case: Case, runner: Runner, spec: ModelSpec) -> NDArray[np.floating]:
-    """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
-    steps = len(case.forced[0])
+def prompt_calls(
+    case: Case, runner: Runner, spec: ModelSpec, steps: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.floating]]]:
+    """Runs the prompts of a case, with room for steps: yields each call's first position, tokens and logits."""
     if case.filled:
         if not isinstance(runner, Fills):
             raise ValueError(f"case {case.name}: {runner.runtime} takes no cache")
-        runner.fill(filling(spec, case.filled), case.filled, len(case.rows[0]) + steps)
-        return runner.append(np.array(case.rows, np.int64))
-    if case.call_tokens is None:
-        return runner.prefill(padded(case.rows), [len(row) for row in case.rows], steps)
-    first, *others = (np.array([part], np.int64) for part in case.calls)
-    logits = runner.prefill(first, [first.shape[1]], len(case.rows[0]) - first.shape[1] + steps)
-    for part in others:
-        logits = runner.append(part)
-    return logits
+        ids = np.array(case.rows, np.int64)
+        runner.fill(filling(spec, case.filled), case.filled, ids.shape[1] + steps)
+        yield 0, ids, runner.append(ids)
+        return
+    whole = padded(case.rows)
+    width = whole.shape[1] if case.call_tokens is None else case.call_tokens
+    for start in range(0, whole.shape[1], width):
+        ids = whole[:, start : start + width]
+        if start:
+            yield start, ids, runner.append(ids)
+        else:
+            lengths = [min(len(row), width) for row in case.rows]
+            yield 0, ids, runner.prefill(ids, lengths, whole.shape[1] - ids.shape[1] + steps)

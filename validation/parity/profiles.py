@@ -64,10 +64,6 @@ class Limit:
     figure: Figure
     value: float
 
-    def __post_init__(self) -> None:
-        if self.figure not in FIGURES or not 0.0 < self.value < math.inf:
-            raise ValueError(f"a limit is a positive number for one of {FIGURES}")
-
     @property
     def is_least(self) -> bool:
         """Whether the limit is a lower bound, so that higher values are better."""
@@ -96,12 +92,6 @@ class Limits:
 
     given: tuple[tuple[PrecisionName, Figure, float], ...] = ()
 
-    def __post_init__(self) -> None:
-        for precision, figure, value in self.given:
-            if precision not in PRECISIONS or figure not in DEFAULT_LIMITS[precision]:
-                raise ValueError(f"{precision} has no limit {figure}")
-            Limit(figure, value)
-
     def of(self, precision: PrecisionName) -> dict[Figure, float]:
         """The limits of a precision by figure: the defaults, or what was given in their place."""
         given = {figure: value for name, figure, value in self.given if name == precision}
@@ -113,12 +103,12 @@ class Limits:
 
     def looser(self, precision: PrecisionName) -> tuple[str, ...]:
         """The limits that are looser than the defaults, in words."""
-        looser = []
-        for name, figure, value in self.given:
-            default = DEFAULT_LIMITS[name][figure]
-            if name == precision and Limit(figure, default).is_exceeded(value):
-                looser.append(f"{name} {figure} {value:g} is looser than the default {default:g}")
-        return tuple(looser)
+        defaults = DEFAULT_LIMITS[precision]
+        return tuple(
+            f"{name} {figure} {value:g} is looser than the default {defaults[figure]:g}"
+            for name, figure, value in self.given
+            if name == precision and Limit(figure, defaults[figure]).is_exceeded(value)
+        )
 
 
 def read_limits(path: Path) -> Limits:

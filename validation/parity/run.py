@@ -7,8 +7,7 @@ exceeds its default limit, to measure whether its own noise explains that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from validation.parity.profiles import Limits, Noise
 from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
 from validation.parity.report import ComparedFolder, ParityReport
 from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
-from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.table import require_runtime, runtime_title
 from validation.texts.compare import runtime_figures
 from validation.texts.model import ModelTexts
@@ -97,22 +95,17 @@ def run_parity(
     filled, uncrossed = filled_cases(cases, spec, context, None if candidate.fills else runtime_title(runtime))
     cases = (*cases, *filled)
     candidate.claim(cases, on_memory or say)
-    reads = candidate.reads()
     model = ModelTexts(hf_folder)
     texts = runtime_figures(model, runtime, folder, prompts)
-
-    def opened() -> AbstractContextManager[TorchRunner]:
-        return open_torch_runner(hf_folder, execution, change=reads.change, stored=reads.stored)
-
     with ArrayStore() as store:
         answers = candidate.answers(next(case for case in cases if len(case.rows) > 1), model)
         cases = tuple(answers.case if case.name == answers.case.name else case for case in cases)
-        with opened() as torch_runner:
+        with candidate.torch(hf_folder) as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
         compared, complaints = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
         alone = [sequence for case in cases if not (case.in_float or case.filled) for sequence in sequences_of(case)]
         rounding = None if origin is None else compare_with_origin(origin, execution, alone, references, store, say)
-        noise, margin = _noise(compared, references, store, opened, candidate, say)
+        noise, margin = _noise(compared, references, store, hf_folder, candidate, say)
     return ParityReport(
         stages=tuple(stage for comparison in compared for stage in comparison.results(noise, margin)),
         subject=ComparedFolder(
@@ -160,7 +153,7 @@ def _noise(
     compared: Sequence[Compared],
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
-    reopen: Callable[[], AbstractContextManager[TorchRunner]],
+    model_folder: Path,
     candidate: RuntimeCandidate,
     say: Say,
 ) -> tuple[dict[TokenSequence, Noise], float]:
@@ -174,7 +167,7 @@ def _noise(
     noise: dict[TokenSequence, Noise] = {}
     largest = 0.0
     if in_float32 or is_rounding:
-        with reopen() as runner:
+        with candidate.torch(model_folder) as runner:
             sequences = {sequence: references[sequence] for case in in_float32 for sequence in sequences_of(case)}
             noise = measure_exact_noise(runner, sequences, store, say)
             if is_rounding:

@@ -76,8 +76,6 @@ class LitertRunner(RowByRow["_Row"]):
         return _Row(caches)
 
     def cache(self, row: int) -> Layers:
-        if not self._rows:
-            raise ValueError("a cache is read before there is a prompt")
         of_row = self._rows[row]
         for layer in range(len(self._shapes) // 2):
             yield {state: self._read(of_row, f"{_CACHE}{state[0]}_{layer}") for state in ("key", "value")}

@@ -77,8 +77,6 @@ class MlxRunner(Runner):
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        if not self._cache:
-            raise ValueError("tokens are appended before there is a prompt")
         return self._run(input_ids, "a decode step")
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
@@ -99,8 +97,6 @@ class MlxRunner(Runner):
 
     def cache(self, row: int) -> Layers | None:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]; None: one keeps others."""
-        if not self._cache:
-            raise ValueError("a cache is read before there is a prompt")
         if not all(isinstance(layer, self._caches.KVCache | self._caches.BatchKVCache) for layer in self._cache):
             return None
         caches = iter(self._cache)

@@ -67,10 +67,6 @@ class OpenvinoRunner(Runner):
         return self._run(input_ids)
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        if not self._is_real.size:
-            raise ValueError("tokens are appended before there is a prompt")
-        if len(input_ids) != len(self._is_real):
-            raise ValueError(f"tokens for {len(input_ids)} rows follow prompts of {len(self._is_real)}")
         self._is_real = np.concatenate([self._is_real, np.ones_like(input_ids)], axis=1)
         return self._run(input_ids)
 
@@ -79,8 +75,6 @@ class OpenvinoRunner(Runner):
 
         Of other kinds of layers, what they keep of all earlier tokens.
         """
-        if not self._is_real.size:
-            raise ValueError("a cache is read before there is a prompt")
         positions = np.flatnonzero(self._is_real[row])
         for layer, shapes in enumerate(read_spec(self._folder).layers):
             kept = {}

@@ -46,6 +46,4 @@ class RowByRow(Runner, Generic[Row]):
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
         """Appends tokens to each row; it gives and raises what `prefill` does."""
-        if not self._rows:
-            raise ValueError("tokens are appended before there is a prompt")
         return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])

@@ -31,7 +31,7 @@ Layers = Iterator[States]
 #: Log-probabilities are those of the whole vocabulary, up to a constant for each token.
 Gives = Literal["logits", "log-probabilities"]
 #: What libraries raise that cannot load or run something.
-LIBRARY_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
+_LIBRARY_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
 #: Why a folder is opened: to compare what it computes, exactly and with the logits that it gives; to score texts, as
 #: exactly and with the logits of all tokens; or to be timed as its runtime serves it, with the runtime's own choice of
 #: how exactly it computes and caches.
@@ -57,13 +57,11 @@ def real_lengths(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> NDArra
 
 
 @contextmanager
-def reported(
-    what: str, errors: tuple[type[Exception], ...] = LIBRARY_ERRORS, kind: type[SeapError] = ParityFailure
-) -> Iterator[None]:
+def reported(what: str, kind: type[SeapError] = ParityFailure) -> Iterator[None]:
     """Says what a library does not do, where it raises an error; an `ArtifactError` says what helps."""
     try:
         yield
-    except errors as error:
+    except _LIBRARY_ERRORS as error:
         remedy = "; export again" if kind is ArtifactError else ""
         raise kind(f"{what}: {in_one_line(error)}{remedy}") from error
 

@@ -139,7 +139,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
     patches: dict[str, Any] = {
-        "run.open_torch_runner": lambda *_, **__: contextlib.nullcontext(FakeTorch()),
+        "candidates.onnx_candidate.open_torch_runner": lambda *_, **__: contextlib.nullcontext(FakeTorch()),
         "run.ModelTexts": Mock(),
         "run.runtime_figures": Mock(return_value=None),
         "run.tokenize_prompts": lambda folder, prompts, **_: tuple(tuple(map(len, one.split())) for one in prompts),

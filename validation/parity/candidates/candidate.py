@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import ClassVar
 
-from converters.format import Format, StoredWeights
+from converters.format import Format
 from converters.formats import read_format
 from converters.onnx.weights.scaling import Scaling
 from seap_export.model.families import ModelSpec
 from validation.array_store import ArrayStore
-from validation.checkpoint import Change
 from validation.execution import Execution, Say
 from validation.parity.answers import Answers
 from validation.parity.compared import Compared
@@ -22,7 +21,7 @@ from validation.parity.profiles import Limits, Noise, Pass, passes, single_pass
 from validation.parity.references import Reference, TokenSequence, measure_rounding_noise
 from validation.parity.report import Conditions
 from validation.prompts import Case
-from validation.runtimes.pytorch.torch_runner import TorchRunner
+from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.runner import Runner, Runtime
 from validation.runtimes.table import open_runtime, require_runtime, runtime_row, runtime_versions
 from validation.texts.model import ModelTexts
@@ -38,14 +37,6 @@ class ParityInput:
     spec: ModelSpec
     execution: Execution
     say: Say
-
-
-@dataclass(frozen=True)
-class Reads:
-    """The weights that torch computes with: those of the model, changed, or those that were written."""
-
-    change: Change | None = None
-    stored: StoredWeights | None = None
 
 
 class RuntimeCandidate:
@@ -85,9 +76,10 @@ class RuntimeCandidate:
         """Lets `generate` answer the prompts of a case; nothing is written where users do not decode with it."""
         return Answers(case)
 
-    def reads(self) -> Reads:
-        """The weights that torch computes with: those that the format stores."""
-        return Reads(stored=self.format.weights(self._input.folder, self._input.spec))
+    def torch(self, model_folder: Path) -> AbstractContextManager[TorchRunner]:
+        """Opens the reference, which computes with the weights that the format stores."""
+        stored = self.format.weights(self._input.folder, self._input.spec)
+        return open_torch_runner(model_folder, self._input.execution, stored=stored)
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The passes in which the cases are run, each with its limits."""

@@ -11,9 +11,10 @@ decoded as users do it, on a GPU with its CUDA graph. On the CPU, the batch's st
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import onnxruntime as ort
 
@@ -30,13 +31,14 @@ from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
 from validation.execution import Say
 from validation.parity.answers import Answers, write_answers
-from validation.parity.candidates.candidate import ParityInput, Reads, References, RuntimeCandidate
+from validation.parity.candidates.candidate import ParityInput, References, RuntimeCandidate
 from validation.parity.compared import SERVED, Compared, compare_served, served_cases
 from validation.parity.profiles import Limits, Pass, passes
 from validation.parity.report import Conditions
 from validation.parity.rounding import round_weights
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
+from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.runner import Runtime
 from validation.session_memory import calls_of, claim_memory
 from validation.texts.model import ModelTexts
@@ -80,9 +82,10 @@ class OnnxCandidate(RuntimeCandidate):
         self._input.say(f"{self.format.name}: generate")
         return write_answers(partial(Generator, folder, threads=execution.threads), case, model.ends())
 
-    def reads(self) -> Reads:
-        """The model's weights, rounded to the graph's levels."""
-        return Reads(change=round_weights(self._input.spec, self._form.precision))
+    def torch(self, model_folder: Path) -> AbstractContextManager[TorchRunner]:
+        """Opens the reference with the model's weights, rounded to the graph's levels."""
+        change = round_weights(self._input.spec, self._form.precision)
+        return open_torch_runner(model_folder, self._input.execution, change=change)
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The passes of the graph, the last of which runs it as it is; see `validation.parity.profiles.passes`."""

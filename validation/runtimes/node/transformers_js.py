@@ -60,14 +60,10 @@ class TransformersJsRunner(Runner):
         return self._logits("prefill", input_ids, lengths=self._real.tolist())
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        if not len(self._real):
-            raise ValueError("tokens are appended before there is a prompt")
         self._real = self._real + input_ids.shape[1]
         return self._logits("append", input_ids)
 
     def cache(self, row: int) -> Layers:
-        if not len(self._real):
-            raise ValueError("a cache is read before there is a prompt")
         layers: defaultdict[int, dict[str, str]] = defaultdict(dict)
         for name in self._ask("states")["names"]:
             if (parts := _STATE.fullmatch(name)) is not None:
