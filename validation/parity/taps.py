@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.model.families import Attention, Experts, ModelSpec, SharedExpert, Sublayer
+from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, SharedExpert, Sublayer
 from seap_export.model.families.family import FUSED
 from seap_export.model.families.fused import fused_rows
 from seap_export.model.families.sublayers import QK_NORMS
@@ -36,7 +36,7 @@ class Tap:
     values: tuple[str, ...]
     modules: tuple[str, ...]
     side: Side = "output"
-    channels: tuple[int, ...] | None = None
+    channels: slice | tuple[int, ...] | None = None
     factor: float = 1.0
     exponent: int = 0
 
@@ -55,6 +55,8 @@ def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]
         yield from _norm_taps(spec, index, sublayer)
         if isinstance(sublayer, Attention):
             yield from _attention_taps(spec, index, sublayer)
+        if isinstance(sublayer, Mlp):
+            yield from _mlp_taps(spec, index, sublayer, scaling)
         # Operators give only what all experts write, and transformers scales a shared one's output.
         if not isinstance(sublayer, Experts | SharedExpert):
             yield _read_tap(spec, index, sublayer, scaling)
@@ -80,6 +82,17 @@ def _attention_taps(spec: ModelSpec, index: int, attention: Attention) -> Iterat
         is_whole = attention.qk_norm == "over_all_heads" and name in QK_NORMS
         node = f"{here}.{name}" if is_whole else f"{here}.{name}.join"
         yield Tap(index, f"self_attn.{name}", _node(node), (family.module(name, index),))
+
+
+def _mlp_taps(spec: ModelSpec, index: int, mlp: Mlp, scaling: Scaling) -> Iterator[Tap]:
+    """The projections that an MLP reads."""
+    neurons, is_fused = mlp.intermediate_size, "gate_up_proj" in spec.family.fused
+    for part, name in enumerate(mlp.readers):
+        module = spec.family.module("gate_up_proj" if is_fused else name, index)
+        channels = slice(part * neurons, (part + 1) * neurons) if is_fused else None
+        exponent = scaling.input(mlp.output, index) if name == mlp.scalable else 0
+        values = _node(f"layers.{index}.{mlp.label}.{name}")
+        yield Tap(index, f"mlp.{name}", values, (module,), channels=channels, exponent=exponent)
 
 
 def _read_tap(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Tap:
