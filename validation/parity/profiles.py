@@ -97,10 +97,6 @@ class Limits:
         given = {figure: value for name, figure, value in self.given if name == precision}
         return {**DEFAULT_LIMITS[precision], **given}
 
-    def is_given(self, precision: PrecisionName, figure: Figure) -> bool:
-        """Whether the user gave this limit of a precision in place of the default."""
-        return any((name, of) == (precision, figure) for name, of, _ in self.given)
-
     def looser(self, precision: PrecisionName) -> tuple[str, ...]:
         """The limits that are looser than the defaults, in words."""
         defaults = DEFAULT_LIMITS[precision]
@@ -247,5 +243,5 @@ def single_pass(precision: Precision, limits: Limits, *, in_float: bool = False)
     judged = tuple(
         Limit(figure, values[figure]) for figure in values if precision.name == "fp32" or figure not in _EXACT
     )
-    given = frozenset(figure for figure in values if limits.is_given(precision.name, figure))
+    given = frozenset(figure for name, figure, _ in limits.given if name == precision.name)
     return Pass("", in_float, judged, given)
