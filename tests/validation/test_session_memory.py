@@ -15,6 +15,7 @@ from support.product import Compute, OnnxForm, PrecisionName, choose_precision, 
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from validation import session_memory
 from validation.execution import Execution
+from validation.parity.candidates.onnx_candidate import OnnxCandidate
 from validation.parity.run import run_parity
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
@@ -91,7 +92,7 @@ def test_float32_that_does_not_fit_twice_stays_in_its_file_and_what_does_not_fit
     free(monkeypatch, 1000)
     with pytest.raises(EnvironmentFailure, match=rf"{model}.* of what is free.*seap-export convert"):
         claim_memory(model, ONE)
-    monkeypatch.setattr("validation.parity.run.open_torch_runner", lambda *_: pytest.fail("torch was opened"))
+    monkeypatch.setattr(OnnxCandidate, "torch", lambda *_: pytest.fail("torch was opened"))
     with pytest.raises(EnvironmentFailure, match="of what is free"):
         run_parity(micro_hf("Llama"), model.parent, ["the cat", "a dog sat", "one"])
     free(monkeypatch, 2**40)

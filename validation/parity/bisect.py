@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -20,16 +20,16 @@ from converters.onnx.weights.scaling import read_scaling
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.config import read_spec
 from seap_export.runtime.session import open_session, probe
-from validation.array_store import ArrayStore
+from validation.array_store import ArrayStore, StoredArray
 from validation.execution import Execution
-from validation.parity.recorder import RecordedSequence, Recorder
-from validation.parity.references import sequences_of
+from validation.parity.compared import prompt_calls
+from validation.parity.recorder import Recorder
+from validation.parity.references import Reference, sequences_of
 from validation.parity.rounding import round_weights
 from validation.parity.taps import Tap, decoder_taps, tapped
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
-from validation.runtimes.runner import padded
 from validation.session_memory import calls_of, claim_memory
 
 #: The relative error above which a difference is a fault, not rounding, by the dtype the graph computes in.
@@ -124,18 +124,28 @@ def bisect(
     precision = read_form(model).precision
     mapped = claim_memory(model, [calls_of(case)], execution)
     with ArrayStore() as store:
-        sequences = sequences_of(replace(case, forced=tuple(forced[:steps] for forced in case.forced)))
+        traced = replace(case, forced=tuple(forced[:steps] for forced in case.forced), kept=None)
         change = round_weights(spec, precision)
         with open_torch_runner(hf_folder, execution, change=change) as torch_runner:
-            references = Recorder(torch_runner, store).references(sequences)
+            recorder = Recorder(torch_runner, store)
+            references = recorder.references(traced)
+        recorded = [_Recorded(recorder.values[one], references[one]) for one in sequences_of(traced)]
         graph, tapped_values = _with_outputs(model, spec, in_float)
         session = open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped)
         runner = OnnxRunner(session, [value for _, value in tapped_values])
         comparison = _Comparison(spec, tapped_values, precision)
-        for call in _calls(case, runner, steps):
-            comparison.add_call(call, runner, references, store)
-        comparison.add_caches(runner, references, store)
+        for call in _calls(case, runner, spec, steps):
+            comparison.add_call(call, runner, recorded, store)
+        comparison.add_caches(runner, recorded, store)
     return comparison.bisection(case, stage, in_float)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What torch computed for a row and its decode steps: the values by tap, logits and cache."""
+
+    values: Mapping[str, StoredArray]
+    reference: Reference
 
 
 @dataclass(frozen=True)
@@ -158,20 +168,13 @@ def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, 
     return proto.SerializeToString(), tapped_values
 
 
-def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
+def _calls(case: Case, runner: OnnxRunner, spec: ModelSpec, steps: int) -> Iterator[_Call]:
     """The prompt, in one call or in several, then the steps."""
     lengths = [len(row) for row in case.rows]
-    if case.call_tokens is None:
-        whole = tuple(slice(0, length) for length in lengths)
-        yield _Call(runner.prefill(padded(case.rows), lengths, steps), whole, whole)
-    else:
-        start = 0
-        for part in case.calls:
-            ids = np.array([part], np.int64)
-            room = len(case.rows[0]) - len(part) + steps
-            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)], room)
-            yield _Call(logits, (slice(0, len(part)),), (slice(start, start + len(part)),))
-            start += len(part)
+    for start, ids, logits in prompt_calls(case, runner, spec, steps):
+        widths = [min(length - start, ids.shape[1]) for length in lengths]
+        columns = tuple(slice(0, width) for width in widths)
+        yield _Call(logits, columns, tuple(slice(start, start + width) for width in widths))
     one = (slice(0, 1),) * len(lengths)
     for step in range(steps):
         logits = runner.step([forced[step] for forced in case.forced])[:, None]
@@ -192,27 +195,25 @@ class _Comparison:
         self._sequence: list[tuple[str, float | None]] = []  # in the order of computation, call by call
         self._overflows: dict[str, Overflow] = {}
 
-    def add_call(
-        self, call: _Call, runner: OnnxRunner, references: Sequence[RecordedSequence], store: ArrayStore
-    ) -> None:
+    def add_call(self, call: _Call, runner: OnnxRunner, recorded: Sequence[_Recorded], store: ArrayStore) -> None:
         for tap, value in self._tapped:
-            for row, reference in enumerate(references):
-                wanted = store.get(reference.values[tap.name])[call.tokens[row]]
+            for row, sequence in enumerate(recorded):
+                wanted = store.get(sequence.values[tap.name])[call.tokens[row]]
                 computed = runner.tapped[value][row, call.columns[row]]
                 computed = computed.reshape(len(computed), -1)
                 if len(computed) != len(wanted):  # `--logits last` norms the last token alone
                     wanted, computed = wanted[-1:], runner.tapped[value][row, -1:].reshape(1, -1)
                 self._add(tap.name, tap.layer, tap.sublayer, wanted, np.ldexp(computed, tap.exponent))
                 self._note_overflow(tap.name, wanted, computed)
-        for row, reference in enumerate(references):
-            wanted = store.get(reference.logits)[call.tokens[row]]
+        for row, sequence in enumerate(recorded):
+            wanted = store.get(sequence.reference.logits)[call.tokens[row]]
             computed = call.logits[row]
             computed = computed[call.columns[row]] if not runner.gives_last_only else computed[-1:]
             self._add("lm_head", None, "lm_head", wanted[-len(computed) :], computed.astype(np.float32))
 
-    def add_caches(self, runner: OnnxRunner, references: Sequence[RecordedSequence], store: ArrayStore) -> None:
-        for row, reference in enumerate(references):
-            keeping = ((layer, wanted) for layer, wanted in enumerate(reference.cache) if wanted)
+    def add_caches(self, runner: OnnxRunner, recorded: Sequence[_Recorded], store: ArrayStore) -> None:
+        for row, sequence in enumerate(recorded):
+            keeping = ((layer, wanted) for layer, wanted in enumerate(sequence.reference.cache) if wanted)
             for (layer, wanted), computed in zip(keeping, runner.cache(row), strict=True):
                 for state, stored in wanted.items():
                     node = f"{self._labels[layer][state]}.{state}_cache"

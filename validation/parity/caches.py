@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,11 @@ class CacheComparison:
     """Compares the cached states of a candidate with the reference's, over all rows of a case."""
 
     def __init__(self) -> None:
-        self._error, self._max_abs = -1.0, 0.0
-        self._layer_and_part: tuple[int, str] = (0, "key")
-        self._defect = ""
+        self._figures = CacheFigures(0.0, 0.0, 0, "key")
+
+    def figures(self) -> CacheFigures:
+        """The largest errors of all rows that were compared."""
+        return self._figures
 
     def update(self, reference: Iterable[tuple[int, Layer]], candidate: Iterable[Layer], row: int) -> None:
         """Compares the states of one row, layer by layer, as far as the reference has them."""
@@ -57,27 +59,22 @@ class CacheComparison:
 
     def add_layer(self, wanted: Layer, computed: Layer, row: int, layer: int) -> None:
         for part, values in wanted.items():
-            self._add(values, computed[part], row, layer, part)
+            of_state = _compared(values, computed[part], row, layer, part)
+            worst = max(self._figures, of_state, key=lambda figures: figures.error)
+            max_abs = max(self._figures.max_abs, of_state.max_abs)
+            self._figures = replace(worst, max_abs=max_abs, defect=self._figures.defect or of_state.defect)
 
-    def figures(self) -> CacheFigures:
-        """The largest errors of all rows that were compared, at least one."""
-        return CacheFigures(max(self._error, 0.0), self._max_abs, *self._layer_and_part, self._defect)
 
-    def _add(
-        self, wanted: NDArray[np.float32], computed: NDArray[np.float32], row: int, layer: int, part: str
-    ) -> None:
-        where = f"{_words(part, layer)}, row {row}"
-        if wanted.shape != computed.shape:
-            self._note(f"a cache of shape {list(computed.shape)} {where}, expected {list(wanted.shape)}")
-            return
-        if not np.isfinite(computed).all():
-            self._note(f"NaN or Inf {where}")
-            return
-        scale = float(np.sqrt(np.square(wanted, dtype=np.float64).mean())) or 1.0
-        largest = float(np.abs(wanted - computed).max(initial=0.0))
-        self._max_abs = max(self._max_abs, largest)
-        if largest / scale > self._error:
-            self._error, self._layer_and_part = largest / scale, (layer, part)
-
-    def _note(self, defect: str) -> None:
-        self._defect = self._defect or defect
+def _compared(
+    wanted: NDArray[np.float32], computed: NDArray[np.float32], row: int, layer: int, part: str
+) -> CacheFigures:
+    """The figures of one state of a row."""
+    where = f"{_words(part, layer)}, row {row}"
+    if wanted.shape != computed.shape:
+        defect = f"a cache of shape {list(computed.shape)} {where}, expected {list(wanted.shape)}"
+        return CacheFigures(0.0, 0.0, layer, part, defect)
+    if not np.isfinite(computed).all():
+        return CacheFigures(0.0, 0.0, layer, part, f"NaN or Inf {where}")
+    scale = float(np.sqrt(np.square(wanted, dtype=np.float64).mean())) or 1.0
+    largest = float(np.abs(wanted - computed).max(initial=0.0))
+    return CacheFigures(largest / scale, largest, layer, part)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import islice
 from operator import or_
@@ -22,6 +23,9 @@ from validation.parity.references import Reference, TokenSequence, behind, seque
 from validation.parity.stage import StageResult
 from validation.prompts import Case
 from validation.runtimes.runner import PER_TOKEN, Fills, Gives, Runner, States, padded
+
+#: What reports add to the name of a case that is decoded as it is served.
+SERVED = "served"
 
 
 @dataclass
@@ -73,7 +77,7 @@ def compare(
     truths = [references[sequence] for sequence in sequences_of(case)]
     wanted = [_comparable(store.get(truth.logits), runner.gives) for truth in truths]
     steps = len(case.forced[0])
-    last = _last_call(case, runner, spec)
+    ((_, _, last),) = deque(prompt_calls(case, runner, spec, steps), maxlen=1)  # the others need not stay in memory
     gives_last_only = last.shape[1] == 1
     for row, ids in enumerate(case.rows):
         prompt = wanted[row][:-steps]
@@ -110,15 +114,9 @@ def _compare_step(
 ) -> None:
     """Adds the logits [rows, V] of a decode step; `wanted` are those of each row's prompt and all of its steps."""
     for row, forced in enumerate(compared.case.forced):
-        add_step(compared, row, step, wanted[row][len(wanted[row]) - len(forced) + step], logits[row])
-
-
-def add_step(
-    compared: Compared, row: int, step: int, wanted: NDArray[np.float32], logits: NDArray[np.floating]
-) -> None:
-    """Adds the logits [V] of a row after a decode step."""
-    following = compared.case.forced[row][step + 1 : step + 2]
-    compared.decode.update(wanted[None], logits[None], row=row, first_position=step, following=following)
+        expected = wanted[row][len(wanted[row]) - len(forced) + step]
+        following = forced[step + 1 : step + 2]
+        compared.decode.update(expected[None], logits[row][None], row=row, first_position=step, following=following)
 
 
 def served_cases(cases: Sequence[Case]) -> list[Case]:
@@ -128,18 +126,24 @@ def served_cases(cases: Sequence[Case]) -> list[Case]:
 
 def compare_served(
     case: Case, run: Pass, references: Mapping[TokenSequence, Reference], decoder: OnnxDecoder, store: ArrayStore
-) -> Compared:
-    """Compares a case that our own decoder runs, which captures steps as a CUDA graph where the graph allows it."""
-    compared = Compared(case, run)
+) -> tuple[Compared, NDArray[np.float32]]:
+    """Compares a case that our own decoder runs, which captures steps as a CUDA graph where the graph allows it.
+
+    Returns:
+        The comparison, and the decoder's logits after the prompt and after each step, [rows, 1 + steps, V].
+    """
+    compared = Compared(replace(case, name=f"{case.name}, {SERVED}"), run)
     wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
     decoding = decoder.start(case.rows, len(case.forced[0]))
     for row, (ids, forced) in enumerate(zip(case.rows, case.forced, strict=True)):
         expected, computed = wanted[row][-len(forced) - 1][None], decoding.logits[row : row + 1]
         compared.prefill.update(expected, computed, row=row, first_position=len(ids) - 1, following=forced[:1])
+    noted = [decoding.logits.copy()]  # the next step may overwrite them
     for step, next_ids in enumerate(zip(*case.forced, strict=True)):
         decoding.step(next_ids)
         _compare_step(compared, step, wanted, decoding.logits)
-    return compared
+        noted.append(decoding.logits.copy())
+    return compared, np.stack(noted, axis=1)
 
 
 def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: bool) -> Iterator[tuple[int, States]]:
@@ -161,18 +165,23 @@ def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: b
         )
 
 
-def _last_call(case: Case, runner: Runner, spec: ModelSpec) -> NDArray[np.floating]:
-    """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
-    steps = len(case.forced[0])
+def prompt_calls(
+    case: Case, runner: Runner, spec: ModelSpec, steps: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.floating]]]:
+    """Runs the prompts of a case, with room for steps: yields each call's first position, tokens and logits."""
     if case.filled:
         if not isinstance(runner, Fills):
             raise ValueError(f"case {case.name}: {runner.runtime} takes no cache")
-        runner.fill(filling(spec, case.filled), case.filled, len(case.rows[0]) + steps)
-        return runner.append(np.array(case.rows, np.int64))
-    if case.call_tokens is None:
-        return runner.prefill(padded(case.rows), [len(row) for row in case.rows], steps)
-    first, *others = (np.array([part], np.int64) for part in case.calls)
-    logits = runner.prefill(first, [first.shape[1]], len(case.rows[0]) - first.shape[1] + steps)
-    for part in others:
-        logits = runner.append(part)
-    return logits
+        ids = np.array(case.rows, np.int64)
+        runner.fill(filling(spec, case.filled), case.filled, ids.shape[1] + steps)
+        yield 0, ids, runner.append(ids)
+        return
+    whole = padded(case.rows)
+    width = whole.shape[1] if case.call_tokens is None else case.call_tokens
+    for start in range(0, whole.shape[1], width):
+        ids = whole[:, start : start + width]
+        if start:
+            yield start, ids, runner.append(ids)
+        else:
+            lengths = [min(len(row), width) for row in case.rows]
+            yield 0, ids, runner.prefill(ids, lengths, whole.shape[1] - ids.shape[1] + steps)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from converters.onnx.precision import Precision
 from seap_export.pruning.rounding.grid import BlockQuantization
@@ -66,17 +69,18 @@ def compare_with_origin(
     with open_torch_runner(origin.folder, execution) as runner:
         runs = [run_of(one, one.parts(runner.spec), runner.spec) for one in chosen]
         truths = [store.put(logits) for logits in runner.run(runs)]
-        rounded = LogitComparison()
-        for truth, sequence in zip(truths, chosen, strict=True):
-            rounded.update(store.get(truth), store.get(references[sequence].logits))
-        kl, limit = rounded.figures().mean_kl or 0.0, _LEAST
+
+        def mean_kl(computed: Iterable[NDArray[np.float32]]) -> float:
+            comparison = LogitComparison()
+            for truth, logits in zip(truths, computed, strict=True):
+                comparison.update(store.get(truth), logits)
+            return comparison.figures().mean_kl or 0.0
+
+        kl, limit = mean_kl(store.get(references[sequence].logits) for sequence in chosen), _LEAST
         if kl > limit and (change := round_weights(runner.spec, Precision("fp32", _plain(origin.grid)))) is not None:
             say("torch: the same, rounded to the nearest levels")
             runner.change_weights(change)
-            nearest = LogitComparison()
-            for truth, logits in zip(truths, runner.run(runs), strict=True):
-                nearest.update(store.get(truth), logits)
-            limit = max(limit, _FACTOR * (nearest.figures().mean_kl or 0.0))
+            limit = max(limit, _FACTOR * mean_kl(runner.run(runs)))
     return OriginFigures(kl, limit)
 
 

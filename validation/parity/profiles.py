@@ -64,10 +64,6 @@ class Limit:
     figure: Figure
     value: float
 
-    def __post_init__(self) -> None:
-        if self.figure not in FIGURES or not 0.0 < self.value < math.inf:
-            raise ValueError(f"a limit is a positive number for one of {FIGURES}")
-
     @property
     def is_least(self) -> bool:
         """Whether the limit is a lower bound, so that higher values are better."""
@@ -96,29 +92,19 @@ class Limits:
 
     given: tuple[tuple[PrecisionName, Figure, float], ...] = ()
 
-    def __post_init__(self) -> None:
-        for precision, figure, value in self.given:
-            if precision not in PRECISIONS or figure not in DEFAULT_LIMITS[precision]:
-                raise ValueError(f"{precision} has no limit {figure}")
-            Limit(figure, value)
-
     def of(self, precision: PrecisionName) -> dict[Figure, float]:
         """The limits of a precision by figure: the defaults, or what was given in their place."""
         given = {figure: value for name, figure, value in self.given if name == precision}
         return {**DEFAULT_LIMITS[precision], **given}
 
-    def is_given(self, precision: PrecisionName, figure: Figure) -> bool:
-        """Whether the user gave this limit of a precision in place of the default."""
-        return any((name, of) == (precision, figure) for name, of, _ in self.given)
-
     def looser(self, precision: PrecisionName) -> tuple[str, ...]:
         """The limits that are looser than the defaults, in words."""
-        looser = []
-        for name, figure, value in self.given:
-            default = DEFAULT_LIMITS[name][figure]
-            if name == precision and Limit(figure, default).is_exceeded(value):
-                looser.append(f"{name} {figure} {value:g} is looser than the default {default:g}")
-        return tuple(looser)
+        defaults = DEFAULT_LIMITS[precision]
+        return tuple(
+            f"{name} {figure} {value:g} is looser than the default {defaults[figure]:g}"
+            for name, figure, value in self.given
+            if name == precision and Limit(figure, defaults[figure]).is_exceeded(value)
+        )
 
 
 def read_limits(path: Path) -> Limits:
@@ -169,8 +155,8 @@ class Noise:
 
 #: Decode steps in float32: the first one reads the prompt's cache, the second one that of the first.
 _FEW_STEPS = 2
-#: The label of a pass whose activations stay in float32, and of the one that runs as the graph is served.
-IN_FLOAT, SERVED = "in float32", "served"
+#: The label of a pass whose activations stay in float32.
+IN_FLOAT = "in float32"
 
 
 @dataclass(frozen=True)
@@ -257,5 +243,5 @@ def single_pass(precision: Precision, limits: Limits, *, in_float: bool = False)
     judged = tuple(
         Limit(figure, values[figure]) for figure in values if precision.name == "fp32" or figure not in _EXACT
     )
-    given = frozenset(figure for figure in values if limits.is_given(precision.name, figure))
+    given = frozenset(figure for name, figure, _ in limits.given if name == precision.name)
     return Pass("", in_float, judged, given)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from converters.onnx.weights.scaling import Scaling
 from seap_export.model.families import Experts, ModelSpec
 from validation.array_store import ArrayStore, StoredArray
 from validation.execution import Say
-from validation.metrics import LogitComparison
+from validation.metrics import LogitComparison, LogitFigures
 from validation.parity.caches import CacheComparison
 from validation.parity.filled import layer_filling
 from validation.parity.profiles import Noise
@@ -86,9 +87,18 @@ def sequences_of(case: Case) -> list[TokenSequence]:
 
 
 def run_references(
-    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Say
+    runner: TorchRunner,
+    cases: Iterable[Case],
+    store: ArrayStore,
+    spec: ModelSpec,
+    say: Say,
+    passed: Callable[[TokenSequence], object] = lambda sequence: None,
 ) -> dict[TokenSequence, Reference]:
-    """Runs every sequence of the cases once; logits and caches go to the store."""
+    """Runs every sequence of the cases once; logits and caches go to the store.
+
+    Args:
+        passed: Called with each sequence that has passed a layer, or the LM head.
+    """
     sequences = list(dict.fromkeys(sequence for case in cases for sequence in sequences_of(case)))
     caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
     next_line = 0.0
@@ -100,13 +110,14 @@ def run_references(
             next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         computed = behind(states, sequences[number].filled)
         caches[number].append({state: store.put(array) for state, array in computed.items()})
+        passed(sequences[number])
 
     runs = runner.run([run_of(sequence, sequence.parts(spec), spec) for sequence in sequences], keep)
-    logits_of = [store.put(logits) for logits in runs]
-    return {
-        sequence: Reference(logits, tuple(cache))
-        for sequence, logits, cache in zip(sequences, logits_of, caches, strict=True)
-    }
+    references = {}
+    for sequence, logits, cache in zip(sequences, runs, caches, strict=True):
+        references[sequence] = Reference(store.put(logits), tuple(cache))
+        passed(sequence)
+    return references
 
 
 def run_of(sequence: TokenSequence, parts: Sequence[TokenIds], spec: ModelSpec) -> Run:
@@ -116,6 +127,49 @@ def run_of(sequence: TokenSequence, parts: Sequence[TokenIds], spec: ModelSpec) 
 def behind(states: States, filled: int) -> States:
     """The states without the tokens of a filled cache."""
     return {state: array[:, filled:] for state, array in states.items()} if filled else states
+
+
+@dataclass(frozen=True)
+class _Again:
+    """How far a second run of a sequence is from its reference: figures, the KL of each token, the cache's error."""
+
+    figures: LogitFigures
+    divergences: NDArray[np.float64]
+    cache_error: float
+
+
+def _run_again(
+    runner: TorchRunner,
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    source: str,
+    say: Say,
+    *,
+    in_calls: bool = False,
+) -> dict[TokenSequence, _Again]:
+    """Runs sequences again, and compares logits and caches with the references.
+
+    Args:
+        source: What is different this time, in words.
+        in_calls: Whether the calls of the graph are run one by one.
+    """
+    spec, known, sequences = runner.spec, list(references.values()), list(references)
+    caches, passed = [CacheComparison() for _ in known], [0] * len(known)
+
+    def compare(index: int, states: States) -> None:
+        wanted = {state: store.get(stored) for state, stored in known[index].cache[passed[index]].items()}
+        caches[index].add_layer(wanted, behind(states, sequences[index].filled), 0, passed[index])
+        passed[index] += 1
+
+    again = {}
+    runs = [run_of(one, one.calls if in_calls else one.parts(spec), spec) for one in sequences]
+    for index, logits in enumerate(runner.run(runs, compare)):
+        say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
+        comparison = LogitComparison()
+        comparison.update(store.get(known[index].logits), logits)
+        error = caches[index].figures().error
+        again[sequences[index]] = _Again(comparison.figures(), comparison.divergences(), error)
+    return again
 
 
 def measure_exact_noise(
@@ -128,53 +182,34 @@ def measure_exact_noise(
     Any of these differences may be the largest. A token on which a model amplifies rounding is moved by any other
     order of the same sums, of which the kernel changes those of attention alone.
     """
+    chooses = _chooses(runner.spec)
+
+    def differences(source: str) -> dict[TokenSequence, Noise]:
+        again = _run_again(runner, references, store, source, say, in_calls=True)
+        return {
+            sequence: Noise(
+                max_abs=one.figures.max_abs or 0.0,
+                cache_error=one.cache_error,
+                choices_kl=(one.figures.mean_kl or 0.0) if chooses else 0.0,
+            )
+            for sequence, one in again.items()
+        }
+
     runner.use_attention("sdpa")
-    kernel = _differences(runner, references, store, "another attention kernel", say)
+    measured = [differences("another attention kernel")]
     runner.change_weights(narrow(torch.float64))
-    exact = _differences(runner, references, store, "float32", say)
+    measured.append(differences("float32"))
     runner.change_weights(narrow(torch.float32))
-    noise = {sequence: kernel[sequence] | exact[sequence] for sequence in references}
-    if not _chooses(runner.spec):
-        return noise
-    with other_choices(runner.model, runner.spec, NEARLY_TIED["fp32"]) as ties:
-        tied = _differences(runner, references, store, "nearly tied routers", say)
-    return {sequence: noise[sequence] | tied[sequence] for sequence in noise} if ties.are_few else noise
+    if chooses:
+        with other_choices(runner.model, runner.spec, NEARLY_TIED["fp32"]) as ties:
+            tied = differences("nearly tied routers")
+        measured += [tied] if ties.are_few else []
+    return {sequence: reduce(or_, (noise[sequence] for noise in measured)) for sequence in references}
 
 
 def _chooses(spec: ModelSpec) -> bool:
     """Whether the model has routers, which choose experts."""
     return any(True for _ in spec.all(Experts))
-
-
-def _differences(
-    runner: TorchRunner,
-    references: Mapping[TokenSequence, Reference],
-    store: ArrayStore,
-    source: str,
-    say: Say,
-) -> dict[TokenSequence, Noise]:
-    """Measures how far logits and caches are from the references, running the calls of each sequence one by one."""
-    known, sequences = list(references.values()), list(references)
-    caches, passed = [CacheComparison() for _ in known], [0] * len(known)
-
-    def compare(index: int, states: States) -> None:
-        wanted = {state: store.get(stored) for state, stored in known[index].cache[passed[index]].items()}
-        caches[index].add_layer(wanted, behind(states, sequences[index].filled), 0, passed[index])
-        passed[index] += 1
-
-    noise, chooses = {}, _chooses(runner.spec)
-    runs = runner.run([run_of(reference, reference.calls, runner.spec) for reference in references], compare)
-    for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
-        say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
-        comparison = LogitComparison()
-        comparison.update(store.get(known[index].logits), again)
-        figures = comparison.figures()
-        noise[sequence] = Noise(
-            max_abs=figures.max_abs or 0.0,
-            cache_error=caches[index].figures().error,
-            choices_kl=(figures.mean_kl or 0.0) if chooses else 0.0,
-        )
-    return noise
 
 
 def measure_rounding_noise(
@@ -194,57 +229,43 @@ def measure_rounding_noise(
     Returns:
         The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
     """
-    tied = _tied_divergence(runner, references, store, spec, precision, say)
+    tied = _tied_divergence(runner, references, store, precision, say)
     if not _round_alike(runner, spec, precision, scaling, provider, whole_rows=whole_rows):
         return {}, 0.0
     runner.use_attention("sdpa")
-    rounded, largest = _divergence(runner, references, store, spec, precision.name, say)
-    return {sequence: rounded[sequence] | tied.get(sequence, Noise()) for sequence in rounded}, largest
+    again = _run_again(runner, references, store, precision.name, say)
+    largest = max((one.figures.max_abs or 0.0 for one in again.values()), default=0.0)
+    return {
+        sequence: noise | tied.get(sequence, Noise()) for sequence, noise in _divergence_of(again).items()
+    }, largest
 
 
 def _tied_divergence(
     runner: TorchRunner,
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
-    spec: ModelSpec,
     precision: Precision,
     say: Say,
 ) -> dict[TokenSequence, Noise]:
     """Measures the divergence if nearly tied routers choose otherwise; empty if too many of them are nearly tied."""
-    if not _chooses(spec):
+    if not _chooses(runner.spec):
         return {}
-    with other_choices(runner.model, spec, NEARLY_TIED[precision.name]) as ties:
-        noise, _ = _divergence(runner, references, store, spec, "nearly tied routers", say)
-    return noise if ties.are_few else {}
+    with other_choices(runner.model, runner.spec, NEARLY_TIED[precision.name]) as ties:
+        again = _run_again(runner, references, store, "nearly tied routers", say)
+    return _divergence_of(again) if ties.are_few else {}
 
 
-def _divergence(
-    runner: TorchRunner,
-    references: Mapping[TokenSequence, Reference],
-    store: ArrayStore,
-    spec: ModelSpec,
-    source: str,
-    say: Say,
-) -> tuple[dict[TokenSequence, Noise], float]:
-    """Measures the KL divergence of each sequence from the references, and the largest difference of any logit."""
-    figures, divergences = {}, {}
-    runs = runner.run([run_of(reference, reference.parts(spec), spec) for reference in references])
-    for index, (sequence, logits) in enumerate(zip(references, runs, strict=True)):
-        say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
-        comparison = LogitComparison()
-        comparison.update(store.get(references[sequence].logits), logits)
-        figures[sequence], divergences[sequence] = comparison.figures(), comparison.divergences()
-    finite = [(figure.mean_kl, figure.tokens) for figure in figures.values() if figure.mean_kl is not None]
-    overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
-    of_all = _variation(np.concatenate(list(divergences.values()))) if divergences else 1.0
-    noise = {
+def _divergence_of(again: Mapping[TokenSequence, _Again]) -> dict[TokenSequence, Noise]:
+    """The mean KL of each sequence and its variation, at least those of all tokens: few may be alike by chance."""
+    every = np.concatenate([one.divergences for one in again.values()] or [np.zeros(0)])
+    overall, of_all = float(every.mean()) if every.size else 0.0, _variation(every)
+    return {
         sequence: Noise(
-            mean_kl=max(figure.mean_kl or 0.0, overall),
-            kl_variation=max(_variation(divergences[sequence]), of_all),  # few tokens may be alike by chance
+            mean_kl=max(one.figures.mean_kl or 0.0, overall),
+            kl_variation=max(_variation(one.divergences), of_all),
         )
-        for sequence, figure in figures.items()
+        for sequence, one in again.items()
     }
-    return noise, max((figure.max_abs or 0.0 for figure in figures.values()), default=0.0)
 
 
 def _variation(divergences: NDArray[np.float64]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from operator import mul
 from typing import Any
 
@@ -80,10 +81,6 @@ class ParityReport:
     complaints: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if {result.stage for result in self.stages} != {"prefill", "decode"}:
-            raise ValueError("a parity report needs both prefill and decode")
-
     @property
     def verdict(self) -> Verdict:
         """Whether all logits are finite and all figures within their limits, if there are tokens enough to tell."""
@@ -103,20 +100,15 @@ class ParityReport:
         """Why the run failed: first what no limit excuses, then the largest differences; empty if it did not."""
         ranked = sorted(self.stages, key=lambda result: (not result.has_defect, -result.excess))
         return (
-            *self.conditions.complaints,
-            *self._misplaced(),
-            *self._of_rounding(),
-            *self._of_texts(),
+            *self._unlimited(),
             *(reason for result in ranked for reason in result.reasons),
             *self._together("failed"),
         )
 
-    def _of_rounding(self) -> tuple[str, ...]:
-        return () if self.rounding is None else self.rounding.reasons
-
-    def _of_texts(self) -> tuple[str, ...]:
-        """The defects of tokenized, rendered or generated texts, in words; logits play no part in them."""
-        return (*self.complaints, *(() if self.texts is None else self.texts.reasons))
+    def _unlimited(self) -> tuple[str, ...]:
+        """What is wrong apart from the cases, which no limit excuses: work elsewhere, the rounding, and texts."""
+        checks = [check.reasons for check in (self.rounding, self.texts) if check is not None]
+        return (*self.conditions.complaints, *self._misplaced(), *self.complaints, *chain(*checks))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -179,13 +171,7 @@ class ParityReport:
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
         """The tightest limit of each judged figure that would pass, to two digits; None if no limit would."""
-        if (
-            self.conditions.complaints
-            or self._misplaced()
-            or self._of_rounding()
-            or self._of_texts()
-            or any(result.has_defect for result in self.stages)
-        ):
+        if self._unlimited() or any(result.has_defect for result in self.stages):
             return None
         worst: dict[Figure, float] = {}
         for result in self.stages:

@@ -7,8 +7,7 @@ exceeds its default limit, to measure whether its own noise explains that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from seap_export.model.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.execution import Execution, Say
 from validation.metrics import CLEAR_MARGIN
-from validation.parity.answers import Answers, compare_answers
+from validation.parity.answers import Answers
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
 from validation.parity.filled import filled_cases
@@ -27,7 +26,6 @@ from validation.parity.profiles import Limits, Noise
 from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
 from validation.parity.report import ComparedFolder, ParityReport
 from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
-from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.table import require_runtime, runtime_title
 from validation.texts.compare import runtime_figures
 from validation.texts.model import ModelTexts
@@ -97,22 +95,17 @@ def run_parity(
     filled, uncrossed = filled_cases(cases, spec, context, None if candidate.fills else runtime_title(runtime))
     cases = (*cases, *filled)
     candidate.claim(cases, on_memory or say)
-    reads = candidate.reads()
     model = ModelTexts(hf_folder)
     texts = runtime_figures(model, runtime, folder, prompts)
-
-    def opened() -> AbstractContextManager[TorchRunner]:
-        return open_torch_runner(hf_folder, execution, change=reads.change, stored=reads.stored)
-
     with ArrayStore() as store:
-        answers = candidate.answers(next(case for case in cases if len(case.rows) > 1), model, store)
+        answers = candidate.answers(next(case for case in cases if len(case.rows) > 1), model)
         cases = tuple(answers.case if case.name == answers.case.name else case for case in cases)
-        with opened() as torch_runner:
+        with candidate.torch(hf_folder) as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
-        compared = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
+        compared, complaints = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
         alone = [sequence for case in cases if not (case.in_float or case.filled) for sequence in sequences_of(case)]
         rounding = None if origin is None else compare_with_origin(origin, execution, alone, references, store, say)
-        noise, margin = _noise(compared, references, store, opened, candidate, say)
+        noise, margin = _noise(compared, references, store, hf_folder, candidate, say)
     return ParityReport(
         stages=tuple(stage for comparison in compared for stage in comparison.results(noise, margin)),
         subject=ComparedFolder(
@@ -130,7 +123,7 @@ def run_parity(
         looser_limits=limits.looser(candidate.arithmetic.name),
         rounding=rounding,
         texts=texts,
-        complaints=answers.complaints,
+        complaints=(*answers.complaints, *complaints),
         remarks=(*answers.remarks, *uncrossed),
     )
 
@@ -144,23 +137,23 @@ def _compare_all(
     store: ArrayStore,
     spec: ModelSpec,
     say: Say,
-) -> list[Compared]:
-    """Every case in each of the candidate's passes, its answers, and those that are decoded as it is served."""
+) -> tuple[list[Compared], list[str]]:
+    """Every case in each of the candidate's passes and as it is served, and what is wrong with its answers."""
     compared: list[Compared] = []
     for way in candidate.passes(limits):
         with candidate.opened(way) as runner:
             for case in filter(way.takes, cases):
                 say(f"{candidate.format.name}: {case.name}{way.suffix}")
                 compared.append(compare(case, way, references, runner, store, spec))
-    compared += compare_answers(answers, way, references, store)
-    return [*compared, *candidate.served(cases, way, references, store)]
+    served, complaints = candidate.served(cases, way, answers, references, store)
+    return [*compared, *served], complaints
 
 
 def _noise(
     compared: Sequence[Compared],
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
-    reopen: Callable[[], AbstractContextManager[TorchRunner]],
+    model_folder: Path,
     candidate: RuntimeCandidate,
     say: Say,
 ) -> tuple[dict[TokenSequence, Noise], float]:
@@ -174,7 +167,7 @@ def _noise(
     noise: dict[TokenSequence, Noise] = {}
     largest = 0.0
     if in_float32 or is_rounding:
-        with reopen() as runner:
+        with candidate.torch(model_folder) as runner:
             sequences = {sequence: references[sequence] for case in in_float32 for sequence in sequences_of(case)}
             noise = measure_exact_noise(runner, sequences, store, say)
             if is_rounding:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.model.families import (
-    Attention,
-    Convolution,
-    DeltaNet,
-    Experts,
-    LayerInput,
-    Mamba,
-    Mlp,
-    ModelSpec,
-    SharedExpert,
-    Sublayer,
-)
+from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, SharedExpert, Sublayer
 from seap_export.model.families.family import FUSED
 from seap_export.model.families.fused import fused_rows
 from seap_export.model.families.sublayers import QK_NORMS
 
 Side = Literal["input", "output", "output without bias"]
 _UNSCALED = Scaling()
+#: What output projections read in graphs; of several names that a sublayer has, the first one.
+_READ = ("channels.gated", "channels", "gated", "activated", "attention")
 
 
 @dataclass(frozen=True)
@@ -62,14 +53,21 @@ def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]
     yield Tap(None, "embed_tokens", embedded, (_reader(spec, *sublayers[0]),), "input", exponent=scaling.stream)
     for (index, sublayer), following in zip(sublayers, [*sublayers[1:], None], strict=True):
         yield from _norm_taps(spec, index, sublayer)
-        yield from _CHANNELS[type(sublayer)](spec, index, sublayer, scaling)
+        if isinstance(sublayer, Attention):
+            yield from _attention_taps(spec, index, sublayer)
+        if isinstance(sublayer, Mlp):
+            yield from _mlp_taps(spec, index, sublayer, scaling)
+        # Operators give only what all experts write, and transformers scales a shared one's output.
+        if not isinstance(sublayer, Experts | SharedExpert):
+            yield _read_tap(spec, index, sublayer, scaling)
         yield from _written_taps(spec, index, sublayer, scaling)
         if following is None or not following[1].beside:
             yield _residual_tap(spec, index, sublayer, following, scaling)
     yield Tap(None, "norm", ("norm.output",), (spec.family.module("norm"),), exponent=scaling.normed(spec))
 
 
-def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: Scaling) -> Iterator[Tap]:
+def _attention_taps(spec: ModelSpec, index: int, attention: Attention) -> Iterator[Tap]:
+    """The projections that attention reads, and the norms of heads."""
     family, here = spec.family, f"layers.{index}.{attention.label}"
     if not attention.gate and not attention.factors:  # whose rows stand among those of the queries, or on inputs
         projections = ("qkv_proj",) if "qkv_proj" in family.fused else attention.readers
@@ -84,79 +82,27 @@ def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: 
         is_whole = attention.qk_norm == "over_all_heads" and name in QK_NORMS
         node = f"{here}.{name}" if is_whole else f"{here}.{name}.join"
         yield Tap(index, f"self_attn.{name}", _node(node), (family.module(name, index),))
-    output, last = family.module(attention.output, index), "gated" if attention.gate else "attention"
-    yield Tap(index, f"self_attn.{last}", _node(f"{here}.{last}"), (output,), "input")
 
 
 def _mlp_taps(spec: ModelSpec, index: int, mlp: Mlp, scaling: Scaling) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}.{mlp.label}"
-    neurons, is_fused = mlp.intermediate_size, "gate_up_proj" in family.fused
-    exponents = {mlp.scalable: scaling.input(mlp.output, index)}
+    """The projections that an MLP reads."""
+    neurons, is_fused = mlp.intermediate_size, "gate_up_proj" in spec.family.fused
     for part, name in enumerate(mlp.readers):
-        module = family.module("gate_up_proj" if is_fused else name, index)
+        module = spec.family.module("gate_up_proj" if is_fused else name, index)
         channels = slice(part * neurons, (part + 1) * neurons) if is_fused else None
-        values, exponent = _node(f"{here}.{name}"), exponents.get(name, 0)
+        exponent = scaling.input(mlp.output, index) if name == mlp.scalable else 0
+        values = _node(f"layers.{index}.{mlp.label}.{name}")
         yield Tap(index, f"mlp.{name}", values, (module,), channels=channels, exponent=exponent)
-    module, exponent = family.module(mlp.output, index), scaling.input(mlp.output, index)
-    activated = "gated" if mlp.is_gated else "activated"
-    yield Tap(index, f"mlp.{activated}", _node(f"{here}.{activated}"), (module,), "input", exponent=exponent)
 
 
-def _convolution_taps(spec: ModelSpec, index: int, convolution: Convolution, scaling: Scaling) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}.{convolution.label}"
-    width, exponent = convolution.conv_dim, scaling.input(convolution.output, index)
-    for part, name in enumerate(convolution.readers):
-        values, module = (f"{here}.in_proj.split.{name}",), family.module("in_proj", index)
-        channels, scaled = slice(part * width, (part + 1) * width), exponent if name == convolution.scalable else 0
-        yield Tap(index, f"conv.{name}", values, (module,), channels=channels, exponent=scaled)
-    module = family.module(convolution.output, index)
-    yield Tap(index, "conv.channels", _node(f"{here}.channels"), (module,), "input", exponent=exponent)
-
-
-def _delta_net_taps(spec: ModelSpec, index: int, net: DeltaNet, scaling: Scaling) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}.{net.label}"
-    rows, numbers = fused_rows(family, spec.layers[index], net.widths()), torch.arange(net.convolved + net.channels)
-    for part, projection in (("qkv", "delta_qkv_proj"), ("z", "delta_z_proj")):
-        channels = tuple(numbers[rows[projection]].tolist()) if projection in rows else None
-        module = family.module("delta_qkvz_proj" if projection in rows else projection, index)
-        yield Tap(index, f"{net.label}.{part}", (f"{here}.split.{part}",), (module,), channels=channels)
-    module = family.module(net.output, index)
-    values = (f"{here}.channels.gated.output", f"{here}.channels.output")
-    yield Tap(index, f"{net.label}.channels", values, (module,), "input")
-
-
-def _mamba_taps(spec: ModelSpec, index: int, mamba: Mamba, scaling: Scaling) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}.{mamba.label}"
-    if not mamba.factors:  # some of which transformers applies to what the module reads
-        yield Tap(index, "mamba.in_proj", _node(f"{here}.in_proj"), (family.module("mamba_in_proj", index),))
-    values = (f"{here}.channels.output", f"{here}.gated.output")
-    yield Tap(index, "mamba.channels", values, (family.module(mamba.output, index),), "input")
-
-
-def _layer_input_taps(spec: ModelSpec, index: int, gated: LayerInput, scaling: Scaling) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}.{gated.label}"
-    (gate,) = gated.readers
-    yield Tap(index, f"{gated.label}.gate", _node(f"{here}.{gate}"), (family.module(gate, index),))
-    module, exponent = family.module(gated.output, index), scaling.input(gated.output, index)
-    yield Tap(index, f"{gated.label}.gated", _node(f"{here}.gated"), (module,), "input", exponent=exponent)
-
-
-def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
-    """Yields nothing: operators give only what all experts write, and transformers scales a shared one's output."""
-    yield from ()
-
-
-#: What each kind computes between what it reads and its output projection.
-_CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iterator[Tap]]] = {
-    Attention: _attention_taps,
-    Convolution: _convolution_taps,
-    DeltaNet: _delta_net_taps,
-    LayerInput: _layer_input_taps,
-    Mamba: _mamba_taps,
-    Mlp: _mlp_taps,
-    Experts: _no_taps,
-    SharedExpert: _no_taps,
-}
+def _read_tap(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Tap:
+    """What the output projection of a sublayer reads, by the name that this kind has for it in graphs."""
+    output, here = sublayer.output, f"layers.{index}.{sublayer.label}"
+    values = tuple(value for name in _READ for value in _node(f"{here}.{name}"))
+    name = f"{sublayer.label}.{'attention' if isinstance(sublayer, Attention) else 'channels'}"
+    return Tap(
+        index, name, values, (spec.family.module(output, index),), "input", exponent=scaling.input(output, index)
+    )
 
 
 def _norm_taps(spec: ModelSpec, index: int, sublayer: Sublayer) -> Iterator[Tap]:

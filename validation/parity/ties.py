@@ -66,40 +66,35 @@ def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
         yield ties
 
 
+@dataclass
 class _Hook:
     """Changes what a router gives: logits or their softmax, and the weights and indices of each token's experts."""
 
-    def __init__(
-        self,
-        experts: Experts,
-        layer: Any,
-        paths: Mapping[str, str],
-        rate: float,
-        ties: Ties,
-        *,
-        gives_probabilities: bool = False,
-    ) -> None:
-        self._experts, self._layer, self._paths, self._rate, self._ties = experts, layer, paths, rate, ties
-        self._gives_probabilities = gives_probabilities
+    experts: Experts
+    layer: Any
+    paths: Mapping[str, str]
+    rate: float
+    ties: Ties
+    gives_probabilities: bool = False
 
     def __call__(
         self, router: Any, inputs: Any, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         first, weights, indices = given
-        logits = first.log() if self._gives_probabilities else first
-        bias = self._tensor("selection_bias").flatten() if self._experts.has_selection_bias else None
-        preferred = logits if bias is None else preferences(logits, self._experts, bias)
-        best = preferred.topk(self._experts.experts_per_token + 1, -1)
-        is_tied = best.values[:, -2] - best.values[:, -1] < self._rate * preferred.std(-1)
+        logits = first.log() if self.gives_probabilities else first
+        bias = self._tensor("selection_bias").flatten() if self.experts.has_selection_bias else None
+        preferred = logits if bias is None else preferences(logits, self.experts, bias)
+        best = preferred.topk(self.experts.experts_per_token + 1, -1)
+        is_tied = best.values[:, -2] - best.values[:, -1] < self.rate * preferred.std(-1)
         others = torch.cat([best.indices[:, :-2], best.indices[:, -1:]], 1)
-        self._ties.tied += int(is_tied.sum())
-        self._ties.every += len(is_tied)
-        other_weights = weights_of(logits, self._experts, others)
-        if self._experts.has_expert_scale:
+        self.ties.tied += int(is_tied.sum())
+        self.ties.every += len(is_tied)
+        other_weights = weights_of(logits, self.experts, others)
+        if self.experts.has_expert_scale:
             other_weights = other_weights * self._tensor("expert_scale")[others]
         other_weights, changed = other_weights.to(weights.dtype), is_tied[:, None]
         return first, torch.where(changed, other_weights, weights), torch.where(changed, others, indices)
 
     def _tensor(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = attrgetter(self._paths[name])(self._layer)
+        tensor: torch.Tensor = attrgetter(self.paths[name])(self.layer)
         return tensor

@@ -1,4 +1,4 @@
-"""A process that answers requests, one line of JSON each; tensors come in a file of little-endian float32 numbers."""
+"""A process that answers requests, one line of JSON each; tensors come in a file of float32 numbers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from validation.runtimes.texts import Conversation, RuntimeTexts
 
 #: How much of the end of its log is kept, bytes.
 _LOG = 1 << 16
@@ -78,3 +80,28 @@ class ChildProcess:
         status = self._process.wait()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG))
         return ChildEnded(self._log.read().decode("utf-8", "replace"), status)
+
+
+class ChildTexts(RuntimeTexts):
+    """The texts of a runtime in a process, whose requests are named as the methods here; see `RuntimeTexts`.
+
+    Args:
+        ask: Sends a request by its name, with values, and returns the answer; its errors are raised.
+        close: Ends the process.
+    """
+
+    def __init__(self, ask: Callable[..., Any], close: Callable[[], None]) -> None:
+        self._ask, self._close = ask, close
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        return list(map(int, self._ask("encode", text=text, special=special)))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._ask("decode", ids=list(ids)))
+
+    def render(self, conversation: Conversation) -> str:
+        talk = {"messages": list(conversation.messages), "tools": list(conversation.tools)}
+        return str(self._ask("render", prompts=conversation.prompts, **talk))
+
+    def close(self) -> None:
+        self._close()

@@ -5,6 +5,7 @@ There is one cache, so that the rows of a batch take turns, and a row whose turn
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,17 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converters.executorch.decoder import decoder_program
 from converters.executorch.packages import EXTRA, quiet, require
+from converters.executorch.read_back import ExecutorchWeights
 from converters.executorch.stored_program import PROGRAM
-from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
+from converters.executorch.writer import write_program
+from seap_export.errors import ArtifactError, UsageError
 from validation.runtimes.row_by_row import RowByRow
-from validation.runtimes.runner import Logits, Opening
+from validation.runtimes.runner import Logits, Opening, reported
 from validation.runtimes.texts import RuntimeTexts
 
 #: The packages that register the kernels of attention and of embeddings in 8 bits.
 _KERNELS = ("executorch.extension.llm.custom_ops.custom_ops", "executorch.kernels.quantized")
-#: What ExecuTorch raises.
-_ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
 
 
 class ExecutorchRunner(RowByRow[list[int]]):
@@ -48,7 +50,7 @@ class ExecutorchRunner(RowByRow[list[int]]):
             library = require("executorch.extension.pybindings.portable_lib")
             for kernels in _KERNELS:
                 require(kernels)
-            try:
+            with reported(f"{path}: ExecuTorch cannot load it", kind=ArtifactError):
                 if library._threadpool_get_thread_count() != threads:
                     library._unsafe_reset_threadpool(threads)
                 self._program = require("executorch.runtime").Runtime.get().load_program(path)
@@ -56,10 +58,7 @@ class ExecutorchRunner(RowByRow[list[int]]):
                     int(self._program.load_method(f"get_max_{kind}_len").execute([])[0]) for kind in ("seq", "context")
                 )
                 self._forward: Any = self._program.load_method("forward")
-            except _ERRORS as error:
-                raise ArtifactError(
-                    f"{path}: ExecuTorch cannot load it ({in_one_line(error)}); export again"
-                ) from error
+        self.written: tempfile.TemporaryDirectory[str] | None = None
         self._cached: list[int] | None = None  # the row whose keys and values are in the program
 
     def _new_row(self) -> list[int]:
@@ -68,6 +67,8 @@ class ExecutorchRunner(RowByRow[list[int]]):
     def close(self) -> None:
         self._rows = []
         del self._forward, self._program
+        if self.written is not None:
+            self.written.cleanup()
 
     def _continued(self, row: list[int], ids: NDArray[np.int64]) -> Logits:
         if len(row) + len(ids) > self.context_length:
@@ -84,12 +85,10 @@ class ExecutorchRunner(RowByRow[list[int]]):
     def _run(self, tokens: Sequence[int], start: int) -> Logits:
         """Appends tokens from a position on, in as few calls as it takes; gives the logits of the last, [1, V]."""
         given: Any = None
-        try:
+        with reported("ExecuTorch does not run the program"):
             for first in range(0, len(tokens), self._most):
                 part = torch.tensor([tokens[first : first + self._most]])
                 (given,) = self._forward.execute([part, torch.tensor([start + first])])
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not run the program: {in_one_line(error)}") from error
         logits: Logits = np.zeros((1, 0), np.float32) if given is None else given.numpy().copy()
         return logits
 
@@ -99,26 +98,27 @@ class ExecutorchTexts(RuntimeTexts):
 
     def __init__(self, folder: Path) -> None:
         library, path = require("pytorch_tokenizers"), folder / "tokenizer.json"
-        try:
-            with quiet():
-                self._tokenizer = library.CppHFTokenizer()
-                self._tokenizer.load(str(path))
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not read {path.name} ({in_one_line(error)})") from error
+        with reported(f"ExecuTorch does not read {path.name}"), quiet():
+            self._tokenizer = library.CppHFTokenizer()
+            self._tokenizer.load(str(path))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        try:
+        with reported("ExecuTorch does not tokenize"):
             return list(map(int, self._tokenizer.encode(text, 0, 0)))
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not tokenize: {in_one_line(error)}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        try:
+        with reported("ExecuTorch does not decode"):
             return str(self._tokenizer.decode_batch(list(ids), True))
-        except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not decode: {in_one_line(error)}") from error
 
 
 def open_executorch(folder: Path, opening: Opening) -> ExecutorchRunner:
     """Opens a folder; errors are those of `ExecutorchRunner`."""
-    return ExecutorchRunner(folder, opening.execution.thread_count, all_logits=opening.purpose == "scored")
+    threads, spec = opening.execution.thread_count, opening.in_float_of
+    if spec is None:
+        return ExecutorchRunner(folder, threads, all_logits=opening.purpose == "scored")
+    written = tempfile.TemporaryDirectory()
+    stored = ExecutorchWeights(folder, spec)
+    write_program(Path(written.name) / PROGRAM, decoder_program(spec, "fp32", ()), stored.plain)
+    runner = ExecutorchRunner(Path(written.name), threads)
+    runner.written = written  # it is removed with the runner
+    return runner

@@ -24,16 +24,14 @@ from converters.litert.metadata import unpacked_tokenizer
 from converters.litert.packages import EXTRA, require
 from converters.litert.stored_program import StoredProgram
 from seap_export.common.stderr import silent_stderr
-from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
+from seap_export.errors import ArtifactError, UsageError
 from validation.runtimes.row_by_row import RowByRow
-from validation.runtimes.runner import Layers, Logits, Opening
+from validation.runtimes.runner import Layers, Logits, Opening, reported
 from validation.runtimes.texts import Conversation, RuntimeTexts
 
 _DECODE, _PREFILL, _CACHE = "decode", "prefill_", "kv_cache_"
 #: LiteRT-LM's name for a cache that is not kept.
 _NO_CACHE = ":nocache"
-#: What LiteRT raises.
-_ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
 
 
 class LitertRunner(RowByRow["_Row"]):
@@ -54,7 +52,7 @@ class LitertRunner(RowByRow["_Row"]):
         litert, bundle = require("ai_edge_litert.compiled_model"), Bundle(folder)
         program = StoredProgram(bundle).in_float() if in_float else bundle.section(PROGRAM)
         options = litert.Options(cpu_options=litert.CpuOptions(num_threads=threads))
-        try:
+        with reported(f"{folder / BUNDLE}: LiteRT cannot load it", kind=ArtifactError):
             with _quiet():
                 self._model = litert.CompiledModel.from_buffer(program, options=options)
                 self._inputs = {key: self._buffers(key) for key in self._model.get_signature_list()}
@@ -64,10 +62,6 @@ class LitertRunner(RowByRow["_Row"]):
             self._shapes = {name: tuple(shape) for name, shape in shapes.items() if name.startswith(_CACHE)}
             self.context_length = int(shapes["mask"][-1])
             self._vocabulary = int(self._model.get_output_tensor_details(_DECODE)["logits"]["shape"][-1])
-        except _ERRORS as error:
-            raise ArtifactError(
-                f"{folder / BUNDLE}: LiteRT cannot load it ({in_one_line(error)}); export again"
-            ) from error
 
     def _buffers(self, key: str) -> dict[str, Any]:
         names = self._model.get_signature_list()[key]["inputs"]
@@ -82,8 +76,6 @@ class LitertRunner(RowByRow["_Row"]):
         return _Row(caches)
 
     def cache(self, row: int) -> Layers:
-        if not self._rows:
-            raise ValueError("a cache is read before there is a prompt")
         of_row = self._rows[row]
         for layer in range(len(self._shapes) // 2):
             yield {state: self._read(of_row, f"{_CACHE}{state[0]}_{layer}") for state in ("key", "value")}
@@ -131,7 +123,7 @@ class LitertRunner(RowByRow["_Row"]):
         padded[: len(ids)] = ids
         positions[: len(ids)] = np.arange(row.tokens, row.tokens + len(ids))
         seen = np.arange(self.context_length) <= positions[:, None]
-        try:
+        with reported(f"LiteRT does not run {key}"):
             inputs["tokens"].write(padded)
             inputs["input_pos"].write(positions)
             inputs["mask"].write(np.where(seen, np.float32(0), np.float32(HIDDEN)))
@@ -139,8 +131,6 @@ class LitertRunner(RowByRow["_Row"]):
             self._model.run_by_name(key, {**inputs, **row.caches}, outputs)
             row.tokens += len(ids)
             logits: Logits = self._logits.read(self._vocabulary, np.float32)
-        except _ERRORS as error:
-            raise ParityFailure(f"LiteRT does not run {key}: {in_one_line(error)}") from error
         return logits
 
 
@@ -151,40 +141,29 @@ class LitertTexts(RuntimeTexts):
         library, bundle = require("litert_lm"), Bundle(folder)
         tokenizer = Tokenizer.from_str(unpacked_tokenizer(bundle.section(TOKENIZER)).decode("utf-8"))
         self._special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        try:
-            with _quiet():
-                self._engine = library.Engine(str(folder / BUNDLE), cache_dir=_NO_CACHE)
-        except _ERRORS as error:
-            raise ArtifactError(
-                f"{folder / BUNDLE}: LiteRT-LM cannot load it ({in_one_line(error)}); export again"
-            ) from error
+        with reported(f"{folder / BUNDLE}: LiteRT-LM cannot load it", kind=ArtifactError), _quiet():
+            self._engine = library.Engine(str(folder / BUNDLE), cache_dir=_NO_CACHE)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Encodes a text, with the start token before it that LiteRT-LM's sessions add, or without."""
         start = self._engine.bos_token_id if special else None
-        try:
+        with reported("LiteRT-LM does not tokenize"):
             ids: list[int] = self._engine.tokenize(text) if text else []
-        except _ERRORS as error:
-            raise ParityFailure(f"LiteRT-LM does not tokenize: {in_one_line(error)}") from error
         return ids if start is None else [start, *ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decodes tokens without special ones, before which LiteRT-LM's own answers end."""
-        try:
+        with reported("LiteRT-LM does not decode"):
             return str(self._engine.detokenize([token for token in ids if token not in self._special]))
-        except _ERRORS as error:
-            raise ParityFailure(f"LiteRT-LM does not decode: {in_one_line(error)}") from error
 
     def render(self, conversation: Conversation) -> str | None:
         """Renders a conversation; None if it has tools, which are Python functions there, or asks for no answer."""
         if conversation.tools or not conversation.prompts:
             return None
         *before, last = map(dict, conversation.messages)
-        try:
-            with _quiet(), self._engine.create_conversation(messages=before or None) as talk:
-                return str(talk.render_message_to_string(last))
-        except _ERRORS as error:
-            raise ParityFailure(f"LiteRT-LM does not render it: {in_one_line(error)}") from error
+        reports, talks = reported("LiteRT-LM does not render it"), self._engine.create_conversation
+        with reports, _quiet(), talks(messages=before or None) as talk:
+            return str(talk.render_message_to_string(last))
 
     def close(self) -> None:
         with _quiet():
@@ -200,7 +179,8 @@ class _Row:
 
 def open_litert(folder: Path, opening: Opening) -> LitertRunner:
     """Opens a folder; errors are those of `LitertRunner`."""
-    return LitertRunner(folder, opening.execution.thread_count, all_logits=opening.purpose == "scored")
+    in_float, all_logits = opening.in_float_of is not None, opening.purpose == "scored"
+    return LitertRunner(folder, opening.execution.thread_count, in_float=in_float, all_logits=all_logits)
 
 
 @contextmanager

@@ -6,8 +6,7 @@ A batch is padded on the left, as mlx-lm does it, and comes back padded on the r
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.common.extras import install_remedy
-from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths, reported
 from validation.runtimes.timing import Pace, timed_loop
-
-#: What MLX and mlx-lm raise when a folder cannot be loaded or run.
-_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
 
 
 class MlxRunner(Runner):
@@ -48,14 +44,12 @@ class MlxRunner(Runner):
         except ImportError as error:
             raise EnvironmentFailure(f"mlx-lm is missing ({error}); {install_remedy('mlx')}") from error
         file: Any = importlib.import_module("converters.mlx.modeling_mlx")
-        try:
+        with reported(f"{folder}: mlx-lm cannot load it", kind=ArtifactError):
             self._model, config = utils.load_model(
                 folder,
                 model_config={"model_file": None},
                 get_model_classes=lambda config: (file.Model, file.ModelArgs),
             )
-        except _ERRORS as error:
-            raise ArtifactError(f"{folder}: mlx-lm cannot load it: {' '.join(str(error).split())}") from error
         if in_float32:
             self.compute_in_float32()
         is_slow = "quantization" in config or any("experts" in layer for layer in config["decoder"]["layers"])
@@ -83,8 +77,6 @@ class MlxRunner(Runner):
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        if not self._cache:
-            raise ValueError("tokens are appended before there is a prompt")
         return self._run(input_ids, "a decode step")
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
@@ -100,13 +92,11 @@ class MlxRunner(Runner):
         def following(token: int) -> int:
             return int(self._model(self._mx.array([[token]]), cache=self._cache)[0, -1].argmax().item())
 
-        with _reported("a generation"):
+        with reported("mlx-lm does not run a generation"):
             return timed_loop(first, following, steps)
 
     def cache(self, row: int) -> Layers | None:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]; None: one keeps others."""
-        if not self._cache:
-            raise ValueError("a cache is read before there is a prompt")
         if not all(isinstance(layer, self._caches.KVCache | self._caches.BatchKVCache) for layer in self._cache):
             return None
         caches = iter(self._cache)
@@ -133,7 +123,7 @@ class MlxRunner(Runner):
         return self._caches.BatchKVCache(padding)
 
     def _run(self, input_ids: NDArray[np.int64], what: str) -> Logits:
-        with _reported(what):
+        with reported(f"mlx-lm does not run {what}"):
             logits = self._model(self._mx.array(input_ids), cache=self._cache)
             return np.array(logits.astype(self._mx.float32))
 
@@ -149,11 +139,3 @@ def open_mlx(folder: Path, opening: Opening) -> MlxRunner:
     if runner.needs_float32:
         runner.compute_in_float32()
     return runner
-
-
-@contextmanager
-def _reported(what: str) -> Iterator[None]:
-    try:
-        yield
-    except _ERRORS as error:
-        raise ParityFailure(f"mlx-lm does not run {what}: {' '.join(str(error).split())}") from error

@@ -8,8 +8,7 @@ stays hidden.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +17,10 @@ from numpy.typing import NDArray
 
 from converters.openvino.ir_file import MODEL_FILE
 from converters.openvino.packages import EXTRA, require
-from seap_export.errors import ArtifactError, ParityFailure, in_one_line
+from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.model.families import Attention
 from seap_export.model.sources.config import read_spec
-from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths, reported
 from validation.runtimes.texts import Conversation, RuntimeTexts
 
 _INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
@@ -44,13 +43,9 @@ class OpenvinoRunner(Runner):
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
             **(properties or {}),
         }
-        try:
+        with reported(f"{folder / MODEL_FILE}: OpenVINO cannot load it", kind=ArtifactError):
             model = ov.Core().read_model(folder / MODEL_FILE)
             self.compiled = ov.Core().compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"{folder / MODEL_FILE}: OpenVINO cannot load it ({in_one_line(error)}); export again"
-            ) from error
         self._folder, self._request = folder, self.compiled.create_infer_request()
         self._states = {state.name: state for state in self._request.query_state()}
         inputs = {port.get_any_name() for port in self.compiled.inputs}
@@ -72,10 +67,6 @@ class OpenvinoRunner(Runner):
         return self._run(input_ids)
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        if not self._is_real.size:
-            raise ValueError("tokens are appended before there is a prompt")
-        if len(input_ids) != len(self._is_real):
-            raise ValueError(f"tokens for {len(input_ids)} rows follow prompts of {len(self._is_real)}")
         self._is_real = np.concatenate([self._is_real, np.ones_like(input_ids)], axis=1)
         return self._run(input_ids)
 
@@ -84,8 +75,6 @@ class OpenvinoRunner(Runner):
 
         Of other kinds of layers, what they keep of all earlier tokens.
         """
-        if not self._is_real.size:
-            raise ValueError("a cache is read before there is a prompt")
         positions = np.flatnonzero(self._is_real[row])
         for layer, shapes in enumerate(read_spec(self._folder).layers):
             kept = {}
@@ -109,7 +98,7 @@ class OpenvinoRunner(Runner):
             "position_ids": np.maximum(self._is_real.cumsum(1) - 1, 0)[:, -width:],
             "beam_idx": np.arange(rows, dtype=np.int32),
         }
-        with _reported():
+        with reported("OpenVINO cannot run the model"):
             output = self._request.infer(feeds)["logits"]
         logits = np.array(output, np.float32)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
@@ -124,25 +113,21 @@ class OpenvinoTexts(RuntimeTexts):
 
     def __init__(self, folder: Path) -> None:
         genai = require("openvino_genai")
-        try:
+        with reported(f"{folder}: OpenVINO cannot load its tokenizer", kind=ArtifactError):
             self._tokenizer = genai.Tokenizer(folder)
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"{folder}: OpenVINO cannot load its tokenizer ({in_one_line(error)}); export again"
-            ) from error
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        with _reported("tokenize"):
+        with reported("OpenVINO cannot tokenize"):
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).input_ids.data[0].tolist()
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        with _reported("decode"):
+        with reported("OpenVINO cannot decode"):
             return str(self._tokenizer.decode(list(ids)))
 
     def render(self, conversation: Conversation) -> str:
         tools = list(conversation.tools) or None
-        with _reported("render"):
+        with reported("OpenVINO cannot render"):
             return str(
                 self._tokenizer.apply_chat_template(list(conversation.messages), conversation.prompts, tools=tools)
             )
@@ -155,11 +140,3 @@ def open_openvino(folder: Path, opening: Opening) -> OpenvinoRunner:
     """
     defaults = {"KV_CACHE_PRECISION": "u8", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}
     return OpenvinoRunner(folder, opening.execution.thread_count, defaults if opening.purpose == "served" else None)
-
-
-@contextmanager
-def _reported(what: str = "run the model") -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise ParityFailure(f"OpenVINO cannot {what}: {in_one_line(error)}") from error

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from validation.runtimes.runner import Logits, Runner
-from validation.runtimes.timing import Pace, timed_loop
 
 #: What a runner knows of a row.
 Row = TypeVar("Row")
@@ -18,6 +17,8 @@ Row = TypeVar("Row")
 
 class RowByRow(Runner, Generic[Row]):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it."""
+
+    batches: ClassVar[bool] = False
 
     def __init__(self, *, all_logits: bool) -> None:
         self._all_logits = all_logits
@@ -45,15 +46,4 @@ class RowByRow(Runner, Generic[Row]):
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
         """Appends tokens to each row; it gives and raises what `prefill` does."""
-        if not self._rows:
-            raise ValueError("tokens are appended before there is a prompt")
         return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
-
-    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """Times a generation from one prompt, the most that a program takes; see `TimesItself`."""
-        ids = np.asarray([prompt], np.int64)
-        return timed_loop(
-            lambda: int(self.prefill(ids, [len(prompt)])[0, -1].argmax()),
-            lambda token: int(self.step([token])[0].argmax()),
-            steps,
-        )

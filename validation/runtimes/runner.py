@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.errors import ArtifactError, ParityFailure, SeapError, in_one_line
 from validation.execution import Execution
 from validation.runtimes.timing import Pace
 
 if TYPE_CHECKING:
+    from seap_export.model.families import ModelSpec
     from validation.session_memory import Calls
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
@@ -27,6 +30,8 @@ PER_TOKEN = ("key", "value")
 Layers = Iterator[States]
 #: Log-probabilities are those of the whole vocabulary, up to a constant for each token.
 Gives = Literal["logits", "log-probabilities"]
+#: What libraries raise that cannot load or run something.
+_LIBRARY_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
 #: Why a folder is opened: to compare what it computes, exactly and with the logits that it gives; to score texts, as
 #: exactly and with the logits of all tokens; or to be timed as its runtime serves it, with the runtime's own choice of
 #: how exactly it computes and caches.
@@ -51,6 +56,16 @@ def real_lengths(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> NDArra
     return real
 
 
+@contextmanager
+def reported(what: str, kind: type[SeapError] = ParityFailure) -> Iterator[None]:
+    """Says what a library does not do, where it raises an error; an `ArtifactError` says what helps."""
+    try:
+        yield
+    except _LIBRARY_ERRORS as error:
+        remedy = "; export again" if kind is ArtifactError else ""
+        raise kind(f"{what}: {in_one_line(error)}{remedy}") from error
+
+
 class Runner(ABC):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it with its cache.
 
@@ -58,11 +73,13 @@ class Runner(ABC):
         runtime: Its name on the command line and in reports.
         extra: The extra of this package that installs it; None: our own dependencies, or no Python package.
         gives: Whether its methods return logits or log-probabilities.
+        batches: Whether the rows of a batch run together, and not one after the other.
     """
 
     runtime: ClassVar[str]
     extra: ClassVar[str | None] = None
     gives: ClassVar[Gives] = "logits"
+    batches: ClassVar[bool] = True
 
     @abstractmethod
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
@@ -160,11 +177,16 @@ class Bounded(Protocol):
 
 @dataclass(frozen=True)
 class Opening:
-    """How a folder is opened."""
+    """How a folder is opened.
+
+    Attributes:
+        in_float_of: The model, if rounded weights are to be dequantised first, so that activations are not rounded.
+    """
 
     execution: Execution = Execution()
     purpose: Purpose = "compared"
     calls: Sequence[Calls] = ()
+    in_float_of: ModelSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,12 @@ class Runtime:
         check: A function that raises `EnvironmentFailure` where the runtime is missing and no extra tells; None: the
             packages of the extra are all that it needs.
         candidate: The `RuntimeCandidate` of its parity.
+        rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks, as
+            XNNPACK does for rounded weights. Then it also runs in float32.
+        context: A function that gives the tokens that a text may have, called with the `ModelSpec`; None: those
+            of the model.
+        arithmetic: A function that gives the `Precision` in which it computes, called with the format and the
+            `ModelSpec`; None: that of the format.
         texts: A function that opens the folder's tokenizer, called with the folder: it gives a `RuntimeTexts`. None:
             the runtime has transformers' tokenizer, with which others are compared.
         title: Its name in messages and reports; "": its name on the command line.
@@ -194,6 +222,9 @@ class Runtime:
     extra: str | None = None
     check: str | None = None
     candidate: str = "validation.parity.candidates.candidate:RuntimeCandidate"
+    rounds_rows: bool = False
+    context: str | None = None
+    arithmetic: str | None = None
     texts: str | None = None
     title: str = ""
     traces: bool = False

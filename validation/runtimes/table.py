@@ -15,6 +15,7 @@ from validation.runtimes.runner import Opening, Purpose, Runner, Runtime
 from validation.runtimes.texts import RuntimeTexts
 
 if TYPE_CHECKING:
+    from seap_export.model.families import ModelSpec
     from validation.session_memory import Calls
 
 #: The runtime that the others are compared with.
@@ -37,8 +38,8 @@ RUNTIMES: Mapping[str, Runtime] = {
     "llama.cpp": Runtime(
         "validation.runtimes.llama_cpp.runner:open_llama_cpp",
         extra="gguf",
-        candidate="validation.parity.candidates.llama_candidate:LlamaCandidate",
-        texts="validation.runtimes.llama_cpp.texts:LlamaTexts",
+        arithmetic="validation.runtimes.llama_cpp.runner:llama_arithmetic",
+        texts="validation.runtimes.llama_cpp.runner:LlamaTexts",
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",
@@ -48,7 +49,8 @@ RUNTIMES: Mapping[str, Runtime] = {
     "litert": Runtime(
         "validation.runtimes.litert_runner:open_litert",
         extra="litert",
-        candidate="validation.parity.candidates.litert_candidate:LitertCandidate",
+        rounds_rows=True,
+        context="converters.litert.decoder:cache_length",
         texts="validation.runtimes.litert_runner:LitertTexts",
         shows_rounding=("kl",),
         title="LiteRT",
@@ -56,7 +58,8 @@ RUNTIMES: Mapping[str, Runtime] = {
     "executorch": Runtime(
         "validation.runtimes.executorch_runner:open_executorch",
         extra="executorch",
-        candidate="validation.parity.candidates.executorch_candidate:ExecutorchCandidate",
+        rounds_rows=True,
+        context="converters.executorch.decoder:cache_length",
         texts="validation.runtimes.executorch_runner:ExecutorchTexts",
         shows_rounding=("kl",),
         title="ExecuTorch",
@@ -137,15 +140,17 @@ def open_runtime(
     execution: Execution = Execution(),  # noqa: B008 - frozen
     purpose: Purpose = "compared",
     calls: Sequence[Calls] = (),
+    in_float_of: ModelSpec | None = None,
 ) -> Runner:
     """Opens a written folder in a runtime.
 
     Args:
         calls: The size of the calls that ONNX Runtime will run, for which it claims memory; empty: it claims none.
+        in_float_of: As of `Opening`, for runtimes that round rows.
     """
     require_runtime(name)
     opener: Callable[[Path, Opening], Runner] = resolve_name(runtime_row(name).opener)
-    return opener(folder, Opening(execution, purpose, calls))
+    return opener(folder, Opening(execution, purpose, calls, in_float_of))
 
 
 def claim_runtime(

@@ -95,7 +95,7 @@ class _RunnerEngine:
         runner = self._runner
         if isinstance(runner, Bounded) and tokens > runner.context_length:
             return False
-        return rows == 1 or not isinstance(runner, TimesItself)
+        return rows == 1 or (runner.batches and not isinstance(runner, TimesItself))
 
     def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         return pace_of(self._runner, prompts, steps)

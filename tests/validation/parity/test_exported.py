@@ -33,9 +33,6 @@ from support.product import (
     convert_folder,
 )
 from support.variations import VARIATIONS, micro_config
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteFallback
-from tokenizers.models import BPE
 
 from converters.onnx.precision import arithmetic_of
 from seap_export.errors import ArtifactError
@@ -44,10 +41,8 @@ from seap_export.runtime import generator as generators
 from seap_export.runtime.decoding.sampling import Sampler
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.text import TextStream
-from validation.parity.answers import _wrong_stream
 from validation.parity.candidates import candidate
-from validation.parity.candidates.candidate import ParityInput
-from validation.parity.candidates.llama_candidate import LlamaCandidate
+from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate
 from validation.parity.origin import Origin
 from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport
@@ -55,7 +50,7 @@ from validation.parity.run import run_parity
 from validation.runtimes.table import runtime_row
 
 PROMPTS = ("the cat sat on the mat and the dog sat", "a dog", "the mat and a cat sat")
-STEPS = 6
+STEPS, SERVED = 6, "batch of 3, served"
 Compare = Callable[..., ParityReport]
 
 
@@ -87,7 +82,7 @@ def _answers(folder: Path) -> list[list[int]]:
 
 
 def _decoded(report: ParityReport) -> Any:
-    (decode,) = (stage for stage in report.stages if (stage.case, stage.stage) == ("generate", "decode"))
+    (decode,) = (stage for stage in report.stages if (stage.case, stage.stage) == (SERVED, "decode"))
     return decode.figures
 
 
@@ -96,14 +91,13 @@ def test_what_it_writes_are_the_steps_of_the_batch(compared: Compare, written: t
     assert sound.passed, sound.reasons
     cases = {(stage.case, stage.stage): stage for stage in sound.stages}
     assert [list(row) for row in cases["batch of 3", "decode"].prompts.forced] == rows
-    assert (cases["generate", "prefill"].figures.tokens, _decoded(sound).tokens) == (3, 3 * (STEPS - 1))
+    assert (cases[SERVED, "prefill"].figures.tokens, _decoded(sound).tokens) == (3, 3 * STEPS)
     assert 0 < _decoded(sound).max_abs < 1e-4
     ends = [rows[0][2], rows[1][3]]
     ended = compared(ends, ends)
     assert ended.passed, ended.reasons
-    lengths = [next((n for n, token in enumerate(row, 1) if token in ends), STEPS) for row in rows]
-    assert min(lengths) < STEPS
-    assert _decoded(ended).tokens == sum(lengths) - 3
+    assert min(next((n for n, token in enumerate(row, 1) if token in ends), STEPS) for row in rows) < STEPS
+    assert _decoded(ended).tokens == 3 * STEPS
 
 
 def _another_token(self: Decoding, tokens: Any, is_active: Any = None, step: Any = Decoding.step) -> None:
@@ -128,22 +122,22 @@ def _unending(self: Generator, decoding: Any, rows: Any, steps: Any = Generator.
 
 
 def _other_sampler() -> Any:
-    """Samplers that choose the most likely token for the batch and its first row alone, and then the least."""
+    """Samplers that choose the most likely token for the batch, and then the least."""
     made = count()
 
     def sampler(sampling: Any, row: Any) -> Any:
-        is_wrong = next(made) > len(PROMPTS)
+        is_wrong = next(made) >= len(PROMPTS)
         return SimpleNamespace(choose=lambda logits: int(logits.argmin())) if is_wrong else Sampler(sampling, row)
 
     return sampler
 
 
 FAULTS: dict[str, tuple[Any, str, Any, str]] = {
-    "steps": (Decoding, "step", _another_token, "case 'generate', row"),
+    "steps": (Decoding, "step", _another_token, f"case '{SERVED}', row"),
     "choice": (Sampler, "choose", _second_best, "its own logits say"),
     "pieces": (TextStream, "add", _lost_piece, "the text of the tokens of"),
     "end": (Generator, "steps", _unending, "generate ended row 0 after 6 tokens, and should have after"),
-    "stream": (generators, "Sampler", _other_sampler(), "streams other tokens than it writes at once, from step 0 on"),
+    "stream": (generators, "Sampler", _other_sampler(), "in a stream, step 0, where its own logits say"),
     "failure": (Generator, "steps", Mock(side_effect=ArtifactError("no cache")), "generate: no cache"),
 }
 
@@ -157,32 +151,13 @@ def test_a_fault_in_its_path_is_found(
     monkeypatch.setattr(kind, name, wrong)
     report = compared(ends, ends)
     assert any(words in reason for reason in report.reasons), report.reasons
-    assert ("generate" in {stage.case for stage in report.stages}) is (fault != "failure")
+    assert (SERVED in {stage.case for stage in report.stages}) is (fault != "failure")
 
 
 def test_other_ends_than_the_models_are_named(compared: Compare) -> None:
     report = compared(genai=[2, 7])
     assert report.reasons == ("generate ends a text at the tokens [2, 7], and the model at [2]",)
     assert report.hint == "no limit would pass"
-
-
-@pytest.mark.parametrize(
-    ("ids", "pieces", "is_wrong"),
-    [
-        ([0, 1], ["%", "\ufffd"], False),  # the second byte makes another text of the first, which is given
-        ([2, 2], ["a", "a"], False),
-        ([2, 2], ["a"], True),
-        ([0, 2], ["", "a"], True),
-    ],
-)
-def test_a_stream_gives_the_text_of_its_tokens(ids: list[int], pieces: list[str], is_wrong: bool) -> None:
-    tokenizer = Tokenizer(BPE(vocab={"<0x25>": 0, "<0x9A>": 1, "a": 2, "<unk>": 3}, merges=[], byte_fallback=True))
-    tokenizer.decoder = ByteFallback()
-    assert (tokenizer.decode([0]), tokenizer.decode([0, 1])) == ("%", "\ufffd\ufffd")
-    stream: Any = SimpleNamespace(token_ids=ids)
-    generator: Any = SimpleNamespace(tokenizer=tokenizer)
-    complaints = [*_wrong_stream(stream, pieces, generator, [2], ids, np.zeros((2, 4), np.float32))]
-    assert bool(complaints) == is_wrong
 
 
 def test_a_rounded_model_is_near_the_model_that_was_rounded(written: tuple[Path, Path], tmp_path: Path) -> None:
@@ -221,7 +196,8 @@ def test_quantised_weights_are_compared_in_float32_too(
     assert {stage.prompts.name for stage in exact} == {"batch of 3", "random tokens", "long prompt"}
     assert {stage.figures.tokens // stage.rows for stage in exact if stage.stage == "decode"} == {2}
     rounded = {stage.case for stage in report.stages if stage not in exact}
-    assert rounded == {*(f"prompt {index}" for index in range(len(PROMPTS))), "batch of 3", "one token", "generate"}
+    prompts = {f"prompt {index}" for index in range(len(PROMPTS))}
+    assert rounded == {*prompts, "batch of 3", "one token", "prompt 0, served", SERVED}
     assert all(stage.figures.max_abs < 1e-4 for stage in exact if stage.figures.max_abs is not None)
     tokens = {stage.figures.tokens for stage in report.stages if (stage.case, stage.stage) == ("prompt 0", "prefill")}
     assert tokens == {1} if logits == "last" else tokens.isdisjoint({1})
@@ -350,7 +326,7 @@ def test_arithmetic_and_limits_follow_from_the_bits(
     spec = model_spec(micro_config(**VARIATIONS[variation]))
     monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
     parity_input = ParityInput(Path(), spec, ONE_THREAD, lambda line: None)
-    taken = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
+    taken = RuntimeCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
     assert (taken.name, getattr(taken.quantization, "block_size", None)) == (arithmetic, block_size)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +33,14 @@ from seap_export.model.layers.sublayers.experts import chosen_experts
 from validation.array_store import ArrayStore
 from validation.parity import references, ties
 from validation.parity.profiles import Noise
-from validation.parity.references import Reference, TokenSequence, _divergence, _variation, run_references
+from validation.parity.references import (
+    Reference,
+    TokenSequence,
+    _divergence_of,
+    _run_again,
+    _variation,
+    run_references,
+)
 from validation.parity.rounding import _row_to_8_bits, _to_8_bits, narrow, scale_norms, scale_weights
 from validation.prompts import Case
 
@@ -145,7 +152,7 @@ def test_few_ties_count_as_noise_and_many_do_not(
     with open_torch_runner(folder, ONE_THREAD) as runner, ArrayStore() as store:
         known = run_references(runner, [case], store, runner.spec, lambda line: None)
         noise: dict[TokenSequence, Noise] = references._tied_divergence(
-            runner, known, store, runner.spec, Precision("fp16"), lambda line: None
+            runner, known, store, Precision("fp16"), lambda line: None
         )
     assert bool(noise) == is_counted
     assert not is_counted or max(one.mean_kl for one in noise.values()) > 1e-5
@@ -157,12 +164,12 @@ def test_the_divergence_of_few_tokens_varies_as_that_of_all_does() -> None:
 
     few, many = [0.1, 0.1], [0.1] * 18 + [1.0, 1.0]
     sequences = [TokenSequence((1,) * (len(by) - 1), (2,), len(by) - 1, len(by)) for by in (few, many)]
-    runner = SimpleNamespace(run=lambda runs: [moved(few), moved(many)])
-    spec = cast(Any, SimpleNamespace(ropes=(), sublayers=()))
+    spec = SimpleNamespace(ropes=(), sublayers=())
+    runner: Any = SimpleNamespace(spec=spec, run=lambda *_: [moved(few), moved(many)])
     with ArrayStore() as store:
         stored = (Reference(store.put(moved([0.0] * len(by))), ()) for by in (few, many))
         known = dict(zip(sequences, stored, strict=True))
-        noise, _ = _divergence(cast(Any, runner), known, store, spec, "rounding", lambda line: None)
+        noise = _divergence_of(_run_again(runner, known, store, "rounding", lambda line: None))
     logs = np.logaddexp(0.0, [*few, *many]) - np.log(2.0) - np.array([*few, *many]) / 2  # KL of (1/2, 1/2)
     assert noise[sequences[0]].kl_variation == pytest.approx(logs.std() / logs.mean(), rel=1e-3)
     assert noise[sequences[0]].kl_variation > 2

@@ -139,7 +139,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
     patches: dict[str, Any] = {
-        "run.open_torch_runner": lambda *_, **__: contextlib.nullcontext(FakeTorch()),
+        "candidates.onnx_candidate.open_torch_runner": lambda *_, **__: contextlib.nullcontext(FakeTorch()),
         "run.ModelTexts": Mock(),
         "run.runtime_figures": Mock(return_value=None),
         "run.tokenize_prompts": lambda folder, prompts, **_: tuple(tuple(map(len, one.split())) for one in prompts),
@@ -149,7 +149,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
         "candidates.onnx_candidate.read_scaling": lambda _: Scaling(),
         "candidates.onnx_candidate.device_name": {"cpu": None, "cuda": "NVIDIA H100"}.get,
         "candidates.onnx_candidate.decoder_options": lambda path, provider: {"enable_cuda_graph": "1"},
-        "candidates.onnx_candidate.OnnxCandidate.answers": lambda self, case, *_: Answers(case),
+        "candidates.onnx_candidate.OnnxCandidate.answers": lambda self, case, _: Answers(case),
     }
     for name, value in patches.items():
         monkeypatch.setattr(f"validation.parity.{name}", value)

@@ -226,13 +226,13 @@ def test_vllm_equals_torch(
     runner.prefill(np.array([prompts[-1][:20]]), [20])
     assert np.abs(runner.step([prompts[-1][20]])[0] - wanted[-1][20]).max() <= 1e-3
     assert np.abs(runner.append(np.array([prompts[-1][21:25]]))[0] - wanted[-1][21:25]).max() <= 1e-3
-    tokens, continuations = runner.continuations(prompts, 6)
+    tokens, continuations = runner._score(prompts, 6)
     texts = [[*prompt, *following[:-1]] for prompt, following in zip(prompts, tokens, strict=True)]
     for row, whole in zip(continuations, torch_logits(model, texts), strict=True):
         assert np.abs(row - log_probabilities(whole)).max() <= 1e-3
         assert np.isfinite(row).all()
     assert runner.follow(prompts, 6) == tokens
-    (alone,), (rows,) = runner.continuations([prompts[7]], 6)
+    (alone,), (rows,) = runner._score([prompts[7]], 6)
     assert alone == tokens[7]
     assert np.abs(rows - continuations[7]).max() <= 1e-4
 

@@ -226,7 +226,7 @@ def test_other_runtimes_are_opened_as_they_are_served(
 ) -> None:
     """One that measures itself takes one row, as far as its context."""
     logits = np.eye(100, dtype=np.float32)
-    runner = Mock(spec=["prefill", "step", "close", *(["timed", "context_length"] if is_clocked else [])])
+    runner = Mock(spec=["prefill", "step", "close", "batches", *(["timed", "context_length"] if is_clocked else [])])
     runner.prefill.side_effect, runner.step.side_effect = lambda ids, *_: logits[ids + 1], lambda ids: logits[ids]
     if is_clocked:
         runner.context_length, runner.timed = 16, lambda prompt, steps: Pace(1.0, (0.5,) * steps)

@@ -1,20 +1,19 @@
-"""A written folder in one of its runtimes, as parity compares it with torch; subclasses are beside this file."""
+"""A written folder in one of its runtimes, as parity compares it with torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import ClassVar
 
-from converters.format import Format, StoredWeights
+from converters.format import Format
 from converters.formats import read_format
 from converters.onnx.weights.scaling import Scaling
 from seap_export.model.families import ModelSpec
 from validation.array_store import ArrayStore
-from validation.checkpoint import Change
 from validation.execution import Execution, Say
 from validation.parity.answers import Answers
 from validation.parity.compared import Compared
@@ -22,7 +21,7 @@ from validation.parity.profiles import Limits, Noise, Pass, passes, single_pass
 from validation.parity.references import Reference, TokenSequence, measure_rounding_noise
 from validation.parity.report import Conditions
 from validation.prompts import Case
-from validation.runtimes.pytorch.torch_runner import TorchRunner
+from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.runner import Runner, Runtime
 from validation.runtimes.table import open_runtime, require_runtime, runtime_row, runtime_versions
 from validation.texts.model import ModelTexts
@@ -40,26 +39,12 @@ class ParityInput:
     say: Say
 
 
-@dataclass(frozen=True)
-class Reads:
-    """The weights that torch computes with: those of the model, changed, or those that were written."""
-
-    change: Change | None = None
-    stored: StoredWeights | None = None
-
-
 class RuntimeCandidate:
-    """A folder in a runtime that computes in one way only; torch reads the weights that the folder holds.
+    """A folder in a runtime, as its row of the table says; torch reads the weights that the folder holds.
 
-    A runtime that needs memory to be claimed, that has other ways to compute, or that tells more of itself has a
-    subclass.
-
-    Attributes:
-        rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks, as
-            XNNPACK does for rounded weights. Then it also runs in float32.
+    A runtime that needs memory to be claimed, or that tells more of itself, has a subclass.
     """
 
-    rounds_rows: ClassVar[bool] = False
     fills: ClassVar[bool] = False
 
     def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
@@ -67,12 +52,15 @@ class RuntimeCandidate:
         self.runtime, self._row, self._input = runtime, row, parity_input
         self.format = self._format(parity_input)
         self.arithmetic = self.format.arithmetic
+        if row.arithmetic is not None:
+            self.arithmetic = resolve_name(row.arithmetic)(self.format, parity_input.spec)
         self.scaling = Scaling()
 
     @property
     def context_length(self) -> int:
         """The tokens that a text may have: those of the model, or fewer."""
-        return self._input.spec.max_position_embeddings
+        spec, context = self._input.spec, self._row.context
+        return spec.max_position_embeddings if context is None else int(resolve_name(context)(spec))
 
     def _format(self, parity_input: ParityInput) -> Format:
         return read_format(parity_input.folder)
@@ -84,29 +72,35 @@ class RuntimeCandidate:
     def claim(self, cases: Sequence[Case], say: Say) -> None:
         """Refuses cases for which there is not enough memory, before the references run, which take long."""
 
-    def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
-        """Lets `generate` answer the prompts of a case; without logits where users do not decode with it."""
+    def answers(self, case: Case, model: ModelTexts) -> Answers:
+        """Lets `generate` answer the prompts of a case; nothing is written where users do not decode with it."""
         return Answers(case)
 
-    def reads(self) -> Reads:
-        """The weights that torch computes with: those that the format stores."""
-        return Reads(stored=self.format.weights(self._input.folder, self._input.spec))
+    def torch(self, model_folder: Path) -> AbstractContextManager[TorchRunner]:
+        """Opens the reference, which computes with the weights that the format stores."""
+        stored = self.format.weights(self._input.folder, self._input.spec)
+        return open_torch_runner(model_folder, self._input.execution, stored=stored)
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The passes in which the cases are run, each with its limits."""
-        if self.rounds_rows:  # with dequantised weights, and as it is
+        if self._row.rounds_rows:  # with dequantised weights, and as it is
             return passes(self.arithmetic, "cpu", limits)
         return (single_pass(self.arithmetic, limits),)
 
     @contextmanager
     def opened(self, way: Pass) -> Iterator[Runner]:
         """Opens the folder for a pass, alone in memory."""
-        with closing(open_runtime(self.runtime, self._input.folder, self._input.execution)) as runner:
+        folder, execution, in_float_of = self._input.folder, self._input.execution, None
+        if way.in_float:
+            in_float_of = self._input.spec
+        with closing(open_runtime(self.runtime, folder, execution, in_float_of=in_float_of)) as runner:
             yield runner
 
-    def served(self, cases: Sequence[Case], way: Pass, references: References, store: ArrayStore) -> list[Compared]:
-        """Further comparisons, of the folder as it is served."""
-        return []
+    def served(
+        self, cases: Sequence[Case], way: Pass, answers: Answers, references: References, store: ArrayStore
+    ) -> tuple[list[Compared], list[str]]:
+        """Further comparisons, of the folder as it is served, and what is wrong with its answers, in words."""
+        return [], []
 
     def conditions(self) -> Conditions:
         """The provider, the GPU and the threads of the last pass."""
@@ -126,7 +120,7 @@ class RuntimeCandidate:
             self.scaling,
             parity_input.execution.provider,
             parity_input.say,
-            whole_rows=self.rounds_rows,
+            whole_rows=self._row.rounds_rows,
         )
 
     def versions(self) -> dict[str, str]:

@@ -4,17 +4,17 @@ The reference has the model's weights, rounded anew to the levels of int8 or int
 other formats: a weight that is stored wrongly is then a difference of logits, too. The parity step of an export, which
 decides whether a variant's quality and speed are measured, and `run_parity` by itself compare logits alone; with the
 file's weights such a fault would wait for `converters.comparison`, which only a validation runs. On the CPU such a
-graph also runs with activations that are not rounded, so that only the order of sums differs. On a GPU, a prompt and a
-batch are decoded a second time through the runner, so that its CUDA graph is compared too. On the CPU, the steps of
-the batch are what `generate` writes.
+graph also runs with activations that are not rounded, so that only the order of sums differs. A prompt and a batch
+are then decoded as users do it, on a GPU with its CUDA graph. On the CPU, the batch's steps are what `generate` writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import onnxruntime as ort
 
@@ -30,14 +30,15 @@ from seap_export.runtime.providers import device_name
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
 from validation.execution import Say
-from validation.parity.answers import GENERATE, Answers, write_answers
-from validation.parity.candidates.candidate import ParityInput, Reads, References, RuntimeCandidate
-from validation.parity.compared import Compared, compare_served, served_cases
-from validation.parity.profiles import SERVED, Limits, Pass, passes
+from validation.parity.answers import Answers, write_answers
+from validation.parity.candidates.candidate import ParityInput, References, RuntimeCandidate
+from validation.parity.compared import SERVED, Compared, compare_served, served_cases
+from validation.parity.profiles import Limits, Pass, passes
 from validation.parity.report import Conditions
 from validation.parity.rounding import round_weights
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
+from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.runner import Runtime
 from validation.session_memory import calls_of, claim_memory
 from validation.texts.model import ModelTexts
@@ -71,21 +72,20 @@ class OnnxCandidate(RuntimeCandidate):
         parity_input, calls = self._input, [calls_of(case) for case in cases]
         self._mapped = claim_memory(self._model, calls, parity_input.execution, say)
 
-    def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
-        """Lets `generate` answer the prompts of a case on the CPU; on a GPU, `served` compares its steps."""
-        parity_input = self._input
-        folder, execution = parity_input.folder, parity_input.execution
-        if execution.provider != "cpu" or self.passes(Limits())[-1].in_float:  # a file for a GPU, tried on the CPU
+    def answers(self, case: Case, model: ModelTexts) -> Answers:
+        """Lets `generate` answer the prompts of a case on the CPU, unless a file for a GPU is tried there."""
+        folder, execution = self._input.folder, self._input.execution
+        if execution.provider != "cpu" or self.passes(Limits())[-1].in_float:
             return Answers(case)
         if self._mapped:
             return Answers(case, remarks=("generate did not run, for the model does not fit into memory",))
-        parity_input.say(f"{self.format.name}: {GENERATE}")
-        open_generator = partial(Generator, folder, threads=execution.threads)
-        return write_answers(open_generator, case, model.ends(), store)
+        self._input.say(f"{self.format.name}: generate")
+        return write_answers(partial(Generator, folder, threads=execution.threads), case, model.ends())
 
-    def reads(self) -> Reads:
-        """The model's weights, rounded to the graph's levels."""
-        return Reads(change=round_weights(self._input.spec, self._form.precision))
+    def torch(self, model_folder: Path) -> AbstractContextManager[TorchRunner]:
+        """Opens the reference with the model's weights, rounded to the graph's levels."""
+        change = round_weights(self._input.spec, self._form.precision)
+        return open_torch_runner(model_folder, self._input.execution, change=change)
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The passes of the graph, the last of which runs it as it is; see `validation.parity.profiles.passes`."""
@@ -106,20 +106,24 @@ class OnnxCandidate(RuntimeCandidate):
         finally:
             runner.close()
 
-    def served(self, cases: Sequence[Case], way: Pass, references: References, store: ArrayStore) -> list[Compared]:
-        """On a GPU, the graph as the runner decodes with it."""
-        parity_input = self._input
-        execution = parity_input.execution
-        if execution.provider == "cpu":
-            return []
+    def served(
+        self, cases: Sequence[Case], way: Pass, answers: Answers, references: References, store: ArrayStore
+    ) -> tuple[list[Compared], list[str]]:
+        """The graph as our own decoder runs it: on a GPU always, on the CPU after `generate` has."""
+        parity_input, complaints = self._input, list[str]()
+        execution, compared = parity_input.execution, list[Compared]()
+        if execution.provider == "cpu" and not answers.written:
+            return compared, complaints
         options = decoder_options(parity_input.folder / "genai_config.json", execution.provider)
         positions = parity_input.spec.max_position_embeddings
         decoder = OnnxDecoder(self._model, positions, execution.provider, execution.threads, options)
-        compared = []
         for case in served_cases(cases):
             parity_input.say(f"{self.format.name}: {case.name}, {SERVED}")
-            compared.append(compare_served(case, replace(way, label=SERVED), references, decoder, store))
-        return compared
+            of_case, logits = compare_served(case, way, references, decoder, store)
+            compared.append(of_case)
+            if case is answers.case:
+                complaints += answers.wrong_choices(logits)
+        return compared, complaints
 
     def conditions(self) -> Conditions:
         """The provider that was obtained, and the nodes that each one ran."""

@@ -7,7 +7,7 @@ bits; in f32 nothing is rounded. Keys and values are kept in f32, and attention 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,11 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.format import Format
 from converters.gguf.file import MODEL_FILE
+from converters.onnx.precision import Precision, choose_precision
 from seap_export import errors
 from seap_export.common.llama_library import LIBRARY_EXTRA
 from seap_export.errors import ParityFailure, SeapError
-from validation.runtimes.child_process import ChildEnded, ChildProcess
+from seap_export.model.families import Mlp, ModelSpec
+from seap_export.pruning.rounding.grid import BLOCK_SIZES
+from validation.runtimes.child_process import ChildEnded, ChildProcess, ChildTexts
 from validation.runtimes.llama_cpp.worker import LlamaOptions
 from validation.runtimes.runner import Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace
@@ -39,7 +43,7 @@ class LlamaCppRunner(Runner):
         self._model = model
         self._process = ChildProcess([sys.executable, "-m", _WORKER])
         try:
-            self.vocab_size: int = self._ask("open", path=model.resolve(), options=asdict(options))
+            self.vocab_size: int = self.ask("open", path=model.resolve(), options=asdict(options))
         except BaseException:
             self.close()
             raise
@@ -48,7 +52,7 @@ class LlamaCppRunner(Runner):
         """Runs the prompts from an empty cache; logits after the real tokens are 0."""
         rows, width = input_ids.shape
         real_lengths(input_ids, lengths)
-        self._ask("start", rows=rows, capacity=width + room)
+        self.ask("start", rows=rows, capacity=width + room)
         flat = self._append([row[:length] for row, length in zip(input_ids, lengths, strict=True)])
         logits = np.zeros((rows, width, self.vocab_size), np.float32)
         for row, of_row in enumerate(np.split(flat, np.cumsum(lengths)[:-1])):
@@ -60,44 +64,19 @@ class LlamaCppRunner(Runner):
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         """Times a generation inside llama.cpp's process; see `TimesItself`."""
-        first, *others = self._ask("timed", prompt=list(map(int, prompt)), steps=steps)
+        first, *others = self.ask("timed", prompt=list(map(int, prompt)), steps=steps)
         return Pace(first, tuple(others))
-
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """llama.cpp's own ids of a text, in which special tokens are recognised, with those around it or without."""
-        ids: list[int] = self._ask("tokenize", text=text, special=special)
-        return ids
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """llama.cpp's own text of tokens, without special ones."""
-        text: str = self._ask("detokenize", ids=list(ids))
-        return text
-
-    def render(self, messages: Sequence[Any], tools: Sequence[Any], *, prompts: bool) -> str:
-        """The text that the file's chat template makes of messages; with `prompts`, on to where an answer begins."""
-        text: str = self._ask("render", messages=messages, tools=tools, prompts=prompts)
-        return text
-
-    def ends(self) -> list[int]:
-        """The ids of the tokens that end a text in llama.cpp."""
-        ids: list[int] = self._ask("ends")
-        return ids
 
     def close(self) -> None:
         self._process.close()
 
-    def __enter__(self) -> LlamaCppRunner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _append(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
         """The logits of all tokens of all rows, one row after the other, [tokens, V]."""
-        self._ask("append", rows=[row.tolist() for row in rows], file=self._process.file)
+        self.ask("append", rows=[row.tolist() for row in rows], file=self._process.file)
         return self._process.tensor([sum(map(len, rows)), self.vocab_size])
 
-    def _ask(self, do: str, **values: Any) -> Any:
+    def ask(self, do: str, **values: Any) -> Any:
+        """The answer of llama.cpp's process to a request; see `LlamaSession`."""
         try:
             answer = self._process.ask(do=do, **values)
         except ChildEnded as ended:
@@ -106,6 +85,18 @@ class LlamaCppRunner(Runner):
             kind: type[SeapError] = getattr(errors, answer["kind"])
             raise kind(answer["error"])
         return answer["value"]
+
+
+class LlamaTexts(ChildTexts):
+    """llama.cpp's tokenizer and its server's chat template, of which only the latter loads the weights."""
+
+    known: ClassVar[Mapping[str, str]] = {
+        "a whole conversation": "llama.cpp's server lets the model go on with an answer that comes last"
+    }
+
+    def __init__(self, folder: Path) -> None:
+        runner = LlamaCppRunner(folder / MODEL_FILE, LlamaOptions(1, vocabulary_only=True))
+        super().__init__(runner.ask, runner.close)
 
 
 def _last_words(ended: ChildEnded) -> str:
@@ -124,3 +115,17 @@ def open_llama_cpp(folder: Path, opening: Opening) -> LlamaCppRunner:
     if opening.purpose == "served":
         options = replace(options, cache="f16", repack=True)
     return LlamaCppRunner(folder / MODEL_FILE, options)
+
+
+def llama_arithmetic(format: Format, spec: ModelSpec) -> Precision:
+    """What a file is computed in.
+
+    On the CPU llama.cpp looks GELU up in a table of f16, even where everything else is f32. What K-quants are
+    multiplied with has one scale for 256 numbers (`block_q8_K`), and not for 32.
+
+    Source: https://github.com/ggml-org/llama.cpp, ggml/src/ggml-cpu/vec.h, `GGML_GELU_FP16`; ggml/src/ggml-common.h.
+    """
+    arithmetic = format.arithmetic
+    if arithmetic.name == "fp32" and spec.first(Mlp).activation != "silu":
+        return Precision("fp16")
+    return choose_precision(arithmetic.name, block_size=max(BLOCK_SIZES)) if "_k" in format.precision else arithmetic

@@ -12,7 +12,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -95,24 +95,12 @@ class LlamaSession:
             ParityFailure: llama.cpp does not compute them.
             EnvironmentFailure: The file cannot be written.
         """
-        calls = [
-            (row, token, position)
-            for row, tokens in enumerate(rows)
-            for position, token in enumerate(tokens, self._lengths[row])
-        ]
-        logits: NDArray[np.float32] = np.empty((len(calls), self.vocab_size), np.float32)
-        size = min(_UBATCH, len(calls))
-        batch = self._library.llama_batch_init(size, 0, 1)
-        try:
-            for start in range(0, len(calls), size):
-                part = calls[start : start + size]
-                self._decode(batch, part)
-                for index in range(len(part)):
-                    logits[start + index] = self._logits(index)
-        finally:
-            self._library.llama_batch_free(batch)
-        for row, tokens in enumerate(rows):
-            self._lengths[row] += len(tokens)
+        logits: NDArray[np.float32] = np.empty((sum(map(len, rows)), self.vocab_size), np.float32)
+        start = 0
+        for tokens in self._run(rows):
+            for index in range(tokens):
+                logits[start + index] = self._logits(index)
+            start += tokens
         try:
             logits.astype("<f4", copy=False).tofile(file)
         except OSError as error:
@@ -125,23 +113,16 @@ class LlamaSession:
             EnvironmentFailure, ParityFailure: As for `start` and `append`.
         """
         self.start(1, len(prompt) + steps)
-        batch = self._library.llama_batch_init(min(_UBATCH, len(prompt)), 0, 1)
 
         def following(*tokens: int) -> int:
-            length = self._lengths[0]
-            for start in range(0, len(tokens), _UBATCH):
-                part = enumerate(tokens[start : start + _UBATCH], length + start)
-                self._decode(batch, [(0, token, position) for position, token in part], last_only=True)
-            self._lengths[0] += len(tokens)
+            for _ in self._run([tokens], last_only=True):
+                pass
             return int(self._logits(-1).argmax())
 
-        try:
-            pace = timed_loop(lambda: following(*prompt), following, steps)
-        finally:
-            self._library.llama_batch_free(batch)
+        pace = timed_loop(lambda: following(*prompt), following, steps)
         return [pace.first_s, *pace.steps_s]
 
-    def tokenize(self, text: str, special: bool = True) -> list[int]:
+    def encode(self, text: str, special: bool) -> list[int]:
         """The ids of a text, in which special tokens are recognised, with those that belong around it or without."""
         data = text.encode("utf-8")
         room = len(data) + 8
@@ -151,7 +132,7 @@ class LlamaSession:
             raise ParityFailure(f"llama.cpp needs {-count} tokens for {len(data)} bytes")
         return list(buffer[:count])
 
-    def detokenize(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones, as the server streams it.
 
         `llama_detokenize` strips the space at the start of a SentencePiece text, as it should, but cleans up spaces
@@ -195,15 +176,28 @@ class LlamaSession:
             reason = " ".join(error.read().decode("utf-8", "replace").split())
             raise ParityFailure(f"llama.cpp's server does not render it: {reason:.200}") from error
 
-    def ends(self) -> list[int]:
-        """The ids of the tokens that end a text."""
-        is_end = self._library.llama_vocab_is_eog
-        return [token for token in range(self.vocab_size) if is_end(self._vocabulary, token)]
-
     def close(self) -> None:
         """Frees the model and its cache."""
         self._free()
         self._library.llama_model_free(self._model)
+
+    def _run(self, rows: Sequence[Sequence[int]], *, last_only: bool = False) -> Iterator[int]:
+        """Appends tokens to each sequence; yields how many were computed each time."""
+        calls = [
+            (row, token, position)
+            for row, tokens in enumerate(rows)
+            for position, token in enumerate(tokens, self._lengths[row])
+        ]
+        batch = self._library.llama_batch_init(min(_UBATCH, len(calls)), 0, 1)
+        try:
+            for start in range(0, len(calls), _UBATCH):
+                part = calls[start : start + _UBATCH]
+                self._decode(batch, part, last_only)
+                yield len(part)
+        finally:
+            self._library.llama_batch_free(batch)
+        for row, tokens in enumerate(rows):
+            self._lengths[row] += len(tokens)
 
     def _decode(self, batch: Any, part: Sequence[tuple[int, int, int]], last_only: bool = False) -> None:
         batch.n_tokens = len(part)

@@ -13,9 +13,9 @@
 //   { do: "timed", ids, steps }                                 -> { seconds }: of the prompt, and of each token after it
 //   { do: "generate", prompts, tokens }                         -> { texts }: what the pipeline says, greedily
 //   { do: "openTexts", folder }                                 -> {}: the tokenizer alone, for the next three
-//   { do: "encode", text, special }                             -> { ids }
-//   { do: "decode", ids }                                       -> { text }: without special tokens
-//   { do: "render", messages, tools, prompts }                  -> { text }: by the chat template
+//   { do: "encode", text, special }                             -> { value }: ids
+//   { do: "decode", ids }                                       -> { value }: the text without special tokens
+//   { do: "render", messages, tools, prompts }                  -> { value }: the text by the chat template
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -160,16 +160,16 @@ const requests = {
 
   async decode({ ids }) {
     const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false };
-    return { text: pipe.tokenizer.decode(ids, options) };
+    return { value: pipe.tokenizer.decode(ids, options) };
   },
 
   async render({ messages, tools, prompts }) {
     const options = { tokenize: false, add_generation_prompt: prompts, tools: tools.length ? tools : null };
-    return { text: pipe.tokenizer.apply_chat_template(messages, options) };
+    return { value: pipe.tokenizer.apply_chat_template(messages, options) };
   },
 
   async encode({ text, special }) {
-    return { ids: pipe.tokenizer.encode(text, { add_special_tokens: special }) };
+    return { value: pipe.tokenizer.encode(text, { add_special_tokens: special }) };
   },
 };
 

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import EnvironmentFailure, ParityFailure
-from validation.runtimes.child_process import ChildEnded, ChildProcess
+from validation.runtimes.child_process import ChildEnded, ChildProcess, ChildTexts
 from validation.runtimes.node.package import find_transformers_js
 from validation.runtimes.runner import PER_TOKEN, Layers, Logits, Opening, Runner, real_lengths
-from validation.runtimes.texts import Conversation, RuntimeTexts
 from validation.runtimes.timing import Pace
 
 #: ONNX Runtime's own library in Node, or WebAssembly, as in a browser.
@@ -61,14 +60,10 @@ class TransformersJsRunner(Runner):
         return self._logits("prefill", input_ids, lengths=self._real.tolist())
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        if not len(self._real):
-            raise ValueError("tokens are appended before there is a prompt")
         self._real = self._real + input_ids.shape[1]
         return self._logits("append", input_ids)
 
     def cache(self, row: int) -> Layers:
-        if not len(self._real):
-            raise ValueError("a cache is read before there is a prompt")
         layers: defaultdict[int, dict[str, str]] = defaultdict(dict)
         for name in self._ask("states")["names"]:
             if (parts := _STATE.fullmatch(name)) is not None:
@@ -85,16 +80,6 @@ class TransformersJsRunner(Runner):
         first, *others = self._ask("timed", ids=[list(map(int, prompt))], steps=steps)["seconds"]
         return Pace(first, tuple(others))
 
-    def generate(self, prompts: Sequence[str], tokens: int) -> list[str]:
-        """The text that the library's pipeline adds to each prompt, greedily, one prompt after the other."""
-        texts: list[str] = self._ask("generate", prompts=list(prompts), tokens=tokens)["texts"]
-        return texts
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """The library's token ids of a text, with those that its tokenizer adds or without."""
-        ids: list[int] = self._ask("encode", text=text, special=special)["ids"]
-        return ids
-
     def close(self) -> None:
         self._process.close()
 
@@ -110,7 +95,7 @@ class TransformersJsRunner(Runner):
         return _asked(self._process, do, **values)
 
 
-class TransformersJsTexts(RuntimeTexts):
+class TransformersJsTexts(ChildTexts):
     """The tokenizer and chat template of transformers.js, without the model; see `RuntimeTexts`.
 
     Errors are those of `TransformersJsRunner`. Source of what is known: @huggingface/tokenizers 0.2, whose patterns
@@ -126,26 +111,13 @@ class TransformersJsTexts(RuntimeTexts):
     }
 
     def __init__(self, folder: Path) -> None:
-        self._process = _started()
+        process = _started()
+        super().__init__(lambda do, **values: _asked(process, do, **values)["value"], process.close)
         try:
-            _asked(self._process, "openTexts", folder=folder.resolve())
+            _asked(process, "openTexts", folder=folder.resolve())
         except BaseException:
             self.close()
             raise
-
-    def encode(self, text: str, *, special: bool = True) -> list[int]:
-        ids: list[int] = _asked(self._process, "encode", text=text, special=special)["ids"]
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(_asked(self._process, "decode", ids=list(ids))["text"])
-
-    def render(self, conversation: Conversation) -> str:
-        talk = {"messages": list(conversation.messages), "tools": list(conversation.tools)}
-        return str(_asked(self._process, "render", prompts=conversation.prompts, **talk)["text"])
-
-    def close(self) -> None:
-        self._process.close()
 
 
 def _started() -> ChildProcess:

@@ -1,7 +1,7 @@
 """Runs a model folder, hf/ itself, with vLLM, in a process of its own and usually in an environment of its own.
 
 vLLM gives log-probabilities. Its cache is paged and its own; tokens that are appended are run again with what was
-before them. `continuations` runs its real decoding, of all prompts together.
+before them. `follow` runs its real decoding, of all prompts together.
 """
 
 from __future__ import annotations
@@ -83,17 +83,6 @@ class VllmRunner(Runner):
         self._rows = [[*row, *ids.tolist()] for row, ids in zip(self._rows, input_ids, strict=True)]
         return np.stack([rows[-input_ids.shape[1] :] for rows in self._score(self._rows, 1)[1]])
 
-    def continuations(
-        self, prompts: Sequence[Sequence[int]], steps: int
-    ) -> tuple[list[list[int]], list[NDArray[np.float32]]]:
-        """The `steps` most likely tokens that follow each prompt, all prompts batched as vLLM does it.
-
-        Returns:
-            The tokens, and of each prompt the log-probabilities after each of its tokens and of those that follow but
-            the last, [tokens of the prompt - 1 + steps, V].
-        """
-        return self._score(prompts, steps)
-
     def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
         """Generates without computing log-probabilities; see `Follows`."""
         tokens: list[list[int]] = self._answer("run it", prompts=_integers(prompts), steps=steps)["tokens"]
@@ -129,6 +118,7 @@ class VllmRunner(Runner):
     def _score(
         self, prompts: Sequence[Sequence[int]], steps: int
     ) -> tuple[list[list[int]], list[NDArray[np.float32]]]:
+        """The most likely tokens that follow each prompt, and the log-probabilities after each token but the last."""
         path = self._process.file
         tokens = self._answer("run it", prompts=_integers(prompts), steps=steps, path=path)["tokens"]
         with np.load(path) as arrays:

@@ -46,7 +46,7 @@ def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: 
     variant = report["variants"]["a-0.2"]
     assert variant["parity"]["onnx"]["verdict"] == "passed"
     assert {case["case"] for case in variant["parity"]["onnx"]["cases"]} == {
-        "prompt 0", "batch of 3", "one token", "generate",
+        "prompt 0", "batch of 3", "one token", "prompt 0, served", "batch of 3, served",
         *(f"{name}, in float32" for name in ("batch of 3", "random tokens", "long prompt")),
     }  # fmt: skip
     assert [layer["kept"] for layer in variant["layers"]] == [1.0, 1.0, pytest.approx(13 / 33)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer
 from converters.gguf import GgufFormat
 from converters.gguf.choice import refusal
 from seap_export.model.families import model_spec
-from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
+from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaTexts, open_llama_cpp
 from validation.runtimes.runner import Opening
 
 #: The largest difference with GELU, whose values llama.cpp looks up in a table of float16.
@@ -99,7 +100,7 @@ def models() -> list[Any]:
 @pytest.mark.parametrize("values", models())
 def test_llama_cpp_equals_torch(tmp_path: Path, values: dict[str, Any], two_rows: Any) -> None:
     folder = write_micro_model(tmp_path / "hf", **values)
-    with _open(folder)[1] as runner:
+    with closing(_open(folder)[1]) as runner:
         difference = two_rows.largest(two_rows.of(runner), two_rows.of_torch(folder))
     assert difference < (GELU if "gemma" in values["model_type"] else 1e-3)
 
@@ -119,7 +120,7 @@ def test_in_llama_cpp_rounded_weights_differ_by_rounded_activations_alone(
 ) -> None:
     folder = write_micro_model(tmp_path / "hf", **uneven_values("llama-gqa", hidden_size=128, intermediate_size=96))
     written, runner = _open(folder, precision)
-    with runner:
+    with closing(runner):
         computed = two_rows.of(runner)
     rounded = two_rows.of_torch(folder, written.weights(tmp_path / "gguf", read_spec(folder)))
     apart = two_rows.largest(computed, rounded)
@@ -136,7 +137,6 @@ def test_llama_cpp_reads_the_ids_of_the_tokenizer(tmp_path: Path, write: Callabl
     out.mkdir()
     GgufFormat("f16").write(folder, out, lambda layer: None)
     ours = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    with LlamaCppRunner(out / "model.gguf", LlamaOptions(1, vocabulary_only=True)) as runner:
+    with closing(LlamaTexts(out)) as texts:
         for text in (*micro_texts(20), "the <s> cat</s> on", " the  cat"):
-            assert runner.tokenize(text) == ours.encode(text).ids
-        assert runner.ends() == [2]
+            assert texts.encode(text) == ours.encode(text).ids

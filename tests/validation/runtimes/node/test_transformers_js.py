@@ -92,8 +92,8 @@ def test_pipeline_says_what_the_model_says_up_to_the_end_of_text(
         folder.mkdir()
         WebFormat("fp32").write(source, folder, lambda _: None)
         runner = opened(folder)
-        assert runner.encode(prompts[0], special=True) == tokenizer.encode(prompts[0]).ids
-        for words, text in zip(said, runner.generate(prompts, 10), strict=True):
+        assert runner._ask("encode", text=prompts[0], special=True)["value"] == tokenizer.encode(prompts[0]).ids
+        for words, text in zip(said, runner._ask("generate", prompts=prompts, tokens=10)["texts"], strict=True):
             wanted = words[: words.index(end) + 1] if is_ended and end in words else words
             assert text.removesuffix("</s>").split() == wanted != []
 
