@@ -5,7 +5,7 @@ other formats: a weight that is stored wrongly is then a difference of logits, t
 decides whether a variant's quality and speed are measured, and `run_parity` by itself compare logits alone; with the
 file's weights such a fault would wait for `converters.comparison`, which only a validation runs. On the CPU such a
 graph also runs with activations that are not rounded, so that only the order of sums differs. A prompt and a batch
-are then decoded as users do it, on a GPU with its CUDA graph. On the CPU, the batch's steps are what `generate` writes.
+are then decoded as users do it, on a GPU with its CUDA graph. On the CPU, the batch's steps are those of `generate`.
 """
 
 from __future__ import annotations
