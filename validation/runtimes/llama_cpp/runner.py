@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from converters.gguf.file import MODEL_FILE
 from seap_export import errors
+from seap_export.common.child_process import ChildEnded, ChildProcess
 from seap_export.common.llama_library import LIBRARY_EXTRA
 from seap_export.errors import ParityFailure, SeapError
-from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.llama_cpp.worker import LlamaOptions
 from validation.runtimes.runner import Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace
