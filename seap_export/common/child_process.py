@@ -75,7 +75,12 @@ class ChildProcess:
             ChildEnded: It has ended, or was killed.
         """
         line, killed = json.dumps(request, default=os.fspath) + "\n", list[float | None]()
-        timer = Timer(timeout or 0, lambda: (killed.append(timeout), self._process.kill()))
+
+        def kill() -> None:
+            killed.append(timeout)
+            self._process.kill()
+
+        timer = Timer(timeout or 0, kill)
         timer.daemon = True
         if timeout is not None:
             timer.start()
