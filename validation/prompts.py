@@ -13,7 +13,7 @@ import numpy as np
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.files import refuse_excess, too_slow
-from seap_export.runtime.limits.tokenizer import watched
+from seap_export.runtime.limits import watched
 from validation.quiet import quiet_transformers
 
 TokenIds = tuple[int, ...]

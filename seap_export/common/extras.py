@@ -77,17 +77,15 @@ def install_remedy(extra: str) -> str:
 
 
 def _packages(extra: str) -> Iterator[Requirement]:
-    """The requirements that the metadata name for an extra, on this system."""
+    """The requirements that the metadata name for an extra, or always if it is "", on this system."""
     try:
         texts = requires("seap-export") or []
     except PackageNotFoundError:  # the source tree on PYTHONPATH; imports will say what is missing
         return
     for requirement in map(Requirement, texts):
-        if (
-            requirement.marker is not None
-            and requirement.marker.evaluate({"extra": extra})
-            and not requirement.marker.evaluate({"extra": ""})
-        ):
+        marker = requirement.marker
+        is_optional = marker is not None and not marker.evaluate({"extra": ""})
+        if is_optional == bool(extra) and (marker is None or marker.evaluate({"extra": extra})):
             requirement.marker = None
             yield requirement
 

@@ -55,8 +55,7 @@ class Provider:
         plugin: The package that it comes in; None: it is part of ONNX Runtime.
         oldest: The first release of ONNX Runtime that variants run with; "": any that is allowed.
         fallbacks: The providers that run what it has no operators for.
-        libraries: What has to be installed for it, in words.
-        library_files: The providers whose files are linked with its libraries.
+        libraries: What pip has to install for it.
         error_words: How ONNX Runtime's messages name it or what it needs.
         tells_memory: Whether NVIDIA's driver tells how much memory of its device is free.
         graph_option: The option that captures calls as graphs; None: it cannot, or its results would be wrong.
@@ -88,7 +87,6 @@ class Provider:
     oldest: str = ""
     fallbacks: tuple[str, ...] = ()
     libraries: str = ""
-    library_files: tuple[str, ...] = ()
     error_words: tuple[str, ...] = ()
     tells_memory: bool = False
     graph_option: str | None = None
@@ -132,8 +130,7 @@ _CUDA = Provider(
     hardware="NVIDIA GPU",
     oldest=_OLDEST_FOR_NVIDIA,
     fallbacks=("cpu",),
-    libraries="CUDA and cuDNN",
-    library_files=("cuda",),
+    libraries="onnxruntime-gpu[cuda,cudnn]",
     error_words=("CUDA",),
     tells_memory=True,
     graph_option=CUDA_GRAPH,
@@ -161,8 +158,7 @@ _TENSORRT = Provider(
     hardware="NVIDIA GPU",
     oldest=_OLDEST_FOR_NVIDIA,
     fallbacks=("cuda", "cpu"),  # it lacks all operators of com.microsoft
-    libraries="CUDA, cuDNN and TensorRT",
-    library_files=("tensorrt", "cuda"),
+    libraries="onnxruntime-gpu[cuda,cudnn] and tensorrt-cu13, whose folder tensorrt_libs must be on LD_LIBRARY_PATH",
     error_words=("TensorRT", "Tensorrt"),
     tells_memory=True,
 )

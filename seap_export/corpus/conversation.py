@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from seap_export.common.chat_template import CallArguments
 from seap_export.corpus.templates import render
 from seap_export.errors import InputError
 from seap_export.runtime.chat import ROLES, Message, last_user_text
@@ -81,23 +82,6 @@ class Conversation:
         pairs = enumerate(zip(prompt, whole, strict=False))
         end = next((index for index, (one, other) in pairs if one != other), min(len(prompt), len(whole)))
         return whole[:end], whole[end:]
-
-
-class _Arguments(dict[str, Any]):
-    """The arguments of a call, which some templates take for an object, and some for its JSON as a text."""
-
-    def __init__(self, value: Mapping[str, Any], text: str) -> None:
-        super().__init__(value)
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
-
-    def __add__(self, other: str) -> str:
-        return self._text + other
-
-    def __radd__(self, other: str) -> str:
-        return other + self._text
 
 
 def read_record(record: Mapping[str, Any]) -> str | Conversation:
@@ -189,7 +173,7 @@ def _call(value: object) -> object:
         arguments = json.loads(given) if isinstance(given, str) else given
     if isinstance(arguments, dict):
         text = given if isinstance(given, str) else json.dumps(arguments, ensure_ascii=False)
-        call["arguments"] = _Arguments(arguments, text)
+        call["arguments"] = CallArguments(arguments, text)
     return call
 
 

@@ -6,18 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template, TemplateError
 from tokenizers import Tokenizer
 
+from seap_export.common.chat_template import TemplateWorkError, render
 from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.files import encode
-from seap_export.runtime.limits.budget import CURRENT, Budget, TooMuchWork
-from seap_export.runtime.limits.template import MAX_TEMPLATE, LimitedEnvironment
 
 #: A turn of a conversation: `role`, `content`, and what else the template reads, such as `tool_calls`.
 Message = Mapping[str, Any]
@@ -34,10 +31,6 @@ _ANSWER = "assistant's answer"
 #: The description of a function, as a model that calls functions gets it.
 _TOOLS = ({"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}},)
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-
-class TemplateWorkError(InputError):
-    """A chat template computes more than any conversation needs."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +65,14 @@ class ChatTemplate:
             InputError: The template refuses the messages or is damaged.
         """
         name = _WITH_TOOLS if tools and _WITH_TOOLS in self.sources else DEFAULT_TEMPLATE
-        token = CURRENT.set(Budget([messages, tools]))
-        try:
-            text = _compiled(self.sources[name], self.date).render(
-                messages=list(messages),  # as transformers gives them, should a template print them
-                tools=tools or None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self.special_tokens,
-            )
-        except TooMuchWork as error:
-            raise TemplateWorkError(
-                "the model's chat template computes more than a conversation needs; it may be meant to harm, so use "
-                "another one, or none"
-            ) from error
-        except (MemoryError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # a template may fail as any program does
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"the model's chat template refuses the messages ({reason}); correct them or it"
-            ) from error
-        finally:
-            CURRENT.reset(token)
+        values = {
+            "messages": list(messages),  # as transformers gives them, should a template print them
+            "tools": tools or None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self.special_tokens,
+        }
+        text = render(self.sources[name], self.date, values)
         return text.removeprefix(self.prefix)
 
     def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
@@ -233,21 +211,3 @@ def _text_of(token: object) -> str | None:
     """The text of a special token, which configs state as a string or as an object with its properties."""
     value = token.get("content") if isinstance(token, Mapping) else token
     return value if isinstance(value, str) else None
-
-
-@lru_cache(maxsize=8)
-def _compiled(source: str, date: datetime | None) -> Template:
-    """A template, where it can reach nothing but its inputs. Settings and names are transformers'."""
-    if len(source) > MAX_TEMPLATE:
-        raise TooMuchWork
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = LimitedEnvironment()
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: (date or datetime.now()).strftime(form)
-    try:
-        return environment.from_string(source)
-    except MemoryError as error:  # Python's parser says so of what is nested too deeply
-        raise TooMuchWork from error

@@ -46,6 +46,11 @@ _CAUSES = (
         "convert the model with --precision fp32, or int8 or int4 with --activations fp32, or use --provider cpu",
     ),
     _Cause(
+        "the NVIDIA driver is too old",
+        re.compile(r"driver version is insufficient", re.IGNORECASE),
+        "install a newer NVIDIA driver",
+    ),
+    _Cause(
         "CUDA failed",
         re.compile(r"\b(?:CUDA|CUBLAS|CUDNN|CURAND|CUFFT)\w* (?:failure|error)\b"),
         "run `seap-export doctor`, which finds out whether the GPU and its driver work",

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from seap_export.common.json_file import read_artifact
 from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, InputError
-from seap_export.runtime.limits.tokenizer import excess, unique_keys, watched
+from seap_export.runtime.limits import excess, unique_keys, watched
 
 #: The graph in a folder of the format that is run here.
 GRAPH = "model.onnx"
@@ -44,7 +44,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def refuse_excess(path: Path) -> None:
-    """Refuses a tokenizer.json that would take all memory; see `limits.tokenizer`.
+    """Refuses a tokenizer.json that would take all memory; see `limits`.
 
     Raises:
         ArtifactError: It would, or it is no JSON.

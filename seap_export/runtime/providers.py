@@ -121,7 +121,7 @@ def provider_failure(provider: str, reason: str = "") -> EnvironmentFailure:
         )
     return EnvironmentFailure(
         f"{row.label} execution provider could not be created: {reason or _missing_library(provider)}; install "
-        f"onnxruntime-gpu with the {row.libraries} libraries of its release, or use --provider cpu"
+        f"with pip {row.libraries}, or use --provider cpu"
     )
 
 

@@ -23,7 +23,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "cli/commands/plan.py": {"onnx runtime"},
     "cli/generation.py": {"onnx runtime"},
     # Examples in help.
-    "api/export_options.py": {"onnx", "gguf"},
+    "pipeline/request/main_options.py": {"onnx", "gguf"},
     # A part of the Python API.
     "api/variant.py": {"onnx"},
     # It says how to repair an ONNX Runtime that our own runtime cannot import.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import InputError
 from seap_export.runtime.files import too_slow
-from seap_export.runtime.limits.tokenizer import watched
+from seap_export.runtime.limits import watched
 from validation.likelihood import log_likelihoods
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runner, padded

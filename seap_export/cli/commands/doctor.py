@@ -14,7 +14,7 @@ from seap_export.cli.window import Table, prose
 from seap_export.common.providers import PROVIDERS
 
 if TYPE_CHECKING:
-    from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
+    from seap_export.runtime.doctor import Diagnosis
 
 
 @click.command("doctor", cls=GroupedCommand)
@@ -26,9 +26,8 @@ def doctor_command(console: Console, require: str | None) -> None:
     """Show what this machine can run, and what to install if something is missing.
 
     Runs a matrix product and attention in float16 on each execution provider of ONNX Runtime, each in a separate
-    process, and looks for the NVIDIA driver and for the libraries that CUDA and TensorRT need. Installs nothing. A
-    machine without a GPU passes, unless --require asks for one. Also lists the runtimes of written variants, and the
-    extras of this package.
+    process, and asks the NVIDIA driver. Installs nothing. A machine without a GPU passes, unless --require asks for
+    one. Also lists the runtimes of written variants, and the extras of this package.
 
     \b
     Examples:
@@ -92,19 +91,22 @@ def _summary(diagnosis: Diagnosis, *tables: str) -> str:
 
 
 def _facts(diagnosis: Diagnosis) -> str:
-    machine, packages = diagnosis.machine, diagnosis.packages
-    onnxruntime = ", ".join(f"{name} {version}" for name, version in packages.onnxruntime.items())
-    built_for = f", built for CUDA {packages.cuda_version}" if packages.cuda_version else ""
-    installed = ", ".join(f"{name} {version}" for name, version in packages.versions.items() if version)
+    machine, driver = diagnosis.machine, diagnosis.driver
+    versions = (
+        ", ".join(f"{name} {version}" for name, version in named.items())
+        for named in (diagnosis.packages, diagnosis.onnxruntime)
+    )
+    packages, onnxruntime = versions
+    gpus = ", ".join(f"{gpu.name} with {_size(gpu.memory_bytes)}" for gpu in driver.gpus)
     facts = {
         "machine": f"{machine.processor}, {machine.cores} of {machine.all_cores} cores, {machine.system}",
-        "memory": f"{_size(machine.memory_bytes)}, {_size(machine.free_memory_bytes)} of it free",
+        "memory": f"{_size(machine.free_memory_bytes)} free",
         "disk": f"{_size(machine.free_disk_bytes)} free in {machine.temp_folder}",
         "Python": machine.python,
-        "packages": installed,
-        "not installed": ", ".join(packages.missing),
-        "ONNX Runtime": f"{onnxruntime or 'from an unknown distribution'}{built_for}",
-        "NVIDIA GPU": _gpus(diagnosis),
+        "packages": packages,
+        "not installed": ", ".join(diagnosis.missing),
+        "ONNX Runtime": onnxruntime or "from an unknown distribution",
+        "NVIDIA GPU": f"{gpus}; the driver runs CUDA {driver.cuda_version}" if gpus else f"none: {driver.reason}",
         **{f"on {each.name}": each.device or "" for each in diagnosis.providers},
     }
     return _aligned({name: fact for name, fact in facts.items() if fact})
@@ -116,46 +118,20 @@ def _aligned(facts: dict[str, str]) -> str:
     return "\n".join(prose(f"{name.ljust(width)}  {fact}", hang=width + 2) for name, fact in facts.items())
 
 
-def _gpus(diagnosis: Diagnosis) -> str:
-    driver = diagnosis.driver
-    if not driver.gpus:
-        return f"none: {driver.reason}"
-    names = ", ".join(f"{gpu.name} with {_size(gpu.memory_bytes)}" for gpu in driver.gpus)
-    return f"{names}; the driver runs CUDA {driver.cuda_version}"
-
-
 def _provider_table(diagnosis: Diagnosis) -> str:
     rows = [
-        [
-            provider.name,
-            _verdict(provider, provider.session),
-            _verdict(provider, provider.attention),
-            _difference(provider),
-        ]
-        for provider in diagnosis.providers
+        [state.name, "works" if state.works else "fails", f"{state.difference:.1e}" if state.works else "-"]
+        for state in diagnosis.providers
     ]
-    return Table(["provider", "matrix product", "attention", "max error"], rows).text
-
-
-def _verdict(provider: ProviderState, check: ProviderCheck) -> str:
-    if not provider.built_in:
-        return "not installed" if PROVIDERS[provider.name].plugin else "not built in"
-    return "works" if check.works else "fails"
-
-
-def _difference(provider: ProviderState) -> str:
-    differences = [
-        check.difference for check in (provider.session, provider.attention) if check.difference is not None
-    ]
-    return f"{max(differences):.1e}" if differences else "-"
+    return Table(["provider", "product and attention", "max error"], rows).text
 
 
 def _remarks(diagnosis: Diagnosis) -> list[str]:
     """Lines on providers that do not work and on missing parts, or that everything works; warnings name the rest."""
-    lines = [failure for provider in diagnosis.providers if (failure := diagnosis.failure(provider.name))]
+    lines = [state.failure for state in diagnosis.providers if state.failure]
     if not diagnosis.driver.gpus and diagnosis.provider("cpu").works:
         lines.append("Without a GPU, variants run on the CPU.")
-    if diagnosis.packages.missing:
+    if diagnosis.missing:
         lines.append("Without all packages, `generate`, `route` and the Python runner work; making variants does not.")
     return lines or ["Everything works."]
 

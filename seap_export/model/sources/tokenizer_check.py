@@ -14,7 +14,7 @@ from typing import Any
 
 from seap_export.common.json_file import read_json
 from seap_export.errors import InputError
-from seap_export.runtime.limits.tokenizer import excess, unique_keys
+from seap_export.runtime.limits import excess, unique_keys
 
 
 def check_tokenizer(path: Path) -> None:

@@ -13,7 +13,7 @@ from seap_export.errors import InputError
 from seap_export.model.families.family import PRUNED_PREFIX
 from seap_export.model.sources.source import Source
 from seap_export.runtime.files import too_slow
-from seap_export.runtime.limits.tokenizer import watched
+from seap_export.runtime.limits import watched
 
 
 @contextmanager

@@ -81,10 +81,7 @@ def _attention_expected() -> NDArray[np.float64]:
     return mixed.transpose(1, 0, 2).reshape(1, _TOKENS, _HEADS * _HEAD_SIZE)
 
 
-#: Keyed by the name used on the probe's command line.
-TRIALS = {
-    "session": ProbeModel("matrix product in float16", "MatMul", _PRODUCT, _product_feeds, _product_expected),
-    "attention": ProbeModel(
-        "attention in float16", "GroupQueryAttention", _ATTENTION, _attention_feeds, _attention_expected
-    ),
-}
+TRIALS = (
+    ProbeModel("matrix product in float16", "MatMul", _PRODUCT, _product_feeds, _product_expected),
+    ProbeModel("attention in float16", "GroupQueryAttention", _ATTENTION, _attention_feeds, _attention_expected),
+)

@@ -13,7 +13,6 @@ from packaging.requirements import Requirement
 
 from seap_export.common import extras
 from seap_export.errors import EnvironmentFailure
-from seap_export.runtime.doctor.packages import upgrade_remedy
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ("converters", "docs", "samples", "seap_export", "validation")
@@ -43,6 +42,7 @@ def test_what_is_missing_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(EnvironmentFailure, match=rf"^llama\.cpp needs alpha>=2, beta\[more\]<3; {command}"):
         extras.require_extra("some", "llama.cpp")
     assert extras.missing_packages("some") == ["alpha>=2", "beta[more]<3"]
+    assert extras.missing_packages("") == ["numpy>=1.26"]
     versions |= {"alpha": "1.9", "beta": "2.0"}
     assert extras.missing_packages("some") == ["alpha>=2"]
     versions["alpha"] = "2.1"
@@ -72,7 +72,7 @@ def test_a_command_in_a_message_fits_what_is_installed_and_none_takes_this_packa
     whole = re.compile(r'run: pip install ((?:(?:[\w-]+|"[^"{]+") ?)+)')
     said = [command for file, text in texts.items() if file.suffix == ".py" for command in whole.findall(text)]
     assert said
-    words = [*(word for command in said for word in shlex.split(command)), *shlex.split(upgrade_remedy())[3:]]
+    words = [*(word for command in said for word in shlex.split(command))]
     needed = {one.name: one for one in map(Requirement, requires("seap-export") or []) if one.marker is None}
     for named in {Requirement(word) for word in words if word != "--upgrade"}:
         if requirement := needed.get(named.name):

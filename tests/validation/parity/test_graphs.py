@@ -21,6 +21,7 @@ from support.models import skip_unless_loaded, write_micro_model, write_source
 from support.product import (
     SOFTWARE,
     OnnxForm,
+    OnnxFormat,
     Precision,
     PrecisionName,
     choose_precision,
@@ -29,7 +30,6 @@ from support.product import (
 )
 from support.variations import VARIATIONS, micro_config
 
-from converters.onnx.format import OnnxFormat
 from converters.onnx.graph.dialects import POISON
 from converters.onnx.graph.dialects.looped import is_looped
 from seap_export.common.json_file import read_json

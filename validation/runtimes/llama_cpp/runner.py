@@ -19,11 +19,12 @@ from converters.format import Format
 from converters.gguf.file import MODEL_FILE
 from converters.onnx.precision import Precision, choose_precision
 from seap_export import errors
+from seap_export.common.child_process import ChildEnded, ChildProcess
 from seap_export.common.llama_library import LIBRARY_EXTRA
 from seap_export.errors import ParityFailure, SeapError
 from seap_export.model.families import Mlp, ModelSpec
 from seap_export.pruning.rounding.grid import BLOCK_SIZES
-from validation.runtimes.child_process import ChildEnded, ChildProcess, ChildTexts
+from validation.runtimes.child_texts import ChildTexts
 from validation.runtimes.llama_cpp.worker import LlamaOptions
 from validation.runtimes.runner import Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace

@@ -1,6 +1,6 @@
 """Runs a GGUF file with llama.cpp, in a process of its own: llama.cpp ends the process when it asserts.
 
-It is started by `validation.runtimes.llama_cpp.runner` alone; see `serve`.
+It is started by `validation.runtimes.llama_cpp.runner` alone; see `_Server`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import ctypes
 import importlib
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.common.child_process import answer_requests
 from seap_export.common.llama_library import LlamaLibrary, llama_library
 from seap_export.errors import EnvironmentFailure, ParityFailure, SeapError
 from validation.runtimes.timing import timed_loop
@@ -235,29 +235,21 @@ def _started_server(path: Path) -> Any:
         raise ParityFailure(f"llama.cpp's server does not start: {' '.join(str(error).split()):.200}") from error
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
-    """Answers requests, one line of JSON each, until there are no more.
+class _Server:
+    """Answers requests with {value}, or {error, kind}: the message and the class of a `SeapError`."""
 
-    The first one is {"do": "open", path, options}; others name a method of `LlamaSession` and its arguments. An answer
-    is {value}, or {error, kind}: the message and the class of a `SeapError`.
-    """
-    session: LlamaSession | None = None
-    for line in requests:
-        request = json.loads(line)
-        do = request.pop("do")
+    _session: LlamaSession | None = None
+
+    def answer(self, do: str, **values: Any) -> dict[str, Any]:
+        """The first request is to open {path, options}; others name a method of `LlamaSession` and its arguments."""
         try:
-            if session is None:
-                session = LlamaSession(Path(request["path"]), LlamaOptions(**request["options"]))
-                answer: dict[str, Any] = {"value": session.vocab_size}
-            else:
-                answer = {"value": getattr(session, do)(**request)}
+            if self._session is None:
+                self._session = LlamaSession(Path(values["path"]), LlamaOptions(**values["options"]))
+                return {"value": self._session.vocab_size}
+            return {"value": getattr(self._session, do)(**values)}
         except SeapError as error:
-            answer = {"error": str(error), "kind": type(error).__name__}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            return {"error": str(error), "kind": type(error).__name__}
 
 
 if __name__ == "__main__":
-    _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what C code prints must not end up among the answers
-    serve(sys.stdin, _answers)
+    answer_requests(_Server().answer)

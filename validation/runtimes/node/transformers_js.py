@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.common.child_process import ChildEnded, ChildProcess
 from seap_export.errors import EnvironmentFailure, ParityFailure
-from validation.runtimes.child_process import ChildEnded, ChildProcess, ChildTexts
+from validation.runtimes.child_texts import ChildTexts
 from validation.runtimes.node.package import find_transformers_js
 from validation.runtimes.runner import PER_TOKEN, Layers, Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace

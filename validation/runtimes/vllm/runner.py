@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 import seap_export
 from converters.format import lacks
+from seap_export.common.child_process import ChildEnded, ChildProcess
 from seap_export.common.extras import install_remedy
 from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, ParityFailure
 from seap_export.model.families import Attention, Mlp, ModelSpec, is_pruned, model_spec
 from seap_export.model.families.names import LAYER
-from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.runner import Gives, Logits, Opening, Runner
 from validation.runtimes.timing import Pace
 

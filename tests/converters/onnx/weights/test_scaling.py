@@ -10,11 +10,10 @@ import pytest
 import torch
 from support.formats import every_exponent, write_scaled_graph
 from support.models import write_micro_model
-from support.product import BlockQuantization, OnnxForm, Precision, SafetensorsReader
+from support.product import BlockQuantization, OnnxForm, OnnxFormat, Precision, SafetensorsReader
 from support.variations import micro_config
 
 from converters.comparison import compare
-from converters.onnx.format import OnnxFormat
 from converters.onnx.weights.overflow import most_exponent
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, quantize
 from converters.onnx.weights.scaling import SCALING_NOTE, ScaledReader, Scaling

@@ -1,1 +1,0 @@
-"""Limits on the memory and time that a stranger's chat template and tokenizer may take."""
