@@ -52,7 +52,7 @@ def write_whole(target: Path, *, marker: str | None = None, force: bool = False)
 
 
 @contextmanager
-def write_report(target: Path, *, force: bool = False) -> Iterator[Path]:
+def write_report(target: Path, *, force: bool) -> Iterator[Path]:
     """Like `write_whole`, for a file that a user names; a file that belongs to an export is not replaced.
 
     Raises:

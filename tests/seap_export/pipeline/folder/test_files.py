@@ -15,6 +15,7 @@ from seap_export.common.memory import peak_memory
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
+from seap_export.pipeline.folder.names import output_named_after
 from seap_export.pipeline.folder.outputs import make_folders, remove_leftovers, scratch_folder
 from seap_export.pipeline.folder.outputs import write_whole as write_file
 from seap_export.pipeline.folder.performance import (
@@ -232,3 +233,8 @@ def test_a_run_that_stops_records_what_it_has_finished(tmp_path: Path, error: Ba
     performance = read_performance(tmp_path)
     assert performance.steps.keys() == {"first", "second"}
     assert performance.speed == {"a-0.2": {"figures": {}}}
+
+
+@pytest.mark.parametrize("name", [("models/Some.GGUF", "Some"), ("models/m.v2", "m.v2"), ("owner/m.v2@main", "m.v2")])
+def test_the_output_folder_is_named_after_the_model(name: tuple[str, str]) -> None:
+    assert output_named_after(name[0]) == Path(f"{name[1]}-export")
