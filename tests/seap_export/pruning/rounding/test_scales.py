@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import gguf.quants
 import pytest
 import torch
 from support.plans import random_projection
 from support.product import BlockQuantization, TableRows, dequantize, quantize, round_columns
 
 from seap_export.pruning.rounding import columns
+from seap_export.pruning.rounding.grid import CURVE
 from seap_export.pruning.rounding.scales import (
     MOST_STEPS,
     best_scales,
@@ -209,3 +211,7 @@ def test_it_is_the_least_squares_solution_for_the_columns_that_are_left() -> Non
             left[:, rest] = weight[:, rest] - changes @ torch.linalg.inv(damped[rest][:, rest])
     levels = round_columns(weight, moment, how).double()
     assert torch.allclose(levels, rounded, rtol=0.0, atol=1e-6)
+
+
+def test_the_curve_is_that_of_iq4_nl() -> None:
+    assert gguf.quants.IQ4_NL.kvalues == CURVE
