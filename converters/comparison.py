@@ -102,7 +102,7 @@ def other_form(fresh: Path, folder: Path, differing: Iterable[str], weights: Col
         if at is not None:
             where = f"it has {told} bytes and not {size}" if told != size else f"{_words(ours, at)} at byte {at}"
             yield (
-                f"{theirs}: differs from what is written for the model now: {where}; export again, or use the "
+                f"{theirs}: differs from what this release writes for the model: {where}; export again, or use the "
                 "packages that wrote it"
             )
 

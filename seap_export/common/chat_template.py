@@ -83,8 +83,8 @@ def render(source: str, date: datetime | None, values: dict[str, Any]) -> str:
             if not isinstance(error, ChildEnded):
                 raise
             raise TemplateWorkError(
-                "the model's chat template computes more than a conversation needs; it may be meant to harm, so use "
-                "another one, or none"
+                "the model's chat template computes more than a conversation needs, and may be malicious; use another "
+                "template, or none"
             ) from error
     if "text" not in answer:
         raise _refused(answer["reason"])
@@ -93,7 +93,9 @@ def render(source: str, date: datetime | None, values: dict[str, Any]) -> str:
 
 def _refused(reason: str) -> InputError:
     reason = " ".join(reason.split())
-    return InputError(f"the model's chat template refuses the messages ({reason}); correct them or it")
+    return InputError(
+        f"the model's chat template refuses the messages ({reason}); correct the messages or the template"
+    )
 
 
 def _started() -> ChildProcess:

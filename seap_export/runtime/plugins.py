@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import threading
 from pathlib import Path
@@ -18,11 +17,6 @@ SOFTWARE = "software adapter: numbers right, times not"
 _LOG_NOTHING_BUT_FATAL = 4
 _LOCK = threading.Lock()
 _registered: set[str] = set()
-
-
-def is_installed(plugin: Plugin) -> bool:
-    """Whether the package of a plug-in can be found; it is not imported."""
-    return importlib.util.find_spec(plugin.module) is not None
 
 
 def plugin_devices(row: Provider) -> list[ort.OrtEpDevice]:

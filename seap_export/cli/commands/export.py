@@ -91,8 +91,8 @@ def _time_text(planned: Preview) -> str:
     steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items() if seconds)
     searched = "" if planned.candidates is None else ", with one refit for each task"
     return (
-        f"About {duration(sum(planned.seconds.values()))} on this machine by a layer that was timed{searched}: "
-        f"{steps}; what distillation, rounding and checks take on top is not known before they run"
+        f"About {duration(sum(planned.seconds.values()))} on this machine, scaled from one timed layer{searched}: "
+        f"{steps}. Distillation, rounding and checks come on top"
     )
 
 

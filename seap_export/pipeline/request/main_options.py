@@ -139,7 +139,7 @@ class MainOptions(TaskOptions):
         rare=True,
     )
     dry_run: bool = option(
-        "Check the inputs, estimate sizes and times, and write nothing.",
+        "Check the inputs, show the sizes, time one layer, and write nothing.",
         default=False,
         title="Checks",
         of_a_run=True,
