@@ -78,11 +78,11 @@ test-runtimes: .venv-runtimes/installed .venv-vllm/installed $(MODEL)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m "not real"
 	$(IN_RUNTIMES)$(PYTEST) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m real --durations 15
 
-# Everything, with transformers 4.57 and a second real model, too.
+# Everything, with a second real model, and what depends on transformers with 4.57, too.
 test-all: lint environments $(MODEL) $(CODER)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
 	.venv/bin/$(PYTEST) -m real --durations 15
-	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real"
+	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real" $(TRANSFORMERS)
 
 # Plants bugs in a module, or a random sample of them in all that compute, and names those that no test finds.
 mutants: .venv-mutants/installed

@@ -118,7 +118,7 @@ def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def pretend_cuda() -> Iterator[torch.device]:
-    if torch.__version__.startswith("2.6"):
-        pytest.skip("torch 2.6 asks a tensor where it really is")
+    if torch.__version__.startswith("2.7."):
+        pytest.skip("torch 2.7 makes masks on the CPU inside its attention")
     with _Moves():
         yield CUDA

@@ -127,7 +127,7 @@ def test_what_fails_the_checks_is_not_pushed(work: Path, hub: Hub) -> None:
     [
         ({"token": None}, 6, ["no token", "HF_TOKEN"]),
         ({"token": "other"}, 6, ["token", "login"]),
-        ({"offline": True}, 6, ["cannot be reached"]),
+        ({"endpoint": "http://127.0.0.1:9"}, 6, ["cannot be reached"]),
         ({"repository": "you/small"}, 2, ["you/small", "may not write", "OWNER"]),
         ({"repository": "me/large"}, 6, ["me/large", "Storage limit reached", "later"]),
         ({"path": "out/a-0.4/onnx"}, 2, ["out/a-0.4/onnx", "neither an export nor a variant"]),
@@ -140,6 +140,7 @@ def test_each_failure_is_one_line(
         monkeypatch.setenv("HF_TOKEN", change["token"] or "")
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", "nowhere")
         monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", "nowhere")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", "offline" in change)
+    if "endpoint" in change:
+        monkeypatch.setattr(constants, "ENDPOINT", change["endpoint"])
     arguments = (change.get("path", "out/a-0.4"), change.get("repository", "me/small"))
     run_here("push", *arguments, "--force", "--quiet").refused(code, *words)
