@@ -13,6 +13,7 @@ from seap_export.model.families import (
     Experts,
     Mamba,
     Mlp,
+    SharedExpert,
     family_of_model_type,
     language_config,
     model_spec,
@@ -84,6 +85,8 @@ def _in_usual_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values as the config of a source has them: without those that override others, or that it computed with."""
     family = family_of_model_type(values["model_type"])
     rule, usual = family.adjusted_size, {k: v for k, v in values.items() if k not in family.overrides.values()}
+    shared = model_spec(micro_config(**values)).all(SharedExpert)  # whose size transformers' class is told
+    usual |= {key: size for one in shared for key, size in one.sizes.items()}
     return usual if rule is None else {**usual, rule.switch: False}
 
 
@@ -101,10 +104,11 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
     for index, sizes in layers.items():
         made[index] = dict(sizes)
         kinds = {type(sublayer) for sublayer in spec.layers[int(index)].sublayers}
-        if any(one.fixed_groups for one in spec.layers[int(index)].sublayers if isinstance(one, Attention)):
+        attention = [one for one in spec.layers[int(index)].sublayers if isinstance(one, Attention)]
+        if any(one.fixed_groups for one in attention):
             groups = spec.layers[int(index)][Attention].num_key_value_heads  # which are those of several layers
             made[index] |= {"num_attention_heads": groups, "num_key_value_heads": groups}
-        if Mamba in kinds:  # which stays whole
+        if Mamba in kinds or any(one.whole_because for one in attention):  # which stay whole
             del made[index]["num_attention_heads"], made[index]["num_key_value_heads"]
             made[index].pop("o_proj_bias", None)
         elif kinds & {Convolution, DeltaNet}:

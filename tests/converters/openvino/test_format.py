@@ -47,10 +47,11 @@ def test_every_family(variation: str, tmp_path: Path) -> None:
     assert OpenvinoFormat.read(made.folder) == made.format
     assert made.complaints() == []
     size = (made.folder / DATA_FILE).stat().st_size
-    assert made.format.size(made.spec) == pytest.approx(size, rel=0.03)
+    assert made.format.size(made.spec) == pytest.approx(size, rel=0.04)
     file = load_file(made.source / "model.safetensors")
     for name, tensor in made.format.weights(made.folder, made.spec).read(file if "fp" in precision else ()).items():
-        narrow = file[name].half().float() if precision == "fp16" and tensor.ndim == 2 else file[name]
+        is_vector = tensor.ndim != 2 or name.endswith((".wpe.weight", "positions.weight"))  # or stored as one
+        narrow = file[name].half().float() if precision == "fp16" and not is_vector else file[name]
         torch.testing.assert_close(tensor, narrow, rtol=0, atol=2e-7 if "norm" in name else 0)
 
 
