@@ -140,6 +140,21 @@ def test_a_choice_that_is_nearly_tied_takes_the_next_expert(options: dict[str, A
     torch.testing.assert_close(other_weights, expected)
 
 
+@pytest.mark.parametrize(("tied", "is_few"), [(0, False), (1, True), (5, True), (6, False)])
+def test_ties_are_few_up_to_a_twentieth_of_all_choices(tied: int, is_few: bool) -> None:
+    assert ties.Ties(tied, every=100).are_few is is_few
+
+
+def test_a_router_that_takes_all_experts_has_no_other_choice(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "m", **{**VARIATIONS["mixtral"], "num_local_experts": 2})
+    with (
+        open_torch_runner(folder, ONE_THREAD) as runner,
+        ties.other_choices(runner.model, runner.spec, rate=10.0) as counted,
+    ):
+        _logits(runner)
+    assert (counted.tied, counted.every) == (0, 0)
+
+
 @pytest.mark.parametrize(("rate", "is_counted"), [(0.0, False), (0.02, True), (10.0, False)])
 def test_few_ties_count_as_noise_and_many_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, is_counted: bool
