@@ -146,7 +146,7 @@ def test_ties_are_few_up_to_a_twentieth_of_all_choices(tied: int, is_few: bool) 
 
 
 def test_a_router_that_takes_all_experts_has_no_other_choice(tmp_path: Path) -> None:
-    folder = write_micro_model(tmp_path / "m", **{**VARIATIONS["mixtral"], "num_local_experts": 2})
+    folder = write_micro_model(tmp_path / "m", model_type="mixtral", num_local_experts=2)
     with (
         open_torch_runner(folder, ONE_THREAD) as runner,
         ties.other_choices(runner.model, runner.spec, rate=10.0) as counted,
