@@ -33,7 +33,8 @@ from seap_export.model.sources.open import open_source
 from seap_export.model.sources.source import Source
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
-from seap_export.pruning.distillation.student import OuterTensors, Student
+from seap_export.pruning.distillation.objectives import Imitation, OuterTensors
+from seap_export.pruning.distillation.student import Student
 from seap_export.pruning.distillation.texts import batches_of, training_steps
 from seap_export.pruning.shrink.expert_refit import ExpertFit
 from seap_export.pruning.shrink.write import write_weights
@@ -46,7 +47,7 @@ Tensors = Mapping[str, torch.Tensor]
 _GROUPED_TOKENS, _ROUNDS = 4096, 12
 #: The router's weights are fitted to this power of the energies; steps of the fit, and its ridge.
 _SHARPNESS, _ROUTER_STEPS, _ROUTER_RIDGE = 5, 100, 0.1
-_RIDGE = 5.0
+_RIDGE, _RATE = 5.0, 5e-4
 
 
 def balanced_groups(features: torch.Tensor, groups: int) -> torch.Tensor:
@@ -173,10 +174,11 @@ def _distil(
         layer = DecoderLayer(source.spec, index, source.read_layer(index))
         for output in layer.spec.outputs:
             dense.advance(layer, output)
-    outer = OuterTensors(source.read_embedding(), source.read_norm(), source.read_head())
-    student = Student(spec, outer, layers, scratch, Compute().device)
+    outer = OuterTensors.read(source)
+    imitation = Imitation(spec, outer, dense.streams)
+    student = Student(spec, outer.embedding, layers, scratch, Compute().device)
     for index, step in enumerate(lessons):
-        loss = student.train(step, dense.streams, Adam(index, len(lessons)))
+        loss = student.train(step, imitation, Adam(index, len(lessons), _RATE))
         layers.advance()
         click.echo(f"step {index + 1} of {len(lessons)}: KL {loss:.3f} nats", err=True)
 

@@ -9,26 +9,27 @@ import torch
 
 #: Suffixes of a weight's name for the running means of its gradient and of the gradient's square.
 FIRST, SECOND = ".first", ".second"
-#: The largest step, in units of a matrix's root mean square, and the KL, in nats per token, from which on it is taken.
-_RATE, _FULL_RATE_KL = 5e-4, 0.3
+#: The loss, in nats per token, from which on the largest step is taken.
+_FULL_RATE_LOSS = 0.3
 #: The fraction of all steps in which the rate rises to it; afterwards it falls to zero.
 _WARM_UP = 0.1
 _BETAS, _TINY = (0.9, 0.95), 1e-16
 
 
-def learning_rate(step: int, steps: int, loss: float) -> float:
+def learning_rate(step: int, steps: int, largest: float, loss: float) -> float:
     """The rate of a training step.
 
-    It rises linearly at first, and then falls linearly to zero. Near the dense model, KL grows with the square of a
-    weight's error, so that there is half as far to go where KL is a quarter: below `_FULL_RATE_KL`, the rate is
-    proportional to the root of KL.
+    It rises linearly at first, and then falls linearly to zero. Near its least value, the loss grows with the square
+    of a weight's error, so that there is half as far to go where it is a quarter: below `_FULL_RATE_LOSS`, the rate is
+    proportional to its root.
 
     Args:
-        loss: The mean KL before the step, in nats per token.
+        largest: The largest step of a weight, in units of its matrix's root mean square.
+        loss: The mean loss before the step, which is 0 at best, in nats per token.
     """
     warm_up = max(1, round(_WARM_UP * steps))
     share = min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up + 1))
-    return _RATE * share * math.sqrt(min(1.0, max(0.0, loss) / _FULL_RATE_KL))
+    return largest * share * math.sqrt(min(1.0, max(0.0, loss) / _FULL_RATE_LOSS))
 
 
 class Adam:
@@ -38,17 +39,17 @@ class Adam:
     so that one rate suits models whose weights are of other sizes.
     """
 
-    def __init__(self, step: int, steps: int) -> None:
-        self._step, self._steps = step, steps
+    def __init__(self, step: int, steps: int, largest: float) -> None:
+        self._step, self._steps, self._largest = step, steps, largest
         self._corrections = [1.0 - beta ** (step + 1) for beta in _BETAS]
 
     def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor], loss: float) -> None:
         """Changes weights and running means in place; all float32.
 
         Args:
-            loss: The mean KL before the step, in nats per token.
+            loss: The mean loss before the step, in nats per token.
         """
-        rate = learning_rate(self._step, self._steps, loss)
+        rate = learning_rate(self._step, self._steps, self._largest, loss)
         for name, gradient in gradients.items():
             weight = tensors[name]
             first, second = (tensors.setdefault(name + suffix, torch.zeros_like(weight)) for suffix in (FIRST, SECOND))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,47 +10,35 @@ import torch
 from seap_export.model.families import ModelSpec
 from seap_export.model.layers.batches import Batch
 from seap_export.model.layers.embedding import Embedding
-from seap_export.model.layers.head import Head
-from seap_export.model.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream
+from seap_export.model.layers.hidden_states import HiddenStates
 from seap_export.model.layers.kept import kept_tensors, path_of, write_tensors
 from seap_export.model.layers.layer import DecoderLayer
-from seap_export.model.layers.streams import Streams
-from seap_export.model.layers.sublayers.norm import Norm
-from seap_export.model.layers.working_memory import LOGIT_TOKENS
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
+from seap_export.pruning.distillation.objectives import Objective
 from seap_export.pruning.distillation.texts import TrainingStep
 
 
-@dataclass(frozen=True)
-class OuterTensors:
-    """The tensors outside the layers, which the dense and the shrunk model share."""
-
-    embedding: Embedding
-    norm: Norm
-    head: Head
-
-
 class Student:
-    """A shrunk model that learns the dense model's predictions.
+    """A model that is trained.
 
-    The loss is KL(dense || shrunk), the mean over the tokens of a step, by their weights. All matrices of the layers
-    are trained; norms, biases, embedding and LM head stay. Memory holds one layer and its gradients, besides what
-    `layers` holds.
+    All matrices of the layers are trained; norms, biases, embedding and LM head stay. Memory holds one layer and its
+    gradients, besides what `layers` holds.
     """
 
     def __init__(
-        self, spec: ModelSpec, outer: OuterTensors, layers: TrainedLayers, folder: Path, device: torch.device
+        self, spec: ModelSpec, embedding: Embedding, layers: TrainedLayers, folder: Path, device: torch.device
     ) -> None:
-        self._spec, self._outer, self._layers, self._folder, self._device = spec, outer, layers, folder, device
+        self._spec, self._embedding, self._layers, self._folder, self._device = spec, embedding, layers, folder, device
 
-    def train(self, step: TrainingStep, targets: Streams, adam: Adam) -> float:
-        """Changes all layers, and returns the mean KL before, in nats per token; if it is not finite, none changes."""
-        with torch.no_grad():
-            outputs = self._forwards(step)
+    def train(self, step: TrainingStep, objective: Objective, adam: Adam) -> float:
+        """Changes all layers, and returns the mean loss before, in nats per token, by the tokens' weights.
+
+        If it is not finite, none changes.
+        """
         loss, gradients = 0.0, []
-        for batch_index, stream, weights in zip(step.batch_indices, outputs, step.weights, strict=True):
-            batch_loss, gradient = self._at_end(stream, targets[batch_index], weights)
+        for batch_index, stream, weights in zip(step.batch_indices, self.outputs(step), step.weights, strict=True):
+            batch_loss, gradient = objective.at_end(batch_index, stream, weights)
             loss += batch_loss
             gradients.append(gradient)
         if not math.isfinite(loss):
@@ -63,9 +50,10 @@ class Student:
     def _before(self, index: int) -> Path:
         return path_of(self._folder, "before", index)
 
-    def _forwards(self, step: TrainingStep) -> list[torch.Tensor]:
-        """Keeps the stream before each layer, and returns that after the last, for each batch."""
-        hidden = HiddenStates.embedded(self._spec, self._outer.embedding, step.batches)
+    @torch.no_grad()
+    def outputs(self, step: TrainingStep) -> list[torch.Tensor]:
+        """The stream after the last layer, for each batch; keeps those before each layer for the way back."""
+        hidden = HiddenStates.embedded(self._spec, self._embedding, step.batches)
         for index in range(len(self._spec.layers)):
             write_tensors(
                 self._before(index), {str(batch_index): stream for batch_index, stream in enumerate(hidden.streams)}
@@ -76,30 +64,6 @@ class Student:
             for output in self._spec.layers[index].outputs:
                 hidden.advance(layer, output)
         return list(hidden.streams)
-
-    def _at_end(self, stream: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """The weighted sum of KL over a batch, and its gradient with respect to the stream after the last layer.
-
-        With u the logits before they are capped, the gradient at u is q - p, q the shrunk and p the dense prediction,
-        times the cap's derivative.
-        """
-        spec, head, cap = self._spec, self._outer.head, self._spec.block.logits_softcap
-        loss, rows = 0.0, []
-        for block, wanted, weight in zip(
-            *(values.split(LOGIT_TOKENS) for values in (stream, target, weights)), strict=True
-        ):
-            with torch.enable_grad():
-                leaf = block.detach().requires_grad_(True)
-                normed = output_stream(spec, self._outer.norm, leaf)
-            capped, weight = logits(spec, head, normed.detach()), weight.to(block.device)
-            log_q, log_p = capped.log_softmax(-1), log_predictions(spec, self._outer.norm, head, wanted)
-            p = log_p.exp()
-            loss += float((weight.double() * (p * (log_p - log_q)).sum(-1).double()).sum())
-            at_logits = log_q.exp_().sub_(p).mul_(weight[:, None])
-            if cap is not None:
-                at_logits *= 1 - capped.div_(cap).square_()
-            rows.append(torch.autograd.grad(normed, leaf, head.transposed(at_logits))[0])
-        return loss, torch.cat(rows)
 
     def _backwards(
         self, index: int, batches: tuple[Batch, ...], gradients: list[torch.Tensor], adam: Adam, loss: float

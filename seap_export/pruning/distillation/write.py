@@ -13,7 +13,6 @@ from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.layers.compute import Compute
 from seap_export.model.layers.kept import UNFINISHED
-from seap_export.model.layers.streams import Streams
 from seap_export.model.layers.working_memory import working_bytes
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader
@@ -21,7 +20,8 @@ from seap_export.model.sources.weights import SafetensorsReader, WeightReader
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
-from seap_export.pruning.distillation.student import OuterTensors, Student
+from seap_export.pruning.distillation.objectives import Imitation, Objective, OuterTensors
+from seap_export.pruning.distillation.student import Student
 from seap_export.pruning.distillation.texts import (
     STEP_TOKENS,
     TrainingStep,
@@ -33,7 +33,9 @@ from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.shrink.sequential import DENSE, storage_for_both
 from seap_export.pruning.shrink.write import write_shrunk_model, write_weights
 
-_WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"
+#: The largest step of a weight, in units of its matrix's root mean square.
+_RATE = 5e-4
 
 
 def variant_units(layers: int, passes: float, ratio: float) -> int:
@@ -74,20 +76,20 @@ def write_variant(
     if plan.vocabulary is not None:
         reduced = source.with_tokens(plan.vocabulary)
     reader = PlainReader(SafetensorsReader(shrunk), spec)
-    in_memory = _fit_in_memory(source.spec, spec, statistics.num_tokens, compute)
+    in_memory = fit_in_memory(source.spec, spec, statistics.num_tokens, compute)
     layers = TrainedLayers(unfinished, len(spec.layers), in_memory)
     if layers.step is None:
-        layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
+        layers.begin(as_floats(reader, spec, index) for index in range(len(spec.layers)))
     # ids and rows of the embedding are the dense model's, whatever the vocabulary
     embedding, tied = source.read_embedding(), source.spec.tie_word_embeddings
     head = reduced.read_head(embedding if tied and reduced is source else None)
     outer = OuterTensors(embedding, source.read_norm(), head)
-    student = Student(spec, outer, layers, unfinished, compute.device)
+    student = Student(spec, embedding, layers, unfinished, compute.device)
     steps = training_steps(statistics.token_ids(), compute)
     # the refit has left them there, for the same tokens in the same order
     targets = storage_for_both(source, statistics, streams, compute).streams(DENSE, source.spec, batches_of(steps))
     targets.load(len(source.spec.layers))
-    _train(student, layers, _repeated(steps, plan.settings.distillation), targets, on_unit)
+    _train(student, layers, _repeated(steps, plan.settings.distillation), Imitation(spec, outer, targets), on_unit)
 
     def distilled(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         for index in range(first, len(spec.layers)):
@@ -95,7 +97,7 @@ def write_variant(
             yield {name: layers[index][name] if tensor.dim() == 2 else tensor for name, tensor in stored.items()}
 
     write_weights(reduced, spec, distilled, folder)
-    others = shutil.ignore_patterns(_WEIGHTS)
+    others = shutil.ignore_patterns(WEIGHTS)
     shutil.copytree(shrunk, folder, ignore=others, copy_function=shutil.copyfile, dirs_exist_ok=True)
     shutil.rmtree(unfinished)
 
@@ -108,7 +110,7 @@ def _train(
     student: Student,
     layers: TrainedLayers,
     steps: Sequence[TrainingStep],
-    targets: Streams,
+    objective: Objective,
     on_unit: Callable[[object], None],
 ) -> None:
     """Takes the training steps that are left, and reports progress in as many parts as there are layers."""
@@ -117,7 +119,7 @@ def _train(
     for _ in range(first * parts // number):
         on_unit(None)
     for index in range(first, number):
-        loss = student.train(steps[index], targets, Adam(index, number))
+        loss = student.train(steps[index], objective, Adam(index, number, _RATE))
         if not math.isfinite(loss):
             raise InputError(f"distillation diverged at step {index + 1}; set 'distillation = 0' in the recipe")
         layers.advance()
@@ -125,7 +127,7 @@ def _train(
             on_unit(None)
 
 
-def _floats(reader: WeightReader, spec: ModelSpec, index: int) -> dict[str, torch.Tensor]:
+def as_floats(reader: WeightReader, spec: ModelSpec, index: int) -> dict[str, torch.Tensor]:
     """A layer's tensors as copies in float32, which may change."""
     tensors = reader.read(spec.layer_tensors(index))
     return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
@@ -141,8 +143,8 @@ def _is_distilled(plan: Plan, dense: ModelSpec) -> bool:
     return plan.settings.distillation > 0 and any(cut)
 
 
-def _fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Compute) -> bool:
-    """Whether all layers fit in memory, besides the dense model's stream and what a training step needs."""
+def fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Compute) -> bool:
+    """Whether all layers fit in memory while they are trained, besides the stream of so many tokens."""
     layers = range(len(spec.layers))
     weights = sum(math.prod(shape) for layer in layers for shape in spec.layer_tensors(layer).values())
     streams = 4 * spec.width * (tokens + 4 * STEP_TOKENS)

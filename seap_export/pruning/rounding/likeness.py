@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from seap_export.model.sources.weights import Difference
+from seap_export.model.sources.written import folder_source
 from seap_export.pruning.rounding.folding import unfolded
 from seap_export.pruning.rounding.grid import BlockQuantization
-from seap_export.pruning.rounding.write import folder_source
 
 #: How far from 1 a row and a matrix of 4 bits may be, and how many times as far for each bit less. Measured roundings
 #: come to half of it at most: docs/contributing/checks.md#rounded-models.

@@ -17,14 +17,14 @@ from safetensors import safe_open
 from seap_export.common.durable import keep
 from seap_export.common.json_file import read_json, write_json
 from seap_export.errors import InputError
-from seap_export.model.families import model_spec, names
+from seap_export.model.families import names
 from seap_export.model.layers.compute import Compute
 from seap_export.model.layers.kept import PART, UNFINISHED
 from seap_export.model.sources.source import Source
-from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from seap_export.model.sources.tokenizer import copy_tokenizer
-from seap_export.model.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.model.sources.weights import WeightReader
+from seap_export.model.sources.written import folder_source
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.grid import BlockQuantization
@@ -114,22 +114,6 @@ def _kept_tokens(
     new_ids = vocabulary.new_ids
     renumbered = [([new_ids[token] for token in ids if token in new_ids], weight) for ids, weight in texts]
     return [(ids, weight) for ids, weight in renumbered if ids]
-
-
-def folder_source(folder: Path) -> Source:
-    """A model folder, dense or pruned."""
-    config = read_json(folder / "config.json")
-    spec, reader = model_spec(config), SafetensorsReader(folder)
-    check_weights(reader, StoredForm(spec).shapes, str(folder))
-    return Source(
-        name=folder.name,
-        config=config,
-        generation_config=None,
-        spec=spec,
-        reader=PlainReader(reader, spec),
-        files=(),
-        write_tokenizer=lambda target: copy_tokenizer(folder, target),
-    )
 
 
 def write_other_files(model_folder: Path, folder: Path, note: RoundingNote) -> None:

@@ -26,29 +26,29 @@ def test_it_is_torch_s_adam_at_a_relative_rate(size: float) -> None:
     reference = torch.optim.Adam([expected], betas=(0.9, 0.95), eps=1e-16)
     for step in range(6):
         gradient = torch.randn(8, 5, generator=chance) * 1e-3
-        rate = learning_rate(step, 6, 0.1) * float(expected.detach().square().mean().sqrt())
+        rate = learning_rate(step, 6, 5e-4, 0.1) * float(expected.detach().square().mean().sqrt())
         reference.param_groups[0]["lr"] = rate
         expected.grad = gradient.clone()
         reference.step()
-        Adam(step, 6).update(tensors, {"w": gradient}, 0.1)
+        Adam(step, 6, 5e-4).update(tensors, {"w": gradient}, 0.1)
         torch.testing.assert_close(tensors["w"], expected.detach(), rtol=1e-5, atol=1e-7 * size)
     assert set(tensors) == {"w", "w" + FIRST, "w" + SECOND, "b"}
     assert torch.equal(tensors["b"], torch.ones(2))  # it has no gradient
 
 
 def test_the_rate_rises_and_then_falls_towards_zero() -> None:
-    rates = [learning_rate(step, 40, 1.0) for step in range(40)]
+    rates = [learning_rate(step, 40, 1e-3, 1.0) for step in range(40)]
     peak = rates.index(max(rates))
     assert peak == 3
     assert rates[:4] == sorted(rates[:4])
     assert rates[3:] == sorted(rates[3:], reverse=True)
     assert 0 < rates[-1] < 0.05 * max(rates)
-    assert 0 < learning_rate(0, 1, 1.0) <= max(rates)
+    assert 0 < learning_rate(0, 1, 1e-3, 1.0) <= max(rates)
     # and follows the root of a small divergence
-    large, small, smaller = (learning_rate(3, 40, loss) for loss in (1.0, 0.08, 0.02))
-    assert large == learning_rate(3, 40, 0.3) == learning_rate(3, 40, 0.32) > small
+    large, small, smaller = (learning_rate(3, 40, 1e-3, loss) for loss in (1.0, 0.08, 0.02))
+    assert large == learning_rate(3, 40, 1e-3, 0.3) == learning_rate(3, 40, 1e-3, 0.32) > small
     assert smaller == pytest.approx(small / 2)
-    assert learning_rate(3, 40, -1e-9) == 0.0  # rounding of a divergence of zero
+    assert learning_rate(3, 40, 1e-3, -1e-9) == 0.0  # rounding of a divergence of zero
 
 
 def values(layers: TrainedLayers) -> list[float]:

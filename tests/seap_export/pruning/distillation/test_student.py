@@ -19,7 +19,8 @@ from seap_export.model.families import ModelSpec
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
-from seap_export.pruning.distillation.student import OuterTensors, Student
+from seap_export.pruning.distillation.objectives import Imitation, OuterTensors, RightTokens
+from seap_export.pruning.distillation.student import Student
 from seap_export.pruning.distillation.texts import TrainingStep, training_steps
 from seap_export.pruning.shrink.write import write_shrunk_model
 
@@ -32,7 +33,7 @@ class Seen(Adam):
     """Keeps the gradients, and changes nothing."""
 
     def __init__(self) -> None:
-        super().__init__(0, 1)
+        super().__init__(0, 1, 0.0)
         self.gradients: dict[str, torch.Tensor] = {}
 
     def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor], loss: float) -> None:
@@ -40,7 +41,7 @@ class Seen(Adam):
         self.gradients |= gradients
 
 
-def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> LossAndGradients:
+def by_hand(dense: Path, shrunk: Path, step: TrainingStep, right: bool) -> LossAndGradients:
     """The loss, and the gradients of the stored tensors, from one text at a time."""
     teacher, student = transformers_model(dense).requires_grad_(False), transformers_model(shrunk)
     loss = torch.zeros((), dtype=torch.float64)
@@ -49,9 +50,12 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> LossAndGradients:
         for ids, real in zip(batch.input_ids, batch.real, strict=True):
             row = ids[real][None]
             log_p, log_q = (model(row, use_cache=False).logits[0].log_softmax(-1) for model in (teacher, student))
-            divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-            loss = loss + (divergence * weights[start : start + len(divergence)]).double().sum()
-            start += len(divergence)
+            if right:
+                of_tokens = -log_q.gather(1, row[0].roll(-1)[:, None])[:, 0]
+            else:
+                of_tokens = (log_p.exp() * (log_p - log_q)).sum(-1)
+            loss = loss + (of_tokens * weights[start : start + len(of_tokens)]).double().sum()
+            start += len(of_tokens)
     loss.backward()
     matrices = (
         (name, parameter)
@@ -62,12 +66,11 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> LossAndGradients:
 
 
 def student_step(
-    source: Source, plan: Plan, shrunk: Path, batches: Sequence[Batch], step: TrainingStep, work: Path
+    source: Source, plan: Plan, shrunk: Path, batches: Sequence[Batch], step: TrainingStep, work: Path, right: bool
 ) -> LossAndGradients:
     spec, compute = plan.shrunk_spec(source.spec), compute_in_memory()
     reader = PlainReader(SafetensorsReader(shrunk), spec)
-    head = source.read_head()
-    outer = OuterTensors(source.read_embedding(), source.read_norm(), head)
+    outer = OuterTensors.read(source)
     layers = TrainedLayers(work, len(spec.layers), in_memory=True)
     layers.begin(
         {name: tensor.float() for name, tensor in reader.read(spec.layer_tensors(index)).items()}
@@ -79,8 +82,16 @@ def student_step(
         for output in source.spec.layers[index].outputs:
             dense.advance(layer, output)
     seen = Seen()
-    loss = Student(spec, outer, layers, work, compute.device).train(step, dense.streams, seen)
+    objective = (
+        RightTokens(spec, outer, list(map(next_tokens, batches))) if right else Imitation(spec, outer, dense.streams)
+    )
+    loss = Student(spec, outer.embedding, layers, work, compute.device).train(step, objective, seen)
     return loss, StoredForm(spec).to_stored(seen.gradients)
+
+
+def next_tokens(batch: Batch) -> torch.Tensor:
+    """The token after each one; after the last of a text, its first."""
+    return torch.cat([ids[real].roll(-1) for ids, real in zip(batch.input_ids, batch.real, strict=True)])
 
 
 def joined(spec: ModelSpec, stored: Mapping[str, torch.Tensor], modules: Collection[str]) -> dict[str, torch.Tensor]:
@@ -98,8 +109,17 @@ def joined(spec: ModelSpec, stored: Mapping[str, torch.Tensor], modules: Collect
     return gradients
 
 
+@pytest.mark.parametrize("variation", ["llama-gqa", "gemma2-attention-softcap"])
+def test_those_of_right_tokens_are_too(tmp_path: Path, variation: str) -> None:
+    check_loss_and_gradients(tmp_path, variation, right=True)
+
+
 @pytest.mark.parametrize("variation", VARIED)
 def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation: str) -> None:
+    check_loss_and_gradients(tmp_path, variation, right=False)
+
+
+def check_loss_and_gradients(tmp_path: Path, variation: str, right: bool) -> None:
     source = micro_source(tmp_path / "dense", variation)
     skip_unless_loaded(source.spec.family, "per-layer")
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
@@ -112,8 +132,8 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
     batches = [
         batch for _, batch in sorted(zip(step.batch_indices, step.batches, strict=True), key=lambda pair: pair[0])
     ]
-    loss, stored = student_step(source, plan, shrunk, batches, step, work)
-    wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
+    loss, stored = student_step(source, plan, shrunk, batches, step, work, right)
+    wanted, expected = by_hand(tmp_path / "dense", shrunk, step, right)
     gradients = joined(plan.shrunk_spec(source.spec), stored, expected)
     assert loss == pytest.approx(wanted, rel=1e-3)
     assert loss > 1e-3  # there is something to learn

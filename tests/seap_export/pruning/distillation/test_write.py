@@ -20,10 +20,11 @@ import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources import source as source_module
-from seap_export.pruning.distillation import adam, texts
+from seap_export.pruning.distillation import texts
 from seap_export.pruning.distillation import write as write_module
 from seap_export.pruning.distillation.layers import TrainedLayers
-from seap_export.pruning.distillation.student import OuterTensors, Student
+from seap_export.pruning.distillation.objectives import Imitation, OuterTensors
+from seap_export.pruning.distillation.student import Student
 from seap_export.pruning.distillation.texts import training_steps
 from seap_export.pruning.distillation.write import variant_units, write_variant
 
@@ -38,7 +39,7 @@ def many_short_steps() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "STEP_TOKENS", 128)
         patch.setattr(texts, "_GROUP_TOKENS", 64)
-        patch.setattr(adam, "_RATE", 5e-3)
+        patch.setattr(write_module, "_RATE", 5e-3)
         yield
 
 
@@ -116,12 +117,12 @@ def test_it_learns_with_a_cut_vocabulary(model: Model, tmp_path: Path, monkeypat
     source, _ = model
     kept, outers = Vocabulary((0, 1, *range(2, 96, 2)), 96), list[OuterTensors]()
 
-    class Seen(Student):
+    class Seen(Imitation):
         def __init__(self, spec: ModelSpec, outer: OuterTensors, *further: Any) -> None:
             super().__init__(spec, outer, *further)
             outers.append(outer)
 
-    monkeypatch.setattr(write_module, "Student", Seen)
+    monkeypatch.setattr(write_module, "Imitation", Seen)
     monkeypatch.setattr(source_module, "cut_tokenizer_files", lambda folder, vocabulary: None)
     made(tmp_path / "cut", model, micro_plan(source, "sequential", distillation=2.0, vocabulary=kept))
     (cut,) = outers
@@ -138,6 +139,6 @@ def test_it_takes_all_passes(model: Model, tmp_path: Path, passes: float, monkey
     assert len(calls) == variant_units(3, passes, plan.requested_ratio)
     assert len(learnt) == math.ceil(passes * len(training_steps(statistics.token_ids(), compute_in_memory())))
     if passes == 1.0:  # a loss that is not finite stops it
-        monkeypatch.setattr(adam, "_RATE", 1e30)
+        monkeypatch.setattr(write_module, "_RATE", 1e30)
         with pytest.raises(InputError, match="diverged at step"):
             made(tmp_path / "diverged", model, plan)

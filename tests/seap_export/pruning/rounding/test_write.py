@@ -42,12 +42,13 @@ from support.stand_ins.cuda import pretend_cuda
 
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.errors import ArtifactError, InputError
+from seap_export.model.sources.written import folder_source
 from seap_export.pruning.rounding import write as write_module
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.likeness import unlike_tensors
 from seap_export.pruning.rounding.note import RoundingNote, read_note
 from seap_export.pruning.rounding.restore import restore_rounded_model
-from seap_export.pruning.rounding.write import folder_source, write_rounded_model
+from seap_export.pruning.rounding.write import write_rounded_model
 
 HOW = BlockQuantization(4)
 SHARED = BlockQuantization(4, average=3.25, ways=WAYS)
