@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from seap_export.common.chat_template import CallArguments
-from seap_export.corpus.templates import render
+from seap_export.common.templates import render
 from seap_export.errors import InputError
 from seap_export.runtime.chat import ROLES, Message, last_user_text
 

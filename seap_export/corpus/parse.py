@@ -11,6 +11,7 @@ from typing import Any
 from seap_export.common.toml_file import toml_values
 from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
+from seap_export.corpus.job import job_source, job_task
 from seap_export.corpus.names import is_folder_name
 from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
@@ -33,6 +34,8 @@ _SAMPLES = {
 _TEXT_KEYS, _TURN_KEYS = ("prompt", "completion"), ("system", "user", "assistant")
 #: Keys of a task whose answers can be generated.
 _ANSWER_KEYS = ("answer", "stop", "shots", "examples")
+#: Whether variants are trained on the completions.
+_LEARN = "learn"
 
 
 def parse_tasks(specs: Sequence[str]) -> tuple[Task, ...]:
@@ -59,9 +62,10 @@ def refuse_same_names(tasks: Sequence[Task]) -> None:
 def parse_task(spec: str) -> Task:
     """The task of `NAME=SOURCE`, or of a SOURCE alone; NAME is then the last part of SOURCE, without a suffix.
 
-    SOURCE is, in this order: `sample:` and the name of a task that comes with the package; a file, if it exists or has
-    the suffix of a corpus or a task file; a data set of the hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task of
-    the lm-evaluation-harness, if it is one word. The records of a corpus without a task file are recognised by their
+    SOURCE is, in this order: `FILE:INPUT:ANSWER`, a corpus file and its fields with an input and the right answer,
+    which is learnt (`job_task`); `sample:` and the name of a task that comes with the package; a file, if it exists or
+    has the suffix of a corpus or a task file; a data set of the hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task
+    of the lm-evaluation-harness, if it is one word. Records of a corpus without a task file are recognised by their
     fields (`read_record`).
 
     Raises:
@@ -72,7 +76,9 @@ def parse_task(spec: str) -> Task:
     name, equals, source = spec.partition("=")
     if not equals:
         last = spec.removeprefix(SAMPLE).partition(":")[0].rpartition("/")[2]
-        name, source = Path(spec).stem if _is_file(Path(spec)) else last, spec
+        job = job_source(spec)
+        path = Path(spec) if job is None else job[0]
+        name, source = path.stem if _is_file(path) else last, spec
     if not name or not source or not (equals or is_folder_name(name)):
         file = source or f"{name or 'maths'}.jsonl"
         stem = Path(file).stem
@@ -82,6 +88,9 @@ def parse_task(spec: str) -> Task:
 
 
 def _task(name: str, source: str) -> Task:
+    job = job_source(source)
+    if job is not None:
+        return job_task(name, *job)
     path = _sample_file(source) or Path(os.path.expanduser(source))
     if path.suffix.lower() == _TASK_FILE:
         return _read_task_file(name, path)
@@ -116,9 +125,15 @@ def _read_task_file(name: str, path: Path) -> Task:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a TOML file ({error}); see samples/tasks for an example") from error
     try:
-        _refuse_unknown_keys(table, ("corpus", *_TEXT_KEYS, *_TURN_KEYS, *_ANSWER_KEYS))
+        _refuse_unknown_keys(table, ("corpus", *_TEXT_KEYS, *_TURN_KEYS, *_ANSWER_KEYS, _LEARN))
         corpus = _string(table, "corpus")
-        task = Task(name, path.parent / corpus, **_parts(table), answer=_answer(table, path.parent))
+        task = Task(
+            name,
+            path.parent / corpus,
+            **_parts(table),
+            answer=_answer(table, path.parent),
+            is_learnt=_is_learnt(table),
+        )
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if is_dataset_id(corpus) and not _is_file(path.parent / corpus):
@@ -183,6 +198,15 @@ def _answer(table: Mapping[str, Any], folder: Path) -> AnswerRule | None:
     if examples is not None and "prompt" not in table:
         raise InputError("'shots' and 'examples' are for texts, not for conversations; leave them out")
     return AnswerRule(_string(table, "answer"), tuple(stop), shots, examples)
+
+
+def _is_learnt(table: Mapping[str, Any]) -> bool:
+    value = table.get(_LEARN, False)
+    if not isinstance(value, bool):
+        raise InputError(f"'{_LEARN}' must be true or false, not {value!r:.40}")
+    if value and ("prompt" in table or "user" in table) and not ("completion" in table or "assistant" in table):
+        raise InputError(f"'{_LEARN}' needs the right answers; add a completion, or remove it")
+    return value
 
 
 def _refuse_unknown_keys(table: Mapping[str, Any], known: Sequence[str]) -> None:

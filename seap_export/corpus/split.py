@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from seap_export.corpus.task import Sample
 from seap_export.errors import InputError, UsageError
+from seap_export.runtime.job import Job
 
 #: Held-out texts where their number is not given, and which part of a corpus they may be: one text in so many.
-_HELD_OUT, _ONE_IN = 16, 4
+HELD_OUT, _ONE_IN = 16, 4
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Split:
         num_repeated: Texts of the corpus that were left out because they repeat another one.
         num_distinct: All other texts of the corpus.
         notices: Notices for the user about the corpus.
+        is_learnt: Whether variants are trained on the completions of the calibration texts.
+        job: How a variant that has learnt them is asked; None: it has no form of its own.
     """
 
     calibration: tuple[Sample, ...]
@@ -36,6 +39,8 @@ class Split:
     num_repeated: int = field(default=0, compare=False)
     num_distinct: int = field(default=0, compare=False)
     notices: tuple[str, ...] = field(default=(), compare=False)
+    is_learnt: bool = False
+    job: Job | None = None
 
     def __post_init__(self) -> None:
         if not self.calibration:
@@ -68,6 +73,7 @@ def split_samples(
     num_held_out: int | None,
     seed: int,
     most: int | None = None,
+    most_held_out: int = HELD_OUT,
 ) -> Split:
     """Chooses the calibration and the held-out texts among the distinct texts of a corpus.
 
@@ -75,7 +81,7 @@ def split_samples(
         task_name: The task, for error messages.
         samples: The corpus; only the chosen samples are kept in memory.
         num_samples: Calibration texts; None: all that are not held out, up to `most`.
-        num_held_out: Held-out texts; None: 16, but no more than a quarter of the corpus, and at least 1.
+        num_held_out: Held-out texts; None: `most_held_out`, but no more than a quarter of the corpus, and at least 1.
         seed: Another seed gives another choice.
         most: Calibration texts that are enough; None: there is no such number.
 
@@ -85,10 +91,10 @@ def split_samples(
     """
     _check_numbers(task_name, num_samples, num_held_out)
     wanted = most if num_samples is None else num_samples
-    reserved = _HELD_OUT if num_held_out is None else num_held_out
+    reserved = most_held_out if num_held_out is None else num_held_out
     chosen, num_texts, num_repeated = _first_by_key(samples, None if wanted is None else reserved + wanted, seed)
     if num_held_out is None:
-        num_held_out = max(1, min(_HELD_OUT, num_texts // _ONE_IN))
+        num_held_out = max(1, min(most_held_out, num_texts // _ONE_IN))
     if num_texts <= num_held_out:
         raise InputError(
             f"task '{task_name}': the corpus has {num_texts} distinct text{'s' * (num_texts != 1)}, but "

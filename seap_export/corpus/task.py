@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.templates import check_path, check_template, fields_of, is_index, look_up, render
 from seap_export.corpus.answers import AnswerRule
 from seap_export.corpus.conversation import Chat, Conversation, JoinedTurns, read_record
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
 from seap_export.corpus.memory import MemoryCorpus
 from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.corpus.readers import place_of, read_records
-from seap_export.corpus.templates import check_path, check_template, is_index, look_up, render
 from seap_export.errors import InputError, UsageError
+from seap_export.runtime.job import Job
 
 #: A file, data that are downloaded, or texts in memory.
 Corpus = Path | HubCorpus | HarnessCorpus | MemoryCorpus
@@ -149,6 +150,7 @@ class Task:
         answer: How the answer is found in a completion and in generated text; None: the task does not say it.
         is_conversation: Whether prompt and completion are the user's and the assistant's turn.
         system: Template of the turn before these; None: there is none.
+        is_learnt: Whether variants are trained on its completions, the right answers.
         given_as: A path or a name that `parse_task` accepts; empty: its texts were given in memory.
     """
 
@@ -159,6 +161,7 @@ class Task:
     answer: AnswerRule | None = None
     is_conversation: bool = False
     system: str | None = None
+    is_learnt: bool = False
     given_as: str = ""
 
     def __post_init__(self) -> None:
@@ -172,6 +175,15 @@ class Task:
     def says_what_is_right(self) -> bool:
         """Whether it has choices with a label, or says how the answer is found."""
         return self.answer is not None or isinstance(self.completion, ChoiceCompletion)
+
+    @property
+    def job(self) -> Job | None:
+        """How a variant that has learnt it is asked; None: it learns nothing, or conversations."""
+        if not self.is_learnt or self.prompt is None or self.is_conversation:
+            return None
+        fields = fields_of(self.completion.template) if isinstance(self.completion, TemplateCompletion) else ()
+        end = "" if self.answer is None else next(iter(self.answer.stop), "")
+        return Job(self.prompt, end, fields[0] if len(fields) == 1 else "")
 
     @property
     def notice(self) -> str:

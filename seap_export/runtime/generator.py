@@ -20,6 +20,7 @@ from seap_export.runtime.decoding.decoder import Cancelled, Decoding, OnnxDecode
 from seap_export.runtime.decoding.prefix import PrefixCache
 from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.files import GRAPH, decoder_options, load_tokenizer, model_limits
+from seap_export.runtime.job import read_job
 from seap_export.runtime.prompts import prompt_ids
 from seap_export.runtime.text import StopTexts, TextStream
 
@@ -149,6 +150,7 @@ class Generator:
         chat_template: The model's chat template; None: it has none, and continues texts only.
         is_checked: Whether the folder has a list of its files, SHA256SUMS, with which all were compared.
         ends: The tokens that end a text.
+        job: The job that the variant has learnt, in whose form it is asked unless `raw` is given; None: it has none.
         decoder: The opened graph.
     """
 
@@ -180,6 +182,7 @@ class Generator:
         if self.chat_template is not None:
             self.ends |= self.chat_template.turn_ends(self.tokenizer)
         options = decoder_options(folder / _CONFIG, provider, provider_options)
+        self.job = read_job(folder)
         self.decoder = OnnxDecoder(folder / GRAPH, context_length, provider, threads, options)
 
     def generate(
@@ -242,7 +245,7 @@ class Generator:
 
         Raises the errors of `generate`; those that depend only on the arguments at once, not at the first piece.
         """
-        row = self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, stop)
+        row = self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, self._stops(stop, raw))
         return Stream(self, row, max_new_tokens, cache, cancelled)
 
     def complete(
@@ -257,7 +260,8 @@ class Generator:
         """The answer to each prompt and why it ended; raises the errors of `generate`."""
         if isinstance(prompts, str):  # its letters are no prompts
             raise TypeError(f"several prompts are a list, not {prompts!r:.40}; give [prompt]")
-        rows = [self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, stop) for prompt in prompts]
+        stops = self._stops(stop, raw)
+        rows = [self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, stops) for prompt in prompts]
         texts = self._texts(rows, max_new_tokens)
         return [
             Completion(text, tuple(row.token_ids), row.stop or "length", len(row.prompt))
@@ -266,7 +270,7 @@ class Generator:
 
     def token_ids(self, prompt: Prompt, *, raw: bool | None = None) -> list[int]:
         """The prompt's token ids, as `prompts.prompt_ids` gives them; raises its errors."""
-        return prompt_ids(prompt, self.tokenizer, self.chat_template, raw=raw)
+        return prompt_ids(prompt, self.tokenizer, self.chat_template, raw=raw, job=self.job)
 
     def generate_ids(self, token_ids: Sequence[int], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[int]:
         """Generates tokens up to and including an end-of-sequence token.
@@ -313,7 +317,12 @@ class Generator:
 
     def _row(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, stop: Sequence[str] = ()) -> Row:
         self._check(prompt, max_new_tokens)
-        return Row(self, prompt, max_new_tokens, sampling, [stop] if isinstance(stop, str) else stop)
+        return Row(self, prompt, max_new_tokens, sampling, stop)
+
+    def _stops(self, stop: Sequence[str], raw: bool | None) -> tuple[str, ...]:
+        """The texts that end an answer: those given, and that of the job in whose form the prompt is asked."""
+        given = (stop,) if isinstance(stop, str) else tuple(stop)
+        return given if self.job is None or raw is not None else (*given, *self.job.stops)
 
     def _check(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
         if max_new_tokens < 1:

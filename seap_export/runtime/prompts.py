@@ -9,8 +9,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from seap_export.errors import UsageError
-from seap_export.runtime.chat import ROLES, ChatTemplate, Message, Prompt
+from seap_export.runtime.chat import ROLES, ChatTemplate, Message, Prompt, last_user_text
 from seap_export.runtime.files import encode
+from seap_export.runtime.job import Job
 
 #: The roles whose contents come from others, and hold no control tokens.
 _GUARDED = ("user", "tool")
@@ -19,15 +20,26 @@ _MARKS = tuple(map(chr, range(0xE000, 0xE010)))
 
 
 def prompt_ids(
-    prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate | None, *, raw: bool | None = None
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    *,
+    raw: bool | None = None,
+    job: Job | None = None,
 ) -> list[int]:
     """The token ids of a prompt, including the special tokens that the tokenizer adds (BOS).
+
+    A model that has learnt a job is asked in the form that it knows, unless `raw` says otherwise.
 
     What a user or a tool says holds no control token: the letters of one, such as `<|im_end|>`, are tokens of plain
     text. A raw text is the caller's own, with all that stands in it.
     """
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
         raise TypeError(f"a prompt is a text or a list of messages, not {prompt!r:.40}")
+    if job is not None and raw is None:
+        text = prompt if isinstance(prompt, str) else last_user_text(prompt)
+        mark = _mark_for(text)
+        return _encoded(job.asked(_without_controls(text, tokenizer, mark)), tokenizer, mark)
     if isinstance(prompt, str):
         if template is None or raw or (raw is None and not template.takes_texts):
             return encode(tokenizer, prompt)
@@ -37,8 +49,16 @@ def prompt_ids(
     if template is None:
         raise UsageError("this model has no chat template, which messages need; give a text")
     _refuse_others(prompt)
-    mark = next(mark for mark in _MARKS if mark not in str(prompt))
-    text = template.render(_guarded(prompt, tokenizer, mark), add_generation_prompt=True)
+    mark = _mark_for(prompt)
+    return _encoded(template.render(_guarded(prompt, tokenizer, mark), add_generation_prompt=True), tokenizer, mark)
+
+
+def _mark_for(prompt: object) -> str:
+    return next(mark for mark in _MARKS if mark not in str(prompt))
+
+
+def _encoded(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
+    """The token ids of a text that is cut at its marks."""
     first, *others = text.split(mark)
     ids = encode(tokenizer, first)
     for part in others:
@@ -57,10 +77,20 @@ def _refuse_others(messages: Sequence[Message]) -> None:
 
 def _guarded(messages: Sequence[Message], tokenizer: Tokenizer, mark: str) -> list[Message]:
     """The messages with a mark within every control token of the contents of others."""
+    return [
+        {**turn, "content": _without_controls(turn["content"], tokenizer, mark)}
+        if turn["role"] in _GUARDED and "content" in turn
+        else turn
+        for turn in messages
+    ]
+
+
+def _without_controls(content: Any, tokenizer: Tokenizer, mark: str) -> Any:
+    """A text, or the parts of a content, with a mark within every control token."""
     special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
     controls = sorted((text for text in special if len(text) > 1), key=len, reverse=True)
     if not controls:
-        return list(messages)
+        return content
     pattern = re.compile("|".join(map(re.escape, controls)))
 
     def cut(value: Any) -> Any:
@@ -72,7 +102,4 @@ def _guarded(messages: Sequence[Message], tokenizer: Tokenizer, mark: str) -> li
             return [cut(part) for part in value]
         return {key: cut(part) for key, part in value.items()} if isinstance(value, Mapping) else value
 
-    return [
-        {**turn, "content": cut(turn["content"])} if turn["role"] in _GUARDED and "content" in turn else turn
-        for turn in messages
-    ]
+    return cut(content)

@@ -11,6 +11,7 @@ from seap_export.common.json_file import read_json_if_present, write_json
 from seap_export.errors import ArtifactError, InputError
 from seap_export.model.sources.tokenizer_check import check_tokenizer, check_tokenizer_config
 from seap_export.runtime.chat import PLAIN, TEXT_FORM, refuse_costly_template, template_sources
+from seap_export.runtime.job import JOB, Job
 
 #: The inputs of a decoder. By default `PreTrainedTokenizerFast` of transformers 4.57 also returns token_type_ids,
 #: which `generate` rejects.
@@ -89,6 +90,11 @@ def note_plain_texts(folder: Path) -> None:
     config = read_tokenizer_config(folder)
     if template_sources(folder, config):
         write_json(folder / _CONFIG, {**config, TEXT_FORM: PLAIN}, indent=2)
+
+
+def note_job(folder: Path, job: Job) -> None:
+    """Notes in a model folder the job that the model has learnt."""
+    write_json(folder / _CONFIG, {**read_tokenizer_config(folder), JOB: job.to_json()}, indent=2)
 
 
 def without_code(config: Mapping[str, Any], *, name_class: bool) -> Mapping[str, Any]:

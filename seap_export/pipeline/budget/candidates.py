@@ -209,7 +209,9 @@ class Candidates:
         """The steps of a candidate. The folder of its format has the precision in its name: several may be tried."""
         formats = {f"{candidate.format.name}-{candidate.format.precision}": candidate.format}
         kept = self._kept(ranking, candidate)
-        return variant_steps(self._work.source.spec, self._request, ranking, candidate.ratio, formats, kept)
+        return variant_steps(
+            self._work.source.spec, self._request, ranking, candidate.ratio, formats, kept, learns=False
+        )
 
     @cached_property
     def _dense(self) -> Path:

@@ -112,6 +112,7 @@ def export_steps(
             variant.ratio,
             variant.folders,
             None if variant.vocabulary == "all" else vocabularies.get(variant.mixture.name),
+            learns=True,
         )
         for name, variant in request.variants.items()
     }

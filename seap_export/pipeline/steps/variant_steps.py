@@ -51,15 +51,18 @@ def variant_steps(
     ratio: float,
     folders: Mapping[str, Format],
     vocabulary: Vocabulary | None = None,
+    *,
+    learns: bool,
 ) -> VariantSteps:
     """The steps of one variant.
 
     Args:
         ratio: Fraction to remove.
         vocabulary: The tokens that are kept; None: all.
+        learns: Whether it is trained on the right answers of its tasks, if they are to be learnt.
     """
     plan = PlanStep(ranking, ratio, vocabulary)
-    hf = ShrinkStep(plan)
+    hf = ShrinkStep(plan, learns)
     formats = {
         folder: format_step(hf, folder, format, request.grid(format, dense)) for folder, format in folders.items()
     }

@@ -8,6 +8,7 @@ from itertools import chain, combinations, permutations
 from typing import Any
 
 from seap_export.corpus import Sample, Split, Task, split_samples
+from seap_export.corpus.split import HELD_OUT
 from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.source import Source
@@ -20,6 +21,8 @@ from validation.quiet import quiet_transformers
 
 #: Texts that are tokenized at a time.
 _TEXTS = 256
+#: Held-out texts of a task that is learnt, whose accuracy on them is what counts.
+_HELD_OUT_IF_LEARNT = 200
 
 
 def split_tasks(
@@ -125,8 +128,11 @@ def _split(
         num_held_out=num_held_out,
         seed=settings.seed,
         most=settings.most_tokens,  # a text has a token at least, or does not count
+        most_held_out=_HELD_OUT_IF_LEARNT if task.is_learnt else HELD_OUT,
     )
-    return replace(split, notices=tuple(filter(None, (task.notice, chat.notice))))
+    is_learnt = task.is_learnt and settings.answers == "data"
+    notices = tuple(filter(None, (task.notice, chat.notice)))
+    return replace(split, notices=notices, is_learnt=is_learnt, job=task.job if is_learnt else None)
 
 
 def _cut_to_tokens(task: str, tokenizer: Any, split: Split, most: int | None, max_length: int) -> Split:

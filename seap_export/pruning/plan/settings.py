@@ -62,6 +62,7 @@ class PlanSettings:
         calibration_tokens: Calibration tokens of each task at most, unless a user says how many; None: the usual
             number. Plans know nothing of it.
         min_tokens: Tokens to learn from, calibration and fresh ones, below which distillation is left out.
+        learning: Passes over the right answers of tasks that are learnt. Plans know nothing of it.
         fresh_tokens: Tokens of each task to refit and distil on: the dense model writes as many as the calibration
             texts lack.
         group_tolerance: By how much, as a fraction, the loss may rise for groups of heads that CUDA's attention
@@ -81,6 +82,7 @@ class PlanSettings:
     calibration_tokens: int | None = key(None, least=1, is_free=True)
     distillation: float = key(1.0, least=0, idle=_is_not_refitted)
     min_tokens: int = key(16_384, least=0, is_free=True, idle=_is_not_refitted)
+    learning: int = key(4, least=0, is_free=True, idle=_is_not_refitted)
     fresh_tokens: int = key(0, least=0, is_free=True, idle=_is_not_refitted)
     trials: int = key(0, least=0, is_free=True, idle=_is_not_tried)
     mix: ScoreMix = key("scaled", is_free=True, idle=_scores_nothing)
@@ -123,6 +125,11 @@ class PlanSettings:
         """`fresh_tokens`, if they have an effect."""
         return self.fresh_tokens if self.is_refitted else 0
 
+    @property
+    def learned(self) -> int:
+        """`learning`, if it has an effect."""
+        return self.learning if self.is_refitted else 0
+
     def passes_over(self, num_tokens: int) -> float:
         """`passes`, of which there are none over too few tokens, calibration and fresh ones together."""
         return self.passes if max(num_tokens, self.fresh) >= self.min_tokens else 0.0
@@ -130,7 +137,14 @@ class PlanSettings:
     def effective(self, num_tokens: int) -> PlanSettings:
         """The same settings, 0 for what has no effect with this compensation, sparsity and number of tokens."""
         passes = self.passes_over(num_tokens)
-        return replace(self, calibration_tokens=None, distillation=passes, fresh_tokens=self.fresh, trials=self.tried)
+        return replace(
+            self,
+            calibration_tokens=None,
+            distillation=passes,
+            learning=PlanSettings.learning,
+            fresh_tokens=self.fresh,
+            trials=self.tried,
+        )
 
     @property
     def square_heads(self) -> bool:

@@ -46,6 +46,11 @@ def check_template(template: str) -> None:
     _pieces(template)
 
 
+def fields_of(template: str) -> tuple[str, ...]:
+    """The paths of the fields of a template, each once, in order; raises `InputError` if it is malformed."""
+    return tuple(dict.fromkeys(path for _, path in _pieces(template) if path is not None))
+
+
 def check_path(path: str) -> None:
     """Refuses a malformed field path before any record is read."""
     _parts(path)

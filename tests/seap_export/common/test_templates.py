@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from seap_export.corpus.templates import check_path, check_template, is_index, look_up, render
+from seap_export.common.templates import check_path, check_template, is_index, look_up, render
 from seap_export.errors import InputError
 
 RECORD: dict[str, Any] = {

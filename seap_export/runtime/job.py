@@ -1,0 +1,81 @@
+"""The job that a variant has learnt: what its prompts look like, and where its answers end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seap_export.common.json_file import read_artifact
+from seap_export.common.templates import fields_of, render
+from seap_export.errors import ArtifactError, InputError, UsageError
+
+#: The key of a tokenizer_config.json that holds a job.
+JOB = "seap_export_job"
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a variant is asked, and how its answers are read.
+
+    Attributes:
+        prompt: Template of the prompt, such as "Message: {message}", a new line, and "Intent:".
+        end: The text that ends an answer; "" if none does.
+        answer: Path of the field that holds the right answer in a table of examples; "" if no single one does.
+    """
+
+    prompt: str
+    end: str = ""
+    answer: str = ""
+
+    def __post_init__(self) -> None:
+        self.fields  # noqa: B018 - which refuses a malformed template
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The paths of the fields that the prompt is made from."""
+        return fields_of(self.prompt)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts before which an answer ends."""
+        return (self.end,) if self.end else ()
+
+    def asked(self, text: str) -> str:
+        """The prompt with a text in its only field.
+
+        Raises:
+            UsageError: It has several fields.
+        """
+        if len(self.fields) != 1:
+            raise UsageError(
+                f"this variant's prompts are made from {len(self.fields)} fields, {', '.join(self.fields)}; answer a "
+                "table with 'seap-export predict', or give the whole prompt as it is (--raw)"
+            )
+        return render(self.prompt, {self.fields[0]: text})
+
+    def prompt_of(self, record: Mapping[str, Any]) -> str:
+        """The prompt of a record; raises `InputError` if it lacks a field."""
+        return render(self.prompt, record)
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def read_job(folder: Path) -> Job | None:
+    """The job that a model's folder has learnt; None: it has learnt none.
+
+    Raises:
+        ArtifactError: The folder's tokenizer_config.json is damaged.
+    """
+    path = folder / "tokenizer_config.json"
+    values = read_artifact(path).get(JOB) if path.is_file() else None
+    if values is None:
+        return None
+    try:
+        if not all(isinstance(value, str) for value in values.values()):
+            raise TypeError(f"{values!r:.40}")
+        return Job(**values)
+    except (TypeError, AttributeError, InputError) as error:
+        raise ArtifactError(f"{path}: {JOB} is not a job ({error}); it is damaged, export again") from error

@@ -1,0 +1,112 @@
+"""Writes the tables of the jobs that the benchmark measures: python -m benchmarks.job_tables FOLDER [ROWS]."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import sys
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+
+Row = tuple[str, str]
+
+_WAYS = {
+    "shipping": (
+        "where is my {item}", "my {item} has not arrived yet", "when will the {item} be delivered",
+        "the {item} was due on {day} and is still not here", "can you track my {item}", "has the {item} left the depot",
+    ),
+    "refund": (
+        "i want my money back for the {item}", "how do i return the {item}", "please refund the {item}",
+        "the {item} is not what i ordered, take it back", "when do i get the money for the {item} i sent back",
+        "i sent the {item} back on {day}, where is my payment",
+    ),
+    "billing": (
+        "i was charged twice for the {item}", "the invoice for the {item} is wrong", "can i pay for the {item} by card",
+        "why is there a fee on the bill for my {item}", "please send me the invoice of {day}",
+        "my card was declined for the {item}",
+    ),
+    "account": (
+        "i cannot log in since {day}", "how do i change my password", "please delete my account",
+        "my email address has changed", "someone else used my login to order a {item}", "i never got the code to sign in",
+    ),
+    "product": (
+        "does the {item} come in blue", "how heavy is the {item}", "is the {item} waterproof",
+        "what is the {item} made of", "how long does the battery of the {item} last", "do you still make the {item}",
+    ),
+}  # fmt: skip
+_ITEMS = "kettle|lamp|jacket|phone|tent|radio|chair|watch|camera|backpack|drill|blender|mirror|keyboard".split("|")
+_DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday".split("|")
+_OPENINGS = ("", "hi, ", "hello, ", "good morning. ", "excuse me, ", "hey! ")
+_ENDINGS = ("", "?", ".", ", please", ", thanks", "!")
+_SIZES = ("small", "medium", "large")
+_NAMES = "Ada|Bela|Carla|Dev|Emil|Fatou|Goran|Hana|Igor|Jun|Kofi|Lena|Mia|Nils|Olga|Pia".split("|")
+
+
+def _intent(chance: random.Random) -> Row:
+    """A message to a shop, and one of five labels."""
+    label = chance.choice(list(_WAYS))
+    text = chance.choice(_WAYS[label]).format(item=chance.choice(_ITEMS), day=chance.choice(_DAYS))
+    return chance.choice(_OPENINGS) + text + chance.choice(_ENDINGS), label
+
+
+def _date(chance: random.Random) -> Row:
+    """A sentence with a date, and the date as JSON."""
+    day = date(2020, 1, 1) + timedelta(chance.randrange(4000))
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(day.day % 10 if day.day not in (11, 12, 13) else 0, "th")
+    written = chance.choice(
+        (
+            f"{day:%B} {day.day}, {day.year}", f"{day.day} {day:%B} {day.year}", f"{day:%d.%m.%Y}", f"{day:%Y/%m/%d}",
+            f"the {day.day}{suffix} of {day:%B} {day.year}", f"{day.day} {day:%b} {day:%y}",
+        )
+    )  # fmt: skip
+    text = chance.choice(
+        ("We meet on {}.", "The contract ends {}.", "Due: {}", "She was hired on {}, I think.", "Paid {}")
+    )
+    return text.format(written), json.dumps({"date": day.isoformat()})
+
+
+def _order(chance: random.Random) -> Row:
+    """An order in words, and its fields."""
+    number, size = chance.randrange(1, 13), chance.choice(_SIZES)
+    item, name = chance.choice(_ITEMS), chance.choice(_NAMES)
+    word = chance.choice((str(number), "a dozen" if number == 12 else str(number)))
+    text = chance.choice(
+        (
+            "{name} wants {word} {size} {item}s", "please send {word} {item}s to {name}, size {size}",
+            "{word} of the {size} {item}s for {name}", "{name}: {item} x {number}, {size}",
+        )
+    ).format(name=name, word=word, number=number, size=size, item=item)  # fmt: skip
+    return text, json.dumps({"name": name, "item": item, "number": number, "size": size})
+
+
+def _questions(file: Path) -> list[Row]:
+    """Passages with a question, and yes or no (BoolQ)."""
+    records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return [(f"{one['passage']} {one['question']}?", "yes" if one["answer"] else "no") for one in records]
+
+
+#: The jobs that are made up, by name.
+MADE: dict[str, Callable[[random.Random], Row]] = {"intents": _intent, "dates": _date, "orders": _order}
+
+
+def rows_of(job: str, number: int) -> list[Row]:
+    """So many rows of a job, whose inputs differ."""
+    chance, rows = random.Random(job), dict[str, str]()
+    while len(rows) < number:
+        text, answer = MADE[job](chance)
+        rows.setdefault(text, answer)
+    return list(rows.items())
+
+
+def write_tables(folder: Path, number: int) -> None:
+    """Writes a table for each job, with the columns `message` and `answer`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for job in MADE:
+        with (folder / f"{job}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("message", "answer"), *rows_of(job, number)])
+
+
+if __name__ == "__main__":
+    write_tables(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 300)
