@@ -15,7 +15,7 @@ Row = tuple[str, str]
 _WAYS = {
     "shipping": (
         "where is my {item}", "my {item} has not arrived yet", "when will the {item} be delivered",
-        "the {item} was due on {day} and is still not here", "can you track my {item}", "has the {item} left the depot",
+        "the {item} was due on {day} and is not here", "can you track my {item}", "has the {item} left the depot",
     ),
     "refund": (
         "i want my money back for the {item}", "how do i return the {item}", "please refund the {item}",
@@ -23,25 +23,33 @@ _WAYS = {
         "i sent the {item} back on {day}, where is my payment",
     ),
     "billing": (
-        "i was charged twice for the {item}", "the invoice for the {item} is wrong", "can i pay for the {item} by card",
+        "i was charged twice for the {item}", "the invoice for the {item} is wrong", "can i pay the {item} by card",
         "why is there a fee on the bill for my {item}", "please send me the invoice of {day}",
         "my card was declined for the {item}",
     ),
     "account": (
         "i cannot log in since {day}", "how do i change my password", "please delete my account",
-        "my email address has changed", "someone else used my login to order a {item}", "i never got the code to sign in",
+        "my email address has changed", "someone else ordered a {item} as me", "i never got the code to sign in",
     ),
     "product": (
         "does the {item} come in blue", "how heavy is the {item}", "is the {item} waterproof",
         "what is the {item} made of", "how long does the battery of the {item} last", "do you still make the {item}",
     ),
 }  # fmt: skip
-_ITEMS = "kettle|lamp|jacket|phone|tent|radio|chair|watch|camera|backpack|drill|blender|mirror|keyboard".split("|")
-_DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday".split("|")
+_ITEMS = (
+    "kettle", "lamp", "jacket", "phone", "tent", "radio", "chair", "watch",
+    "camera", "backpack", "drill", "blender", "mirror", "keyboard",
+)  # fmt: skip
+_DAYS = (
+    "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday",
+)  # fmt: skip
 _OPENINGS = ("", "hi, ", "hello, ", "good morning. ", "excuse me, ", "hey! ")
 _ENDINGS = ("", "?", ".", ", please", ", thanks", "!")
 _SIZES = ("small", "medium", "large")
-_NAMES = "Ada|Bela|Carla|Dev|Emil|Fatou|Goran|Hana|Igor|Jun|Kofi|Lena|Mia|Nils|Olga|Pia".split("|")
+_NAMES = (
+    "Ada", "Bela", "Carla", "Dev", "Emil", "Fatou", "Goran", "Hana",
+    "Igor", "Jun", "Kofi", "Lena", "Mia", "Nils", "Olga", "Pia",
+)  # fmt: skip
 
 
 def _intent(chance: random.Random) -> Row:

@@ -67,7 +67,8 @@ def _sentences(found: Json, close: Collection[str]) -> Iterator[str]:
     if found["file"] is None:
         near = files[found["nearest"]]
         yield f"Ship none of these files: none is within {_limits(found)}."
-        yield f"The nearest to the original is {_told(near)}."
+        best = "Right most often" if _by_answers(found) else "The nearest to the original"
+        yield f"{best} is {_told(near, found)}."
     else:
         chosen = files[found["file"]]
         yield f"Ship {title(chosen)} ({_size_and_speed(chosen)}): {_why(found, files)}."
@@ -81,6 +82,12 @@ def _sentences(found: Json, close: Collection[str]) -> Iterator[str]:
 def _why(found: Json, files: Json) -> str:
     chosen, beside = files[found["file"]], files.get(found["beside"] or "")
     kl = f"KL {_kl(chosen)}"
+    if _by_answers(found):
+        smallest = "smallest" if len(files) > 1 else "only"
+        within = f" within {_limits(found)}" if _limits(found) else ""
+        if found["rule"] == "limits":
+            return f"the {smallest} file{within}{_compared(chosen, beside)}"
+        return f"the {smallest} file{within} that is about as often right as the best{_compared(chosen, beside)}"
     if found["rule"] == "limits":
         return f"the smallest file within {_limits(found)}, with {kl}{_compared(chosen, beside)}"
     if found["rule"] == "nearest":
@@ -116,7 +123,7 @@ def _close(found: Json, files: Json, close: Collection[str]) -> Iterator[str]:
     names = dict.fromkeys(found[key] for key in ("beside", "nearest", "smallest"))
     titles: dict[str, list[str]] = {}
     for other in (files[name] for name in names if name not in (None, found["file"])):
-        by = ["KL"] if other["name"] in close else []
+        by = ["KL"] if other["name"] in close and not _by_answers(found) else []
         by += ["right answers"] if _overlap(files[found["file"]]["accuracy"], other["accuracy"]) else []
         titles.setdefault(" and ".join(by), []).append(title(other))
     for by_what, of in titles.items():
@@ -133,21 +140,33 @@ def _overlap(one: Json, other: Json) -> bool:
 def _others(found: Json, files: Json) -> str:
     """Names a better file that is larger, if there is one, and the smallest file that nothing beats."""
     chosen = files[found["file"]]
-    larger = [files[name] for name in (found["beside"], found["nearest"]) if name is not None]
+    keys = ("nearest",) if _by_answers(found) else ("beside", "nearest")
+    larger = [files[found[key]] for key in keys if found[key] is not None]
     larger = [file for file in larger if file["bytes"] > chosen["bytes"] and not file["beaten"]]
     parts = []
     if larger:
         file = larger[0]
-        nearest = ", the nearest to the original" if file["name"] == found["nearest"] else ""
-        parts.append(f"if {megabytes(file['bytes'])} fit, ship {title(file)}{nearest} (KL {_kl(file)})")
+        best = "right most often" if _by_answers(found) else "the nearest to the original"
+        nearest = f", {best}" if file["name"] == found["nearest"] else ""
+        parts.append(f"if {megabytes(file['bytes'])} fit, ship {title(file)}{nearest} ({_quality(file, found)})")
     if found["smallest"] != found["file"]:
-        parts.append(f"the smallest is {_told(files[found['smallest']])}")
+        parts.append(f"the smallest is {_told(files[found['smallest']], found)}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
-def _told(file: Json) -> str:
-    return f"{title(file)} ({megabytes(file['bytes'])}, KL {_kl(file)})"
+def _told(file: Json, found: Json) -> str:
+    return f"{title(file)} ({megabytes(file['bytes'])}, {_quality(file, found)})"
+
+
+def _quality(file: Json, found: Json) -> str:
+    """What files are judged by: right answers, or KL."""
+    right = "; ".join(f"{words} right" for words, _ in _by_task(file))
+    return right if _by_answers(found) else f"KL {_kl(file)}"
+
+
+def _by_answers(found: Json) -> bool:
+    return found.get("judged_by") == "right answers"
 
 
 def _size_and_speed(file: Json) -> str:

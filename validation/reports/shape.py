@@ -219,6 +219,16 @@ class Speed(TypedDict):
     variant: Annotated[list[SpeedCell], "with the speed-ups over the dense model and the ideal ones"]
 
 
+class Judged(TypedDict):
+    right: Annotated[Share, "of answers, all of whose tokens are the likeliest"]
+    loss: Annotated[Nats, "nats per token of an answer"]
+
+
+class Learning(TypedDict):
+    kept: Annotated[Count, "passes that the variant is kept after"]
+    passes: Annotated[list[Judged], "on answers that are not learnt: before the first pass, and after each"]
+
+
 class Variant(TypedDict):
     task: str | None
     method: str | None
@@ -231,6 +241,7 @@ class Variant(TypedDict):
     dense_bytes: Annotated[dict[str, int | None], "about those of the dense model in the same form; null: not known"]
     memory_about: NotRequired[Annotated[dict[str, int | None], "at the peak of a prompt of 128 tokens, by folder"]]
     layers: list[Layer]
+    learning: NotRequired[Annotated[Learning | None, "of right answers; null: it learnt none"]]
     parity: Annotated[dict[str, Parity], "by folder, and FOLDER in RUNTIME for a second one: against hf/"]
     bisect: Annotated[Bisect | None, "where a failed parity starts; null: not searched"]
     quality: Annotated[Quality | None, "against the dense model; null: not measured"]
@@ -286,16 +297,17 @@ class FileToShip(TypedDict):
     first_token_ms_by_tokens: NotRequired[Annotated[dict[str, Positive], "by the number of tokens of the prompt"]]
     decode_speedup: Annotated[Positive | None, "over the dense model; null: not measured"]
     accuracy: Annotated[dict[str, Accuracy], "by task that says what is right: on its held-out questions"]
-    beaten: Annotated[bool, "another file is as small and as near, and better in one of the two"]
+    beaten: Annotated[bool, "another file is as small and as good, and better in one of the two"]
     within_limits: bool
 
 
 class Recommended(TypedDict):
     words: Annotated[str, "one or two sentences: what to ship, why, and what else there is"]
     file: Annotated[str | None, "the name of the recommended file; null: none is within the limits"]
-    rule: Annotated[Literal["limits", "as near as int4", "nearest"], "what decided"]
+    rule: Annotated[Literal["limits", "as near as int4", "nearest", "as right as the best"], "what decided"]
+    judged_by: Annotated[Literal["KL", "right answers"], "the latter where a variant learnt them"]
     beside: Annotated[str | None, "the whole model in int4, which others are held against; null: not measured"]
-    nearest: Annotated[str, "the file that is nearest to the original"]
+    nearest: Annotated[str, "the file that is nearest to the original, or right most often"]
     smallest: Annotated[str, "the smallest file that no other beats"]
     limits: FileLimits
     files: Annotated[list[FileToShip], "by size"]

@@ -8,22 +8,26 @@ files within the limits:
   standard errors of the difference, paired by text;
 - if there is none, or the whole model was not measured, the nearest to the original.
 
-A file that another one beats, as small and as near, is never recommended.
+Where a variant has learnt right answers, these take the place of nearness: without a limit of quality, it is the
+smallest file whose share of them is within the 95 % interval of the best file's.
+
+A file that another one beats, as small and as good, is never recommended.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import InputError
 from seap_export.pipeline.targets.first_token import FirstToken, PromptTime
 from seap_export.pipeline.targets.targets import Targets
-from validation.estimate import TokenEstimate, is_clearly_above, is_close
+from validation.estimate import TokenEstimate, is_clearly_above, is_close, wilson
 from validation.reports.figures import accuracies, divergence_of, figures_of_folder
 from validation.reports.recommended import in_words
 from validation.reports.speedups import speedups
@@ -114,7 +118,12 @@ def recommended(
         found.setdefault(task, []).append((file, divergence))
     points = [point for of in (frontier or {"tasks": {}})["tasks"].values() for point in of["points"]]
     timed = {of["variant"]: of for of in points if of["chosen"] and of["decode_speedup"]}
-    return {task: _of_task(files, limits, timed) for task, files in found.items() if any(of for _, of in files)}
+    learnt = {variant["task"] for variant in variants.values() if variant.get("learning")}
+    return {
+        task: _of_task(files, limits, timed, _wrong if task in learnt else _kl)
+        for task, files in found.items()
+        if any(of for _, of in files)
+    }
 
 
 def _slowest(files: Iterable[Row], limits: Limits, timed: Mapping[str, Row]) -> Slowest:
@@ -143,27 +152,53 @@ def _first_token_ms(file: Row, target: FirstToken) -> float | None:
     return ms
 
 
+def _kl(file: Row) -> float:
+    kl: float = file["mean_kl_nats"]
+    return kl
+
+
+def _wrong(file: Row) -> float:
+    """The share of wrong answers, over all tasks; 1 if it was asked nothing."""
+    return 1.0 - fmean([of["share"] for of in file["accuracy"].values()] or [0.0])
+
+
+def _as_right(file: Row, best: Row) -> bool:
+    """Whether a file's share of right answers is within the interval of the best one's, in every task."""
+    low = {task: wilson(of["share"], of["questions"])[0] for task, of in best["accuracy"].items()}
+    return all(task in file["accuracy"] and file["accuracy"][task]["share"] >= least for task, least in low.items())
+
+
 def _of_task(
-    found: list[tuple[dict[str, Any], Row | None]], limits: Limits, timed: Mapping[str, Row]
+    found: list[tuple[dict[str, Any], Row | None]],
+    limits: Limits,
+    timed: Mapping[str, Row],
+    loss: Callable[[Row], float],
 ) -> dict[str, Any]:
+    """The recommendation; of two files of a size, the one with the smaller loss is better."""
     divergences = {file["name"]: divergence for file, divergence in found if divergence is not None}
-    files = sorted((file for file, _ in found if file["name"] in divergences), key=_by_size)
+    files = sorted(
+        (file for file, _ in found if file["name"] in divergences),
+        key=lambda file: (file["bytes"], loss(file), file["name"]),
+    )
     slowest = _slowest(files, limits, timed)
     for file in files:
-        file["beaten"] = any(_beats(other, file) for other in files)
+        file["beaten"] = any(_beats(other, file, loss) for other in files)
         file["within_limits"] = limits.allow(file, slowest)
     best = [file for file in files if not file["beaten"]]
     within = [file for file in files if file["within_limits"]]
-    fitting = [file for file in within if not any(_beats(other, file) for other in within)]
+    fitting = [file for file in within if not any(_beats(other, file, loss) for other in within)]
     whole = [file for file in files if file["is_whole"] and file["precision"] == _YARDSTICK]
     yardstick = min(whole, key=lambda file: (file["folder"] != OWN_FORMAT, file["name"]), default=None)
     rule, chosen = "limits", fitting[0] if fitting else None
-    if not limits.of_quality and chosen is not None:
+    if not limits.of_quality and chosen is not None and loss is _wrong:
+        rule, chosen = "as right as the best", next(file for file in fitting if _as_right(file, fitting[-1]))
+    elif not limits.of_quality and chosen is not None:
         as_near = [file for file in fitting if yardstick and _as_near(file["name"], yardstick["name"], divergences)]
         rule, chosen = ("as near as int4", as_near[0]) if as_near else ("nearest", fitting[-1])
     values = {
         "file": None if chosen is None else chosen["name"],
         "rule": rule,
+        "judged_by": "right answers" if loss is _wrong else "KL",
         "beside": None if yardstick is None else yardstick["name"],
         "nearest": best[-1]["name"],
         "smallest": best[0]["name"],
@@ -179,14 +214,10 @@ def _of_task(
     return {"words": in_words(values, close), **values}
 
 
-def _by_size(file: Row) -> tuple[int, float, str]:
-    return file["bytes"], file["mean_kl_nats"], file["name"]
-
-
-def _beats(one: Row, other: Row) -> bool:
-    """Whether a file is as small and as near as another one, and smaller or nearer."""
-    (size, kl), (other_size, other_kl) = ((file["bytes"], file["mean_kl_nats"]) for file in (one, other))
-    return (size, kl) != (other_size, other_kl) and size <= other_size and kl <= other_kl
+def _beats(one: Row, other: Row, loss: Callable[[Row], float]) -> bool:
+    """Whether a file is as small and as good as another one, and smaller or better."""
+    size, other_size = one["bytes"], other["bytes"]
+    return (size, loss(one)) != (other_size, loss(other)) and size <= other_size and loss(one) <= loss(other)
 
 
 def _as_near(name: str, other: str, divergences: Mapping[str, Row]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from converters.format import Format
 from converters.formats import row_of
 from seap_export.common.checksums import shipped_bytes
+from seap_export.common.json_file import read_json_if_present
 from seap_export.errors import EnvironmentFailure, SeapError
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.memory import memory_of
@@ -19,6 +20,7 @@ from seap_export.pipeline.folder.contents import FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import Manifest, package_versions
 from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.gate.dense_size import dense_bytes
+from seap_export.pruning.distillation.learning import LEARNT
 from seap_export.runtime.doctor.machine import processor
 
 VALIDATION_SCHEMA = "seap-export/validation/2"
@@ -206,6 +208,7 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
         "dense_bytes": {name: _dense_bytes(variant, folder) for name, folder in variant.folders.items()},
         "memory_about": {name: _memory(variant.path / name, format) for name, format in formats.items() if name != HF},
         "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
+        "learning": read_json_if_present(variant.path / HF / LEARNT),
         "parity": results.get("parity", {}),
         **{name: results.get(name) for name in ("bisect", "quality", "speed")},
     }

@@ -52,10 +52,11 @@ def beaten_by(name: str, variants: Mapping[str, Row], rows: Mapping[str, Row]) -
     """The whole model that measures smaller and faster than a variant and nearer to the dense model.
 
     A tie does not beat. Speeds are compared by the speed-ups over the dense model, which was timed in every session.
-    Of several such models it is the nearest one. None: there is none.
+    Of several such models it is the nearest one. None: there is none, or the variant has learnt right
+    answers, which took it away from the dense model.
     """
     variant = variants[name]
-    if (folder := _measured_folder(variant)) is None:
+    if (folder := _measured_folder(variant)) is None or variant.get("learning"):
         return None
     own = _measures(variant, variant["bytes"].get(folder))
     precision = variant["formats"].get(folder, {}).get("precision")
