@@ -219,14 +219,14 @@ class Speed(TypedDict):
     variant: Annotated[list[SpeedCell], "with the speed-ups over the dense model and the ideal ones"]
 
 
-class Judged(TypedDict):
+class LearntPass(TypedDict):
     right: Annotated[Share, "of answers, all of whose tokens are the likeliest"]
     loss: Annotated[Nats, "nats per token of an answer"]
 
 
 class Learning(TypedDict):
     kept: Annotated[Count, "passes that the variant is kept after"]
-    passes: Annotated[list[Judged], "on answers that are not learnt: before the first pass, and after each"]
+    passes: Annotated[list[LearntPass], "on answers that are not learnt: before the first pass, and after each"]
 
 
 class Variant(TypedDict):
