@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from seap_export.api.figures import Figures, figures_of
 from seap_export.api.generation import GenerateOptions
 from seap_export.common.options import method_takes
 from seap_export.common.providers import OWN_FORMAT
-from seap_export.errors import ArtifactError, UsageError
+from seap_export.errors import ArtifactError, UsageError, refuse_less
 
 if TYPE_CHECKING:
     from seap_export.runtime import Generator, Stream
@@ -105,6 +105,35 @@ class Variant:
             EnvironmentFailure: The provider is not available on this machine, or there is not enough memory.
         """
         return "".join(self._stream(options))
+
+    def predict(
+        self, inputs: Sequence[str | Mapping[str, Any]], *, max_new_tokens: int = 64, batch_size: int = 16
+    ) -> list[str]:
+        """The answers to several inputs, of a variant that has learnt a job.
+
+        Example:
+            >>> Variant("pruned/intents-0.6").predict(["Where is my parcel?", {"message": "It is broken."}])
+            ['shipping', 'returns']
+
+        Args:
+            inputs: Records with the fields that the job is asked with; if it is a single one, also plain texts.
+            max_new_tokens: The most tokens of an answer.
+            batch_size: How many are answered at once.
+
+        Raises:
+            UsageError: The variant has learnt no job, or an argument is out of range.
+            InputError: A record lacks a field, or is too long for the model's context.
+            ArtifactError: There are no ONNX files, or they are damaged.
+            EnvironmentFailure: The provider is not available on this machine, or there is not enough memory.
+        """
+        refuse_less(1, batch_size=batch_size)
+        if self._generator.job is None:
+            raise UsageError(
+                f"{self.path} has learnt no job; use generate, or export a task as NAME=FILE:INPUT:ANSWER"
+            )
+        batches = (inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size))
+        complete = self._generator.complete
+        return [answer.text.rstrip() for batch in batches for answer in complete(batch, max_new_tokens)]
 
     @method_takes(GenerateOptions)
     def stream(self, options: GenerateOptions) -> Stream:

@@ -26,6 +26,7 @@ from seap_export.cli.commands.generate import generate_command
 from seap_export.cli.commands.inspect import inspect_command
 from seap_export.cli.commands.plan import plan_command
 from seap_export.cli.commands.plot import plot_command
+from seap_export.cli.commands.predict import predict_command
 from seap_export.cli.commands.prune import prune_command
 from seap_export.cli.commands.push import push_command
 from seap_export.cli.commands.recipes import recipes_command
@@ -54,7 +55,7 @@ _HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 #: The commands, in the order of work.
 _COMMANDS = {
     "Make variants": (doctor_command, export_command),
-    "Run them": (generate_command, chat_command, route_command, serve_command),
+    "Run them": (generate_command, predict_command, chat_command, route_command, serve_command),
     "Check them": (inspect_command, validate_command, evaluate_command, bench_command, plot_command),
     "Publish them": (push_command,),
     "Single steps of an export": (

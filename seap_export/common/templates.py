@@ -41,6 +41,15 @@ def look_up(path: str, record: Mapping[str, Any]) -> Any:
     return value
 
 
+def stripped(value: Any) -> Any:
+    """A record, or a value in it, whose texts have no white space around them."""
+    if isinstance(value, Mapping):
+        return {key: stripped(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [stripped(inner) for inner in value]
+    return value.strip() if isinstance(value, str) else value
+
+
 def check_template(template: str) -> None:
     """Refuses a malformed template before any record is read."""
     _pieces(template)

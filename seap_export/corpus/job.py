@@ -103,5 +103,5 @@ def _pairs(name: str, file: Path, given: str, answer: str) -> Iterator[tuple[int
 
 def _title(path: str) -> str:
     """The name of a field as the model is shown it."""
-    name = re.split(r"[.\[]", path)[-1].rstrip("]").replace("_", " ").strip()
+    name = re.split(r"[.\[]", path)[-1].rstrip("]").replace("_", " ").strip() or path
     return name[:1].upper() + name[1:]

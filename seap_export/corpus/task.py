@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.common.templates import check_path, check_template, fields_of, is_index, look_up, render
+from seap_export.common.templates import check_path, check_template, fields_of, is_index, look_up, render, stripped
 from seap_export.corpus.answers import AnswerRule
 from seap_export.corpus.conversation import Chat, Conversation, JoinedTurns, read_record
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
@@ -242,7 +242,7 @@ class Task:
     def _each(self, sample_of: Callable[[Mapping[str, Any]], Sample | None]) -> Iterator[Sample]:
         for number, record in enumerate(self.records(), start=1):
             try:
-                sample = sample_of(record)
+                sample = sample_of(stripped(record) if self.is_learnt else record)
             except InputError as error:
                 raise self.refusal(number, error) from error
             if sample is not None:

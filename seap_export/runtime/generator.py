@@ -20,7 +20,7 @@ from seap_export.runtime.decoding.decoder import Cancelled, Decoding, OnnxDecode
 from seap_export.runtime.decoding.prefix import PrefixCache
 from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.files import GRAPH, decoder_options, load_tokenizer, model_limits
-from seap_export.runtime.job import read_job
+from seap_export.runtime.job import Record, read_job
 from seap_export.runtime.prompts import prompt_ids
 from seap_export.runtime.text import StopTexts, TextStream
 
@@ -62,13 +62,20 @@ class Row:
         max_new_tokens: int,
         sampling: Sampling,
         stops: Sequence[str] = (),
+        *,
+        is_stripped: bool = False,
     ) -> None:
-        """Starts after a prompt, which must fit the context; raises `UsageError` if a stop text is empty."""
+        """Starts after a prompt, which must fit the context; raises `UsageError` if a stop text is empty.
+
+        Args:
+            is_stripped: Leave out the white space that the text begins with.
+        """
         self.prompt, self.token_ids = prompt, list[int]()
         self.stop: Stop | None = None
         self._sampler, self._text = Sampler(sampling, prompt), TextStream(generator.tokenizer, prompt)
         self._stops, self._ends, self._wanted = StopTexts(stops), generator.ends, max_new_tokens
         self._room = generator.decoder.context_length - len(prompt)
+        self._is_stripped = is_stripped
 
     def add(self, logits: NDArray[np.float32]) -> str:
         """Chooses the next token from finite logits [vocabulary]; the piece of text that it completes, if any."""
@@ -83,6 +90,9 @@ class Row:
             piece += self._stops.add(self._text.end()) + self._stops.end()
         if self._stops.is_reached:
             self.stop = "text"
+        if self._is_stripped:
+            piece = piece.lstrip()
+            self._is_stripped = not piece
         return piece
 
 
@@ -245,30 +255,32 @@ class Generator:
 
         Raises the errors of `generate`; those that depend only on the arguments at once, not at the first piece.
         """
-        row = self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, self._stops(stop, raw))
+        row = self._row(prompt, max_new_tokens, sampling, raw, stop)
         return Stream(self, row, max_new_tokens, cache, cancelled)
 
     def complete(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt | Record],
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
         *,
         raw: bool | None = None,
         stop: Sequence[str] = (),
     ) -> list[Completion]:
-        """The answer to each prompt and why it ended; raises the errors of `generate`."""
+        """The answer to each prompt and why it ended; raises the errors of `generate`.
+
+        A model that has learnt a job takes records, too, whose fields its prompts are made from.
+        """
         if isinstance(prompts, str):  # its letters are no prompts
             raise TypeError(f"several prompts are a list, not {prompts!r:.40}; give [prompt]")
-        stops = self._stops(stop, raw)
-        rows = [self._row(self.token_ids(prompt, raw=raw), max_new_tokens, sampling, stops) for prompt in prompts]
+        rows = [self._row(prompt, max_new_tokens, sampling, raw, stop) for prompt in prompts]
         texts = self._texts(rows, max_new_tokens)
         return [
             Completion(text, tuple(row.token_ids), row.stop or "length", len(row.prompt))
             for row, text in zip(rows, texts, strict=True)
         ]
 
-    def token_ids(self, prompt: Prompt, *, raw: bool | None = None) -> list[int]:
+    def token_ids(self, prompt: Prompt | Record, *, raw: bool | None = None) -> list[int]:
         """The prompt's token ids, as `prompts.prompt_ids` gives them; raises its errors."""
         return prompt_ids(prompt, self.tokenizer, self.chat_template, raw=raw, job=self.job)
 
@@ -283,7 +295,9 @@ class Generator:
         self, token_ids: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> list[list[int]]:
         """Like `generate_ids`, for several prompts in one batch."""
-        rows = [self._row(prompt, max_new_tokens, sampling) for prompt in token_ids]
+        for prompt in token_ids:
+            self.check(prompt, max_new_tokens)
+        rows = [Row(self, prompt, max_new_tokens, sampling) for prompt in token_ids]
         self._texts(rows, max_new_tokens)
         return [row.token_ids for row in rows]
 
@@ -315,16 +329,21 @@ class Generator:
                     texts[row].append(piece)
         return list(map("".join, texts))
 
-    def _row(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, stop: Sequence[str] = ()) -> Row:
-        self._check(prompt, max_new_tokens)
-        return Row(self, prompt, max_new_tokens, sampling, stop)
+    def _row(
+        self,
+        prompt: Prompt | Record,
+        max_new_tokens: int,
+        sampling: Sampling,
+        raw: bool | None,
+        stop: Sequence[str],
+    ) -> Row:
+        token_ids, stops = self.token_ids(prompt, raw=raw), (stop,) if isinstance(stop, str) else tuple(stop)
+        self.check(token_ids, max_new_tokens)
+        if self.job is None or raw is not None:
+            return Row(self, token_ids, max_new_tokens, sampling, stops)
+        return Row(self, token_ids, max_new_tokens, sampling, (*stops, *self.job.stops), is_stripped=True)
 
-    def _stops(self, stop: Sequence[str], raw: bool | None) -> tuple[str, ...]:
-        """The texts that end an answer: those given, and that of the job in whose form the prompt is asked."""
-        given = (stop,) if isinstance(stop, str) else tuple(stop)
-        return given if self.job is None or raw is not None else (*given, *self.job.stops)
-
-    def _check(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
+    def check(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
         if max_new_tokens < 1:
             raise UsageError(f"{max_new_tokens} new tokens were requested; request at least 1")
         if not token_ids:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.common.json_file import read_artifact
-from seap_export.common.templates import fields_of, render
+from seap_export.common.templates import fields_of, render, stripped
 from seap_export.errors import ArtifactError, InputError, UsageError
 
+#: The fields of one input, such as a row of a table.
+Record = Mapping[str, Any]
 #: The key of a tokenizer_config.json that holds a job.
 JOB = "seap_export_job"
 
@@ -42,22 +44,19 @@ class Job:
         """The texts before which an answer ends."""
         return (self.end,) if self.end else ()
 
-    def asked(self, text: str) -> str:
-        """The prompt with a text in its only field.
+    def asked(self, given: str | Record) -> str:
+        """The prompt of a record, or of the text of its only field, without the white space around them.
 
         Raises:
-            UsageError: It has several fields.
+            UsageError: A text is given, and there are several fields.
+            InputError: The record lacks a field.
         """
-        if len(self.fields) != 1:
+        if isinstance(given, str) and len(self.fields) != 1:
             raise UsageError(
                 f"this variant's prompts are made from {len(self.fields)} fields, {', '.join(self.fields)}; answer a "
                 "table with 'seap-export predict', or give the whole prompt as it is (--raw)"
             )
-        return render(self.prompt, {self.fields[0]: text})
-
-    def prompt_of(self, record: Mapping[str, Any]) -> str:
-        """The prompt of a record; raises `InputError` if it lacks a field."""
-        return render(self.prompt, record)
+        return render(self.prompt, stripped({self.fields[0]: given} if isinstance(given, str) else given))
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from seap_export.errors import UsageError
 from seap_export.runtime.chat import ROLES, ChatTemplate, Message, Prompt, last_user_text
 from seap_export.runtime.files import encode
-from seap_export.runtime.job import Job
+from seap_export.runtime.job import Job, Record
 
 #: The roles whose contents come from others, and hold no control tokens.
 _GUARDED = ("user", "tool")
@@ -20,7 +20,7 @@ _MARKS = tuple(map(chr, range(0xE000, 0xE010)))
 
 
 def prompt_ids(
-    prompt: Prompt,
+    prompt: Prompt | Record,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
     *,
@@ -29,17 +29,20 @@ def prompt_ids(
 ) -> list[int]:
     """The token ids of a prompt, including the special tokens that the tokenizer adds (BOS).
 
-    A model that has learnt a job is asked in the form that it knows, unless `raw` says otherwise.
+    A model that has learnt a job is asked in the form that it knows, unless `raw` says otherwise. Only such a model is
+    asked with a record, whose fields its prompt is made from.
 
     What a user or a tool says holds no control token: the letters of one, such as `<|im_end|>`, are tokens of plain
     text. A raw text is the caller's own, with all that stands in it.
     """
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+    if isinstance(prompt, bytes) or not isinstance(prompt, Sequence | Mapping):
         raise TypeError(f"a prompt is a text or a list of messages, not {prompt!r:.40}")
     if job is not None and raw is None:
-        text = prompt if isinstance(prompt, str) else last_user_text(prompt)
-        mark = _mark_for(text)
-        return _encoded(job.asked(_without_controls(text, tokenizer, mark)), tokenizer, mark)
+        asked = prompt if isinstance(prompt, str | Mapping) else last_user_text(prompt)
+        mark = _mark_for(asked)
+        return _encoded(job.asked(_without_controls(asked, tokenizer, mark)), tokenizer, mark)
+    if isinstance(prompt, Mapping):
+        raise UsageError(f"{prompt!r:.40} is a record, which only a model that has learnt a job takes; give a text")
     if isinstance(prompt, str):
         if template is None or raw or (raw is None and not template.takes_texts):
             return encode(tokenizer, prompt)

@@ -31,6 +31,7 @@ from seap_export.model.sources.open import open_source
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
+from seap_export.model.sources.tokenizer import note_job
 from seap_export.model.sources.weights import SafetensorsReader
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
@@ -77,6 +78,7 @@ from seap_export.runtime.chat import ChatTemplate
 from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.driver import Driver
 from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.job import Job
 from seap_export.runtime.plugins import SOFTWARE
 from seap_export.runtime.providers import device_name
 from seap_export.runtime.session import open_session

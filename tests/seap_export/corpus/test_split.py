@@ -53,6 +53,15 @@ def test_sixteen_are_held_out_and_a_quarter_at_most(num_texts: int, num_held_out
     assert len(split.calibration) == min(num_texts - num_held_out, most or num_texts)
 
 
+@pytest.mark.parametrize(("num_texts", "num_held_out"), [(3, 1), (63, 15), (799, 199), (800, 200), (900, 200)])
+def test_another_number_may_be_held_out_and_still_a_quarter_at_most(num_texts: int, num_held_out: int) -> None:
+    samples, options = _samples(num_texts), {"num_samples": None, "seed": 0, "most_held_out": 200}
+    split = split_samples("x", iter(samples), num_held_out=None, **options)
+    assert split == _split(samples, num_held_out=num_held_out)
+    assert (len(split.held_out), len(split.calibration)) == (num_held_out, num_texts - num_held_out)
+    assert len(split_samples("x", samples, num_held_out=2, **options).held_out) == 2
+
+
 def test_a_corpus_that_is_too_small_is_refused_with_the_number_that_works() -> None:
     for num_texts, num_samples, num_held_out, message in (
         (17, 14, None, "set samples to 13 or"),
