@@ -12,6 +12,8 @@ from validation.reports.reading import Json
 
 #: Questions from which on right answers count: of 48, an interval of 95 in 100 is at most 28 points wide.
 ENOUGH = 48
+#: A model that is clearly less often right than this does not do its task.
+_HALF = 0.5
 #: Speeds that differ by less are called the same.
 _ALIKE = 0.03
 
@@ -64,6 +66,8 @@ def _sentences(found: Json, close: Collection[str]) -> Iterator[str]:
     asked = min((of["questions"] for file in files.values() for of in file["accuracy"].values()), default=ENOUGH)
     if asked < ENOUGH:
         yield f"{asked} questions are too few to tell files apart; ask more with --set held_out={ENOUGH}."
+    if _by_answers(found):
+        yield from _doubts(found)
     if found["file"] is None:
         near = files[found["nearest"]]
         yield f"Ship none of these files: none is within {_limits(found)}."
@@ -75,8 +79,28 @@ def _sentences(found: Json, close: Collection[str]) -> Iterator[str]:
         yield from _close(found, files, close)
         if others := _others(found, files):
             yield others
+    if _by_answers(found) and any(file["accuracy"] for file in files.values()):
+        yield "Models that have not learnt the task were shown up to ten right answers before each question."
     if found["not_measured"]:
         yield f"Not measured: {', '.join(found['not_measured'])}."
+
+
+def _doubts(found: Json) -> Iterator[str]:
+    """What makes all files doubtful: that they cannot do a task, or that it needs no language model."""
+    for task in dict.fromkeys(task for file in found["files"] for task in file["accuracy"]):
+        of_task = [file["accuracy"][task] for file in found["files"] if task in file["accuracy"]]
+        best = max(of_task, key=lambda of: float(of["share"]))
+        right, number = round(best["share"] * best["questions"]), best["questions"]
+        low, high = wilson(best["share"], number)
+        simple = found.get("baselines", {}).get(task)
+        if simple is not None and low <= simple["frequent"] / number:
+            frequent = f"the most frequent answer alone has {simple['frequent']}"
+            yield f"No file does {task}: the best has {right} of {number} right, and {frequent}."
+        elif simple is None and high < _HALF:
+            yield f"No file does {task}: the best has {right} of {number} right."
+        if simple is not None and simple["linear"] / number >= low:
+            linear = f"{simple['linear']} of {number} right"
+            yield f"A linear classifier of n-grams of letters does {task} as well ({linear}), and needs no model."
 
 
 def _why(found: Json, files: Json) -> str:

@@ -171,6 +171,12 @@ class Sample(TypedDict):
     variant: str
 
 
+class Baselines(TypedDict):
+    questions: Count
+    frequent: Annotated[Count, "right answers of the most frequent one"]
+    linear: Annotated[Count, "right answers of a linear classifier of n-grams of letters"]
+
+
 class Quality(TypedDict, total=False):
     """A report of seap-export evaluate; a form is a folder, and the runtime if there are several."""
 
@@ -187,6 +193,7 @@ class Quality(TypedDict, total=False):
     folder: Annotated[str, "what an export measured"]
     runtime: Annotated[str, "what ran it"]
     elsewhere: Annotated[dict[str, dict[str, Elsewhere]], "by form, then by task or `general text`"]
+    baselines: Annotated[dict[str, Baselines], "without a language model, by task that was learnt and has labels"]
     sample: Annotated[Sample, "a held-out prompt, and how both models continue it"]
 
 
@@ -287,7 +294,7 @@ class FileToShip(TypedDict):
     name: Annotated[str, "a folder of a variant, or a whole model that was measured and not kept"]
     folder: Annotated[str | None, "null: it was not kept"]
     precision: str
-    is_whole: Annotated[bool, "nothing was removed"]
+    is_whole: Annotated[bool, "nothing was removed, or learnt"]
     bytes: Count
     mean_kl_nats: Nats
     mean_kl_nats_stderr: Nats | None
@@ -312,6 +319,7 @@ class Recommended(TypedDict):
     limits: FileLimits
     files: Annotated[list[FileToShip], "by size"]
     not_measured: Annotated[list[str], "names of files without a figure of quality"]
+    baselines: Annotated[dict[str, Baselines], "as those of a variant's quality"]
 
 
 class Targets(TypedDict):

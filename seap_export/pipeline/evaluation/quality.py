@@ -20,6 +20,7 @@ from seap_export.errors import ArtifactError
 from seap_export.model.sources.config import end_tokens
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.evaluation.asked import Scores
+from seap_export.pipeline.evaluation.baselines import Baselines
 from seap_export.pipeline.evaluation.divergence import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation.report import TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
@@ -218,6 +219,7 @@ def quality_report(
     request: QualityRequest,
     scores: Mapping[str, Scores],
     rules: Mapping[str, AnswerRule],
+    simple: Mapping[str, Baselines],
     done: Any,
 ) -> dict[str, Any]:
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt.
@@ -226,6 +228,7 @@ def quality_report(
         scores: How the dense model, as `dense`, and the folder, by its label, answered the questions; empty: there are
             none.
         rules: Where an answer ends, by task; without one, where the model ends it.
+        simple: How the questions are answered without a language model, by task.
     """
     measured, subject = request.measured, work.subject
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
@@ -248,7 +251,8 @@ def quality_report(
         "dense": _decoded(work.dense, prompt, dense, rule),
         "variant": _decoded(work.tokenizer, asked.variant, variant, rule),
     }
-    return {**report.to_json(), **measured.to_json(), "sample": sample}
+    without = {"baselines": {name: vars(of) for name, of in simple.items()}} if simple else {}
+    return {**report.to_json(), **measured.to_json(), **without, "sample": sample}
 
 
 def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int], rule: AnswerRule | None) -> str:

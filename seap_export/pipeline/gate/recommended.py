@@ -25,6 +25,7 @@ from typing import Any
 
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import InputError
+from seap_export.pipeline.gate.whole import is_untouched
 from seap_export.pipeline.targets.first_token import FirstToken, PromptTime
 from seap_export.pipeline.targets.targets import Targets
 from validation.estimate import TokenEstimate, is_clearly_above, is_close, wilson
@@ -119,8 +120,9 @@ def recommended(
     points = [point for of in (frontier or {"tasks": {}})["tasks"].values() for point in of["points"]]
     timed = {of["variant"]: of for of in points if of["chosen"] and of["decode_speedup"]}
     learnt = {variant["task"] for variant in variants.values() if variant.get("learning")}
+    simple = {row["task"]: (row["quality"] or {}).get("baselines", {}) for row in variants.values()}
     return {
-        task: _of_task(files, limits, timed, _wrong if task in learnt else _kl)
+        task: _of_task(files, limits, timed, _wrong if task in learnt else _kl, simple.get(task, {}))
         for task, files in found.items()
         if any(of for _, of in files)
     }
@@ -173,6 +175,7 @@ def _of_task(
     limits: Limits,
     timed: Mapping[str, Row],
     loss: Callable[[Row], float],
+    simple: Row,
 ) -> dict[str, Any]:
     """The recommendation; of two files of a size, the one with the smaller loss is better."""
     divergences = {file["name"]: divergence for file, divergence in found if divergence is not None}
@@ -205,6 +208,7 @@ def _of_task(
         "limits": {**vars(limits), "first_token": limits.first_token and limits.first_token.to_json()},
         "files": files,
         "not_measured": [file["name"] for file, divergence in found if divergence is None],
+        "baselines": simple,
     }
     close = {
         name
@@ -244,7 +248,7 @@ def _of_variants(
 ) -> Iterator[tuple[str, dict[str, Any], Row | None]]:
     """The task, the file and the divergence of each folder beside `hf`; None: it was not measured."""
     for name, variant in variants.items():
-        is_whole = variant["num_parameters"] is not None and variant["num_parameters"] == variant["dense_parameters"]
+        is_whole = is_untouched(variant)
         for folder, format in variant["formats"].items():
             if (name, folder) not in damaged and variant["task"] is not None:
                 figures, size = figures_of_folder(variant, folder), variant["bytes"][folder]

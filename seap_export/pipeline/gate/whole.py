@@ -76,10 +76,15 @@ def _whole_models(
         if not row["refusal"] and row["beside"] == precision and _measured_folder(row) in (None, folder):
             yield name, row["task"], _measures(row, row["bytes"])
     for name, variant in variants.items():
-        is_whole = variant["num_parameters"] is not None and variant["num_parameters"] == variant["dense_parameters"]
         same = variant["formats"].get(folder, {}).get("precision") == precision
-        if is_whole and same and _measured_folder(variant) == folder:
+        if is_untouched(variant) and same and _measured_folder(variant) == folder:
             yield name, variant["task"], _measures(variant, variant["bytes"].get(folder))
+
+
+def is_untouched(variant: Row) -> bool:
+    """Whether a variant is the whole model, merely rounded: nothing was removed, and nothing learnt."""
+    number = variant["num_parameters"]
+    return number is not None and number == variant["dense_parameters"] and not variant.get("learning")
 
 
 def _measured_folder(row: Row) -> str | None:

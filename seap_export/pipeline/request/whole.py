@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from converters.form_options import FormOptions
@@ -46,13 +46,17 @@ class WholeModel:
         return None if self.format is None else self.format.grid(spec)
 
 
-def whole_models(variants: Iterable[VariantRequest]) -> tuple[WholeModel, ...]:
+def whole_models(variants: Iterable[VariantRequest], learnt: Collection[str] = ()) -> tuple[WholeModel, ...]:
     """The whole models to measure beside variants: of each task and mixture, those that are no variant themselves.
 
     None beside variants that are measured in another format than our own, or on another provider than the CPU.
+
+    Args:
+        learnt: The tasks whose right answers variants learn.
     """
     asked = tuple(variants)
-    are_whole = {(one.mixture.name, one.measured) for one in asked if not one.ratio and one.vocabulary == "all"}
+    unchanged = [one for one in asked if not one.ratio and one.vocabulary == "all"]
+    are_whole = {(one.mixture.name, one.measured) for one in unchanged if not {*learnt} & {*one.mixture.weights}}
     models = {
         (one.mixture.name, precision): _whole_model(one.mixture, precision, one.measured)
         for one in asked

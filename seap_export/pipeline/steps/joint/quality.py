@@ -14,6 +14,7 @@ from seap_export.common.providers import OWN_FORMAT
 from seap_export.corpus import Task
 from seap_export.errors import ArtifactError
 from seap_export.pipeline.evaluation.asked import Asked, Scores
+from seap_export.pipeline.evaluation.baselines import Baselines, baselines
 from seap_export.pipeline.evaluation.quality import (
     MAX_LENGTH,
     QualityRequest,
@@ -57,6 +58,7 @@ class _Missing:
     work: QualityWork
     request: QualityRequest
     asked: Asked
+    has_learnt: bool
 
     @property
     def label(self) -> str:
@@ -114,7 +116,7 @@ class QualityStep(Step):
                 continue
             work = quality_work(source, workspace.folder / name, elsewhere, request)
             if any(min(len(text.dense), len(text.variant)) > 1 for text in work.held_out_texts):
-                missing.append(_Missing(step, key, work, request, asked))
+                missing.append(_Missing(step, key, work, request, asked, bool(self.variants[name].hf.learnt)))
             else:
                 made.work.progress.warn(f"{name}: its held-out texts are too short to measure quality")
         return missing
@@ -124,6 +126,13 @@ class QualityStep(Step):
         plan = self.variants[name].plan
         splits = {step.task: step.split for step in plan.ranking.calibrations}
         return made.questions([task for task in self.questions if task.name in plan.tasks], splits)
+
+    def _baselines(self, one: _Missing) -> dict[str, Baselines]:
+        """How the tasks that a variant has learnt are answered without a language model."""
+        steps = self.variants[one.work.subject.name].plan.ranking.calibrations
+        splits = {step.task: step.split for step in steps if step.split.is_learnt and step.split.held_out}
+        found = {name: baselines(split.calibration, split.held_out) for name, split in splits.items()}
+        return {name: of for name, of in found.items() if of is not None}
 
     def _measure(
         self,
@@ -157,10 +166,11 @@ class QualityStep(Step):
                 with progress.step(label, one.work.distinct, "texts", name=one.step) as done:
                     both = {}
                     if one.asked:
-                        own = _answered(made, one, one.asked)
+                        own = _answered(made, one)
                         both = {"dense": scores[one.asked.digest], one.label: own}
                     rules = {task.name: task.rule for task in one.asked.open}
-                    report = quality_report(one.work, answers, one.request, both, rules, done)
+                    simple = self._baselines(one) if one.has_learnt else {}
+                    report = quality_report(one.work, answers, one.request, both, rules, simple, done)
                 with workspace.writing(one.step, one.key, folder=False) as path:
                     write_json(path, report)
             for request, by_name in whole.items():
@@ -169,19 +179,20 @@ class QualityStep(Step):
                     self.whole.compare(made, name, pairs, answers, request, scores)
 
 
-def _answered(made: Made, one: _Missing, asked: Asked) -> Scores:
+def _answered(made: Made, one: _Missing) -> Scores:
     """The answers of a folder, whose runtime may need the tokenizer of the model folder."""
     measured, subject = one.request.measured, one.work.subject
     folder = subject.artifact(measured.folder)
     tokenizer = folder if measured.runtime in RUN_FOLDERS else subject.artifact(HF)
     execution = one.request.evaluation.execution(made.work.compute)
-    return asked.answered(folder, execution, runtime=measured.runtime, tokenizer_folder=tokenizer)
+    options: Any = {"runtime": measured.runtime, "tokenizer_folder": tokenizer}
+    return one.asked.answered(folder, execution, has_learnt=one.has_learnt, **options)
 
 
 def _of_dense(made: Made, asked: Asked, execution: Execution) -> Scores:
     made.work.progress.say("the dense model answers the held-out questions")
     with tokenizer_folder(made.work.source) as tokenizer:
-        return asked.answered(made.dense(), execution, tokenizer_folder=tokenizer)
+        return asked.answered(made.dense(), execution, has_learnt=False, tokenizer_folder=tokenizer)
 
 
 def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageEr
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.card.command import whole_command
 from seap_export.pipeline.card.recipe import given_as, model_name
-from seap_export.pipeline.evaluation.asked import Asked, Scores
+from seap_export.pipeline.evaluation.asked import SHOWN, Asked, Scores
 from seap_export.pipeline.evaluation.figures_json import by_task_json, divergence_json, generation_json, zero_shot_json
 from seap_export.pipeline.evaluation.memory import memory_of
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH, QualityRequest, folder_quality_key
@@ -81,7 +81,7 @@ class WholeSteps:
         """The hash of everything that its figures depend on; "" if it cannot be written."""
         if self.written is None:
             return ""
-        rules = [repr((task.completion, task.answer)) for task in self.questions]
+        rules = [repr((task.completion, task.answer, *([SHOWN] if task.is_learnt else []))) for task in self.questions]
         return folder_quality_key(sha256_json([self.written.key, self.texts, *([rules] if rules else [])]), MAX_LENGTH)
 
     def asked(self, made: Made) -> Asked:
@@ -259,7 +259,8 @@ class WholeStep(Step):
         if not asked:
             return {}
         execution = request.evaluation.execution(made.work.compute)
-        own = asked.answered(folder, execution, runtime=request.measured.runtime, tokenizer_folder=folder)
+        options: Any = {"runtime": request.measured.runtime, "tokenizer_folder": folder}
+        own = asked.answered(folder, execution, has_learnt=False, **options)
         both = {"dense": scores[asked.digest], request.measured.folder: own}
         return {
             "zero_shot": by_task_json({of: one.zero_shot for of, one in both.items()}, zero_shot_json),
@@ -269,7 +270,7 @@ class WholeStep(Step):
 
 def whole_step(source: Source, request: ExportRequest, rankings: Mapping[str, RankingStep]) -> WholeStep | None:
     """The step for a request; None if no whole model is measured beside its variants."""
-    models = whole_models(request.variants.values()) if request.quality or request.speed else ()
+    models = whole_models(request.variants.values(), request.learnt) if request.quality or request.speed else ()
     if not models:
         return None
     calibrations = {step.name: step for ranking in rankings.values() for step in ranking.calibrations}

@@ -135,6 +135,121 @@ def test_a_limit_of_accuracy() -> None:
     assert of_a(variants, WHOLE, Limits(min_accuracy_retained=0.99))["file"] is None
 
 
+def right(kl: float, share: float, questions: int = 100, task: str = "a", key: str = "generation") -> dict[str, Any]:
+    """The share of right answers of a file, and of the dense model 30 in 100."""
+    name = {"generation": "exact_match", "zero_shot": "acc"}[key]
+    shares = {"dense": 0.3, "onnx": share}
+    scores = {form: {task: {name: value, "questions": questions}} for form, value in shares.items()}
+    return {"divergence": {"onnx": divergence(kl)}, "folder": "onnx", key: scores}
+
+
+def learnt(size: int, kl: float, share: float, questions: int = 100) -> dict[str, Any]:
+    return variant(size, quality=right(kl, share, questions), learning={"kept": 1, "passes": []})
+
+
+#: In that of 90 right ones in 100, an interval begins at 82.6 %.
+LEARNT = {"a-0.2": learnt(60, 8.0, 0.9), "a-0.5": learnt(40, 8.0, 0.83), "a-0.6": learnt(30, 6.0, 0.82)}
+RIGHT = {"int4": whole(90, 0.037, quality=right(0.037, 0.3)), "int8": whole(157, 0.0056, "int8")}
+
+
+@pytest.mark.parametrize(
+    ("more", "limits", "file", "rule"),
+    [
+        ({}, Limits(), "a-0.5/onnx", "as right as the best"),
+        ({"a-0.5": learnt(40, 8.0, 0.82)}, Limits(), "a-0.2/onnx", "as right as the best"),
+        ({"a-0.1": learnt(70, 9.0, 0.97)}, Limits(), "a-0.1/onnx", "as right as the best"),
+        ({"a-0.1": learnt(70, 5.0, 0.9)}, Limits(), "a-0.5/onnx", "as right as the best"),
+        ({}, Limits(bytes=35 * MB), "a-0.6/onnx", "as right as the best"),
+        ({}, Limits(bytes=20 * MB), None, "limits"),
+        ({}, Limits(min_accuracy_retained=2.7), "a-0.6/onnx", "limits"),
+        ({}, Limits(max_kl=7.5), "a-0.6/onnx", "limits"),
+        ({"a-0.7": variant(20, 0.01)}, Limits(), "a-0.5/onnx", "as right as the best"),  # it was asked nothing
+    ],
+)
+def test_where_right_answers_were_learnt_they_decide(
+    more: dict[str, Any], limits: Limits, file: str | None, rule: str
+) -> None:
+    """The whole model in 4 bits is far nearer to the original."""
+    found = of_a({**LEARNT, **more}, RIGHT, limits)
+    assert (found["judged_by"], found["file"], found["rule"]) == ("right answers", file, rule)
+    unlearnt = {name: {**row, "learning": None} for name, row in {**LEARNT, **more}.items()}
+    assert of_a(unlearnt, RIGHT, limits)["judged_by"] == "KL"
+
+
+def test_a_file_that_is_right_less_often_and_no_smaller_is_beaten_however_near() -> None:
+    found = of_a({**LEARNT, "a-0.3": learnt(60, 0.01, 0.8)}, RIGHT)
+    assert [file["name"] for file in found["files"] if file["beaten"]] == ["a-0.3/onnx", "int4", "int8"]
+    assert (found["nearest"], found["smallest"]) == ("a-0.2/onnx", "a-0.6/onnx")
+    # another task keeps its own rule
+    rows = {**RIGHT, "b-int4": whole(90, 0.037, task="b")}
+    assert recommended({**LEARNT, "b-0.2": variant(60, 0.13, task="b")}, rows, Limits())["b"]["judged_by"] == "KL"
+
+
+def test_a_file_must_be_as_right_in_every_task_that_the_best_was_asked() -> None:
+    both = {**right(7.0, 0.9), **right(7.0, 0.9, task="c", key="zero_shot")}
+    best = variant(60, quality=both, learning={"kept": 1, "passes": []})
+    assert of_a({"a-0.2": best, "a-0.5": LEARNT["a-0.5"]}, {})["file"] == "a-0.2/onnx"
+    worse = {**both, **right(7.0, 0.7, task="c", key="zero_shot")}
+    assert (
+        of_a({"a-0.2": best, "a-0.5": {**best, "bytes": {"onnx": MB}, "quality": worse}}, {})["file"] == "a-0.2/onnx"
+    )
+    alike = {**both, **right(7.0, 0.85, task="c", key="zero_shot")}
+    assert (
+        of_a({"a-0.2": best, "a-0.5": {**best, "bytes": {"onnx": MB}, "quality": alike}}, {})["file"] == "a-0.5/onnx"
+    )
+
+
+TOLD = {
+    Limits(): (
+        "Ship a-0.5/onnx in int8 (40.0 MB, 83 of 100 right (74 to 89%), the dense model 30): the smallest file that "
+        "is about as often right as the best, at 44.4% of the size of the whole model in int4. In right answers, it "
+        "is too close to tell from a-0.2/onnx in int8 and a-0.6/onnx in int8. If 60.0 MB fit, ship a-0.2/onnx in "
+        "int8, right most often (90 of 100 right); the smallest is a-0.6/onnx in int8 (30.0 MB, 82 of 100 right)."
+    ),
+    Limits(bytes=20 * MB): "20.0 MB. Right most often is a-0.2/onnx in int8 (60.0 MB, 90 of 100 right).",
+    Limits(bytes=50 * MB): "the smallest file within 50.0 MB that is about as often right as the best",
+    Limits(min_accuracy_retained=2.7): "the smallest file within 270% of the dense model's accuracy, at 33.3% of",
+}
+#: Precisions of the whole model that are right more often than all variants, and their sizes.
+BETTER = [("int4", 90, 0.95), ("int8", 157, 0.97)]
+
+
+@pytest.mark.parametrize("limits", TOLD)
+def test_words_are_of_right_answers_where_these_decide(limits: Limits) -> None:
+    words = of_a(LEARNT, RIGHT, limits)["words"]
+    assert TOLD[limits] in words
+    assert "KL" not in words
+    assert "nearest" not in words
+    assert "the only file that is about as often right" in of_a({"a-0.2": LEARNT["a-0.2"]}, {})["words"]
+    better = {name: whole(size, 0.1, name, quality=right(0.1, share)) for name, size, share in BETTER}
+    words = of_a(LEARNT, better, Limits(bytes=70 * MB))["words"]
+    assert "If 157 MB fit, ship the whole model in int8, right most often (97 of 100 right)" in words
+
+
+@pytest.mark.parametrize(
+    ("share", "simple", "words"),
+    [
+        (0.9, None, ""),
+        (0.45, None, ""),
+        (0.3, None, "No file does a: the best has 30 of 100 right."),
+        (0.9, (40, 82), ""),
+        (
+            0.9,
+            (40, 83),
+            "A linear classifier of n-grams of letters does a as well (83 of 100 right), and needs no model.",
+        ),
+        (0.5, (41, 40), "No file does a: the best has 50 of 100 right, and the most frequent answer alone has 41."),
+    ],
+)
+def test_the_first_words_doubt_what_is_no_use(share: float, simple: tuple[int, int] | None, words: str) -> None:
+    row = learnt(60, 7.0, share)
+    if simple is not None:
+        row["quality"]["baselines"] = {"a": dict(zip(("frequent", "linear"), simple, strict=True))}
+    doubts, _, rest = of_a({"a-0.2": row}, {})["words"].partition("Ship a-0.2/onnx")
+    assert doubts.strip() == words
+    assert "up to ten right answers" in rest
+
+
 def timed(rate: float, ms: float = 9.0) -> dict[str, Any]:
     """Tokens a second, of 50 in the dense model, and the time to the first token of a prompt of 512."""
     cells = [{"batch": 1, "depth": 128, "decode_ms_per_token": 1e3 / rate, "prefill_ms": 9.0}]
@@ -210,6 +325,12 @@ def row(size: int, kl: float | None = 0.1, speedup: float | None = 1.6, **change
 )
 def test_it_must_be_better_in_all_that_was_measured(better: dict[str, Any], beats: bool) -> None:
     assert beaten_by("a-0.2", {"a-0.2": beatable()}, {"whole": better}) == ("whole" if beats else None)
+
+
+@pytest.mark.parametrize(("learning", "beats"), [(None, True), ({"kept": 0, "passes": []}, False)])
+def test_what_has_learnt_right_answers_is_not_beaten_by_nearness(learning: Any, beats: bool) -> None:
+    own = {**beatable(), "learning": learning}
+    assert beaten_by("a-0.2", {"a-0.2": own}, {"whole": row(99)}) == ("whole" if beats else None)
 
 
 def test_the_nearest_of_several_is_named() -> None:

@@ -84,3 +84,9 @@ OF_A, OF_BOTH = (f"{name}-whole-int8 {name}-whole-int4" for name in ("a", "both"
 )
 def test_which_whole_models_stand_beside_variants(variants: list[VariantRequest], expected: str) -> None:
     assert " ".join(model.name for model in whole_models(variants)) == expected
+
+
+def test_a_variant_that_has_learnt_stands_for_no_whole_model() -> None:
+    variants = [variant(), variant(A, 0.0), variant(BOTH, 0.0)]
+    names = [" ".join(model.name for model in whole_models(variants, learnt)) for learnt in (["b"], ["a"], ["c"])]
+    assert names == [f"a-whole-int4 {OF_BOTH}", f"{OF_A} {OF_BOTH}", "a-whole-int4 both-whole-int4"]
