@@ -21,6 +21,7 @@ from seap_export.errors import SeapError  # noqa: E402
 NAMES = (
     "draft_table",
     "frontier_table",
+    "job_tables",
     "peers_table",
     "precision_table",
     "prompt_table",

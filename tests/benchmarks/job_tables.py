@@ -1,14 +1,25 @@
-"""Writes the tables of the jobs that the benchmark measures: python -m benchmarks.job_tables FOLDER [ROWS]."""
+"""Writes tables of jobs, each with the columns `message` and `answer`, for exports to learn.
+
+    python tests/benchmarks job_tables TABLES --rows 300
+    seap-export export MODEL --task dates=TABLES/dates.csv:message:answer --out DIR
+
+Three are made up: messages with one of five labels, dates, and orders; both are answered in JSON. With `--questions`,
+the questions of BoolQ with their passages are a fourth.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import random
-import sys
 from collections.abc import Callable
 from datetime import date, timedelta
+from itertools import islice
 from pathlib import Path
+
+import click
+
+from seap_export.corpus.readers import read_records
 
 Row = tuple[str, str]
 
@@ -89,9 +100,9 @@ def _order(chance: random.Random) -> Row:
     return text, json.dumps({"name": name, "item": item, "number": number, "size": size})
 
 
-def _questions(file: Path) -> list[Row]:
-    """Passages with a question, and yes or no (BoolQ)."""
-    records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+def _questions(file: Path, number: int) -> list[Row]:
+    """The first passages with a question, and yes or no, of a file of BoolQ."""
+    records = islice(read_records(file), number)
     return [(f"{one['passage']} {one['question']}?", "yes" if one["answer"] else "no") for one in records]
 
 
@@ -108,13 +119,16 @@ def rows_of(job: str, number: int) -> list[Row]:
     return list(rows.items())
 
 
-def write_tables(folder: Path, number: int) -> None:
-    """Writes a table for each job, with the columns `message` and `answer`."""
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--rows", "number", default=300, show_default=True, help="Rows of each table.")
+@click.option("--questions", type=click.Path(exists=True, path_type=Path), help="A file of BoolQ.")
+def job_tables(folder: Path, number: int, questions: Path | None) -> None:
+    """Write a table for each job into FOLDER."""
     folder.mkdir(parents=True, exist_ok=True)
-    for job in MADE:
+    tables = {job: rows_of(job, number) for job in MADE}
+    if questions is not None:
+        tables["boolq"] = _questions(questions, number)
+    for job, rows in tables.items():
         with (folder / f"{job}.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([("message", "answer"), *rows_of(job, number)])
-
-
-if __name__ == "__main__":
-    write_tables(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 300)
+            csv.writer(file).writerows([("message", "answer"), *rows])

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from seap_export.pruning.rounding.grid import BlockQuantization
 
 
+#: The ratios of tasks whose right answers are learnt, unless others are given: the table says which file is enough.
+RATIOS_IF_LEARNT = (0.5, 0.8)
+
+
 @dataclass(frozen=True)
 class VariantRequest:
     """The settings of one requested variant.
@@ -79,11 +83,16 @@ class ExportRequest(ComparisonOptions, VariantOptions, FormOptions, BatchOptions
         from seap_export.pipeline.folder.names import variant_name
         from seap_export.pipeline.request.mixtures import SUPPORT
 
+        if not self.tasks:
+            raise UsageError("no task given; give at least one --task NAME=FILE")
+        are_learnt = self.answers == "data" and all(task.is_learnt for task in self.tasks)
+        if not self.ratio and self.targets is None and are_learnt:
+            object.__setattr__(self, "ratio", RATIOS_IF_LEARNT)
+            if self.precision is None and self.format == (OWN_FORMAT,):
+                object.__setattr__(self, "precision", "int4")
         for name in ("quality", "speed"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, bool(self.formats))
-        if not self.tasks:
-            raise UsageError("no task given; give at least one --task NAME=FILE")
         if self.support is not None and SUPPORT in (task.name.lower() for task in self.tasks):
             raise UsageError(f"a task is named '{SUPPORT}', which is the name of the --support text; rename the task")
         if self.targets is not None:
@@ -117,6 +126,11 @@ class ExportRequest(ComparisonOptions, VariantOptions, FormOptions, BatchOptions
                 "the threshold has no effect without a router; set router to true, or remove the threshold"
             )
         self.mixtures, self.plan, self.parity  # noqa: B018 - which refuse what is malformed
+        if self.learnt and self.max_kl is not None:
+            raise UsageError(
+                f"--max-kl holds variants near to the dense model, from which the right answers of {self.learnt[0]} "
+                "take them away; leave it out, or write 'learning = 0' in the recipe"
+            )
 
     def _refuse_accuracy_that_is_not_measured(self) -> None:
         least = self.min_accuracy_retained
@@ -132,6 +146,13 @@ class ExportRequest(ComparisonOptions, VariantOptions, FormOptions, BatchOptions
                 f"--min-accuracy-retained needs to know what is right, which {', '.join(silent)} does not say; give a "
                 "task file with choices or an answer"
             )
+
+    @property
+    def learnt(self) -> tuple[str, ...]:
+        """The names of the tasks whose right answers variants learn."""
+        if self.answers != "data" or not self.plan.learned:
+            return ()
+        return tuple(task.name for task in self.tasks if task.is_learnt)
 
     @cached_property
     def targets(self) -> Targets | None:

@@ -29,7 +29,8 @@ class TaskOptions(ModelOptions):
 
     tasks: Tasks = option(
         "Texts of a task: a corpus or a task file, an lm-eval task (gsm8k), a data set of the hub (OWNER/NAME), or a "
-        "sample to try with, such as sample:sentiment. Without NAME, that of the source. Repeatable.",
+        "sample to try with, such as sample:sentiment. FILE:INPUT:ANSWER names the fields of a table whose right "
+        "answers are learnt. Without NAME, that of the source. Repeatable.",
         kw_only=False,
         python="By name, the texts of each task: a list of texts, a list of records (mappings from fields to values), "
         "a `datasets.Dataset`, or a file, a data set of the hub or a task of lm-eval. Or sources as --task accepts "
@@ -87,7 +88,7 @@ class CalibrationSettings:
     held_out: int | None = option(
         "Texts of each task that are set aside for the checks.",
         default=None,
-        unset="16, or a quarter of fewer than 64",
+        unset="a quarter, 16 at most, or 200 if right answers are learnt",
         least=1,
     )
     seed: int = option("Seed of the split into calibration and held-out texts.", default=0)

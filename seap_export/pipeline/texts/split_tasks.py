@@ -121,6 +121,7 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
 def _split(
     task: Task, samples: Iterator[Sample], settings: CalibrationSettings, num_held_out: int | None, chat: ModelChat
 ) -> Split:
+    is_learnt = task.is_learnt and settings.answers == "data"
     split = split_samples(
         task.name,
         samples,
@@ -128,9 +129,8 @@ def _split(
         num_held_out=num_held_out,
         seed=settings.seed,
         most=settings.most_tokens,  # a text has a token at least, or does not count
-        most_held_out=_HELD_OUT_IF_LEARNT if task.is_learnt else HELD_OUT,
+        most_held_out=_HELD_OUT_IF_LEARNT if is_learnt else HELD_OUT,
     )
-    is_learnt = task.is_learnt and settings.answers == "data"
     notices = tuple(filter(None, (task.notice, chat.notice)))
     return replace(split, notices=notices, is_learnt=is_learnt, job=task.job if is_learnt else None)
 

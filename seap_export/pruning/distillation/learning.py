@@ -30,6 +30,10 @@ from seap_export.pruning.shrink.write import write_weights
 _TEXTS, _RATE = 8, 1e-3
 #: One text in so many judges the passes, and is not learnt.
 _JUDGED = 10
+#: A model that answers all such texts rightly learns no more once their loss is below this, in nats per token.
+_SETTLED = 0.02
+#: Units of progress in a pass.
+UNITS = 20
 #: The folder inside a model folder that is there while the model learns, and the record that is there afterwards.
 LEARNING, LEARNT = "unfinished/learning", "learning.json"
 
@@ -57,6 +61,11 @@ class Judged:
 
     right: float
     loss: float
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether further passes have nothing to win."""
+        return self.right == 1.0 and self.loss < _SETTLED
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,12 @@ def learn_answers(
 
     The loss is the cross entropy of the answers' tokens, in which all answers count the same. A tenth of the texts is
     not learnt, but judges after which pass the model is kept. It continues what an interrupted call with the same
-    arguments left in the folder.
+    arguments left in the folder. It ends before the last pass if all of these are answered rightly, and surely.
 
     Args:
         texts: At least two that differ, in the ids of the model.
-        passes: How often each text is seen.
-        on_unit: Called `passes` times.
+        passes: How often each text is seen at most.
+        on_unit: Called `UNITS` times for each pass.
 
     Raises:
         InputError: The loss is not finite.
@@ -108,7 +117,7 @@ def learn_answers(
     work, record = folder / LEARNING, folder / LEARNT
     if not record.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        _Course(folder, work, texts, passes, compute or Compute()).run(on_unit)
+        _Course(folder, work, texts, passes, compute or Compute(), on_unit).run()
         best = work / str(Learned.read(work / LEARNT).best) / WEIGHTS
         if best.is_file():
             keep(best, folder / WEIGHTS)
@@ -121,9 +130,16 @@ class _Course:
     """The passes over the texts of one model."""
 
     def __init__(
-        self, folder: Path, work: Path, texts: Collection[AnsweredText], passes: int, compute: Compute
+        self,
+        folder: Path,
+        work: Path,
+        texts: Collection[AnsweredText],
+        passes: int,
+        compute: Compute,
+        on_unit: Callable[[object], None],
     ) -> None:
         self._work, self._passes, self._compute = work, passes, compute
+        self._on_unit, self._units = on_unit, 0
         self._source = folder_source(folder)
         self._outer, spec = OuterTensors.read(self._source), self._source.spec
         ordered = sorted(set(texts), key=_digest)
@@ -133,21 +149,22 @@ class _Course:
         self._layers = TrainedLayers(work, len(spec.layers), fit_in_memory(spec, spec, STEP_TOKENS, compute))
         self._student = Student(spec, self._outer.embedding, self._layers, work, compute.device)
 
-    def run(self, on_unit: Callable[[object], None]) -> None:
+    def run(self) -> None:
         """Takes the passes that are left; leaves the record, and the weights of the best pass in a folder."""
         source, layers, number_of_layers = self._source, self._layers, len(self._source.spec.layers)
         if layers.step is None:
             layers.begin(as_floats(source.reader, source.spec, index) for index in range(number_of_layers))
         judged = Learned.read(self._work / LEARNT)
         for number in range(self._passes + 1):
+            if any(of.is_settled for of in judged.passes[:number]):
+                break
             self._train(number)
             if number == len(judged.passes):
                 judged = Learned((*judged.passes, self._judge()))
                 if number and judged.best == number:
                     self._write(self._work / str(number))
                 judged.write(self._work / LEARNT)
-            if number:
-                on_unit(None)
+        self._tell(self._passes * self._steps_of_a_pass)
 
     def _train(self, number: int) -> None:
         """Takes the steps that are left of the first passes."""
@@ -162,6 +179,14 @@ class _Course:
             if not math.isfinite(loss):
                 raise InputError(f"learning diverged at step {step + 1}; set 'learning = 0' in the recipe")
             layers.advance()
+            self._tell(step + 1)
+
+    def _tell(self, steps: int) -> None:
+        """Reports the units of progress of so many steps."""
+        units = steps * UNITS // self._steps_of_a_pass
+        while self._units < units:
+            self._on_unit(None)
+            self._units += 1
 
     def _judge(self) -> Judged:
         right, losses = 0, 0.0

@@ -20,7 +20,7 @@ from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pipeline.texts.answered import answered_texts, answers_digest
 from seap_export.pruning.allocation.planning import choose_plan
-from seap_export.pruning.distillation.learning import LEARNING, LEARNT, learn_answers
+from seap_export.pruning.distillation.learning import LEARNING, LEARNT, UNITS, learn_answers
 from seap_export.pruning.distillation.write import variant_units, write_variant
 from seap_export.pruning.plan.plan import PLAN_SCHEMA, read_plan, write_plan
 from seap_export.pruning.plan.ranked import read_ranking
@@ -170,7 +170,7 @@ class ShrinkStep(OfVariant):
 
     @property
     def units(self) -> int:
-        return self._parts + (self.plan.ranking.settings.learned if self.learnt else 0)
+        return self._parts + (UNITS * self.plan.ranking.settings.learned if self.learnt else 0)
 
     @property
     def _parts(self) -> int:

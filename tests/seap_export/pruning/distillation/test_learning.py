@@ -18,7 +18,7 @@ from seap_export.errors import InputError
 from seap_export.model.layers.compute import Compute
 from seap_export.pruning.distillation import learning
 from seap_export.pruning.distillation.layers import TrainedLayers
-from seap_export.pruning.distillation.learning import LEARNT, AnsweredText, Learned, learn_answers
+from seap_export.pruning.distillation.learning import LEARNT, UNITS, AnsweredText, Judged, Learned, learn_answers
 from seap_export.pruning.distillation.student import Student
 
 PASSES = 3
@@ -137,6 +137,18 @@ def test_a_pass_that_makes_it_worse_is_not_kept(
     monkeypatch.setattr(learning, "_RATE", 1e30)
     with pytest.raises(InputError, match="learning diverged at step"):
         learnt(dense, tmp_path / "diverged")
+
+
+def test_it_ends_early_when_nothing_is_left_to_win(
+    dense: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Learned.read(undisturbed / LEARNT).passes
+    monkeypatch.setattr(Judged, "is_settled", property(lambda judged: judged.right == passes[1].right))
+    units: list[object] = []
+    assert learnt(dense, tmp_path / "model", on_unit=units.append).passes == passes[:2]
+    assert len(units) == PASSES * UNITS
+    monkeypatch.undo()
+    assert [Judged(*of).is_settled for of in ((1.0, 0.01), (1.0, 0.5), (0.9, 0.01))] == [True, False, False]
 
 
 def test_an_answer_needs_a_token_and_something_before_it() -> None:
