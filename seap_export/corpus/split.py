@@ -53,6 +53,10 @@ class Split:
         """The number of texts that a chat template, or a stand-in, has rendered."""
         return sum(sample.is_conversation for sample in (*self.calibration, *self.held_out))
 
+    def question(self, sample: Sample) -> str:
+        """What a user would ask to get a sample's prompt: the input of a job, else the sample's own question."""
+        return (self.job is not None and self.job.input_of(sample.prompt)) or sample.question
+
     def digests(self) -> dict[str, list[str]]:
         """The sorted SHA-256 digests (hex) of the texts, under `calibration` and `held_out`."""
         return {

@@ -13,6 +13,8 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 
 #: The fields of one input, such as a row of a table.
 Record = Mapping[str, Any]
+#: Stands for the text of a prompt's only field.
+_MARK = "\0"
 #: The key of a tokenizer_config.json that holds a job.
 JOB = "seap_export_job"
 
@@ -57,6 +59,11 @@ class Job:
                 "table with 'seap-export predict', or give the whole prompt as it is (--raw)"
             )
         return render(self.prompt, stripped({self.fields[0]: given} if isinstance(given, str) else given))
+
+    def input_of(self, prompt: str) -> str:
+        """The text that a prompt was made from; "" if it stands there twice, or beside others."""
+        around = self.asked(_MARK).split(_MARK) if len(self.fields) == 1 else []
+        return prompt.removeprefix(around[0]).removesuffix(around[1]) if len(around) == 2 else ""
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)

@@ -38,11 +38,11 @@ class RouterPrompts:
 def router_prompts(splits: Mapping[str, Split], token_ids: Callable[[str], list[int]]) -> RouterPrompts:
     """Collects the questions of every task, without a chat template, which would tell tasks apart by their form."""
 
-    def tokenized(samples: tuple[Sample, ...]) -> TokenIds:
-        return [ids for ids in (token_ids(sample.question) for sample in samples) if ids]
+    def tokenized(split: Split, samples: tuple[Sample, ...]) -> TokenIds:
+        return [ids for ids in (token_ids(split.question(sample)) for sample in samples) if ids]
 
-    calibration = {task: tokenized(split.calibration) for task, split in splits.items()}
+    calibration = {task: tokenized(split, split.calibration) for task, split in splits.items()}
     seen = {tuple(ids) for sequences in calibration.values() for ids in sequences}
-    held_out = {task: tokenized(split.held_out) for task, split in splits.items()}
+    held_out = {task: tokenized(split, split.held_out) for task, split in splits.items()}
     unseen = {task: [ids for ids in sequences if tuple(ids) not in seen] for task, sequences in held_out.items()}
     return RouterPrompts(calibration, unseen, sum(map(len, held_out.values())) - sum(map(len, unseen.values())))

@@ -34,6 +34,14 @@ def test_a_prompt_is_made_from_the_fields_of_a_record() -> None:
             job.asked("x")
 
 
+@pytest.mark.parametrize(
+    ("template", "text"), [("Say: {a}\nNow:", "an {a}:"), ("{a}", "Say"), ("{a} {a}", ""), ("{a} {b}", ""), ("a", "")]
+)
+def test_an_input_is_found_in_its_prompt(template: str, text: str) -> None:
+    job = Job(template)
+    assert job.input_of(job.asked({"a": text or "x", "b": "y"})) == text
+
+
 @pytest.mark.parametrize("job", [SEVERAL, Job("{a}", "\n", "b"), Job("Größe: {a}", "\n###\n")])
 def test_a_folder_says_what_it_has_learnt(tmp_path: Path, job: Job) -> None:
     assert read_job(tmp_path) is None

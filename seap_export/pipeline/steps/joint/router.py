@@ -156,10 +156,10 @@ def chosen_targets(chosen: Mapping[str, str], tasks: Collection[str], fallback: 
 def router_key(source: Source, splits: Mapping[str, Split], settings: RouterSettings, targets: RouterTargets) -> str:
     """The key of the step, which changes with the model, the prompts, the settings and the targets."""
 
-    def digests(samples: tuple[Sample, ...]) -> list[str]:
-        return sorted(text_digest(sample.question) for sample in samples)
+    def digests(split: Split, samples: tuple[Sample, ...]) -> list[str]:
+        return sorted(text_digest(split.question(sample)) for sample in samples)
 
-    prompts = {task: [digests(split.calibration), digests(split.held_out)] for task, split in splits.items()}
+    prompts = {task: [digests(of, of.calibration), digests(of, of.held_out)] for task, of in splits.items()}
     return sha256_json([ROUTER_SCHEMA, _ROUTER, source.digest, prompts, asdict(settings), asdict(targets)])
 
 

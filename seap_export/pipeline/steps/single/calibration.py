@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.corpus import Sample, Split, text_digest
+from seap_export.corpus import Split, text_digest
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.sizes import Sizes
 from seap_export.pipeline.folder.keys import RELEASE
@@ -65,6 +65,17 @@ class CalibrationStep(PathStep):
         spec, tokens = dense.spec, self.split.num_tokens or 0
         return covariance_bytes(spec, tokens) + 16 * sum(spec.channels) + 4 * tokens  # two moments in float64
 
+    @property
+    def _held_out(self) -> list[dict[str, str]]:
+        """The held-out samples for the record; the question only if it is not the prompt or the completion."""
+        samples = self.split.held_out
+        parts = [{"prompt": sample.prompt, "completion": sample.completion} for sample in samples]
+        questions = [self.split.question(sample) for sample in samples]
+        return [
+            of if question in of.values() else {**of, "question": question}
+            for of, question in zip(parts, questions, strict=True)
+        ]
+
     def _inputs(self) -> dict[str, Any]:
         settings = self.settings
         return {
@@ -73,7 +84,7 @@ class CalibrationStep(PathStep):
             "seed": settings.seed,
             "max_length": settings.max_length,
             "calibration texts": self.split.digests()["calibration"],
-            "held-out texts": [list(_recorded(sample).values()) for sample in self.split.held_out],
+            "held-out texts": [list(held_out.values()) for held_out in self._held_out],
             RELEASE: [CALIBRATION_SCHEMA, _VERSION],
         }
 
@@ -100,17 +111,11 @@ class CalibrationStep(PathStep):
             num_tokens=num_tokens,
             calibration_texts=tuple(digests["calibration"]),
             held_out_texts=tuple(digests["held_out"]),
-            held_out=tuple(map(_recorded, self.split.held_out)),
+            held_out=tuple(self._held_out),
             calibration_prompts=tuple(sorted(text_digest(sample.prompt) for sample in self.split.calibration))
             if self.settings.answers == "model"
             else (),
         )
-
-
-def _recorded(sample: Sample) -> dict[str, str]:
-    """A sample for the record; its question only if it is not the prompt or the completion."""
-    parts = {"prompt": sample.prompt, "completion": sample.completion}
-    return parts if sample.question in parts.values() else {**parts, "question": sample.question}
 
 
 def calibration_steps(

@@ -134,3 +134,13 @@ def test_without_a_ratio_two_are_tried_in_four_bits(result: Callable[..., Any], 
     )
     assert [variant["variant"] for variant in found] == ["job-0.5", "job-0.8"]
     assert found == in_int4 != in_int8
+
+
+def test_a_router_is_asked_with_inputs_alone(run: Run, bare: Path) -> None:
+    """The forms of two jobs differ, but not what users give."""
+    other = [f"{' '.join(reversed(message.split()))}!,{answer}" for message, answer in _rows()]
+    Path("other.csv").write_text("\n".join(["inverted,answer", *other]) + "\n")
+    export = (*HF[:2], *TASK, "--task", "other=other.csv:inverted:answer", "--set", "router=true", "--format", "hf")
+    assert run(*export, "--out", "out").code == 0
+    for text, task in ((_rows()[0][0], "job"), (other[0].partition(",")[0], "other")):
+        assert run("route", "out", text, "-q").out.strip() == f"out/{task}-0.5"
