@@ -13,8 +13,11 @@ from typing import Any, TextIO
 from seap_export.common.checksums import SUMS
 from seap_export.common.hashing import sha256_file, sha256_json
 from seap_export.common.templates import render
+from seap_export.corpus import text_digest
 from seap_export.corpus.readers import place_of, read_records
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import InputError, SeapError, UsageError
+from seap_export.pipeline.folder.contents import Variant
+from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.outputs import write_report
 from seap_export.pipeline.progress import Progress
 from seap_export.runtime import Generator
@@ -36,29 +39,36 @@ class Predictions:
         rows: How many inputs were answered.
         fresh: How many of them in this run; the others are those of a run that was broken off.
         unfinished: How many answers have all the tokens that were allowed, without an end.
-        right: How many answers are right; None: the table does not say which are.
+        learnt: How many inputs the variant has learnt with these answers, as far as the export beside it tells.
+        right: How many answers to the others are right; None: the table does not say which are.
         wrong: The first wrong answers: the row's place, the answer, and the right one.
     """
 
     rows: int
     fresh: int
     unfinished: int
+    learnt: int
     right: int | None
     wrong: tuple[tuple[str, str, str], ...]
 
+    @property
+    def judged(self) -> int:
+        """How many answers are compared with the right ones: those to inputs that were not learnt."""
+        return 0 if self.right is None else self.rows - self.learnt
+
+    @property
+    def share(self) -> float | None:
+        """The share of right ones of these; None: there are none."""
+        return None if self.right is None else self.right / self.judged
+
     def to_json(self) -> dict[str, Any]:
         figures: dict[str, Any] = {"rows": self.rows, "fresh": self.fresh, "unfinished": self.unfinished}
-        if self.right is None:
-            return figures
-        low, high = wilson(self.right / self.rows, self.rows)
+        if self.share is None:
+            return {**figures, "learnt": self.learnt}
+        interval = list(wilson(self.share, self.judged))
         wrong = [dict(zip(("row", PREDICTION, "answer"), each, strict=True)) for each in self.wrong]
-        return {
-            **figures,
-            "right": self.right,
-            "share": self.right / self.rows,
-            "interval": [low, high],
-            "wrong": wrong,
-        }
+        judged = {"judged": self.judged, "right": self.right, "share": self.share, "interval": interval}
+        return {**figures, "learnt": self.learnt, **judged, "wrong": wrong}
 
 
 def predict(
@@ -96,6 +106,9 @@ def predict(
         records = list(read_records(inputs))
         prompts = _prompts(generator, inputs, records, max_new_tokens)
         expected = _expected(generator, inputs, records, is_judged=is_judged)
+        learnt = _learnt(generator, folder, records, expected or ())
+        if is_judged and len(learnt) == len(records):
+            raise InputError(f"{inputs}: the variant has learnt all of these records; judge it by others")
         about = [_identity(folder), sha256_file(inputs), max_new_tokens]
         with _part(Path(f"{out}.part"), sha256_json(about)) as (answers, part):
             known = len(answers)
@@ -115,8 +128,9 @@ def predict(
             (_write_table if suffix == _TABLE else _write_lines)(target, records, texts)
     Path(f"{out}.part").unlink()
     unfinished = sum(not is_whole for _, is_whole in answers.values())
-    right, shown = _judged(inputs, texts, expected)
-    return Predictions(len(records), len(records) - known, unfinished, right, shown)
+    return Predictions(
+        len(records), len(records) - known, unfinished, len(learnt), *_judged(inputs, texts, expected, learnt)
+    )
 
 
 def _prompts(
@@ -198,12 +212,27 @@ def _expected(
     return expected
 
 
+def _learnt(
+    generator: Generator, folder: Path, records: Sequence[Mapping[str, Any]], expected: Sequence[str]
+) -> set[int]:
+    """The rows that the variant has learnt with these answers; none if its export does not lie beside it."""
+    job, variant, known = generator.job, Variant(folder if (folder / PLAN).is_file() else folder.parent), set[str]()
+    with suppress(SeapError, OSError):
+        known = {digest for record in variant.records or () for digest in record.calibration_texts}
+    return {
+        row
+        for row, (record, right) in enumerate(zip(records, expected, strict=bool(expected)))
+        if job is not None and text_digest(f"{job.asked(record)} {right}{job.end}") in known
+    }
+
+
 def _judged(
-    inputs: Path, answers: Sequence[str], expected: Sequence[str] | None
+    inputs: Path, answers: Sequence[str], expected: Sequence[str] | None, learnt: set[int]
 ) -> tuple[int | None, tuple[tuple[str, str, str], ...]]:
     """How many answers are right, and the first wrong ones, each with the place of its record and the right one."""
-    if expected is None:
+    if expected is None or len(learnt) == len(answers):
         return None, ()
-    wrong = [row for row, pair in enumerate(zip(answers, expected, strict=True)) if pair[0] != pair[1]]
+    judged = sorted(set(range(len(answers))) - learnt)
+    wrong = [row for row in judged if answers[row] != expected[row]]
     shown = tuple((place_of(inputs, row + 1), answers[row], expected[row]) for row in wrong[:_MOST_SHOWN])
-    return len(answers) - len(wrong), shown
+    return len(judged) - len(wrong), shown

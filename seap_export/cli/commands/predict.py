@@ -86,9 +86,10 @@ def predict_command(
         force=force,
     )
     found, summary = {**predictions.to_json(), "out": str(out)}, _summary(predictions, out, max_new_tokens)
-    if min_accuracy is not None and found["share"] < min_accuracy:
+    share = predictions.share
+    if min_accuracy is not None and share is not None and share < min_accuracy:
         console.text(summary)
-        words = f"{inputs}: {found['share']:.2%} of the answers are right, below {min_accuracy:.2%}"
+        words = f"{inputs}: {share:.2%} of the answers are right, below {min_accuracy:.2%}"
         raise Failure(words, QualityFailure.exit_code, found)
     console.result(found, summary)
 
@@ -101,8 +102,10 @@ def _summary(predictions: Predictions, out: Path, max_new_tokens: int) -> str:
         lines.append(f"{known:,} of them are those of the run that was broken off")
     if predictions.unfinished:
         lines.append(f"{predictions.unfinished:,} did not end within {max_new_tokens} tokens; raise --max-new-tokens")
+    if predictions.learnt:
+        lines.append(f"{predictions.learnt:,} of the rows were learnt, and are not judged")
     if predictions.right is not None:
-        share, interval = accuracy(predictions.right / predictions.rows, predictions.rows)
-        lines.append(f"right: {predictions.right:,} of {predictions.rows:,}, {share} ({interval})")
+        share, interval = accuracy(predictions.share, predictions.judged)
+        lines.append(f"right: {predictions.right:,} of {predictions.judged:,}, {share} ({interval})")
     lines += [f"  {row}: {ours!r} for {right!r}" for row, ours, right in predictions.wrong]
     return "\n".join(lines)

@@ -92,6 +92,25 @@ def test_the_variant_answers_in_the_form_of_the_job(run: Run, home: Path) -> Non
     assert max(shares.values()) < 0.5  # the whole model knows nothing of it
 
 
+def test_what_was_learnt_is_no_test(run: Run, home: Path) -> None:
+    rows = [*_rows()[:3], *_held_out()]
+    seen = [row for row in rows if row not in _held_out()]
+    Path("t.csv").write_text("message,answer\n" + "".join(f"{message},{answer}\n" for message, answer in rows))
+    predict = ("predict", "out/job-0.5/onnx", "t.csv", "--out", "p.csv", "--force", "--json")
+    found = json.loads(run(*predict).out)
+    expected = {
+        "rows": len(rows),
+        "learnt": len(seen),
+        "judged": len(rows) - len(seen),
+        "right": len(rows) - len(seen),
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert 0 < len(seen) < len(rows)
+    Path("t.csv").write_text("message,answer\n" + "".join(f"{message},{answer}\n" for message, answer in seen))
+    assert "right" not in json.loads(run(*predict).out)
+    run(*predict[:-1], "-q", "--min-accuracy", "0.5").refused(8, "has learnt all of these")
+
+
 def test_what_is_done_stays(run: Run, home: Path) -> None:
     times = times_of_writing(home / "out")
     assert run(*EXPORT).code == 0
