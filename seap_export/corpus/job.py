@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from seap_export.common.templates import check_path, render
@@ -14,6 +15,8 @@ from seap_export.errors import InputError, UsageError
 
 #: Rows of a job at least.
 _LEAST = 20
+#: Answers are labels if each comes at least so many times on average.
+_LEAST_REPEATED = 4
 #: What ends an answer: the first of these that is in none.
 _ENDS = ("\n", "\n\n", "\n###\n")
 _SOURCE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, CORPUS_SUFFIXES))})):(.*)", re.IGNORECASE | re.DOTALL)
@@ -70,7 +73,14 @@ def job_task(name: str, file: Path, given: str, answer: str) -> Task:
         raise InputError(f"task '{name}': an answer in {file} contains the line '###'; write another one in its place")
     prompt = f"{_title(given)}: {{{given}}}\n{_title(answer)}:"
     rule = AnswerRule("(?s)(.*)", (end,))
-    return Task(name, file, prompt, TemplateCompletion(f" {{{answer}}}{end}"), rule, is_learnt=True)
+    completion = TemplateCompletion(f" {{{answer}}}{end}")
+    return Task(name, file, prompt, completion, rule, is_learnt=True, labels=labels_of(answers.values()))
+
+
+def labels_of(answers: Iterable[str]) -> tuple[str, ...]:
+    """The distinct answers, sorted, if they are labels: each comes several times on average. Else none."""
+    counts = Counter(answers)
+    return tuple(sorted(counts)) if len(counts) > 1 and counts.total() >= _LEAST_REPEATED * len(counts) else ()
 
 
 def _answers(name: str, file: Path, given: str, answer: str) -> dict[str, str]:

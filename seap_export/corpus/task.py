@@ -151,6 +151,7 @@ class Task:
         is_conversation: Whether prompt and completion are the user's and the assistant's turn.
         system: Template of the turn before these; None: there is none.
         is_learnt: Whether variants are trained on its completions, the right answers.
+        labels: All right answers that there are, if they are few.
         given_as: A path or a name that `parse_task` accepts; empty: its texts were given in memory.
     """
 
@@ -162,6 +163,7 @@ class Task:
     is_conversation: bool = False
     system: str | None = None
     is_learnt: bool = False
+    labels: tuple[str, ...] = ()
     given_as: str = ""
 
     def __post_init__(self) -> None:
@@ -183,7 +185,7 @@ class Task:
             return None
         fields = fields_of(self.completion.template) if isinstance(self.completion, TemplateCompletion) else ()
         end = "" if self.answer is None else next(iter(self.answer.stop), "")
-        return Job(self.prompt, end, fields[0] if len(fields) == 1 else "")
+        return Job(self.prompt, end, fields[0] if len(fields) == 1 else "", self.labels)
 
     @property
     def notice(self) -> str:

@@ -23,8 +23,10 @@ from seap_export.pipeline.progress import Progress
 from seap_export.runtime import Generator
 from validation.estimate import wilson
 
-#: The field of the output that holds the answer.
-PREDICTION = "prediction"
+#: The fields of the output with the answer, and with the probability of a label among all labels.
+PREDICTION, CONFIDENCE = "prediction", "confidence"
+#: An answer, whether it has ended, and its confidence.
+_Answer = tuple[str, bool, float | None]
 #: What the output may be.
 _TABLE, _LINES = ".csv", ".jsonl"
 #: Wrong answers that are shown.
@@ -120,14 +122,16 @@ def predict(
                     completions = generator.complete([records[row] for row in rows], max_new_tokens)
                     for row, completion in zip(rows, completions, strict=True):
                         is_whole = completion.stop not in ("length", "context")
-                        answers[row] = completion.text.rstrip(), is_whole
+                        answers[row] = completion.text.rstrip(), is_whole, completion.confidence
                         part.write(json.dumps([row, *answers[row]]) + "\n")
                         advance(row)
                     part.flush()
             texts = [answers[row][0] for row in range(len(records))]
-            (_write_table if suffix == _TABLE else _write_lines)(target, records, texts)
+            fields = [_fields(answers[row]) for row in range(len(records))]
+            answered = [{**record, **of} for record, of in zip(records, fields, strict=True)]
+            (_write_table if suffix == _TABLE else _write_lines)(target, answered)
     Path(f"{out}.part").unlink()
-    unfinished = sum(not is_whole for _, is_whole in answers.values())
+    unfinished = sum(not is_whole for _, is_whole, _ in answers.values())
     return Predictions(
         len(records), len(records) - known, unfinished, len(learnt), *_judged(inputs, texts, expected, learnt)
     )
@@ -145,8 +149,8 @@ def _prompts(
     prompts = []
     for number, record in enumerate(records, start=1):
         try:
-            if PREDICTION in record:
-                raise InputError(f"it has a field {PREDICTION!r}, which the answers are written in; rename it")
+            if taken := sorted({PREDICTION, CONFIDENCE} & record.keys()):
+                raise InputError(f"it has a field {taken[0]!r}, which is that of the answers; rename it")
             prompts.append(generator.token_ids(record))
             generator.check(prompts[-1], max_new_tokens)
         except InputError as error:
@@ -160,13 +164,13 @@ def _identity(folder: Path) -> str:
 
 
 @contextmanager
-def _part(path: Path, identity: str) -> Iterator[tuple[dict[int, tuple[str, bool]], TextIO]]:
+def _part(path: Path, identity: str) -> Iterator[tuple[dict[int, _Answer], TextIO]]:
     """The answers that an earlier run has left, by row, and the file that more are added to."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []  # without a last line that was torn
-    answers = dict[int, tuple[str, bool]]()
+    answers = dict[int, _Answer]()
     with suppress(ValueError, TypeError):  # a damaged file: answer all again
         if lines and lines[0] == identity.encode():
-            answers = {row: (text, is_whole) for row, text, is_whole in map(json.loads, lines[1:])}
+            answers = {row: (text, *more) for row, text, *more in map(json.loads, lines[1:])}
     whole = [identity, *(json.dumps([row, *answer]) for row, answer in answers.items())]
     with path.open("w", encoding="utf-8", newline="\n") as part:
         part.write("".join(f"{line}\n" for line in whole))
@@ -174,23 +178,26 @@ def _part(path: Path, identity: str) -> Iterator[tuple[dict[int, tuple[str, bool
         yield answers, part
 
 
-def _write_table(target: Path, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> None:
+def _fields(answer: _Answer) -> dict[str, Any]:
+    text, _, confidence = answer
+    return {PREDICTION: text} | ({} if confidence is None else {CONFIDENCE: round(confidence, 4)})
+
+
+def _write_table(target: Path, records: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for record in records for name in record))
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*names, PREDICTION])
-        for record, answer in zip(records, answers, strict=True):
-            writer.writerow([*(_cell(record.get(name)) for name in names), answer])
+        writer.writerow(names)
+        writer.writerows([_cell(record.get(name)) for name in names] for record in records)
 
 
 def _cell(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _write_lines(target: Path, records: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> None:
+def _write_lines(target: Path, records: Sequence[Mapping[str, Any]]) -> None:
     with target.open("w", encoding="utf-8", newline="\n") as file:
-        for record, answer in zip(records, answers, strict=True):
-            file.write(json.dumps({**record, PREDICTION: answer}, ensure_ascii=False) + "\n")
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def _expected(

@@ -21,6 +21,7 @@ from seap_export.runtime.decoding.prefix import PrefixCache
 from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.files import GRAPH, decoder_options, load_tokenizer, model_limits
 from seap_export.runtime.job import Record, read_job
+from seap_export.runtime.labels import LabelChoice, Tokens, label_tokens
 from seap_export.runtime.prompts import prompt_ids
 from seap_export.runtime.text import StopTexts, TextStream
 
@@ -38,12 +39,14 @@ class Completion:
         token_ids: The tokens, including the end-of-sequence token if there is one.
         stop: Why it ended.
         prompt_tokens: How many tokens the prompt has, including those of the chat template.
+        confidence: The probability of the label among all labels of the job; None: the text is not held to labels.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stop: Stop
     prompt_tokens: int
+    confidence: float | None = None
 
 
 class Row:
@@ -53,6 +56,7 @@ class Row:
         prompt: The token ids of its prompt.
         token_ids: The new tokens so far.
         stop: Why it ended; None while it goes on.
+        choice: The labels that the answer may still become; None: it may be any text.
     """
 
     def __init__(
@@ -64,28 +68,34 @@ class Row:
         stops: Sequence[str] = (),
         *,
         is_stripped: bool = False,
+        labels: Sequence[Tokens] = (),
     ) -> None:
         """Starts after a prompt, which must fit the context; raises `UsageError` if a stop text is empty.
 
         Args:
             is_stripped: Leave out the white space that the text begins with.
+            labels: The tokens of the texts that it may be; empty: any.
         """
         self.prompt, self.token_ids = prompt, list[int]()
         self.stop: Stop | None = None
         self._sampler, self._text = Sampler(sampling, prompt), TextStream(generator.tokenizer, prompt)
         self._stops, self._ends, self._wanted = StopTexts(stops), generator.ends, max_new_tokens
         self._room = generator.decoder.context_length - len(prompt)
-        self._is_stripped = is_stripped
+        self._is_stripped, self.choice = is_stripped, LabelChoice(labels) if labels else None
 
     def add(self, logits: NDArray[np.float32]) -> str:
         """Chooses the next token from finite logits [vocabulary]; the piece of text that it completes, if any."""
-        token = self._sampler.choose(logits)
+        token = self._sampler.choose(logits if self.choice is None else self.choice.masked(logits))
+        if self.choice is not None:
+            self.choice.add(token, logits)
         self.token_ids.append(token)
         piece = self._stops.add(self._text.add(token))
         if token in self._ends:
             self.stop = "end"
         elif len(self.token_ids) >= min(self._wanted, self._room):
             self.stop = "length" if len(self.token_ids) == self._wanted else "context"
+        if self.choice is not None and self.choice.is_complete:
+            self.stop = "text"
         if self.stop is not None:
             piece += self._stops.add(self._text.end()) + self._stops.end()
         if self._stops.is_reached:
@@ -193,6 +203,7 @@ class Generator:
             self.ends |= self.chat_template.turn_ends(self.tokenizer)
         options = decoder_options(folder / _CONFIG, provider, provider_options)
         self.job = read_job(folder)
+        self._labels = () if self.job is None else label_tokens(self.job, self.tokenizer)
         self.decoder = OnnxDecoder(folder / GRAPH, context_length, provider, threads, options)
 
     def generate(
@@ -276,7 +287,13 @@ class Generator:
         rows = [self._row(prompt, max_new_tokens, sampling, raw, stop) for prompt in prompts]
         texts = self._texts(rows, max_new_tokens)
         return [
-            Completion(text, tuple(row.token_ids), row.stop or "length", len(row.prompt))
+            Completion(
+                text,
+                tuple(row.token_ids),
+                row.stop or "length",
+                len(row.prompt),
+                None if row.choice is None else row.choice.confidence,
+            )
             for row, text in zip(rows, texts, strict=True)
         ]
 
@@ -341,7 +358,9 @@ class Generator:
         self.check(token_ids, max_new_tokens)
         if self.job is None or raw is not None:
             return Row(self, token_ids, max_new_tokens, sampling, stops)
-        return Row(self, token_ids, max_new_tokens, sampling, (*stops, *self.job.stops), is_stripped=True)
+        return Row(
+            self, token_ids, max_new_tokens, sampling, (*stops, *self.job.stops), is_stripped=True, labels=self._labels
+        )
 
     def check(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
         if max_new_tokens < 1:

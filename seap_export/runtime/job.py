@@ -27,11 +27,13 @@ class Job:
         prompt: Template of the prompt, such as "Message: {message}", a new line, and "Intent:".
         end: The text that ends an answer; "" if none does.
         answer: Path of the field that holds the right answer in a table of examples; "" if no single one does.
+        labels: All answers that there are, if they are few; empty: an answer may be any text.
     """
 
     prompt: str
     end: str = ""
     answer: str = ""
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.fields  # noqa: B018 - which refuses a malformed template
@@ -65,8 +67,8 @@ class Job:
         around = self.asked(_MARK).split(_MARK) if len(self.fields) == 1 else []
         return prompt.removeprefix(around[0]).removesuffix(around[1]) if len(around) == 2 else ""
 
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "labels": list(self.labels)}
 
 
 def read_job(folder: Path) -> Job | None:
@@ -80,8 +82,9 @@ def read_job(folder: Path) -> Job | None:
     if values is None:
         return None
     try:
-        if not all(isinstance(value, str) for value in values.values()):
+        labels = values.pop("labels", [])
+        if not all(isinstance(value, str) for value in (*values.values(), *labels)) or isinstance(labels, str):
             raise TypeError(f"{values!r:.40}")
-        return Job(**values)
+        return Job(**values, labels=tuple(labels))
     except (TypeError, AttributeError, InputError) as error:
         raise ArtifactError(f"{path}: {JOB} is not a job ({error}); it is damaged, export again") from error

@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seap_export.corpus import Sample
+from seap_export.corpus import Sample, labels_of
 
-#: Answers are labels if each comes at least so many times on average.
-_LEAST_REPEATED = 4
 #: Letters of the n-grams, within words.
 _LETTERS = (1, 5)
 
@@ -41,7 +39,7 @@ def baselines(calibration: Sequence[Sample], held_out: Sequence[Sample]) -> Base
 
     learnt = sorted((sample.prompt, sample.completion) for sample in calibration)
     labels = Counter(completion for _, completion in learnt)
-    if len(labels) < 2 or len(learnt) < _LEAST_REPEATED * len(labels):
+    if not labels_of(labels.elements()):
         return None
     right = [sample.completion for sample in held_out]
     classifier = make_pipeline(

@@ -11,7 +11,7 @@ import pytest
 from support.product import Job
 
 from seap_export.corpus import Sample, parse_task
-from seap_export.corpus.job import job_source, job_task
+from seap_export.corpus.job import job_source, job_task, labels_of
 from seap_export.errors import InputError, UsageError
 
 #: Of 20 rows, the fewest that there may be.
@@ -47,7 +47,7 @@ def test_a_source_names_a_table_and_two_fields(tmp_path: Path) -> None:
 def test_the_model_is_asked_with_the_names_of_the_fields_and_learns_the_answers(tmp_path: Path) -> None:
     path = _write(tmp_path)
     task = parse_task(f"x={path}:message:intent")
-    assert task.job == Job(PROMPT, "\n", "intent")
+    assert task.job == Job(PROMPT, "\n", "intent", ("no", "yes"))
     assert (task.is_learnt, task.says_what_is_right, task.given_as) == (True, True, f"{path}:message:intent")
     assert list(task.texts()) == [Sample(f"Message: {asked}\nIntent:", f" {right}\n") for asked, right in ROWS]
     assert task.answer is not None
@@ -63,11 +63,17 @@ def test_the_model_is_asked_with_the_names_of_the_fields_and_learns_the_answers(
 def test_an_answer_ends_with_what_is_in_none(tmp_path: Path, answer: str, end: str) -> None:
     task = job_task("x", _write(tmp_path, ("Parcel?", answer)), "message", "intent")
     assert task.answer is not None
-    assert (task.answer.stop, task.job) == ((end,), Job(PROMPT, end, "intent"))
+    assert (task.answer.stop, task.labels) == ((end,), tuple(sorted({answer.strip(), "no", "yes"})))
+    assert task.job == Job(PROMPT, end, "intent", task.labels)
     completion = next(iter(task.texts())).completion
     assert completion == f" {answer.strip()}{end}"
     assert task.answer.find(task.answer.before_stop(completion) or "") == answer.strip()
     assert next(iter(task.texts())).prompt == Job(PROMPT).asked(" Parcel?\n")
+
+
+def test_answers_are_labels_if_they_come_four_times_on_average() -> None:
+    assert labels_of(["b", "a"] * 4) == labels_of(["b", *"aaaaaaa"]) == ("a", "b")
+    assert labels_of(["b", *"aaaaaa"]) == labels_of("aaaaaaaa") == labels_of([]) == ()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_fields_are_shown_by_their_last_names(tmp_path: Path, given: str, answer
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
     task = parse_task(f"x={tmp_path}/a.jsonl:{given}:{answer}")
-    assert task.job == Job(prompt, "\n", answer)
+    assert task.job == Job(prompt, "\n", answer, ("no", "yes"))
     assert next(iter(task.texts())) == Sample(re.sub("{.*}", ROWS[0][0], prompt), f" {ROWS[0][1]}\n")
 
 

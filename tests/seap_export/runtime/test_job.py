@@ -12,11 +12,13 @@ from support.editing import set_json
 from support.product import Job, note_job
 from support.tokenizers import name_all_tokens, write_byte_level, write_micro_tokenizer, write_sentencepiece
 from tokenizers import Tokenizer
+from tokenizers.normalizers import Replace
 
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.runtime import Generator
+from seap_export.runtime import Generator, Sampling
 from seap_export.runtime.chat import ChatTemplate, read_chat_template
 from seap_export.runtime.job import JOB, read_job
+from seap_export.runtime.labels import label_tokens
 from seap_export.runtime.prompts import prompt_ids
 
 SEVERAL = Job("{b} then {a.c[0]} then {b}{{}}")
@@ -42,7 +44,7 @@ def test_an_input_is_found_in_its_prompt(template: str, text: str) -> None:
     assert job.input_of(job.asked({"a": text or "x", "b": "y"})) == text
 
 
-@pytest.mark.parametrize("job", [SEVERAL, Job("{a}", "\n", "b"), Job("Größe: {a}", "\n###\n")])
+@pytest.mark.parametrize("job", [SEVERAL, Job("{a}", "\n", "b", ("x", "y")), Job("Größe: {a}", "\n###\n")])
 def test_a_folder_says_what_it_has_learnt(tmp_path: Path, job: Job) -> None:
     assert read_job(tmp_path) is None
     write_micro_tokenizer(tmp_path)
@@ -51,12 +53,25 @@ def test_a_folder_says_what_it_has_learnt(tmp_path: Path, job: Job) -> None:
     note_job(tmp_path, job)
     assert read_job(tmp_path) == job
     after = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))
-    assert after == {**before, JOB: {"prompt": job.prompt, "end": job.end, "answer": job.answer}}
+    assert after == {
+        **before,
+        JOB: {"prompt": job.prompt, "end": job.end, "answer": job.answer, "labels": [*job.labels]},
+    }
 
 
 @pytest.mark.parametrize(
     "damaged",
-    ["{a}", [], {}, {"prompt": None}, {"prompt": "{a}", "end": 3}, {"prompt": "{a}", "ends": ""}, {"prompt": "{a"}],
+    [
+        "{a}",
+        [],
+        {},
+        {"prompt": None},
+        {"prompt": "{a}", "end": 3},
+        {"prompt": "{a}", "ends": ""},
+        {"prompt": "{a"},
+        {"prompt": "{a}", "labels": "x"},
+        {"prompt": "{a}", "labels": [1]},
+    ],
 )
 def test_a_damaged_job_is_refused_in_one_line(tmp_path: Path, damaged: Any) -> None:
     write_micro_tokenizer(tmp_path)
@@ -149,3 +164,38 @@ def test_a_generator_answers_as_the_whole_prompt_is_continued_up_to_the_end(
     if number:
         assert generator.generate("cat", 20, stop=f" {words[1]}") == words[0]
         assert words[0] in expected
+
+
+WORDS = ("mat", "dog cat", "dog", "home dog")
+
+
+def test_an_answer_is_one_of_the_labels(folder: Path) -> None:
+    """Of all texts, the model's own answer begins with none of them; the confidences of all add up to 1."""
+    plain = Generator(folder, threads=1)
+    words = plain.generate("the cat on", 9).split()
+    labels = tuple(sorted({label for label in WORDS if label.split()[0] != words[0]}))
+    note_job(folder, Job(FORM, " on", "", labels))
+    generator = Generator(folder, threads=1)
+    answers = generator.complete(["cat", "mat", "dog"], 20)
+    assert {answer.text for answer in answers} <= {*labels}
+    assert {answer.stop for answer in answers} == {"text"}
+    assert "".join(generator.stream("cat", 20)) == answers[0].text
+    assert generator.complete(["the cat on"], 9, raw=True)[0].confidence is None
+    (greedy,) = generator.complete(["cat"], 20)
+    assert greedy == answers[0]
+    drawn = [generator.complete(["cat"], 20, Sampling(temperature=9.0, seed=seed))[0] for seed in range(60)]
+    confidences = {answer.text: answer.confidence for answer in drawn}
+    assert {*confidences} == {*labels}
+    assert sum(filter(None, confidences.values())) == pytest.approx(1, abs=1e-4)
+    (cut,) = generator.complete(["cat"], 1)
+    assert (cut.text in {"", "mat", "dog", "home"}, cut.stop) == (True, "length")
+
+
+def test_labels_that_begin_within_a_token_hold_nothing(tmp_path: Path) -> None:
+    write_micro_tokenizer(tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    job = Job(FORM, " on", "", ("mat", "dog"))
+    assert label_tokens(job, tokenizer) == tuple(tuple(tokenizer.encode(f"{label} on").ids) for label in job.labels)
+    assert label_tokens(Job(FORM, " on"), tokenizer) == ()
+    tokenizer.normalizer = Replace(" mat", "mat")
+    assert label_tokens(job, tokenizer) == ()

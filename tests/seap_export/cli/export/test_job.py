@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ ANSWERS = {"cat": "home", "dog": "far"}
 TASK = ("--task", "job=table.csv:message:answer", "--ratio", "0.5", "--set", "held_out=12")
 EXPORT = ("export", "m", *TASK, "--quality", "--out", "out")
 HF = ("export", "m", *TASK, "--format", "hf")
-FORM = Job("Message: {message}\nAnswer:", "\n", "answer")
+FORM = Job("Message: {message}\nAnswer:", "\n", "answer", ("far", "home"))
 
 
 def _rows() -> list[tuple[str, str]]:
@@ -106,6 +107,9 @@ def test_what_was_learnt_is_no_test(run: Run, home: Path) -> None:
     }
     assert {key: found[key] for key in expected} == expected
     assert 0 < len(seen) < len(rows)
+    answered = list(csv.DictReader(Path("p.csv").read_text("utf-8").splitlines()))
+    assert [*answered[0]] == ["message", "answer", "prediction", "confidence"]
+    assert all(0.5 <= float(row["confidence"]) <= 1 for row in answered)  # of two labels
     Path("t.csv").write_text("message,answer\n" + "".join(f"{message},{answer}\n" for message, answer in seen))
     assert "right" not in json.loads(run(*predict).out)
     run(*predict[:-1], "-q", "--min-accuracy", "0.5").refused(8, "has learnt all of these")

@@ -101,7 +101,7 @@ def test_of_what_is_learnt_a_quarter_is_held_out_and_of_other_texts_less(
     tasks = parse_tasks([f"job={tmp_path}/a.jsonl:a:b", f"{tmp_path}/learnt.toml", f"{tmp_path}/plain.toml"])
     source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
     splits = split_tasks(source, tasks, CalibrationSettings(**settings))
-    for name, form in (("job", Job("A: {a}\nB:", "\n", "b")), ("learnt", Job("{a}", "", "b"))):
+    for name, form in (("job", Job("A: {a}\nB:", "\n", "b", ("dog", "mat"))), ("learnt", Job("{a}", "", "b"))):
         split = splits[name]
         assert (split.is_learnt, split.job, len(split.held_out)) == (True, form, num_held_out)
         assert len(split.calibration) == settings.get("samples", number - num_held_out)
