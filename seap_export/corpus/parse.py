@@ -24,6 +24,7 @@ _TASK_FILE = ".toml"
 SAMPLE = "sample:"
 _SAMPLES = {
     "arithmetic": "arithmetic.jsonl",
+    "dates": "dates.toml",
     "everyday": "everyday.toml",
     "order": "order.toml",
     "reading": "reading.txt",
