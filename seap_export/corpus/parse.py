@@ -27,6 +27,7 @@ _SAMPLES = {
     "dates": "dates.toml",
     "everyday": "everyday.toml",
     "order": "order.toml",
+    "purchases": "purchases.toml",
     "reading": "reading.txt",
     "sentiment": "sentiment.toml",
     "topic": "topic.toml",
