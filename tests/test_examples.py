@@ -67,8 +67,8 @@ def test_the_readmes_commands_for_a_model_of_the_hub(tmp_path: Path) -> None:
         done = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
-    assert {path.name for path in work.iterdir()} == {"pruned", "jobs", "report.html"}
-    assert len(OF_HUB) == 5
+    assert {path.name for path in work.iterdir()} == {"jobs", "report.html"}
+    assert len(OF_HUB) == 3
 
 
 @pytest.mark.release

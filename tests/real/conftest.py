@@ -34,14 +34,14 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 def tasks(request: pytest.FixtureRequest) -> list[str]:
     """The demo's tasks; of these, `make test` makes the first one alone, unless the folder is shared."""
     needs_all = any(item.get_closest_marker("release") for item in request.session.items)
-    return ["sentiment", "order"] if needs_all or request.config.getoption("--demo") else ["sentiment"]
+    return ["dates", "purchases"] if needs_all or request.config.getoption("--demo") else ["dates"]
 
 
 @pytest.fixture(scope="session")
 def demo(
     request: pytest.FixtureRequest, tasks: list[str], tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path
 ) -> Path:
-    """The folder that `make demo` fills, at ratio 0.4 in int4; other tests add more to it."""
+    """The folder that `make demo` fills, at ratio 0.75 in int4; other tests add more to it."""
     shared = request.config.getoption("--demo")
     out = Path(shared).absolute() if shared else tmp_path_factory.mktemp("demo") / "demo-output"
     command = ["make", "demo", f"OUT={out}", f"TASKS={' '.join(tasks)}"]

@@ -126,5 +126,5 @@ def _opened(folder: Path, runtime: str, execution: Execution, calls: Calls) -> I
         with open_torch_runner(folder, execution) as model, model.head(), closing(TorchBatch(model)) as batch:
             yield batch
         return
-    with closing(open_runtime(runtime, folder, execution, calls=[calls])) as runner:
+    with closing(open_runtime(runtime, folder, execution, "asked", [calls])) as runner:
         yield runner

@@ -33,9 +33,11 @@ Gives = Literal["logits", "log-probabilities"]
 #: What libraries raise that cannot load or run something.
 _LIBRARY_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
 #: Why a folder is opened: to compare what it computes, exactly and with the logits that it gives; to score texts, as
-#: exactly and with the logits of all tokens; or to be timed as its runtime serves it, with the runtime's own choice of
-#: how exactly it computes and caches.
-Purpose = Literal["compared", "scored", "served"]
+#: exactly and with the logits of all tokens; to answer prompts; or to be timed as its runtime serves it, with the
+#: runtime's own choice of how exactly it computes and caches.
+Purpose = Literal["compared", "scored", "asked", "served"]
+#: Tokens that rows must share for a pass of their own to take less time than it saves.
+_WORTH_A_PASS = 8
 #: The mean KL divergence, and the largest difference of a logit.
 Figure = Literal["kl", "difference"]
 
@@ -54,6 +56,17 @@ def real_lengths(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> NDArra
     if real.shape != input_ids.shape[:1] or real.min() < 1 or real.max() > input_ids.shape[1]:
         raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
     return real
+
+
+def common_start(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> int:
+    """Number of tokens that all rows begin with, such as examples before each question, as far as each has one more.
+
+    0: too few of them to run once for all rows.
+    """
+    shortest = min(lengths)
+    differs = (input_ids[:, :shortest] != input_ids[0, :shortest]).any(axis=0)
+    common = min(int(np.append(differs, True).argmax()), shortest - 1)
+    return common if len(lengths) > 1 and common >= _WORTH_A_PASS else 0
 
 
 @contextmanager

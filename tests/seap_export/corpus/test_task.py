@@ -184,7 +184,7 @@ def test_a_task_needs_a_name_of_its_own_that_can_name_a_folder() -> None:
 
 
 def test_sample_tasks_give_texts() -> None:
-    names = ("arithmetic", "dates", "everyday", "order", "reading", "sentiment", "topic")
+    names = ("arithmetic", "dates", "everyday", "order", "purchases", "reading", "sentiment", "topic")
     tasks = parse_tasks([f"sample:{name}" for name in names])
     texts = {task.name: list(task.texts()) for task in tasks}
     assert all(len({sample.text for sample in samples}) >= 100 for samples in texts.values())
@@ -193,6 +193,7 @@ def test_sample_tasks_give_texts() -> None:
         assert asked is False or None not in asked
     assert all(sample.completion.strip() in sample.prompt.rsplit("Order:")[-1] for sample in texts["order"])
     assert all(json.loads(sample.completion).keys() == {"date"} for sample in texts["dates"])
+    assert len({json.loads(sample.completion)["item"] for sample in texts["purchases"]}) >= 10
     assert parse_task("sample:dates").job == Job("Text: {text}\nDate:", "\n", "answer")
     assert {sample.completion for sample in texts["sentiment"]} == {" positive", " negative"}
     with pytest.raises(UsageError, match="no sample task 'maths'; there are sample:arithmetic, sample:dates"):

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from converters.onnx.graph.all_logits import with_all_logits
 from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.runtime.decoding.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
-from seap_export.runtime.decoding.decoder import CACHE_KEY
+from seap_export.runtime.decoding.decoder import CACHE_KEY, SPLIT_KEY
 from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, narrowed, view
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
 from validation.execution import Execution, Say
-from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, common_start, real_lengths
 from validation.session_memory import Calls, claim_memory, session_memory
 
 #: The largest change of a logit that is rounding, over the largest logit.
@@ -38,6 +38,10 @@ _BAD_MASKS = ([0, 1, 1], [1, 0, 1])
 class OnnxRunner(Runner):
     """Runs one generation after another with one session; see `Runner`.
 
+    Args:
+        taps: Names of further outputs of the graph.
+        shares_start: Whether what all rows begin with may run once, where it gives the same; other rows follow it.
+
     Attributes:
         gives_last_only: Whether the graph gives the logits of each row's last token only.
         tapped: The further outputs of the latest call, by name, in float32.
@@ -45,7 +49,7 @@ class OnnxRunner(Runner):
 
     runtime: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, session: ort.InferenceSession, taps: Sequence[str] = ()) -> None:
+    def __init__(self, session: ort.InferenceSession, taps: Sequence[str] = (), *, shares_start: bool = False) -> None:
         """Reads each layer's KV heads from the session's inputs."""
         self._session = session
         inputs = {item.name: item for item in session.get_inputs()}
@@ -64,16 +68,22 @@ class OnnxRunner(Runner):
         if missing:
             raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}; export it again")
         self.gives_last_only = outputs["logits"].shape[1:2] == [1]
-        self._is_shared = session.get_modelmeta().custom_metadata_map.get(CACHE_KEY, "shared") == "shared"
+        notes = session.get_modelmeta().custom_metadata_map
+        self._is_shared = notes.get(CACHE_KEY, "shared") == "shared"
         self._device = device_of(session)
+        can_rewind = self._is_shared and self._device == CPU and all(layout.grows for layout in self._layouts)
+        #: The longest row whose start may run apart from the rest.
+        self._shared_up_to = float(notes.get(SPLIT_KEY, "inf")) if shares_start and can_rewind else 0
         self._is_real: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._started: tuple[ort.IOBinding, Cache] | None = None
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
         (rows, width), real = input_ids.shape, real_lengths(input_ids, lengths)
         self._is_real = (np.arange(width) < real[:, None]).astype(np.int64)
+        if real.max() <= self._shared_up_to and (common := common_start(input_ids, lengths)):
+            return self._behind(common, input_ids, real, width + room)
         cache = self._start(rows, width + room)
-        return self._run(input_ids, cache.mask(self._is_real), what="prefill")
+        return self._run(input_ids, cache.mask(self._is_real))
 
     def fill(self, states: Iterator[States], tokens: int, room: int) -> None:
         self._is_real = np.ones((1, tokens), np.int64)
@@ -131,6 +141,25 @@ class OnnxRunner(Runner):
         self._started = None
         del self._session
 
+    def _behind(self, common: int, input_ids: NDArray[np.int64], real: NDArray[np.int64], capacity: int) -> Logits:
+        """Runs what all rows begin with, and behind it each row's other tokens, and gives all rows a common cache."""
+        rows, alone = len(real), self._start(1, capacity)
+        together = self._empty(rows, capacity)
+        begun = self._run(input_ids[:1, :common], alone.mask(np.ones((1, common), np.int64)))
+        logits = np.zeros((rows, 1 if self.gives_last_only else input_ids.shape[1], begun.shape[2]), np.float32)
+        for row, length in enumerate(real):
+            others = input_ids[row : row + 1, common:length]
+            alone.reserve(common, capacity)
+            following = self._run(others, alone.mask(np.ones_like(others)))[0]
+            written = following if self.gives_last_only else np.concatenate([begun[0], following])
+            logits[row, : len(written)] = written
+            for layout in self._layouts:
+                own, all_rows = (view(cache.buffers[layout.past], layout.element) for cache in (alone, together))
+                all_rows[row] = own[0]
+        together.mask(self._is_real)  # counts them as prompts
+        self._started = self._session.io_binding(), together
+        return logits
+
     def _start(self, rows: int, capacity: int, filled: int = 0) -> Cache:
         """An empty cache; the one before is freed first."""
         self._started = None
@@ -139,14 +168,14 @@ class OnnxRunner(Runner):
         self._started = self._session.io_binding(), cache
         return cache
 
-    def _empty(self, rows: int, capacity: int, filled: int) -> Cache:
+    def _empty(self, rows: int, capacity: int, filled: int = 0) -> Cache:
         if self._is_shared:
             buffers = empty_buffers(self._layouts, rows, capacity, self._device)
             return SharedCache(self._layouts, rows, capacity, self._device, buffers)
         # On the host, from where it can be read in any dtype. No kernel depends on where a cache that is copied lies.
         return AppendedCache(self._layouts, rows, CPU, filled)
 
-    def _run(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], what: str) -> Logits:
+    def _run(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], what: str = "prefill") -> Logits:
         if self._started is None:
             raise ValueError("a graph runs without a cache")
         binding, cache = self._started
@@ -177,7 +206,8 @@ def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
     model, execution = folder / "model.onnx", opening.execution
     mapped = bool(opening.calls) and claim_memory(model, opening.calls, execution)
     graph = with_all_logits(model) if opening.purpose == "scored" else None
-    return OnnxRunner(open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped))
+    session = open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped)
+    return OnnxRunner(session, shares_start=opening.purpose in ("scored", "asked"))
 
 
 def claim_onnx_runtime(folder: Path, calls: Sequence[Calls], execution: Execution, say: Say, *, can_map: bool) -> None:

@@ -17,10 +17,7 @@ from numpy.typing import NDArray
 
 from seap_export.model.layers.stock_pass import BatchPass
 from validation.runtimes.pytorch.torch_runner import TorchRunner
-from validation.runtimes.runner import Logits, Runner
-
-#: Tokens that rows must share for a pass of their own to take less time than it saves.
-_WORTH_A_PASS = 8
+from validation.runtimes.runner import Logits, Runner, common_start
 
 
 class TorchBatch(Runner):
@@ -43,9 +40,9 @@ class TorchBatch(Runner):
             shifted[row, width - length :] = torch.from_numpy(input_ids[row, :length])
             self._is_real[row, width - length :] = 1
         self._passage = BatchPass()
-        common = _common_start(input_ids, lengths)
+        common = common_start(input_ids, lengths)
         can_rewind = all(sublayer.can_rewind for sublayer in self._runner.spec.sublayers)
-        if rows == 1 or common < _WORTH_A_PASS or not can_rewind:
+        if not (common and can_rewind):
             return self._run(shifted)
         self._runner.extend(self._passage, shifted.new_tensor(input_ids[:1, :common]))
         apart = width - common
@@ -71,10 +68,3 @@ class TorchBatch(Runner):
         mask = None if self._is_real.all() else self._is_real
         hidden = self._runner.extend(self._passage, input_ids, mask)
         return self._runner.logits(hidden[:, -1:])
-
-
-def _common_start(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> int:
-    """Number of tokens with which all rows begin; each row has at least one more."""
-    shortest = min(lengths)
-    differs = (input_ids[:, :shortest] != input_ids[0, :shortest]).any(axis=0)
-    return min(int(np.append(differs, True).argmax()), shortest - 1)

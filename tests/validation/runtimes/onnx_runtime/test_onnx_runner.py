@@ -72,6 +72,37 @@ def test_a_sign_of_a_mask_that_would_be_misread_is_seen(variation: str, tmp_path
     assert edited(folder, _without_sign).misreads_masks()
 
 
+@pytest.mark.parametrize(
+    ("variation", "form", "computed"),
+    [
+        ("llama-gqa", FUSED, 10 + 1 + 2 + 4),
+        ("llama-gqa", OnnxForm(logits="last"), 10 + 1 + 2 + 4),
+        ("llama-gqa", STANDARD, 3 * 14),  # its cache gives nothing back
+        ("lfm2-all", FUSED, 3 * 14),  # nor does a convolution's state
+    ],
+)
+def test_what_all_rows_begin_with_runs_once(
+    variation: str, form: OnnxForm, computed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, folder = write_source(tmp_path / "hf", variation), tmp_path / "onnx"
+    folder.mkdir()
+    whole, lengths = runner_of(source, folder, form), [11, 12, 14]
+    sharing = OnnxRunner(open_session(folder / "model.onnx", threads=1), shares_start=True)
+    ids = np.concatenate([np.tile(IDS[:, :10], (3, 1)), np.arange(20, 32).reshape(3, 4)], axis=1)
+    expected, sizes, run = whole.prefill(ids, lengths, 2), [], OnnxRunner._run
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxRunner, "_run", lambda self, ids, mask: sizes.append(ids.size) or run(self, ids, mask))
+        logits = sharing.prefill(ids, lengths, 2)
+    assert sum(sizes) == computed
+    for row, length in enumerate(lengths):
+        last = slice(None) if form.logits == "last" else slice(length)
+        np.testing.assert_allclose(logits[row, last], expected[row, last], rtol=0, atol=1e-5)
+        for one, other in zip(sharing.cache(row), whole.cache(row), strict=True):
+            assert all(one[state].shape == other[state].shape for state in other)
+    for token in (5, 9):
+        np.testing.assert_allclose(sharing.step([token] * 3), whole.step([token] * 3), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("dtype", "relative"), [(TensorProto.FLOAT16, 2**-11), (TensorProto.BFLOAT16, 2**-8)])
 def test_logits_of_16_bits_become_float32(
     micro_hf: Callable[[str], Path], tmp_path: Path, dtype: int, relative: float
