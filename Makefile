@@ -45,10 +45,10 @@ RUNTIMES := $(FEWER_RUNTIMES),vllm
 .PHONY: demo environments test test-fast test-release test-all test-runtimes test-floors test-gpu mutants constraints \
 	pages lint clean
 
-# The main job on a real model: three quarters of it go, the rest learns one of two jobs and is rounded to 4 bits.
+# The main job on a real model: half of it goes, the rest learns one of two jobs and is rounded to 4 bits.
 demo: .venv/installed $(MODEL)
 	.venv/bin/seap-export export $(MODEL) $(TASKS:%=--task sample:%) \
-		--ratio 0.75 --precision int4 --vocabulary auto --out $(OUT)
+		--ratio 0.5 --precision int4 --vocabulary auto --out $(OUT)
 
 # All checks, one task of the demo and, beside it, the tests on micro models.
 test: lint .venv/installed $(MODEL)

@@ -41,7 +41,7 @@ def tasks(request: pytest.FixtureRequest) -> list[str]:
 def demo(
     request: pytest.FixtureRequest, tasks: list[str], tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path
 ) -> Path:
-    """The folder that `make demo` fills, at ratio 0.75 in int4; other tests add more to it."""
+    """The folder that `make demo` fills, at ratio 0.5 in int4; other tests add more to it."""
     shared = request.config.getoption("--demo")
     out = Path(shared).absolute() if shared else tmp_path_factory.mktemp("demo") / "demo-output"
     command = ["make", "demo", f"OUT={out}", f"TASKS={' '.join(tasks)}"]

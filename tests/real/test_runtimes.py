@@ -59,7 +59,7 @@ def write(name: str, hf: Path, out: Path) -> tuple[Format, Path]:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.needs(FORMATS[name])) for name in FORMATS])
 def test_parity_and_the_text_of_onnx_runtime(name: str, demo: Path, tmp_path: Path) -> None:
-    hf = demo / "dates-0.75" / "hf"
+    hf = demo / "dates-0.5" / "hf"
     format, folder = write(name, hf, tmp_path)
     runtime = format.runtimes[-1]
     options = {"runtime": runtime, "execution": Execution(threads=2), "decode_steps": 8, "long_tokens": 256}

@@ -77,7 +77,7 @@ def test_ratio_0_is_the_source_and_the_refit_stays_nearer_to_it_than_the_paper(
 @pytest.mark.parametrize("part", ["hf", "onnx"])
 def test_saved_tokenizers_cut_texts_as_the_source_or_further(demo: Path, part: str) -> None:
     """Nearly all tokens are gone, and every text can still be read and written."""
-    tokenizer = AutoTokenizer.from_pretrained(demo / "purchases-0.75" / part)
+    tokenizer = AutoTokenizer.from_pretrained(demo / "purchases-0.5" / part)
     assert len(tokenizer) <= 1024
     for text, ids in zip(GOLDEN["texts"], GOLDEN["ids"], strict=True):
         found = tokenizer(text)["input_ids"]
@@ -87,7 +87,7 @@ def test_saved_tokenizers_cut_texts_as_the_source_or_further(demo: Path, part: s
 
 @pytest.mark.release
 def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
-    path = demo / "purchases-0.75" / "onnx" / "model.onnx"
+    path = demo / "purchases-0.5" / "onnx" / "model.onnx"
     onnx.checker.check_model(str(path))
     graph = onnx.load(path, load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
@@ -95,7 +95,7 @@ def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
     assert {node.op_type for node in folded} <= {"Cast", "Reshape"}
     assert len(graph.node) - len(folded) <= 400
     keys = [i.type.tensor_type.shape.dim for i in graph.input if i.name.endswith(".key")]
-    layers = read_plan(demo / "purchases-0.75" / "plan.json").layers
+    layers = read_plan(demo / "purchases-0.5" / "plan.json").layers
     assert [(dims[1].dim_value, dims[3].dim_value) for dims in keys] == [
         (len(layer[KeptHeads].groups), 64) for layer in layers
     ]
@@ -124,7 +124,7 @@ print(json.dumps([transformers.__version__, type(model).__name__, ids[0].tolist(
 
 @pytest.mark.release
 def test_artifact_loads_in_transformers_4_57_as_remote_code(demo: Path) -> None:
-    folder = demo / "purchases-0.75" / "hf"
+    folder = demo / "purchases-0.5" / "hf"
     python = ROOT / ".venv-transformers4" / "bin" / "python"
     version, name, ids, logits = _outside(python, _TRANSFORMERS_4, folder, TEXTS[2])
     assert version.startswith("4.57.")
@@ -170,7 +170,7 @@ def _gaps(folder: Path, prompt: list[int], generated: list[int]) -> list[float]:
 )
 def test_genai_chooses_what_the_runner_would(form: str, demo: Path, run: Run, tmp_path: Path) -> None:
     options, share = FORMS[form]
-    variant, folder = demo / "purchases-0.75", tmp_path / form
+    variant, folder = demo / "purchases-0.5", tmp_path / form
     if options:
         run("convert", variant / "hf", *options, "--out", folder)
     else:
@@ -197,7 +197,7 @@ def test_genai_chooses_what_the_runner_would(form: str, demo: Path, run: Run, tm
 @pytest.mark.release
 @pytest.mark.needs("c++", "genai-library")
 def test_the_sample_in_cpp_answers_as_the_runner(demo: Path, tmp_path: Path) -> None:
-    folder, genai, program = demo / "purchases-0.75" / "onnx", Path(str(find("genai-library"))), tmp_path / "answer"
+    folder, genai, program = demo / "purchases-0.5" / "onnx", Path(str(find("genai-library"))), tmp_path / "answer"
     options = ("-I", genai / "include", "-L", genai / "lib", "-lonnxruntime-genai", f"-Wl,-rpath,{genai / 'lib'}")
     source = ROOT / "samples" / "cpp" / "answer.cpp"
     subprocess.run(("c++", "-std=c++20", source, *options, "-o", program), check=True)

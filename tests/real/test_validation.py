@@ -16,9 +16,9 @@ pytestmark = pytest.mark.full
 def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(
     demo: Path, tmp_path: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    for part in ("dates-0.75", "calibration", "rounding/dates-0.75"):
+    for part in ("dates-0.5", "calibration", "rounding/dates-0.5"):
         shutil.copytree(demo / part, tmp_path / part)
-    folder = tmp_path / "dates-0.75" / "onnx"
+    folder = tmp_path / "dates-0.5" / "onnx"
     name = "model.layers.17.self_attn.o_proj.weight.packed"
     # from the lowest level to the highest one
     edit_tensor(folder / "model.onnx", name, lambda levels: levels.put(levels.argmin(), 255))
